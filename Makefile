@@ -1,0 +1,56 @@
+# Every target sets up what it needs: the machine needs Python 3.12 and make, nothing else.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export UV_PYTHON_DOWNLOADS := never
+# A project's environment is not the place for a mirror's or another project's.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+.PHONY: help setup demo dev test lint format lock clean
+
+help: ## What can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed ## Install into .venv what the lock names
+
+demo: setup ## Run the main job once: generator, S3 of its own, Dagster, summary
+	@$(BIN)/txn demo
+
+dev: setup ## The generator, an S3 and the Dagster UI, until Ctrl-C
+	@$(BIN)/txn dev
+
+test: setup ## All tests
+	@$(BIN)/python -m pytest
+
+lint: setup ## Format check, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright
+
+format: setup ## Format and mend what lint can mend
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+lock: $(UV) ## Resolve the dependencies anew
+	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
+	  --extra dev --extra s3server pyproject.toml -o requirements.lock
+	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
+	  - -o requirements-uv.lock
+
+clean: ## Remove the environments and all local state
+	rm -rf $(VENV) .uv .txn .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_*
+
+# --no-build-isolation: the build backend comes from the lock as well.
+$(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
+	@test -x $(BIN)/python || $(UV) venv --quiet --python 3.12 $(VENV)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.uv/bin/uv: requirements-uv.lock
+	@test -n "$(PYTHON312)" || { echo "make: Python 3.12 is not on PATH. Install it (python.org, apt-get install python3.12, pyenv install 3.12), then run make again." >&2; exit 1; }
+	@$(PYTHON312) -m venv .uv
+	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
+	@touch $@
