@@ -1,0 +1,1 @@
+"""Financial transactions, from an API to a lake on S3: complete, typed, private, exactly once."""

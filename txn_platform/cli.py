@@ -1,0 +1,248 @@
+"""`txn`, the platform's command line: what is typed, and what is printed.
+
+The work is done elsewhere and imported when a command needs it, because `txn --help` must answer
+at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, override
+
+import click
+
+from txn_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from txn_platform.runs import Summary
+    from txn_platform.windows import Window
+
+
+class _Cli(click.Group):
+    """A group whose commands fail with one message for what users can mend."""
+
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            raise click.ClickException(str(error)) from None
+
+
+class _Moment(click.ParamType[datetime]):
+    name = "time"
+
+    @override
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            moment = None
+        if moment is None or moment.tzinfo is None:
+            self.fail(
+                f"{value!r} is not a time with a zone: write 2026-11-01T00:00:00Z", param, ctx
+            )
+        return moment.astimezone(UTC)
+
+
+@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="txn-platform", prog_name="txn")
+def main() -> None:
+    """Financial transactions, from an API to a lake on S3."""
+
+
+@main.command()
+@click.option("--partition", metavar="KEY", help="The hour to run, as 2026-11-01-00:00 (UTC).")
+@click.option(
+    "--last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run the N newest complete hours, oldest first.  [default: 1]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a window.")
+def run(partition: str | None, last: int | None, *, as_json: bool) -> None:
+    """Materialize hours: land, validate, publish."""
+    if partition is not None and last is not None:
+        raise click.UsageError("--partition and --last exclude each other.")
+    summaries = _materialize(partition, last or 1)
+    if as_json:
+        for summary in summaries:
+            click.echo(summary.model_dump_json())
+    else:
+        _print_summaries(list(summaries))
+
+
+@main.command()
+@click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
+def dev(*, directory: bool, port: int) -> None:
+    """Run the generator, an S3 server and the Dagster UI until Ctrl-C."""
+    from txn_platform.laptop import laptop
+
+    with laptop(directory=directory, ui=True, ui_port=port) as services:
+        for name, address in services.addresses.items():
+            click.echo(f"{name:10} {address}")
+        click.echo("Ctrl-C stops all of them.")
+        services.wait()
+
+
+@main.command()
+@click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
+def demo(*, directory: bool) -> None:
+    """Run the newest complete hour once, with servers of its own, and show the result."""
+    from txn_platform.laptop import laptop
+
+    with laptop(directory=directory, ui=False) as services:
+        for name, address in services.addresses.items():
+            click.echo(f"{name:10} {address}")
+        os.environ.update(services.environment)
+        summaries = list(_materialize(None, 1))
+        _print_published(summaries[0])
+        _print_summaries(summaries)
+
+
+@main.command()
+def doctor() -> None:
+    """Check settings, source and lake, and say what to mend."""
+    from txn_platform.doctor import examine
+
+    failed = False
+    for finding in examine():
+        failed |= not finding.good
+        mark = click.style("ok  ", fg="green") if finding.good else click.style("FAIL", fg="red")
+        click.echo(f"{mark}  {finding.subject:8}  {finding.message}")
+    if failed:
+        sys.exit(1)
+
+
+@main.command()
+@click.option("--start", type=_Moment(), required=True, help="First moment, with a zone.")
+@click.option("--end", type=_Moment(), required=True, help="First moment after the window.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["parquet", "ndjson", "csv", "arrow"]),
+    default="parquet",
+    show_default=True,
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
+    default=Path("-"),
+    help="The file to write; - is standard output.  [default: -]",
+)
+def generate(start: datetime, end: datetime, format_name: str, output: Path) -> None:
+    """Write synthetic transactions, with no server and no Dagster.
+
+    The generator is set up by the GENERATOR_ variables, as the service is.
+    """
+    from generator_service.export import generate as export
+
+    export(start, end, format_name, output)
+
+
+def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
+    """Run windows one after the other, showing on standard error how far they are."""
+    from rich.console import Console
+
+    from txn_platform.settings import load_settings
+    from txn_platform.windows import Window
+
+    # What can be wrong with the command line is said before anything is started.
+    asked = [Window.of_partition(partition)] if partition else None
+    settings = load_settings()
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        status = stack.enter_context(console.status("starting Dagster"))
+        from txn_platform.processes import start_generator
+        from txn_platform.runs import dagster_instance, materialize
+        from txn_platform.source import Source
+
+        url = settings.generator_url
+        if url is None:
+            child, url = start_generator()
+            stack.enter_context(child)
+        for window in asked or _newest(Source(url).watermark(), last):
+            yield materialize(
+                window,
+                instance=stack.enter_context(dagster_instance()),
+                source_url=url,
+                on_progress=lambda doing, window=window: status.update(
+                    f"{window.partition_key}: {doing}"
+                ),
+            )
+
+
+def _newest(watermark: datetime, count: int) -> list[Window]:
+    from txn_platform.windows import WINDOW_LENGTH, Window
+
+    return [Window(watermark - WINDOW_LENGTH * age) for age in range(count, 0, -1)]
+
+
+def _print_summaries(summaries: list[Summary]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("partition", *("sent", "validated", "quarantined", "published"), "amount", "s")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for summary in summaries:
+        table.add_row(
+            summary.partition,
+            *(
+                f"{rows:,}"
+                for rows in (
+                    summary.sent,
+                    summary.validated,
+                    summary.quarantined,
+                    summary.published,
+                )
+            ),
+            f"{summary.amount:,}",
+            f"{summary.seconds:.1f}",
+        )
+    console = Console()
+    console.print(table)
+    reasons = {
+        reason: sum(summary.reasons.get(reason, 0) for summary in summaries)
+        for reason in sorted({reason for summary in summaries for reason in summary.reasons})
+    }
+    for reason, count in reasons.items():
+        console.print(f"quarantined for {reason}: {count:,}")
+    for summary in summaries:
+        click.echo(summary.uri)
+
+
+def _print_published(summary: Summary) -> None:
+    """Show the object as the store has it, and its first rows."""
+    import pandas as pd
+    from rich.console import Console
+    from rich.table import Table
+
+    from txn_platform.defs.checks import PUBLISHED
+    from txn_platform.lake import object_key, open_lake
+    from txn_platform.settings import load_settings
+    from txn_platform.windows import Window
+
+    lake = open_lake(load_settings())
+    key = object_key(PUBLISHED, Window.of_partition(summary.partition))
+    stored = lake.find(key)
+    if stored is None:
+        raise UserError(f"{lake.uri(key)} is not there, although it was just published")
+    columns = ["transaction_at", "card_number", "merchant_name", "transaction_type", "amount"]
+    rows = next(lake.open(key).iter_batches(batch_size=5, columns=columns)).to_pandas(
+        types_mapper=pd.ArrowDtype
+    )
+    table = Table(*columns, title=f"{stored.uri}, {stored.size:,} bytes")
+    for row in rows.itertuples(index=False):
+        table.add_row(*(str(value) for value in row))
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""All that knows Dagster: partitions, resources, the IO manager, assets, checks, automation."""

@@ -1,0 +1,249 @@
+"""The assets: what is landed, judged and published, and in which order.
+
+Each step stages its files, proves them, and only then hands them to the IO manager. The rules are
+`contract.py`'s, the proofs `checks.py`'s.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dagster as dg
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from txn_platform.contract import (
+    CONTRACT_VERSION,
+    PUBLISHED_COLUMNS,
+    PUBLISHED_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_SCHEMA,
+)
+from txn_platform.defs import checks
+from txn_platform.defs.failures import failing_for_users
+from txn_platform.defs.io_managers import LakeIOManager
+from txn_platform.defs.partitions import HOURS, window_of
+from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.lake import Encoding, read_batches
+from txn_platform.ordering import in_order
+from txn_platform.reconciliation import ControlTotals
+from txn_platform.settings import load_settings
+from txn_platform.validation import find_repeats, validate
+
+# The source's statement travels in the footer of what was landed, so that every later step can be
+# held against it without asking again.
+_SOURCE_TOTALS: Final = "source_control_totals"
+
+_LANDED: Final = Encoding(compression="lz4", plain=("position", "transaction_id", "transaction_at"))
+_KEPT: Final = Encoding(compression="zstd", level=1, plain=("transaction_id",))
+_FOR_READERS: Final = Encoding(
+    compression="zstd",
+    level=3,
+    sorted_by=("transaction_at", "transaction_id"),
+    plain=("transaction_id", "transaction_at"),
+)
+
+
+def _column_schema(schema: pa.Schema) -> dict[str, Any]:
+    """The schema as Dagster's catalogue shows it."""
+    return {
+        "dagster/column_schema": dg.TableSchema(
+            columns=[
+                dg.TableColumn(
+                    field.name,
+                    str(field.type),
+                    description=(field.metadata or {}).get(b"description", b"").decode(),
+                    constraints=dg.TableColumnConstraints(nullable=field.nullable),
+                )
+                for field in schema
+            ]
+        )
+    }
+
+
+@dg.asset(
+    key=checks.RAW,
+    partitions_def=HOURS,
+    io_manager_key="lake",
+    group_name="transactions",
+    kinds={"http", "parquet"},
+    check_specs=[checks.LANDED_TOTALS],
+    metadata=_column_schema(RAW_SCHEMA),
+    description="A window as the source sent it: all text, nothing parsed, nothing dropped. Card"
+    " numbers stand in clear.",
+)
+def raw_transactions(
+    context: dg.AssetExecutionContext,
+    generator: GeneratorResource,
+    lake: dg.ResourceParam[LakeIOManager],
+) -> Iterator[Any]:
+    """Land a window, and hold it against the source's control totals."""
+    window = window_of(context)
+    with failing_for_users():
+        source = generator.source()
+        source.require_complete(window)
+        as_of = datetime.now(UTC)
+        stated = source.control_totals(window, as_of)
+        landed = ControlTotals()
+        with lake.lake.stage(RAW_SCHEMA, _LANDED) as writer:
+            for rows in source.batches(window, as_of, stated.rows):
+                landed += ControlTotals.of(rows)
+                writer.write(rows)
+            writer.annotate({_SOURCE_TOTALS: stated.to_json()})
+            staged = writer.finish()
+            result = checks.verdict(
+                checks.LANDED_TOTALS, landed.differences(stated), checks.totals_metadata(stated)
+            )
+            yield from checks.require([result])
+            yield dg.Output(staged, metadata={"as_of": dg.MetadataValue.timestamp(as_of)})
+            yield result
+
+
+class ValidationConfig(dg.Config):
+    """What can be said of one run's validation."""
+
+    max_quarantine: float | None = None
+    """The largest share of quarantined rows, 0 to 1; TXN_MAX_QUARANTINE when left out."""
+
+
+@dg.multi_asset(
+    outs={
+        checks.VALIDATED: dg.AssetOut(
+            io_manager_key="lake",
+            is_required=False,
+            kinds={"polars", "parquet"},
+            metadata=_column_schema(PUBLISHED_SCHEMA),
+            description="The rows that hold the contract: typed, each id once, card numbers"
+            " replaced by token and mask.",
+        ),
+        checks.QUARANTINED: dg.AssetOut(
+            io_manager_key="lake",
+            is_required=False,
+            kinds={"polars", "parquet"},
+            metadata=_column_schema(QUARANTINE_SCHEMA),
+            description="The rows that do not: as sent, with every reason. Card numbers stand in"
+            " clear.",
+        ),
+    },
+    ins={checks.RAW: dg.AssetIn(key=checks.RAW, input_manager_key="lake")},
+    name="validation",
+    partitions_def=HOURS,
+    group_name="transactions",
+    check_specs=[checks.EVERY_ROW_KEPT, checks.QUARANTINE_SHARE],
+    can_subset=True,
+)
+def validation(
+    context: dg.AssetExecutionContext,
+    config: ValidationConfig,
+    raw_transactions: pq.ParquetFile,
+    lake: dg.ResourceParam[LakeIOManager],
+    card_key: CardKeyResource,
+) -> Iterator[Any]:
+    """Judge every row of a landed window; both outputs come from one pass over it."""
+    window = window_of(context)
+    raw_totals = validated_totals = quarantined_totals = ControlTotals()
+    reasons: Counter[str] = Counter()
+    with failing_for_users():
+        protector = card_key.protector()
+        allowed = config.max_quarantine
+        if allowed is None:
+            allowed = load_settings().max_quarantine
+        repeats = find_repeats(lambda: read_batches(raw_transactions))
+        with (
+            lake.lake.stage(PUBLISHED_SCHEMA, _KEPT) as validated,
+            lake.lake.stage(QUARANTINE_SCHEMA, _KEPT) as quarantined,
+        ):
+            for rows in read_batches(raw_transactions):
+                judged = validate(rows, window, repeats)
+                conforming = judged.conforming.with_columns(
+                    protector.protect(judged.conforming["card_number"])
+                ).select(PUBLISHED_COLUMNS)
+                raw_totals += ControlTotals.of(rows)
+                validated_totals += ControlTotals.of(conforming)
+                quarantined_totals += ControlTotals.of(judged.quarantined)
+                reasons.update(judged.quarantined["reasons"].explode().drop_nulls().to_list())
+                validated.write(conforming)
+                quarantined.write(judged.quarantined)
+            outputs = {
+                checks.VALIDATED: dg.Output(
+                    validated.finish(),
+                    output_name=checks.VALIDATED,
+                    metadata=checks.totals_metadata(validated_totals),
+                ),
+                checks.QUARANTINED: dg.Output(
+                    quarantined.finish(),
+                    output_name=checks.QUARANTINED,
+                    metadata={
+                        "reasons": dg.MetadataValue.json(dict(sorted(reasons.items()))),
+                        "contract_version": CONTRACT_VERSION,
+                    },
+                ),
+            }
+            results = [
+                checks.verdict(
+                    checks.EVERY_ROW_KEPT,
+                    (validated_totals + quarantined_totals).differences(raw_totals),
+                    {"validated": validated_totals.rows, "quarantined": quarantined_totals.rows},
+                ),
+                checks.quarantine_share(raw_totals.rows, quarantined_totals.rows, allowed),
+            ]
+            selected = {key.name for key in context.selected_asset_check_keys}
+            results = [result for result in results if result.check_name in selected]
+            yield from checks.require(results)
+            for name, output in outputs.items():
+                if dg.AssetKey(name) in context.selected_asset_keys:
+                    yield output
+            yield from results
+
+
+@dg.asset(
+    key=checks.PUBLISHED,
+    partitions_def=HOURS,
+    io_manager_key="lake",
+    ins={
+        name: dg.AssetIn(key=name, input_manager_key="lake")
+        for name in (checks.RAW, checks.VALIDATED, checks.QUARANTINED)
+    },
+    group_name="transactions",
+    kinds={"s3", "parquet"},
+    check_specs=[
+        checks.SCHEMA,
+        checks.UNIQUE_IDS,
+        checks.PUBLISHED_TOTALS,
+        checks.NO_CLEAR_CARDS,
+    ],
+    metadata=_column_schema(PUBLISHED_SCHEMA),
+    description="The window as it is published: in order of time, laid out for those who read it.",
+)
+def s3_parquet_transactions(
+    context: dg.AssetExecutionContext,
+    raw_transactions: pq.ParquetFile,
+    validated_transactions: pq.ParquetFile,
+    quarantined_transactions: pq.ParquetFile,
+    lake: dg.ResourceParam[LakeIOManager],
+) -> Iterator[Any]:
+    """Order a validated window, prove the file, publish it."""
+    window = window_of(context)
+    with failing_for_users():
+        stated = ControlTotals.parse(
+            (raw_transactions.metadata.metadata or {})[_SOURCE_TOTALS.encode()]
+        )
+        quarantined = sum(
+            (
+                ControlTotals.of(rows)
+                for rows in read_batches(
+                    quarantined_transactions, ["transaction_id", "transaction_type", "amount"]
+                )
+            ),
+            ControlTotals(),
+        )
+        with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
+            for rows in in_order(validated_transactions, window):
+                writer.write(rows)
+            staged = writer.finish()
+            with pq.ParquetFile(staged.path, memory_map=True) as file:
+                totals, results = checks.prove_published(file, stated - quarantined)
+            yield from checks.require(results)
+            yield dg.Output(staged, metadata=checks.totals_metadata(totals))
+            yield from results

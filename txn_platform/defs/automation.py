@@ -1,0 +1,69 @@
+"""What materializes windows by itself: the schedule for the clock, the sensor for the rest.
+
+Both are off until somebody turns them on.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+
+from txn_platform.defs.partitions import HOURS
+from txn_platform.defs.resources import GeneratorResource
+from txn_platform.errors import UserError
+from txn_platform.windows import WINDOW_LENGTH, Window
+
+# Rows can be this late, by the source's word; older windows no longer change.
+_SETTLED_AFTER: Final = timedelta(hours=48)
+
+LAND_TRANSACTIONS: Final = dg.define_asset_job(
+    "land_transactions",
+    selection=dg.AssetSelection.groups("transactions"),
+    partitions_def=HOURS,
+    description="One window, from the source to the lake.",
+)
+
+hourly = dg.build_schedule_from_partitioned_job(
+    LAND_TRANSACTIONS,
+    name="hourly",
+    description="Materializes each hour five minutes after it is over.",
+    minute_of_hour=5,
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+
+
+@dg.sensor(
+    job=LAND_TRANSACTIONS,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Materializes an hour as soon as the source says it is complete, and again, whole,"
+    " when rows of it arrive late. Looks at the hours since it was turned on, 48 at most.",
+)
+def on_watermark(
+    context: dg.SensorEvaluationContext, generator: GeneratorResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Ask for the control totals of every window that can still change."""
+    try:
+        source = generator.source()
+        newest = source.watermark() - WINDOW_LENGTH
+        seen: dict[str, str] = json.loads(context.cursor or "{}")
+        first = min((Window.of_partition(key).start for key in seen), default=newest)
+        start = max(first, newest - _SETTLED_AFTER)
+        as_of = datetime.now(UTC)
+        now: dict[str, str] = {}
+        while start <= newest:
+            window = Window(start)
+            totals = source.control_totals(window, as_of)
+            now[window.partition_key] = hashlib.sha256(totals.to_json().encode()).hexdigest()[:16]
+            start += WINDOW_LENGTH
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    # The totals are in the run key, because Dagster never runs a key twice.
+    requests = [
+        dg.RunRequest(run_key=f"{key}/{digest}", partition_key=key)
+        for key, digest in now.items()
+        if seen.get(key) != digest
+    ]
+    return dg.SensorResult(run_requests=requests, cursor=json.dumps(now))

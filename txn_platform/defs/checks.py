@@ -1,0 +1,160 @@
+"""The asset checks: what is promised of every window, and the verdicts on it.
+
+A check's name, asset and meaning are here; the figures it is judged by come from the assets. All
+block: a window that fails one is not published.
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+import dagster as dg
+import polars as pl
+import pyarrow.parquet as pq
+
+from txn_platform.contract import MASKED_CARD_NUMBER, PUBLISHED_SCHEMA, luhn_is_valid
+from txn_platform.defs.failures import failure
+from txn_platform.defs.partitions import HOURS
+from txn_platform.lake import read_batches
+from txn_platform.reconciliation import ControlTotals, repeated_ids
+
+RAW: Final = "raw_transactions"
+VALIDATED: Final = "validated_transactions"
+QUARANTINED: Final = "quarantined_transactions"
+PUBLISHED: Final = "s3_parquet_transactions"
+
+
+def _check(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore",
+            message="Specifying a partitions_def on an AssetCheckSpec is currently in preview",
+        )
+        return dg.AssetCheckSpec(
+            name, asset=asset, description=description, blocking=True, partitions_def=HOURS
+        )
+
+
+LANDED_TOTALS: Final = _check(
+    RAW, "totals_equal_source", "Rows, amounts and ids equal the source's own control totals"
+)
+EVERY_ROW_KEPT: Final = _check(
+    VALIDATED,
+    "raw_is_validated_plus_quarantined",
+    "Every row that was landed is in exactly one of validated and quarantined",
+)
+QUARANTINE_SHARE: Final = _check(
+    VALIDATED, "quarantine_share", "The share of quarantined rows is not above TXN_MAX_QUARANTINE"
+)
+SCHEMA: Final = _check(PUBLISHED, "schema_is_contract", "The file's schema is the contract's")
+UNIQUE_IDS: Final = _check(PUBLISHED, "ids_are_unique", "No transaction_id occurs twice")
+PUBLISHED_TOTALS: Final = _check(
+    PUBLISHED,
+    "totals_equal_source",
+    "What is published and what is quarantined add up to the source's own control totals",
+)
+NO_CLEAR_CARDS: Final = _check(
+    PUBLISHED, "no_card_number_in_clear", "Every card number is masked, and no text holds one"
+)
+
+
+def verdict(
+    check: dg.AssetCheckSpec, faults: Iterable[str], metadata: Mapping[str, Any] | None = None
+) -> dg.AssetCheckResult:
+    """The result of a check: passed when there is no fault."""
+    found = list(faults)
+    return dg.AssetCheckResult(
+        passed=not found,
+        asset_key=check.asset_key,
+        check_name=check.name,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description="; ".join(found) or None,
+        metadata=metadata or {},
+    )
+
+
+def require(results: Iterable[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckResult]:
+    """Record failed results and fail the step, so that its outputs are never written.
+
+    A blocking check of Dagster's holds back what is downstream, not the asset that it checks.
+    Yields nothing when all have passed.
+    """
+    failed = [result for result in results if not result.passed]
+    yield from failed
+    if failed:
+        said = "; ".join(f"{result.check_name}: {result.description}" for result in failed)
+        raise failure(f"the window is not published, because checks failed. {said}")
+
+
+def quarantine_share(rows: int, quarantined: int, allowed: float) -> dg.AssetCheckResult:
+    """The verdict on a window's quarantine."""
+    share = quarantined / rows if rows else 0.0
+    too_many = (
+        f"{quarantined:,} of {rows:,} rows are quarantined, {share:.2%}, and"
+        f" {allowed:.2%} is allowed: mend the source, or raise TXN_MAX_QUARANTINE"
+    )
+    return verdict(
+        QUARANTINE_SHARE,
+        [too_many] if share > allowed else [],
+        {"share": share, "allowed": allowed, "quarantined": quarantined},
+    )
+
+
+def prove_published(
+    file: pq.ParquetFile, expected: ControlTotals
+) -> tuple[ControlTotals, list[dg.AssetCheckResult]]:
+    """Read back a file that is to be published, and judge it.
+
+    Args:
+        file: the file, staged.
+        expected: the source's totals less the quarantine's.
+
+    Returns:
+        The totals of what the file holds, and the verdicts.
+    """
+    if not file.schema_arrow.equals(PUBLISHED_SCHEMA):
+        differing = [
+            name
+            for name in {*file.schema_arrow.names, *PUBLISHED_SCHEMA.names}
+            if name not in file.schema_arrow.names
+            or name not in PUBLISHED_SCHEMA.names
+            or not file.schema_arrow.field(name).equals(PUBLISHED_SCHEMA.field(name))
+        ]
+        wrong = ", ".join(sorted(differing)) or "the order of columns"
+        return ControlTotals(), [verdict(SCHEMA, [f"not as in the contract: {wrong}"])]
+    totals = ControlTotals()
+    in_clear = 0
+    for rows in read_batches(file, _PROOF_COLUMNS):
+        totals += ControlTotals.of(rows)
+        in_clear += rows.filter(~pl.col("card_number").str.contains(MASKED_CARD_NUMBER)).height
+        in_clear += sum(_rows_with_card_number(rows[name]) for name in _FREE_TEXT)
+    doubled = repeated_ids(lambda: read_batches(file, ["transaction_id"])).height
+    return totals, [
+        verdict(SCHEMA, []),
+        verdict(UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []),
+        verdict(PUBLISHED_TOTALS, totals.differences(expected), totals_metadata(totals)),
+        verdict(NO_CLEAR_CARDS, [f"{in_clear:,} rows show a card number"] if in_clear else []),
+    ]
+
+
+_FREE_TEXT: Final = ["customer_id", "merchant_id", "merchant_name"]
+_PROOF_COLUMNS: Final = ["transaction_id", "transaction_type", "amount", "card_number", *_FREE_TEXT]
+
+
+def _rows_with_card_number(texts: pl.Series) -> int:
+    """How many texts hold 13 to 19 digits on end with a valid check digit."""
+    counted = texts.value_counts(name="rows")
+    found = counted.select(
+        "rows", number=pl.col(texts.name).str.extract_all(r"[0-9]{13,19}")
+    ).explode("number", empty_as_null=False)
+    return int(found.filter(luhn_is_valid(found["number"]))["rows"].sum())
+
+
+def totals_metadata(totals: ControlTotals) -> dict[str, Any]:
+    """Control totals as Dagster shows them; no row is in them."""
+    return {
+        "rows": totals.rows,
+        "amount": str(totals.amount.quantize(Decimal("0.01"))),
+        "ids_digest": totals.digest,
+    }

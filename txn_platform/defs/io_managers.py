@@ -1,0 +1,123 @@
+"""The IO manager: how assets are written to the lake, and read from it by annotation.
+
+Where objects live and how they get there whole is `lake.py`'s matter.
+"""
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from typing import Any, Self, override
+
+import dagster as dg
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from txn_platform.defs.failures import failing_for_users, with_tracebacks
+from txn_platform.errors import UserError
+from txn_platform.lake import Encoding, Lake, Staged, object_key, open_lake
+from txn_platform.settings import load_settings
+from txn_platform.windows import Window
+
+_ENCODING = Encoding(compression="zstd")
+
+
+class LakeIOManager(dg.ConfigurableIOManager):
+    """Keeps every asset's partition as one Parquet object.
+
+    Takes what an asset returns: a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
+    `pa.RecordBatchReader` or `pd.DataFrame`. Gives what an input is annotated as: one of these
+    frames and tables, or `pq.ParquetFile` to read in pieces; a frame or a table can hold several
+    partitions.
+    """
+
+    @override
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self]:
+        """For as long as a run lasts."""
+        with with_tracebacks():
+            yield self
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake that the settings name.
+
+        Raises:
+            UserError: it can't be opened.
+        """
+        return open_lake(load_settings())
+
+    @override
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Publish one partition of an asset, whole."""
+        with failing_for_users(), ExitStack() as stack:
+            if isinstance(obj, Staged):
+                staged = obj
+            else:
+                reader = _reader(obj)
+                writer = stack.enter_context(self.lake.stage(reader.schema, _ENCODING))
+                for batch in reader:
+                    writer.write(batch)
+                staged = writer.finish()
+            (key,) = _keys(context)
+            stored = self.lake.publish(staged, key)
+        context.add_output_metadata(
+            {
+                "dagster/uri": dg.MetadataValue.text(stored.uri),
+                "dagster/partition_row_count": staged.rows,
+                "size_bytes": stored.size,
+                "sha256": staged.sha256,
+            }
+        )
+
+    @override
+    def load_input(self, context: dg.InputContext) -> Any:
+        """What the annotation asks for."""
+        with failing_for_users():
+            keys = _keys(context)
+            match context.dagster_type.typing_type:
+                case pq.ParquetFile:
+                    if len(keys) != 1:
+                        raise UserError(
+                            f"input {context.name} is {len(keys)} partitions: annotate it as a"
+                            " frame or a table, a pq.ParquetFile is one"
+                        )
+                    return self.lake.open(keys[0])
+                case pa.Table:
+                    return pa.concat_tables(self.lake.open(key).read() for key in keys)
+                case pd.DataFrame:
+                    return pa.concat_tables(self.lake.open(key).read() for key in keys).to_pandas(
+                        types_mapper=pd.ArrowDtype
+                    )
+                case pl.LazyFrame:
+                    return self.lake.scan(keys)
+                case _:
+                    return self.lake.scan(keys).collect()
+
+
+def _reader(table: Any) -> pa.RecordBatchReader:
+    match table:
+        case pa.RecordBatchReader():
+            return table
+        case pa.Table():
+            return table.to_reader()
+        case pl.DataFrame():
+            return table.to_arrow().to_reader()
+        case pl.LazyFrame():
+            return table.collect().to_arrow().to_reader()
+        case pd.DataFrame():
+            return pa.Table.from_pandas(table, preserve_index=False).to_reader()
+        case _:
+            raise UserError(
+                f"the lake keeps tables, not {type(table).__name__}: return a frame, a table or a"
+                " staged file"
+            )
+
+
+def _keys(context: dg.OutputContext | dg.InputContext) -> list[str]:
+    """The objects that a context speaks of: one a partition, or one when there are none."""
+    asset = "/".join(context.asset_key.path)
+    if not context.has_asset_partitions:
+        return [object_key(asset, None)]
+    return [object_key(asset, Window.of_partition(key)) for key in context.asset_partition_keys]

@@ -1,0 +1,96 @@
+"""Dagster's resources: the source, and the card key. The lake is in `io_managers.py`."""
+
+import os
+import secrets
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Self, override
+
+import dagster as dg
+from pydantic import PrivateAttr
+
+from txn_platform.errors import UserError
+from txn_platform.processes import start_generator
+from txn_platform.protection import CardProtector
+from txn_platform.settings import load_settings
+from txn_platform.source import Source
+
+
+class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
+    """The source of transactions.
+
+    Without a URL, here or in `GENERATOR_URL`, a generator is started on a free port when the source
+    is first asked for, and stopped when the run ends, whatever happens.
+    """
+
+    url: str | None = None
+
+    _source: Source | None = PrivateAttr(default=None)
+    _running: ExitStack = PrivateAttr(default_factory=ExitStack)
+
+    @override
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self]:
+        """For as long as a run (or a tick of a sensor) lasts."""
+        with self._running:
+            yield self
+
+    def source(self) -> Source:
+        """The client.
+
+        Raises:
+            UserError: the generator did not start.
+        """
+        if self._source is None:
+            url = self.url or load_settings().generator_url
+            if url is None:
+                child, url = start_generator()
+                self._running.enter_context(child)
+            self._source = Source(url)
+        return self._source
+
+
+class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
+    """The key of card tokens: `TXN_CARD_KEY`, or one made once and kept under `TXN_HOME`."""
+
+    def protector(self) -> CardProtector:
+        """What turns card numbers into tokens and masks under the key.
+
+        Raises:
+            UserError: the key is too short, or can't be read or made.
+        """
+        settings = load_settings()
+        if settings.card_key is not None:
+            key = settings.card_key.get_secret_value().encode()
+            where = "TXN_CARD_KEY"
+        else:
+            path = settings.home / "card-key"
+            key = _kept_key(path)
+            where = str(path)
+        try:
+            return CardProtector(key)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _kept_key(path: Path) -> bytes:
+    """The key in a file, which is made when there is none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        if not path.exists():
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_hex(32))
+            # Of two runs that make the first key at once, the later must take the earlier's.
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            finally:
+                draft.unlink()
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"the card key {path} can't be made or read ({error.strerror}): set TXN_CARD_KEY"
+        ) from None

@@ -1,0 +1,79 @@
+"""What `txn doctor` looks at: settings, state, source, lake, each with what to mend.
+
+It changes nothing but a probe object in the lake, which it removes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from txn_platform.errors import UserError
+from txn_platform.lake import open_lake
+from txn_platform.processes import start_generator
+from txn_platform.settings import load_settings
+from txn_platform.source import Source
+from txn_platform.windows import iso
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from txn_platform.settings import Settings
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        subject: what it is.
+        good: whether a run would get past it.
+        message: what was found, and what to mend when it is not good.
+    """
+
+    subject: str
+    good: bool
+    message: str
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything a run needs, in the order a run needs it."""
+    try:
+        settings = load_settings()
+    except UserError as error:
+        yield Finding("settings", good=False, message=str(error))
+        return
+    yield Finding("settings", good=True, message=_describe(settings))
+    yield _try("source", lambda: _examine_source(settings))
+    yield _try("lake", lambda: _examine_lake(settings))
+
+
+def _try(subject: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(subject, good=True, message=look())
+    except UserError as error:
+        return Finding(subject, good=False, message=str(error))
+
+
+def _describe(settings: Settings) -> str:
+    source = settings.generator_url or "a generator started for each run"
+    key = "TXN_CARD_KEY" if settings.card_key else f"kept in {settings.home / 'card-key'}"
+    return (
+        f"source: {source}; card key: {key};"
+        f" at most {settings.max_quarantine:.2%} of a window may be quarantined"
+    )
+
+
+def _examine_source(settings: Settings) -> str:
+    if settings.generator_url is not None:
+        watermark = Source(settings.generator_url).watermark()
+        return f"{settings.generator_url} has complete hours up to {iso(watermark)}"
+    child, url = start_generator()
+    with child:
+        return f"the generator starts, and has complete hours up to {iso(Source(url).watermark())}"
+
+
+def _examine_lake(settings: Settings) -> str:
+    lake = open_lake(settings)
+    lake.probe()
+    return f"{lake.uri('')} can be written and read"

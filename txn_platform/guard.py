@@ -1,0 +1,107 @@
+"""Run one command that never outlives whoever asked for it: `guard.py GRACE COMMAND...`.
+
+`processes.Child` starts it by path. Standard library only, and nothing of this package: it must
+start in milliseconds. How long to wait for what, and what to tell users, belong in `processes`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_CANNOT_START = 127
+
+
+def main(grace: float, command: list[str]) -> int:
+    """Run `command` in a session of its own until it ends, or until this process is to end.
+
+    The latter is when standard input closes (its other end is held by the parent, whose death
+    closes it, however it dies) or on SIGTERM, SIGINT or SIGHUP. Then, and also when the command
+    has ended by itself, what is left of its process group gets SIGTERM, and after `grace` seconds
+    SIGKILL.
+
+    Returns:
+        The command's exit code; 128 plus the signal's number when a signal ended it; 127 when it
+        could not be started.
+    """
+    wake, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _leave_to_the_pipe)
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+    if prctl:
+        # Orphans of the command become children of this process, which waits for them: an ended
+        # process that nobody waits for still counts as a member of its group.
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    guard = os.getpid()
+
+    def tie() -> None:
+        # SIGTERM, so that a command with children of its own can take them along.
+        if prctl:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != guard:
+            os._exit(_CANNOT_START)
+
+    try:
+        child = subprocess.Popen(  # noqa: S603 - running what it is given is its purpose
+            command,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=tie,  # noqa: PLW1509 - there are no threads here
+        )
+    except OSError as error:
+        sys.stderr.write(f"{command[0]}: {error.strerror}\n")
+        return _CANNOT_START
+    leader = child.pid
+    codes: dict[int, int] = {}
+    while leader not in codes:
+        ready, _, _ = select.select([0, wake], [], [])
+        if 0 in ready and not os.read(0, 1024):
+            break
+        if wake in ready and set(os.read(wake, 1024)) != {signal.SIGCHLD}:
+            break
+        _wait_for_the_ended(codes)
+    _end_group(leader, codes, grace)
+    return codes[leader] if codes[leader] >= 0 else 128 - codes[leader]
+
+
+def _leave_to_the_pipe(_number: int, _frame: object) -> None:
+    """Do nothing: only a signal with a Python handler appears in the wake-up pipe."""
+
+
+def _wait_for_the_ended(codes: dict[int, int]) -> None:
+    """Wait for every child that has ended, and note its exit code under its number."""
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            codes[ended[0]] = os.waitstatus_to_exitcode(ended[1])
+
+
+def _end_group(leader: int, codes: dict[int, int], grace: float) -> None:
+    deadline = time.monotonic() + grace
+    _signal_group(leader, signal.SIGTERM)
+    while leader not in codes or _signal_group(leader, 0):
+        if time.monotonic() > deadline:
+            _signal_group(leader, signal.SIGKILL)
+        time.sleep(0.01)
+        _wait_for_the_ended(codes)
+
+
+def _signal_group(group: int, number: int) -> bool:
+    try:
+        os.killpg(group, number)
+    except OSError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main(float(sys.argv[1]), sys.argv[2:]))

@@ -1,0 +1,142 @@
+"""Windows materialized through Dagster from a program: the run, its progress and its summary.
+
+What a person sees of it is `cli.py`'s matter; what a run does is defined in `defs/`.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from decimal import Decimal
+from typing import Any, Final
+
+import dagster as dg
+from pydantic import BaseModel
+
+from txn_platform.definitions import build_defs
+from txn_platform.defs import checks
+from txn_platform.defs.automation import LAND_TRANSACTIONS
+from txn_platform.errors import UserError
+from txn_platform.windows import Window
+
+_LOGGER: Final = "progress"
+
+
+class Summary(BaseModel):
+    """What became of one window.
+
+    Attributes:
+        partition: its key.
+        sent: rows that the source sent; validated and quarantined add up to it.
+        reasons: how many rows each reason for quarantine holds for; a row can have several.
+        published: rows in the published object.
+        amount: their sum, in the currency's unit.
+        seconds: how long the run took.
+        uri: the published object.
+    """
+
+    partition: str
+    sent: int
+    validated: int
+    quarantined: int
+    reasons: dict[str, int]
+    published: int
+    amount: Decimal
+    seconds: float
+    uri: str
+
+
+@contextmanager
+def dagster_instance() -> Generator[dg.DagsterInstance]:
+    """The instance of DAGSTER_HOME, or one that remembers nothing."""
+    make = (
+        dg.DagsterInstance.get if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral
+    )
+    with make() as instance:
+        yield instance
+
+
+def materialize(
+    window: Window,
+    *,
+    instance: dg.DagsterInstance,
+    source_url: str,
+    on_progress: Callable[[str], None],
+) -> Summary:
+    """Land, validate and publish one window in this process.
+
+    Args:
+        window: which.
+        instance: where the run is recorded.
+        source_url: where the source answers.
+        on_progress: is told what the run is doing, a phrase at a time.
+
+    Raises:
+        UserError: the run failed for a reason that a user can mend; says so as the run does.
+        RuntimeError: it failed otherwise; says what Dagster recorded, with the traceback.
+    """
+    started = time.monotonic()
+    defs = dg.Definitions.merge(
+        build_defs(), dg.Definitions(loggers={_LOGGER: _progress_logger(on_progress)})
+    )
+    result = defs.resolve_job_def(LAND_TRANSACTIONS.name).execute_in_process(
+        instance=instance,
+        partition_key=window.partition_key,
+        run_config={
+            "loggers": {_LOGGER: {}},
+            "resources": {"generator": {"config": {"url": source_url}}},
+        },
+        raise_on_error=False,
+    )
+    if not result.success:
+        raise _error_of(result)
+    written: dict[str, dict[str, Any]] = {
+        event.asset_key.to_user_string(): {
+            name: value.value for name, value in event.materialization.metadata.items()
+        }
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }
+    rows = {asset: metadata["dagster/partition_row_count"] for asset, metadata in written.items()}
+    return Summary(
+        partition=window.partition_key,
+        sent=rows[checks.RAW],
+        validated=rows[checks.VALIDATED],
+        quarantined=rows[checks.QUARANTINED],
+        reasons=written[checks.QUARANTINED]["reasons"],
+        published=rows[checks.PUBLISHED],
+        amount=Decimal(written[checks.PUBLISHED]["amount"]),
+        seconds=round(time.monotonic() - started, 3),
+        uri=written[checks.PUBLISHED]["dagster/uri"],
+    )
+
+
+def _error_of(result: dg.ExecuteInProcessResult) -> Exception:
+    messages: list[str] = []
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data is None:
+                return RuntimeError(data.error.to_string() if data.error else "the step failed")
+            messages.append(data.user_failure_data.description or "the step failed")
+    return UserError("; ".join(messages)) if messages else RuntimeError("the run failed")
+
+
+def _progress_logger(on_progress: Callable[[str], None]) -> dg.LoggerDefinition:
+    """A Dagster logger that passes on what a person waiting wants to know."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            event: dg.DagsterEvent | None = getattr(record, "dagster_event", None)
+            if event is None:
+                on_progress(record.getMessage().rpartition(" - ")[2])
+            elif event.is_step_start:
+                on_progress(str(event.step_key).replace("_", " "))
+
+    def make(_: dg.InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger(_LOGGER, logging.INFO)
+        logger.addHandler(Handler())
+        return logger
+
+    return dg.LoggerDefinition(logger_fn=make)

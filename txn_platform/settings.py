@@ -1,0 +1,109 @@
+"""What the environment (and `.env`) may say to the platform, and nothing else.
+
+Every environment variable the platform reads is a field here. Objects are built from settings
+elsewhere: `lake.open_lake`, `source.Source`, and the resources in `defs/resources.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from txn_platform.errors import UserError
+
+
+class Settings(BaseSettings):
+    """The platform's settings; an empty variable counts as unset.
+
+    The credentials are optional: without them boto3's own chain (profile, web identity, instance
+    role) finds some.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    home: Path = Field(
+        default=Path(".txn"),
+        validation_alias="TXN_HOME",
+        description="Where local state lives: the directory lake, staging, keys, logs.",
+    )
+    lake_prefix: str = Field(
+        default="lake",
+        validation_alias="TXN_LAKE_PREFIX",
+        pattern=r"^[^/].*[^/]$|^[^/]?$",
+        description="The lake's folder within the bucket; no slash at either end.",
+    )
+    max_quarantine: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        validation_alias="TXN_MAX_QUARANTINE",
+        description="The largest share of quarantined rows with which a window is published.",
+    )
+    card_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="TXN_CARD_KEY",
+        description="The key of card tokens; made once under TXN_HOME when unset.",
+    )
+    generator_url: str | None = Field(
+        default=None,
+        validation_alias="GENERATOR_URL",
+        description="Where the source answers; unset, the generator is started for the run.",
+    )
+    bucket: str | None = Field(
+        default=None,
+        validation_alias="AWS_BUCKET_NAME",
+        description="The bucket of the lake; unset, the lake is the directory TXN_HOME/lake.",
+    )
+    access_key_id: str | None = Field(
+        default=None, validation_alias="AWS_ACCESS_KEY_ID", description="Half of a credential."
+    )
+    secret_access_key: SecretStr | None = Field(
+        default=None,
+        validation_alias="AWS_SECRET_ACCESS_KEY",
+        description="The other half of the credential.",
+    )
+    session_token: SecretStr | None = Field(
+        default=None,
+        validation_alias="AWS_SESSION_TOKEN",
+        description="The third part of a temporary credential.",
+    )
+    region: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
+        description="The bucket's region.",
+    )
+    endpoint_url: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        description="An S3-compatible store's address; unset, AWS.",
+    )
+
+    @field_validator("generator_url", "endpoint_url")
+    @classmethod
+    def _is_http(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("http://", "https://")):
+            msg = "must begin with http:// or https://"
+            raise ValueError(msg)
+        return value.rstrip("/") if value else value
+
+
+def load_settings() -> Settings:
+    """The settings as the environment and `.env` have them now.
+
+    Raises:
+        UserError: a variable's value is not allowed; names the variable, not the value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors()
+        )
+        raise UserError(
+            f"the environment or .env has a value that is not allowed: {faults}"
+        ) from None

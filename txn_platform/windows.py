@@ -1,0 +1,65 @@
+"""Windows: the hours, UTC and half open, that the source is asked for and the lake is divided by.
+
+Only the arithmetic of time lives here; Dagster's partitions are made from it in
+`defs/partitions.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from txn_platform.errors import UserError
+
+WINDOW_LENGTH = timedelta(hours=1)
+FIRST_WINDOW_START = datetime(2026, 1, 1, tzinfo=UTC)
+PARTITION_KEY_FORMAT = "%Y-%m-%d-%H:%M"
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """One hour, `[start, end)`.
+
+    Attributes:
+        start: a full hour, in UTC.
+    """
+
+    start: datetime
+
+    @property
+    def end(self) -> datetime:
+        """The first moment that is no longer in the window."""
+        return self.start + WINDOW_LENGTH
+
+    @property
+    def partition_key(self) -> str:
+        """Dagster's name for the window, as `2026-11-01-00:00`."""
+        return self.start.strftime(PARTITION_KEY_FORMAT)
+
+    @classmethod
+    def of_partition(cls, key: str) -> Window:
+        """The window of a partition key.
+
+        Raises:
+            UserError: the text is no key, or names a time before the first window.
+        """
+        try:
+            start = datetime.strptime(key, PARTITION_KEY_FORMAT).replace(tzinfo=UTC)
+        except ValueError:
+            start = None
+        if start is None or start.minute:
+            raise UserError(f"partition {key!r} is not an hour: write it as 2026-11-01-00:00 (UTC)")
+        if start < FIRST_WINDOW_START:
+            raise UserError(
+                f"partition {key!r} is before the first one,"
+                f" {FIRST_WINDOW_START.strftime(PARTITION_KEY_FORMAT)}"
+            )
+        return cls(start)
+
+    def __str__(self) -> str:
+        return f"[{iso(self.start)}, {iso(self.end)})"
+
+
+def iso(moment: datetime) -> str:
+    """A moment as RFC 3339 in UTC with a `Z`, microseconds only where there are any."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"
