@@ -97,8 +97,8 @@ class Encoding:
 class StagingWriter:
     """Writes record batches to a staged file, with memory bounded by one row group.
 
-    A context manager: `finish` and `Lake.publish` within it, leaving it removes the file. Until then
-    the file is locked, which is how `Lake.sweep` knows the files of processes that died.
+    A context manager: `finish` and `Lake.publish` within it, leaving it removes the file. Until
+    then the file is locked, which is how `Lake.sweep` knows the files of processes that died.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, encoding: Encoding) -> None:

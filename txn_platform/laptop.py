@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from txn_platform import seaweedfs
 from txn_platform.errors import UserError
-from txn_platform.processes import Child, port_is_free, start_generator
+from txn_platform.processes import Child, generator_child, generator_url, port_is_free
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUCKET: Final = "transactions"
+
+# Dagster tells its makers how it is used, unless told not to.
+_DAGSTER_YAML: Final = """\
+telemetry:
+  enabled: false
+"""
 
 
 @dataclass(frozen=True)
@@ -85,16 +91,17 @@ def laptop(
         logs = home / "logs"
         logs.mkdir(exist_ok=True)
 
-        # Given no port, the generator takes the one that GENERATOR_PORT names.
-        generator, url = start_generator(
+        # Given no port, the generator takes the one that GENERATOR_PORT names. It takes a second
+        # or two to start: time for the S3 to do so as well.
+        generator = generator_child(
             port=None if os.environ.get("GENERATOR_PORT") else 0,
             log=logs / "generator.log",
             holds=[lock],
         )
         running.enter_context(generator)
         children = [generator]
-        addresses = {"generator": url}
-        environment = {"GENERATOR_URL": url, "AWS_BUCKET_NAME": ""}
+        addresses: dict[str, str] = {}
+        environment = {"AWS_BUCKET_NAME": ""}
 
         if not directory and seaweedfs.available():
             keys = home / "s3-keys.json"
@@ -102,15 +109,15 @@ def laptop(
             s3 = seaweedfs.SeaweedFS(
                 home / "seaweedfs",
                 logs / "seaweedfs",
+                bucket=BUCKET,
                 access_key=access_key,
                 secret_key=secret_key,
                 holds=[lock],
             )
             running.enter_context(s3)
-            s3.create_bucket(BUCKET)
             children.append(s3.child)
-            addresses |= {"S3": s3.endpoint_url, "bucket": BUCKET, "keys": str(keys)}
-            environment |= {
+            addresses = {"S3": s3.endpoint_url, "bucket": BUCKET, "keys": str(keys)}
+            environment = {
                 "AWS_BUCKET_NAME": BUCKET,
                 "AWS_ACCESS_KEY_ID": access_key,
                 "AWS_SECRET_ACCESS_KEY": secret_key,
@@ -122,6 +129,7 @@ def laptop(
             }
         else:
             addresses["lake"] = str(home / "lake")
+        addresses["generator"] = environment["GENERATOR_URL"] = generator_url(generator)
 
         if ui:
             dagster = _start_dagster(home, logs, environment, ui_port, lock)
@@ -136,19 +144,16 @@ def _start_dagster(
     home: Path, logs: Path, environment: dict[str, str], port: int, lock: int
 ) -> Child:
     dagster_home = home / "dagster"
-    dagster_home.mkdir(exist_ok=True)
+    configuration = dagster_home / "dagster.yaml"
+    if not configuration.exists():
+        dagster_home.mkdir(exist_ok=True)
+        configuration.write_text(_DAGSTER_YAML, "utf-8")
     command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
     child = Child(
         "Dagster",
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         log=logs / "dagster.log",
-        environment={
-            # Nobody at a laptop was asked whether Dagster may report what is done with it.
-            "DAGSTER_DISABLE_TELEMETRY": "yes",
-            **os.environ,
-            **environment,
-            "DAGSTER_HOME": str(dagster_home),
-        },
+        environment={**os.environ, **environment, "DAGSTER_HOME": str(dagster_home)},
         holds=[lock],
         # It gives its webserver and daemon time to end their work.
         grace=30,

@@ -125,8 +125,10 @@ class Child:
         Raises:
             ChildFailed: it has ended.
         """
-        if not self.alive:
-            raise self._failure(f"ended with exit code {self._process.returncode}")
+        code = self._process.poll()
+        if code is not None:
+            # As the guard has it: 128 plus the number of the signal that ended it.
+            raise self._failure(f"ended with exit code {code if code >= 0 else 128 - code}")
 
     def wait_until[T](self, ready: Callable[[], T | None], *, timeout: float) -> T:
         """Ask `ready` again and again until it answers something, and return that.
@@ -197,20 +199,8 @@ class Child:
         return ChildFailed(f"{text}\n{where}".rstrip())
 
 
-def start_generator(
-    *,
-    port: int | None = 0,
-    log: Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    holds: Sequence[int] = (),
-) -> tuple[Child, str]:
-    """Start the generator service on 127.0.0.1, and wait until it answers.
-
-    Args:
-        port: where; 0 is any free port, `None` what the service's own settings say.
-        log: as for `Child`.
-        environment: as for `Child`; its settings are the `GENERATOR_` variables.
-        holds: as for `Child`.
+def start_generator() -> tuple[Child, str]:
+    """Start the generator service on any free port, and wait until it answers.
 
     Returns:
         The child, to be stopped by the caller, and the service's URL.
@@ -218,9 +208,28 @@ def start_generator(
     Raises:
         ChildFailed: it did not start; its last lines say why.
     """
+    child = generator_child()
+    return child, generator_url(child)
+
+
+def generator_child(
+    *,
+    port: int | None = 0,
+    log: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    holds: Sequence[int] = (),
+) -> Child:
+    """Start the generator service on 127.0.0.1, without waiting for it.
+
+    Args:
+        port: where; 0 is any free port, `None` what the service's own settings say.
+        log: as for `Child`.
+        environment: as for `Child`; the service's settings are the `GENERATOR_` variables.
+        holds: as for `Child`.
+    """
     command = [sys.executable, "-m", "generator_service", "--until-stdin-closes"]
     command += ["--host", "127.0.0.1"]
-    child = Child(
+    return Child(
         "The generator service",
         command if port is None else [*command, "--port", str(port)],
         log=log,
@@ -228,9 +237,16 @@ def start_generator(
         watches_stdin=True,
         holds=holds,
     )
+
+
+def generator_url(child: Child) -> str:
+    """Wait until the generator service answers, and return its URL.
+
+    Raises:
+        ChildFailed: it did not start; its last lines say why.
+    """
     listening = re.compile(r"^generator_service listening on (http://\S+)$", re.MULTILINE)
-    match = child.wait_until(lambda: listening.search(child.output()), timeout=60)
-    return child, match[1]
+    return child.wait_until(lambda: listening.search(child.output()), timeout=60)[1]
 
 
 def free_ports(count: int) -> list[int]:

@@ -84,7 +84,11 @@ def _rules() -> dict[str, list[pl.Expr]]:
             text = pl.col(f"sent.{name}")
             found["nullability"] = text.is_not_null()
             found["text"] = value.is_not_null() | text.is_null()
+        # Of a value without the right form nothing else can be said.
+        well_formed = found.get("regex", pl.lit(value=True)).fill_null(value=True)
         for rule, expression in found.items():
+            if rule.startswith("check__"):
+                expression |= ~well_formed  # noqa: PLW2901
             problem = _PROBLEMS.get(rule, rule.removeprefix("check__"))
             rules.setdefault(f"{name}.{problem}", []).append(expression.fill_null(value=True))
     return rules

@@ -9,7 +9,7 @@ import dagster as dg
 from txn_platform.windows import FIRST_WINDOW_START, PARTITION_KEY_FORMAT, WINDOW_LENGTH, Window
 
 
-class UnknownHour(click.ClickException):  # noqa: N818 - a message for the command line
+class UnknownHour(click.ClickException):
     """A partition key that is no hour, too early or not over; Dagster's commands print it as is."""
 
 

@@ -1,0 +1,202 @@
+"""The lake: an object is whole or not there, in a directory and on two kinds of S3."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from txn_platform.errors import UserError
+from txn_platform.lake import Encoding, Lake, StoredObject, object_key, open_lake
+from txn_platform.settings import load_settings
+from txn_platform.windows import Window
+from txn_platform_tests.conftest import S3Endpoint
+
+_SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False), pa.field("text", pa.string())])
+_ENCODING = Encoding(compression="zstd", row_group_rows=100, sorted_by=("number",))
+_KEY = object_key("asset", Window(datetime(2026, 11, 1, 14, tzinfo=UTC)))
+
+
+def _rows(count: int, text: str = "a") -> pl.DataFrame:
+    return pl.DataFrame({"text": [text] * count, "number": range(count)})
+
+
+def _publish(lake: Lake, *frames: pl.DataFrame, key: str = _KEY) -> StoredObject:
+    with lake.stage(_SCHEMA, _ENCODING) as writer:
+        for frame in frames:
+            writer.write(frame)
+        return lake.publish(writer.finish(), key)
+
+
+@pytest.fixture(params=["directory", "moto", "seaweedfs"])
+def lake(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    s3_servers: Callable[[str], S3Endpoint],
+    s3_prefix: str,
+) -> Lake:
+    """An empty lake of each kind, opened as a user would: by the environment."""
+    if request.param != "directory":
+        endpoint = s3_servers(request.param)
+        monkeypatch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint.url)
+        monkeypatch.setenv("TXN_LAKE_PREFIX", s3_prefix)
+    return open_lake(load_settings())
+
+
+def test_layout_is_the_one_that_was_promised() -> None:
+    assert _KEY == "asset/event_date=2026-11-01/event_hour=14/part-0.parquet"
+
+
+def test_what_is_published_can_be_read_back(lake: Lake) -> None:
+    stored = _publish(lake, _rows(150), _rows(30, "b"))
+    assert lake.find(_KEY) == stored
+    assert stored.uri.endswith(_KEY)
+    with lake.open(_KEY) as file:
+        assert file.schema_arrow.equals(_SCHEMA)
+        assert file.metadata.num_row_groups == 2
+        assert pl.DataFrame(file.read())["number"].to_list() == [*range(150), *range(30)]
+    assert lake.scan([_KEY]).select(pl.len()).collect().item() == 180
+
+
+def test_a_later_object_replaces_the_earlier_whole(lake: Lake) -> None:
+    _publish(lake, _rows(50))
+    stored = _publish(lake, _rows(7, "new"))
+    assert lake.find(_KEY) == stored
+    assert set(lake.scan([_KEY]).collect()["text"]) == {"new"}
+
+
+def test_several_objects_are_one_frame(lake: Lake) -> None:
+    keys = [object_key("asset", Window(datetime(2026, 11, 1, hour, tzinfo=UTC))) for hour in (1, 2)]
+    for number, key in enumerate(keys):
+        _publish(lake, _rows(number + 3, str(number)), key=key)
+    assert lake.scan(keys).collect()["text"].to_list() == ["0"] * 3 + ["1"] * 4
+
+
+def test_no_rows_are_an_object_too(lake: Lake) -> None:
+    _publish(lake, _rows(0))
+    assert lake.scan([_KEY]).collect().height == 0
+
+
+def test_what_is_not_there_is_named(lake: Lake) -> None:
+    assert lake.find(_KEY) is None
+    for read in (lake.open, lambda key: lake.scan([key])):
+        with pytest.raises(UserError, match=r"part-0\.parquet does not exist: materialize asset"):
+            read(_KEY)
+
+
+def test_nothing_stays_behind_after_publishing_or_failing(lake: Lake, tmp_path: Path) -> None:
+    _publish(lake, _rows(5))
+    frames = iter([_rows(500), _rows(5).with_columns(pl.lit("x").alias("number"))])
+    with pytest.raises(pa.ArrowInvalid):
+        _publish(lake, *frames)
+    assert not list(tmp_path.rglob("?*.staging"))
+    assert set(lake.scan([_KEY]).collect()["text"]) == {"a"}
+
+
+def test_probe_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
+    lake.probe()
+    assert not list(tmp_path.rglob("*probe*"))
+
+
+def test_the_same_rows_are_the_same_bytes(lake: Lake) -> None:
+    digests = set()
+    for cut in (0, 1, 99, 100, 101, 250):
+        with lake.stage(_SCHEMA, _ENCODING) as writer:
+            frame = _rows(250)
+            writer.write(frame[:cut])
+            writer.write(frame[cut:])
+            digests.add(writer.finish().sha256)
+    assert len(digests) == 1
+
+
+_STAGE_AND_WAIT = """
+import sys
+from txn_platform.lake import open_lake
+from txn_platform.settings import load_settings
+from txn_platform_tests.test_lake import _ENCODING, _SCHEMA, _rows
+
+with open_lake(load_settings()).stage(_SCHEMA, _ENCODING) as writer:
+    writer.write(_rows(500))
+    print("staged", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_files_of_killed_writers_are_swept_and_of_live_ones_kept(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", _STAGE_AND_WAIT]
+        writers = [
+            stack.enter_context(
+                subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            )
+            for _ in range(2)
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == b"staged\n"
+        assert len(list(tmp_path.rglob("?*.staging"))) == 2
+        writers[0].kill()
+        writers[0].wait()
+        lake = open_lake(load_settings())
+        assert lake.sweep() == 1
+        assert lake.sweep() == 0
+        assert len(list(tmp_path.rglob("?*.staging"))) == 1
+        writers[1].communicate()
+        assert writers[1].returncode == 0
+    assert not list(tmp_path.rglob("?*.staging"))
+
+
+def test_other_readers_read_it_too(tmp_path: Path) -> None:
+    stored = _publish(open_lake(load_settings()), _rows(250))
+    count, total = duckdb.sql(f"select count(*), sum(number) from '{stored.uri}'").fetchall()[0]  # noqa: S608
+    assert (count, total) == (250, sum(range(250)))
+    assert pq.ParquetFile(stored.uri).metadata.row_group(0).sorting_columns[0].column_index == 0
+    assert tmp_path in Path(stored.uri).parents
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"AWS_BUCKET_NAME": "no-such-bucket"}, "'no-such-bucket' does not exist"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "refused the credentials"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no credentials"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "failed: .*127.0.0.1:9"),
+    ],
+)
+def test_a_store_that_refuses_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+    s3_servers: Callable[[str], S3Endpoint],
+    change: dict[str, str],
+    message: str,
+) -> None:
+    endpoint = s3_servers("seaweedfs")
+    environment = {
+        "AWS_BUCKET_NAME": endpoint.bucket,
+        "AWS_ACCESS_KEY_ID": endpoint.access_key,
+        "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
+        "AWS_ENDPOINT_URL": endpoint.url,
+    }
+    for name, value in (environment | change).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=message) as raised:
+        open_lake(load_settings()).stage(_SCHEMA, _ENCODING)
+    assert "secret-of" not in str(raised.value)
+
+
+def test_a_directory_that_cannot_be_made_is_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TXN_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"can't be made .*: set TXN_HOME"):
+        open_lake(load_settings()).stage(_SCHEMA, _ENCODING)

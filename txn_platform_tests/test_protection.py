@@ -1,0 +1,58 @@
+"""Card numbers: tokens that join, masks that hide."""
+
+import base64
+import hashlib
+import hmac
+
+import polars as pl
+import pytest
+
+from txn_platform.contract import Transaction
+from txn_platform.protection import CardProtector
+
+_KEY = b"sixteen bytes ok"
+_NUMBERS = ["4111111111111111", None, "378282246310005", "4111111111111111", "6304000000000000000"]
+
+
+def test_masks_keep_first_six_and_last_four() -> None:
+    masks, _ = CardProtector(_KEY).protect(pl.Series(_NUMBERS))
+    assert masks.to_list() == [
+        "411111******1111",
+        None,
+        "378282*****0005",
+        "411111******1111",
+        "630400*********0000",
+    ]
+
+
+def test_tokens_are_hmac_sha256_under_the_key() -> None:
+    _, tokens = CardProtector(_KEY).protect(pl.Series(_NUMBERS))
+    code = hmac.new(_KEY, b"4111111111111111", hashlib.sha256).digest()
+    assert base64.b32decode(tokens[0].upper() + "====") == code
+    assert tokens[0] == tokens[3] != tokens[2]
+    assert tokens[1] is None
+
+
+def test_another_key_makes_other_tokens() -> None:
+    one, other = (
+        CardProtector(key).protect(pl.Series(_NUMBERS))[1].drop_nulls()
+        for key in (_KEY, _KEY[::-1])
+    )
+    assert set(one).isdisjoint(other)
+
+
+def test_what_it_makes_holds_the_contract() -> None:
+    frame = pl.DataFrame(CardProtector(_KEY).protect(pl.Series(_NUMBERS).drop_nulls()))
+    for name in ("card_number", "card_token"):
+        for rule in Transaction.columns()[name].validation_rules(pl.col(name)).values():
+            assert frame.select(rule).to_series().all()
+
+
+def test_no_numbers_make_no_masks() -> None:
+    masks, tokens = CardProtector(_KEY).protect(pl.Series([], dtype=pl.String))
+    assert len(masks) == len(tokens) == 0
+
+
+def test_a_short_key_is_refused() -> None:
+    with pytest.raises(ValueError, match="16 bytes"):
+        CardProtector(b"short")

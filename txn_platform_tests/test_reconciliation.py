@@ -1,0 +1,115 @@
+"""Control totals: additive, independent of order, and the same as a calculation by hand."""
+
+from decimal import Decimal
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from txn_platform.reconciliation import ControlTotals, id_hashes, repeated_ids
+
+_MASK = (1 << 64) - 1
+_IDS = st.lists(st.one_of(st.none(), st.text(max_size=40)), max_size=50)
+
+
+def _mix(state: int) -> int:
+    state = (state + 0x9E3779B97F4A7C15) & _MASK
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+    return state ^ (state >> 31)
+
+
+def _hash_by_hand(text: str | None) -> int:
+    data = (text or "").encode()
+    state = _mix(len(data))
+    padded = data + b"\0" * (-len(data) % 8)
+    for index in range(0, len(padded), 8):
+        state = _mix(state ^ int.from_bytes(padded[index : index + 8], "little"))
+    return state
+
+
+def _frame(ids: list[str | None]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "transaction_id": ids,
+            "transaction_type": [
+                "PURCHASE" if index % 3 else "REFUND" for index in range(len(ids))
+            ],
+            "amount": [f"{index}.25" if index % 5 else "1e3" for index in range(len(ids))],
+        },
+        schema=dict.fromkeys(["transaction_id", "transaction_type", "amount"], pl.String),
+    )
+
+
+@given(_IDS)
+def test_hashes_agree_with_the_definition(ids: list[str | None]) -> None:
+    expected = [_hash_by_hand(text) for text in ids]
+    assert id_hashes(pl.Series(ids, dtype=pl.String)).tolist() == expected
+
+
+@given(_IDS, st.integers(0, 50), st.randoms(use_true_random=False))
+def test_totals_of_parts_add_up_in_any_order(
+    ids: list[str | None], cut: int, random: "st.Random"
+) -> None:
+    frame = _frame(ids)
+    order = list(range(frame.height))
+    random.shuffle(order)
+    shuffled = frame[order]
+    whole = ControlTotals.of(frame)
+    parts = ControlTotals.of(shuffled[:cut]) + ControlTotals.of(shuffled[cut:])
+    assert parts.differences(whole) == []
+    assert (whole - ControlTotals.of(shuffled[:cut])).differences(
+        ControlTotals.of(shuffled[cut:])
+    ) == []
+
+
+def test_only_plain_decimals_count_and_every_row_counts() -> None:
+    rows = pl.DataFrame(
+        {
+            "transaction_id": ["a", "b", "c", "d"],
+            "transaction_type": ["PURCHASE", "PURCHASE", None, "PURCHASE"],
+            "amount": ["1.10", "1.005", "2", "NaN"],
+        }
+    )
+    totals = ControlTotals.of(rows)
+    assert totals.rows == 4
+    assert totals.amount_by_type == {"": Decimal("2.00"), "PURCHASE": Decimal("1.10")}
+
+
+def test_text_and_typed_rows_have_the_same_totals() -> None:
+    text = _frame(["a", "b", "c", "d"]).filter(pl.col("amount") != "1e3")
+    typed = text.with_columns(pl.col("amount").cast(pl.Decimal(18, 2)))
+    assert ControlTotals.of(text) == ControlTotals.of(typed)
+
+
+def test_a_statement_survives_being_written_down() -> None:
+    totals = ControlTotals.of(_frame(["a", "b", None]))
+    assert ControlTotals.parse(totals.to_json()) == totals
+    assert ControlTotals.parse(totals.to_json()).to_json() == totals.to_json()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"rows":-1,"amount_by_type":{},"ids_digest":"0"}', "[]"]
+)
+def test_what_is_no_statement_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        ControlTotals.parse(text)
+
+
+def test_differences_name_what_differs() -> None:
+    one = ControlTotals(2, {"PURCHASE": Decimal("3.00")}, 7)
+    other = ControlTotals(3, {"REFUND": Decimal("1.00")}, 7)
+    assert one.differences(other) == [
+        "rows: 2 against 3",
+        "amount of PURCHASE: 3.00 against 0",
+        "amount of REFUND: 0 against 1.00",
+    ]
+    assert one.differences(one) == []
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(1, 5))
+def test_repeated_ids_are_found_across_batches(ids: list[str], size: int) -> None:
+    frame = pl.DataFrame({"transaction_id": ids}, schema={"transaction_id": pl.String})
+    found = repeated_ids(lambda: frame.iter_slices(size) if frame.height else iter([frame]))
+    assert found["transaction_id"].to_list() == [text for text in ids if ids.count(text) > 1]

@@ -1,0 +1,119 @@
+"""The source's client: whole windows from an API that breaks, and messages when it can't."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from txn_platform import source as source_module
+from txn_platform.contract import RAW_SCHEMA
+from txn_platform.errors import UserError
+from txn_platform.source import Source
+from txn_platform.windows import Window
+from txn_platform_tests.served_source import ServedSource, sent_row, served
+
+_WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
+_AS_OF = datetime(2026, 11, 20, tzinfo=UTC)
+
+
+@pytest.fixture
+def there() -> Iterator[ServedSource]:
+    """A source with 300 rows in the window's first five minutes."""
+    with served(ServedSource([sent_row(number) for number in range(300)])) as source:
+        yield source
+
+
+def _all(source: Source, rows: int) -> pl.DataFrame:
+    return pl.concat(source.batches(_WINDOW, _AS_OF, rows))
+
+
+def test_a_window_comes_as_sent(there: ServedSource) -> None:
+    frame = _all(Source(there.url), 300)
+    assert frame.columns == RAW_SCHEMA.names
+    assert frame["position"].to_list() == list(range(300))
+    assert frame.drop("position", "extra_fields").to_dicts() == there.rows
+
+
+def test_slices_add_up_to_the_window(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _all(Source(there.url), 300)
+    monkeypatch.setattr(source_module, "_SLICE_ROWS", 7)
+    assert _all(Source(there.url), 300).equals(whole)
+    assert there.requests.count("/v1/transactions") == 1 + 43
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(there: ServedSource) -> None:
+    there.faults = ["/v1/transactions"] * 3
+    assert _all(Source(there.url), 300).height == 300
+    assert there.requests.count("/v1/transactions") == 4
+
+
+def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_LONGEST_PAUSE", 0.01)
+    there.faults = ["/v1/transactions"] * 50
+    with pytest.raises(UserError, match=r"broke off its answer for .* 5 times"):
+        _all(Source(there.url), 300)
+
+
+def test_unknown_fields_are_kept_and_absent_ones_are_null(there: ServedSource) -> None:
+    there.rows = [sent_row(1) | {"loyalty": "gold", "note": None}]
+    del there.rows[0]["channel"]
+    (row,) = _all(Source(there.url), 1).to_dicts()
+    assert row["channel"] is None
+    assert row["extra_fields"] == '{"loyalty":"gold","note":null}'
+
+
+def test_a_window_that_is_not_over_is_refused(there: ServedSource) -> None:
+    there.watermark = datetime(2026, 11, 1, 0, 59, tzinfo=UTC)
+    with pytest.raises(
+        UserError, match=r"2026-11-01-00:00 is not complete: .* up to 2026-11-01T00:59"
+    ):
+        Source(there.url).require_complete(_WINDOW)
+    there.watermark = _WINDOW.end
+    Source(there.url).require_complete(_WINDOW)
+
+
+def test_no_source_is_said_so() -> None:
+    with pytest.raises(UserError, match=r"no source answers at http://127.0.0.1:9: start it"):
+        Source("http://127.0.0.1:9").watermark()
+
+
+def test_another_service_is_said_so(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(there, "answer", lambda *_: (200, b"<html>hello</html>"))
+    with pytest.raises(UserError, match="is not JSON: GENERATOR_URL must name"):
+        Source(there.url).watermark()
+    with pytest.raises(UserError, match="is no statement of control totals"):
+        Source(there.url).control_totals(_WINDOW, _AS_OF)
+
+
+def test_a_refusal_says_what_the_source_said(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(there, "answer", lambda *_: (422, b'{"detail": "start is naive"}'))
+    with pytest.raises(UserError, match="with status 422: start is naive"):
+        _all(Source(there.url), 1)
+
+
+def test_a_source_that_always_fails_is_given_up(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
+    with pytest.raises(UserError, match="kept answering /v1/watermark with errors"):
+        Source(there.url).watermark()
+    assert len(there.requests) == 6
+
+
+def test_a_redirect_is_not_followed(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(there, "answer", lambda *_: (302, b""))
+    with pytest.raises(UserError, match="with status 302"):
+        Source(there.url).watermark()
+
+
+def test_the_generators_windows_are_whole(generator_url: str) -> None:
+    source = Source(generator_url)
+    totals = source.control_totals(_WINDOW, _AS_OF)
+    frame = _all(source, totals.rows)
+    assert frame.height == totals.rows > 0
+    assert frame["transaction_id"].is_unique().all()

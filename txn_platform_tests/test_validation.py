@@ -1,0 +1,289 @@
+"""Validation: every row in exactly one of two places, with every reason and no wrong one."""
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+
+from txn_platform.contract import CHANNELS, QUARANTINE_SCHEMA, RAW_SCHEMA, SENT_COLUMNS
+from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
+from txn_platform.validation import REASONS, Judgement, find_repeats, validate
+from txn_platform.windows import Window
+from txn_platform_tests.served_source import sent_row
+
+_WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
+_RAW_TYPES = {name: pl.Int64 if name == "position" else pl.String for name in RAW_SCHEMA.names}
+
+
+def _raw(rows: list[dict[str, str | None]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"extra_fields": None} | row | {"position": index} for index, row in enumerate(rows)],
+        schema=_RAW_TYPES,
+    )
+
+
+def _judge(*rows: dict[str, str | None]) -> Judgement:
+    frame = _raw(list(rows))
+    return validate(frame, _WINDOW, find_repeats(lambda: iter([frame])))
+
+
+def _reasons(**changes: str | None) -> list[str]:
+    quarantined = _judge(sent_row(1, **changes)).quarantined
+    return sorted(quarantined["reasons"].to_list()[0]) if quarantined.height else []
+
+
+def test_a_good_row_is_typed_and_not_changed() -> None:
+    judged = _judge(sent_row(1))
+    assert judged.quarantined.is_empty()
+    row = judged.conforming.row(0, named=True)
+    assert row["amount"] == Decimal("2.50")
+    assert row["transaction_at"] == datetime(2026, 11, 1, 0, 0, 1, 1, tzinfo=UTC)
+    assert row["latitude"] == 40.7128
+    assert row["is_fraud"] is False
+    assert row["merchant_name"] == "Café & Söhne"
+
+
+_OTHER_ID = sent_row(2)["transaction_id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        *(({"amount": text}, ["amount.format"]) for text in (
+            "1.005", "1e3", "1,000.00", "NaN", "Infinity", " 1.00", "1.00 ", "", "01.00", "+1",
+            "1234567890123456789", "0x10", "1.", ".5", "\u0661.\u0660\u0660", "1.00\n",
+        )),
+        ({"amount": "-1.00"}, ["amount.range"]),
+        ({"amount": "0.00"}, ["amount.range"]),
+        *(({"transaction_at": text}, ["transaction_at.format"]) for text in (
+            "2026-11-01T00:00:00", "2026-11-01 00:00:00Z", "01/11/2026 00:00", "1793491200",
+            "2026-02-30T00:00:00Z", "2026-11-01T00:59:60Z", "2026-11-01T00:00:00.1234567Z",
+            "2026-11-01T00:00:00+99:99", "2026-11-01", "",
+        )),
+        *(({"transaction_at": text}, ["transaction_at.outside_window"]) for text in (
+            "2026-11-01T01:00:00.000000Z", "2026-10-31T23:59:59.999999Z", "2126-11-01T00:00:00Z",
+            "2026-11-01T00:30:00+01:00",
+        )),
+        ({"card_number": "4111111111111112"}, ["card_number.check_digit"]),
+        ({"card_number": "411111111111111X"}, ["card_number.format"]),
+        ({"card_number": "411111111118"}, ["card_number.format"]),
+        ({"transaction_type": "GIFT"}, ["transaction_type.unknown"]),
+        ({"channel": "chip"}, ["channel.unknown"]),
+        ({"currency": "XXX"}, ["currency.unknown"]),
+        ({"country": "ZZ"}, ["country.unknown"]),
+        ({"merchant_category_code": "0000"}, ["merchant_category_code.unknown"]),
+        ({"merchant_category_code": "58"}, ["merchant_category_code.format"]),
+        ({"transaction_id": "not-an-id"}, ["transaction_id.format"]),
+        ({"transaction_id": ""}, ["transaction_id.format"]),
+        ({"merchant_name": "a\u0007b"}, ["merchant_name.format"]),
+        ({"merchant_name": "a\u202eb"}, ["merchant_name.format"]),
+        ({"merchant_name": "x" * 1_000_000}, ["merchant_name.format"]),
+        ({"latitude": "91"}, ["latitude.range"]),
+        ({"longitude": "-180.5"}, ["longitude.range"]),
+        ({"is_fraud": "yes"}, ["is_fraud.format"]),
+        ({"is_fraud": "true"}, ["fraud_scenario.label_differs"]),
+        ({"fraud_scenario": "card_testing"}, ["fraud_scenario.label_differs"]),
+        ({"original_transaction_id": _OTHER_ID}, ["original_transaction_id.type_differs"]),
+        ({"amount": None, "currency": "XXX"}, ["amount.missing", "currency.unknown"]),
+    ],
+)  # fmt: skip
+def test_a_bad_row_has_every_reason_and_no_other(
+    changes: dict[str, str | None], expected: list[str]
+) -> None:
+    assert _reasons(**changes) == expected
+    assert set(expected) <= set(REASONS)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*SENT_COLUMNS} - {"fraud_scenario", "original_transaction_id"})
+)
+def test_every_required_field_can_be_missing(name: str) -> None:
+    assert _reasons(**{name: None}) == [f"{name}.missing"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"amount": "7"},
+        {"amount": "9999999999999999.99"},
+        {"transaction_at": "2026-11-01T02:30:00+02:00"},
+        {"transaction_at": "2026-11-01T00:00:00Z"},
+        {"card_number": "378282246310005"},
+        {"is_fraud": "true", "fraud_scenario": "stolen_card"},
+        {"transaction_type": "REFUND", "original_transaction_id": _OTHER_ID},
+    ],
+)
+def test_unusual_but_good_rows_pass(changes: dict[str, str]) -> None:
+    assert _reasons(**changes) == []
+
+
+def test_quarantine_keeps_the_row_as_sent() -> None:
+    sent = sent_row(1, amount="1.005", transaction_at="yesterday") | {"extra_fields": '{"x":"1"}'}
+    quarantined = _judge(sent_row(0), sent).quarantined
+    row = quarantined.row(0, named=True)
+    assert {name: row[name] for name in sent} == sent
+    assert row["position"] == 1
+    assert row["window_start"] == _WINDOW.start
+    assert quarantined.columns == QUARANTINE_SCHEMA.names
+
+
+def test_identical_copies_keep_the_first() -> None:
+    judged = _judge(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
+    assert judged.conforming["transaction_id"].to_list() == [
+        sent_row(1)["transaction_id"],
+        sent_row(2)["transaction_id"],
+    ]
+    assert judged.quarantined["position"].to_list() == [2, 3]
+    assert judged.quarantined["reasons"].to_list() == [["transaction_id.duplicate"]] * 2
+
+
+def test_an_id_with_differing_contents_is_quarantined_whole() -> None:
+    judged = _judge(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
+    assert judged.conforming["transaction_id"].to_list() == [sent_row(2)["transaction_id"]]
+    assert judged.quarantined["reasons"].to_list() == [["transaction_id.conflict"]] * 2
+
+
+def test_copies_are_found_across_batches() -> None:
+    frame = _raw([sent_row(number % 40) for number in range(50)])
+    repeats = find_repeats(lambda: frame.iter_slices(7))
+    assert repeats["position"].to_list() == list(range(40, 50))
+
+
+def test_a_copy_that_differs_in_an_unknown_field_only_is_a_conflict() -> None:
+    judged = _judge(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
+    assert judged.conforming.is_empty()
+
+
+# A second opinion, row by row, written from the contract's words and with other tools.
+
+
+def _timestamp(text: str) -> datetime:
+    if not re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", text, re.ASCII
+    ):
+        raise ValueError(text)
+    return datetime.fromisoformat(text)
+
+
+def _decimal(text: str) -> Decimal:
+    if not re.fullmatch(r"-?(0|[1-9]\d{0,15})(\.\d\d?)?", text, re.ASCII):
+        raise ValueError(text)
+    return Decimal(text)
+
+
+def _degrees(text: str) -> float:
+    if not re.fullmatch(r"-?(0|[1-9]\d{0,2})(\.\d{1,15})?", text, re.ASCII):
+        raise ValueError(text)
+    return float(text)
+
+
+def _card(text: str) -> str:
+    digits = [int(digit) for digit in reversed(text)]
+    total = sum(digits[0::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    if total % 10:
+        raise ValueError(text)
+    return text
+
+
+def _category(text: str) -> str:
+    if not any(low <= int(text) <= high for low, high in MERCHANT_CATEGORY_RANGES):
+        raise ValueError(text)
+    return text
+
+
+def _known(codes: Any) -> Any:
+    def check(text: str) -> str:
+        if text not in codes:
+            raise ValueError(text)
+        return text
+
+    return Annotated[str, AfterValidator(check)]
+
+
+_Id = Annotated[
+    str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+]
+_Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+class _SecondOpinion(BaseModel, strict=True):
+    transaction_id: _Id
+    transaction_at: Annotated[str, AfterValidator(_timestamp)]
+    customer_id: _Reference
+    card_number: Annotated[str, Field(pattern=r"^[0-9]{13,19}$"), AfterValidator(_card)]
+    merchant_id: _Reference
+    merchant_name: Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]{1,200}$")]
+    merchant_category_code: Annotated[str, Field(pattern=r"^[0-9]{4}$"), AfterValidator(_category)]
+    transaction_type: Literal[
+        "PURCHASE", "CASH_OUT", "CASH_IN", "PAYMENT", "TRANSFER", "REFUND", "DEBIT"
+    ]
+    channel: _known(CHANNELS)  # type: ignore[valid-type]
+    amount: Annotated[str, AfterValidator(_decimal), Field(gt=0)]
+    currency: _known(CURRENCIES)  # type: ignore[valid-type]
+    country: _known(COUNTRIES)  # type: ignore[valid-type]
+    latitude: Annotated[str, AfterValidator(_degrees), Field(ge=-90, le=90)]
+    longitude: Annotated[str, AfterValidator(_degrees), Field(ge=-180, le=180)]
+    is_fraud: Literal["true", "false"]
+    fraud_scenario: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")] | None
+    original_transaction_id: _Id | None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "_SecondOpinion":
+        moment: Any = self.transaction_at
+        if not _WINDOW.start <= moment < _WINDOW.end:
+            raise ValueError("outside")
+        if (self.fraud_scenario is not None) != (self.is_fraud == "true"):
+            raise ValueError("label")
+        if self.original_transaction_id is not None and self.transaction_type != "REFUND":
+            raise ValueError("type")
+        return self
+
+
+_TEMPTING = st.sampled_from(
+    # Each is right somewhere, or nearly.
+    ["", " ", "0", "-0", "1.0", "1.00", "00", "1e5", "true", "false", "True", "null", "USD", "US",
+     "REFUND", "ATM", "5812", "0742", "6304000000000000", "4222222222222", "a_b", "\x00", "é", "٣",
+     "2026-11-01T00:59:59.9Z", "2026-11-01T00:00:00-00:00", "2026-11-01T24:00:00Z", "-90", "180",
+     "2026-11-01T05:30:00+05:30", "card_testing", "90.000000000000001", sent_row(9)["transaction_id"]]
+)  # fmt: skip
+_DAMAGE = st.dictionaries(
+    st.sampled_from(SENT_COLUMNS),
+    st.one_of(
+        st.none(),
+        _TEMPTING,
+        st.text(max_size=12),
+        st.from_regex(r"\A-?[0-9]{1,18}(\.[0-9]{1,3})?\Z"),
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(_DAMAGE, min_size=1, max_size=20))
+def test_pydantic_row_by_row_accepts_and_refuses_the_same(
+    damages: list[dict[str, str | None]],
+) -> None:
+    rows = [sent_row(number, **damage) for number, damage in enumerate(damages)]
+    # Uniqueness is of the window, not of a row: the second opinion knows rows only.
+    judged = validate(_raw(rows), _WINDOW, _NO_REPEATS)
+    accepted = {sent["transaction_id"] for sent in judged.conforming.to_dicts()}
+    positions = set(judged.quarantined["position"])
+    assert judged.conforming.height + judged.quarantined.height == len(rows)
+    assert set(judged.quarantined["reasons"].explode()) <= set(REASONS)
+    for position, row in enumerate(rows):
+        try:
+            _SecondOpinion.model_validate(row)
+        except ValidationError:
+            assert position in positions, row
+        else:
+            assert position not in positions, row
+            assert row["transaction_id"] in accepted
+
+
+_NO_REPEATS = find_repeats(lambda: iter([_raw([])]))
