@@ -551,7 +551,9 @@ def open_lake(settings: Settings) -> Lake:
 
 
 def read_batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-    """The rows of a Parquet file in order, a batch of bounded size at a time."""
+    """The rows of a Parquet file in order, a batch of bounded size at a time, at least one."""
+    if not file.metadata.num_rows:
+        yield pl.DataFrame(file.read(columns=columns))
     for batch in file.iter_batches(batch_size=1 << 17, columns=columns):
         yield pl.DataFrame(batch)
 

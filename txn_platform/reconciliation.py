@@ -204,17 +204,17 @@ def repeated_ids(batches: Callable[[], Iterator[pl.DataFrame]]) -> pl.DataFrame:
     """The rows whose id occurs more than once.
 
     Args:
-        batches: yields rows with at least `transaction_id`, text; called once, or twice when some
-            id's hash repeats. Takes 8 bytes of memory a row.
+        batches: yields frames with at least `transaction_id`, text, one at least; called once, and
+            again when some id's hash repeats. Takes 8 bytes of memory a row.
 
     Returns:
         The rows, all columns, in the order they came.
     """
     hashes = [id_hashes(batch["transaction_id"]) for batch in batches()]
-    ordered = np.sort(np.concatenate(hashes)) if hashes else np.empty(0, dtype=np.uint64)
+    ordered = np.sort(np.concatenate(hashes))
     suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(suspects):
-        return next(batches(), pl.DataFrame(schema={"transaction_id": pl.String})).clear()
+        return next(batches()).clear()
     rows = pl.concat(
         batch.filter(pl.Series(np.isin(id_hashes(batch["transaction_id"]), suspects)))
         for batch in batches()

@@ -10,7 +10,6 @@ from typing import Final
 
 import dagster as dg
 
-from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.errors import UserError
 from txn_platform.windows import WINDOW_LENGTH, Window
@@ -21,7 +20,6 @@ _SETTLED_AFTER: Final = timedelta(hours=48)
 LAND_TRANSACTIONS: Final = dg.define_asset_job(
     "land_transactions",
     selection=dg.AssetSelection.groups("transactions"),
-    partitions_def=HOURS,
     description="One window, from the source to the lake.",
 )
 

@@ -1,0 +1,409 @@
+"""The assets under Dagster: what is published, what is kept back, and what the checks say."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from txn_platform.contract import PUBLISHED_SCHEMA, QUARANTINE_SCHEMA, RAW_SCHEMA
+from txn_platform.defs import checks
+from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
+from txn_platform.defs.io_managers import LakeIOManager
+from txn_platform.defs.partitions import HOURS
+from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.reconciliation import ControlTotals
+from txn_platform_tests.conftest import S3Endpoint
+from txn_platform_tests.served_source import ServedSource, sent_frame, sent_row, served
+
+_PARTITION = "2026-11-01-00:00"
+_ASSETS = [raw_transactions, validation, s3_parquet_transactions]
+_PUBLISHED = Path(
+    ".txn/lake/s3_parquet_transactions/event_date=2026-11-01/event_hour=00/part-0.parquet"
+)
+_QUARANTINED = Path(
+    ".txn/lake/quarantined_transactions/event_date=2026-11-01/event_hour=00/part-0.parquet"
+)
+# What is in the lake already, as another project's definitions would name it.
+_STORED = dg.AssetSpec(
+    "s3_parquet_transactions",
+    partitions_def=HOURS,
+    metadata={"dagster/io_manager_key": "lake"},
+)
+
+
+@pytest.fixture
+def there() -> Iterator[ServedSource]:
+    """A source with 200 good rows in the window."""
+    with served(ServedSource([sent_row(number) for number in range(200)])) as source:
+        yield source
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def _materialize(source: ServedSource, *names: str, **ops: Any) -> dg.ExecuteInProcessResult:
+    return dg.materialize(
+        _ASSETS,
+        selection=list(names) or None,
+        partition_key=_PARTITION,
+        resources={
+            "generator": GeneratorResource(url=source.url),
+            "lake": LakeIOManager(),
+            "card_key": CardKeyResource(),
+        },
+        run_config={"ops": ops} if ops else None,
+        raise_on_error=False,
+    )
+
+
+def _check(result: dg.ExecuteInProcessResult, spec: dg.AssetCheckSpec) -> dg.AssetCheckEvaluation:
+    (evaluation,) = [
+        found for found in result.get_asset_check_evaluations() if found.asset_check_key == spec.key
+    ]
+    return evaluation
+
+
+def _messages(result: dg.ExecuteInProcessResult) -> list[str]:
+    return [
+        event.step_failure_data.user_failure_data.description or ""
+        for event in result.all_events
+        if event.is_step_failure and event.step_failure_data.user_failure_data
+    ]
+
+
+def test_a_window_is_published_whole(there: ServedSource) -> None:
+    result = _materialize(there)
+    assert result.success
+    assert pq.read_schema(_PUBLISHED).equals(PUBLISHED_SCHEMA)
+    rows = pq.read_table(_PUBLISHED)
+    assert rows.num_rows == 200
+    assert rows["transaction_at"].to_pylist() == sorted(rows["transaction_at"].to_pylist())
+    assert sum(rows["amount"].to_pylist()) == sum(Decimal(row["amount"] or 0) for row in there.rows)
+    evaluations = result.get_asset_check_evaluations()
+    assert len(evaluations) == 7
+    assert all(found.passed and found.blocking for found in evaluations)
+    assert {found.partition for found in evaluations} == {_PARTITION}
+
+
+def test_rows_in_any_order_are_published_in_order_of_time(there: ServedSource) -> None:
+    assert _materialize(there).success
+    published = _PUBLISHED.read_bytes()
+    there.rows.reverse()
+    assert _materialize(there).success
+    assert _PUBLISHED.read_bytes() == published
+
+
+def test_the_same_window_again_is_the_same_bytes(there: ServedSource) -> None:
+    assert _materialize(there).success
+    first = _PUBLISHED.read_bytes()
+    assert _materialize(there).success
+    assert _PUBLISHED.read_bytes() == first
+
+
+def test_bad_rows_are_quarantined_as_sent_and_the_rest_is_published(there: ServedSource) -> None:
+    bad = [
+        sent_row(900, amount="1.005") | {"loyalty": "gold"},
+        sent_row(901, card_number="4111111111111112", currency="XXX"),
+        sent_row(5),
+    ]
+    there.rows += bad
+    result = _materialize(there)
+    assert result.success
+    assert pq.read_schema(_QUARANTINED).equals(QUARANTINE_SCHEMA)
+    kept = pl.read_parquet(_QUARANTINED).to_dicts()
+    assert sorted(sorted(row["reasons"]) for row in kept) == [
+        ["amount.format"],
+        ["card_number.check_digit", "currency.unknown"],
+        ["transaction_id.duplicate"],
+    ]
+    by_amount = {row["amount"]: row for row in kept}
+    assert by_amount["1.005"]["extra_fields"] == '{"loyalty":"gold"}'
+    assert pq.read_metadata(_PUBLISHED).num_rows == 200
+    materialized = {
+        event.asset_key.to_user_string(): event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key
+    }
+    reasons = materialized["quarantined_transactions"]["reasons"].value
+    assert reasons == {
+        "amount.format": 1,
+        "card_number.check_digit": 1,
+        "currency.unknown": 1,
+        "transaction_id.duplicate": 1,
+    }
+    assert materialized["s3_parquet_transactions"]["dagster/partition_row_count"].value == 200
+
+
+def test_too_many_bad_rows_fail_the_window_and_nothing_is_written(there: ServedSource) -> None:
+    assert _materialize(there).success
+    before = {path: path.read_bytes() for path in Path(".txn/lake").rglob("*.parquet")}
+    for number in range(20):
+        there.rows[number] = sent_row(number, amount="free")
+    result = _materialize(there, "validated_transactions", "quarantined_transactions")
+    assert result.success, "what was landed before has not changed"
+    result = _materialize(there)
+    assert not result.success
+    evaluation = _check(result, checks.QUARANTINE_SHARE)
+    assert not evaluation.passed
+    assert evaluation.severity is dg.AssetCheckSeverity.ERROR
+    (message,) = _messages(result)
+    assert "20 of 200 rows are quarantined, 10.00%, and 5.00% is allowed" in message
+    changed = {
+        path.parts[2]
+        for path in Path(".txn/lake").rglob("*.parquet")
+        if before[path] != path.read_bytes()
+    }
+    assert changed == {"raw_transactions"}
+
+
+def test_the_share_can_be_set_for_a_run_and_for_all(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(20):
+        there.rows[number] = sent_row(number, amount="free")
+    assert not _materialize(there).success
+    assert _materialize(there, validation={"config": {"max_quarantine": 0.2}}).success
+    monkeypatch.setenv("TXN_MAX_QUARANTINE", "0.1")
+    assert _materialize(there).success
+
+
+def test_totals_that_differ_from_the_sources_fail_the_window(there: ServedSource) -> None:
+    stated = ControlTotals.of(sent_frame(there.rows))
+    there.totals = replace(
+        stated, rows=201, amount_by_type={"PURCHASE": stated.amount + Decimal("0.01")}
+    )
+    result = _materialize(there)
+    assert not result.success
+    assert not _check(result, checks.LANDED_TOTALS).passed
+    (message,) = _messages(result)
+    assert "rows: 200 against 201; amount of PURCHASE: 20,200.00 against 20,200.01" in message
+    assert not list(Path(".txn").rglob("*.parquet"))
+    assert not list(Path(".txn").rglob("?*.staging"))
+
+
+def test_a_row_replaced_by_another_of_the_same_amount_is_noticed(there: ServedSource) -> None:
+    there.totals = ControlTotals.of(sent_frame(there.rows))
+    there.rows[3] = sent_row(3, transaction_id=sent_row(999)["transaction_id"])
+    (message,) = _messages(_materialize(there))
+    assert re.search(r"digest of ids: [0-9a-f]{16} against [0-9a-f]{16}", message)
+
+
+def test_each_asset_can_be_materialized_alone(there: ServedSource) -> None:
+    assert _materialize(there).success
+    published = _PUBLISHED.read_bytes()
+    _PUBLISHED.unlink()
+    _QUARANTINED.unlink()
+    asked = len(there.requests)
+    assert _materialize(there, "quarantined_transactions").success
+    assert _materialize(there, "validated_transactions").success
+    assert _materialize(there, "s3_parquet_transactions").success
+    assert _PUBLISHED.read_bytes() == published
+    assert len(there.requests) == asked
+
+
+def test_an_asset_without_its_input_says_what_to_do(there: ServedSource) -> None:
+    (message,) = _messages(_materialize(there, "s3_parquet_transactions"))
+    assert re.search(r"does not exist: materialize \w+_transactions for this partition", message)
+
+
+def test_an_empty_window_is_published_empty(there: ServedSource) -> None:
+    there.rows.clear()
+    assert _materialize(there).success
+    assert pq.read_metadata(_PUBLISHED).num_rows == 0
+
+
+def test_a_late_row_is_published_by_the_next_run(there: ServedSource) -> None:
+    late = there.rows.pop()
+    assert _materialize(there).success
+    assert pq.read_metadata(_PUBLISHED).num_rows == 199
+    there.rows.append(late)
+    assert _materialize(there).success
+    assert pq.read_metadata(_PUBLISHED).num_rows == 200
+
+
+def test_card_numbers_are_in_the_raw_zone_and_the_quarantine_only(there: ServedSource) -> None:
+    there.rows.append(sent_row(900, amount="free"))
+    with _instance() as instance:
+        result = dg.materialize(
+            _ASSETS,
+            instance=instance,
+            partition_key=_PARTITION,
+            resources={
+                "generator": GeneratorResource(url=there.url),
+                "lake": LakeIOManager(),
+                "card_key": CardKeyResource(),
+            },
+        )
+        events = "".join(map(str, instance.all_logs(result.run_id)))
+    assert "4111111111111111" not in events
+    published = pl.read_parquet(_PUBLISHED)
+    assert set(published["card_number"]) == {"411111******1111"}
+    assert published["card_token"].n_unique() == 1
+    raw, validated = (
+        Path(str(_PUBLISHED).replace("s3_parquet_transactions", name))
+        for name in ("raw_transactions", "validated_transactions")
+    )
+    assert set(pl.read_parquet(raw)["card_number"]) == {"4111111111111111"}
+    assert set(pl.read_parquet(_QUARANTINED)["card_number"]) == {"4111111111111111"}
+    assert set(pl.read_parquet(validated)["card_number"]) == {"411111******1111"}
+
+
+def test_a_card_number_within_a_name_is_not_published(there: ServedSource) -> None:
+    there.rows[3] = sent_row(3, merchant_name="Paid with 5555555555554444 at the bar")
+    result = _materialize(there)
+    assert not result.success
+    assert not _check(result, checks.NO_CLEAR_CARDS).passed
+    assert not _PUBLISHED.exists()
+    assert not any("5555555555554444" in str(event) for event in result.all_events)
+
+
+def test_tokens_join_across_windows_and_runs(there: ServedSource) -> None:
+    assert _materialize(there).success
+    tokens = set(pl.read_parquet(_PUBLISHED)["card_token"])
+    assert _materialize(there).success
+    assert set(pl.read_parquet(_PUBLISHED)["card_token"]) == tokens
+    assert (Path(".txn/card-key").stat().st_mode & 0o777) == 0o600
+
+
+def test_a_run_on_s3_writes_there_and_nowhere_else(
+    there: ServedSource,
+    s3_endpoint: S3Endpoint,
+    s3_environment: dict[str, str],
+    s3_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    there.rows.append(sent_row(900, amount="free"))
+    assert _materialize(there).success
+    listed = s3_endpoint.client().list_objects_v2(Bucket=s3_endpoint.bucket, Prefix=s3_prefix)
+    assert sorted(entry["Key"] for entry in listed["Contents"]) == [
+        f"{s3_prefix}/{name}/event_date=2026-11-01/event_hour=00/part-0.parquet"
+        for name in (
+            "quarantined_transactions",
+            "raw_transactions",
+            "s3_parquet_transactions",
+            "validated_transactions",
+        )
+    ]
+    assert not Path(".txn/lake").exists()
+    assert not list(Path(".txn").rglob("*.parquet"))
+    assert not list(Path(".txn").rglob("?*.staging"))
+
+
+def test_duckdb_pandas_and_pyarrow_read_the_contracts_types(there: ServedSource) -> None:
+    assert _materialize(there).success
+    described = duckdb.sql(f"describe from '{_PUBLISHED}'").fetchall()
+    types = {name: kind for name, kind, *_ in described}
+    assert types["amount"] == "DECIMAL(18,2)"
+    assert types["transaction_at"] == "TIMESTAMP WITH TIME ZONE"
+    frame = pd.read_parquet(_PUBLISHED, dtype_backend="pyarrow")
+    assert frame["amount"].dtype == pd.ArrowDtype(pa.decimal128(18, 2))
+    assert frame["transaction_at"].dtype == pd.ArrowDtype(pa.timestamp("us", tz="UTC"))
+    assert frame["amount"].sum() == pq.read_table(_PUBLISHED)["amount"].to_pandas().sum()
+
+
+@pytest.mark.parametrize("kind", [pl.DataFrame, pl.LazyFrame, pa.Table, pd.DataFrame])
+def test_users_assets_load_by_annotation_and_store_what_they_return(
+    there: ServedSource, kind: Any
+) -> None:
+    assert _materialize(there).success
+
+    def passed_on(s3_parquet_transactions: Any) -> Any:
+        assert isinstance(s3_parquet_transactions, kind)
+        return s3_parquet_transactions
+
+    passed_on.__annotations__ = {"s3_parquet_transactions": kind, "return": kind}
+    downstream = dg.asset(partitions_def=HOURS, io_manager_key="lake")(passed_on)
+    result = dg.materialize(
+        [downstream, _STORED],
+        selection=["passed_on"],
+        partition_key=_PARTITION,
+        resources={"lake": LakeIOManager()},
+    )
+    assert result.success
+    stored = Path(str(_PUBLISHED).replace("s3_parquet_transactions", "passed_on"))
+    assert pl.read_parquet(stored).equals(pl.read_parquet(_PUBLISHED))
+
+
+def test_a_day_loads_its_hours_as_one_frame(there: ServedSource) -> None:
+    assert _materialize(there).success
+    for hour in range(1, 24):
+        target = Path(str(_PUBLISHED).replace("event_hour=00", f"event_hour={hour:02}"))
+        target.parent.mkdir(parents=True)
+        target.write_bytes(_PUBLISHED.read_bytes())
+    seen: list[int] = []
+
+    @dg.asset(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+    def rows_of_day(s3_parquet_transactions: pl.LazyFrame) -> None:
+        seen.append(s3_parquet_transactions.select(pl.len()).collect().item())
+
+    assert dg.materialize(
+        [rows_of_day, _STORED],
+        selection=["rows_of_day"],
+        partition_key="2026-11-01",
+        resources={"lake": LakeIOManager(), "io_manager": dg.mem_io_manager},
+    ).success
+    assert seen == [24 * 200]
+
+
+def test_raw_is_what_was_sent(there: ServedSource) -> None:
+    assert _materialize(there, "raw_transactions").success
+    raw = Path(str(_PUBLISHED).replace("s3_parquet_transactions", "raw_transactions"))
+    assert pq.read_schema(raw).equals(RAW_SCHEMA)
+    sent = pl.read_parquet(raw).sort("position").drop("position", "extra_fields")
+    assert sent.to_dicts() == there.rows
+
+
+def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
+    """Each check finds the fault it is there for, in files that no run would write."""
+    row = pl.DataFrame(
+        {
+            "transaction_id": ["a", "a"],
+            "transaction_type": ["PURCHASE", "PURCHASE"],
+            "amount": [Decimal("1.00"), Decimal("2.00")],
+            "card_number": ["411111******1111", "4111111111111111"],
+        }
+    )
+    columns = {
+        field.name: row[field.name].to_arrow().cast(field.type)
+        if field.name in row.columns
+        else pa.array([None, None], field.type)
+        for field in PUBLISHED_SCHEMA
+    }
+    nullable = pa.schema([field.with_nullable(True) for field in PUBLISHED_SCHEMA])
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.table(columns, schema=nullable), path)
+    with pq.ParquetFile(path) as file:
+        _, (schema,) = checks.prove_published(file, ControlTotals())
+    assert not schema.passed
+    assert "amount" in (schema.description or "")
+    filler = {pa.string(): "x", pa.bool_(): False, pa.float64(): 0.0}
+    filled = {
+        name: pa.array([filler.get(column.type, 0)] * 2).cast(column.type)
+        if column.null_count
+        else column
+        for name, column in columns.items()
+    }
+    pq.write_table(pa.table(filled, schema=PUBLISHED_SCHEMA), path)
+    with pq.ParquetFile(path) as file:
+        _, results = checks.prove_published(file, ControlTotals())
+    assert {result.check_name for result in results if not result.passed} == {
+        "ids_are_unique",
+        "totals_equal_source",
+        "no_card_number_in_clear",
+    }

@@ -1,0 +1,135 @@
+"""What Dagster sees, and the rules of the house that keep it in its place."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+import generator_service
+import txn_platform
+from txn_platform.definitions import build_defs
+from txn_platform.defs.automation import LAND_TRANSACTIONS
+
+_PLATFORM = Path(txn_platform.__file__).parent
+_SOURCE = Path(generator_service.__file__).parent
+_CHECKOUT = _PLATFORM.parent
+
+
+def _imports(path: Path) -> set[str]:
+    """The modules that a file names in its imports, also within functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_definitions_are_complete_and_fresh() -> None:
+    defs = build_defs()
+    dg.Definitions.validate_loadable(defs)
+    assert {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()} == {
+        "raw_transactions",
+        "validated_transactions",
+        "quarantined_transactions",
+        "s3_parquet_transactions",
+    }
+    assert build_defs() is not defs
+
+
+def test_every_check_blocks_and_has_the_partitions() -> None:
+    graph = build_defs().resolve_asset_graph()
+    specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
+    assert len(specs) == 7
+    assert all(spec.blocking and spec.partitions_def for spec in specs)
+
+
+def test_schedule_and_sensor_are_off_until_turned_on() -> None:
+    repository = build_defs().get_repository_def()
+    (schedule,) = repository.schedule_defs
+    (sensor,) = repository.sensor_defs
+    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+    assert schedule.job_name == sensor.job_name == LAND_TRANSACTIONS.name
+
+
+def test_every_column_is_in_the_catalogue() -> None:
+    graph = build_defs().resolve_asset_graph()
+    for key in graph.get_all_asset_keys():
+        columns = graph.get(key).metadata["dagster/column_schema"].columns
+        assert all(column.description for column in columns)
+
+
+def test_the_three_ways_to_find_the_definitions_agree() -> None:
+    tool = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())["tool"]["dagster"]
+    (target,) = yaml.safe_load((_CHECKOUT / "workspace.yaml").read_text())["load_from"]
+    assert (
+        tool["module_name"] == target["python_module"]["module_name"] == "txn_platform.definitions"
+    )
+
+
+def test_the_source_knows_nothing_of_the_platform() -> None:
+    for path in _SOURCE.rglob("*.py"):
+        assert not {name for name in _imports(path) if name.startswith("txn_platform")}, path
+
+
+def test_the_platform_knows_the_source_over_http_only() -> None:
+    allowed = {_PLATFORM / "cli.py"}
+    for path in set(_PLATFORM.rglob("*.py")) - allowed:
+        assert not {name for name in _imports(path) if name.startswith("generator_service")}, path
+
+
+# Each may import what is named before it.
+_LAYERS = [
+    ["errors", "iso_codes", "windows"],
+    ["contract", "settings", "protection", "reconciliation"],
+    ["validation", "ordering", "lake", "source"],
+]
+
+
+def test_imports_run_one_way() -> None:
+    below: set[str] = set()
+    for layer in _LAYERS:
+        for name in layer:
+            ours = {
+                module.removeprefix("txn_platform.")
+                for module in _imports(_PLATFORM / f"{name}.py")
+                if module.startswith("txn_platform.")
+            }
+            assert ours <= below | set(layer), name
+        below |= set(layer)
+    for name in below:
+        assert not {m for m in _imports(_PLATFORM / f"{name}.py") if m.startswith("dagster")}, name
+    for path in (_PLATFORM / "defs").glob("*.py"):
+        assert not _imports(path) & {"txn_platform.definitions", "txn_platform.runs"}, path
+
+
+@pytest.mark.parametrize("path", sorted((_PLATFORM / "defs").glob("*.py")), ids=lambda p: p.stem)
+def test_annotations_that_dagster_reads_are_not_text(path: Path) -> None:
+    assert "__future__" not in _imports(path)
+
+
+def test_importing_the_definitions_does_no_work(tmp_path: Path) -> None:
+    """No socket, no file written, no setting read: a nonsense environment is not noticed."""
+    program = """
+import socket
+
+def refuse(*_, **__):
+    raise AssertionError("a socket at import")
+
+socket.socket.connect = refuse
+import txn_platform.definitions
+"""
+    subprocess.run(
+        [sys.executable, "-c", program],
+        check=True,
+        cwd=tmp_path,
+        env={"TXN_MAX_QUARANTINE": "nonsense", "GENERATOR_URL": "nonsense", "PATH": ""},
+    )
+    assert list(tmp_path.iterdir()) == []
