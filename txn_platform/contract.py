@@ -43,6 +43,7 @@ CHANNELS: Final = (
     "ATM",
     "ONLINE_BANKING",
     "BRANCH",
+    "STANDING_ORDER",
 )
 
 # What a value must look like as text, before it is parsed: a cast would round "1.005" and guess at

@@ -2,17 +2,25 @@
 
 import polars as pl
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator_service.simulator import Configuration, Simulator, Window
+from generator_service.simulator import schema as simulator_schema
+from generator_service.wire import text_batches
 from txn_platform.contract import (
+    CHANNELS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
     SENT_COLUMNS,
+    TRANSACTION_TYPES,
     Transaction,
     luhn_is_valid,
 )
+from txn_platform.validation import find_repeats, validate
+from txn_platform.windows import Window as PlatformWindow
 
 
 def _luhn_by_hand(number: str) -> bool:
@@ -63,3 +71,25 @@ def test_luhn_knows_the_networks_test_numbers() -> None:
     valid = ["4111111111111111", "5555555555554444", "378282246310005", "6011111111111117"]
     assert luhn_is_valid(pl.Series(valid)).all()
     assert not luhn_is_valid(pl.Series([number[:-1] + "0" for number in valid])).any()
+
+
+def test_the_generators_codes_are_the_contracts() -> None:
+    assert set(simulator_schema.TRANSACTION_TYPES) == set(TRANSACTION_TYPES)
+    assert set(simulator_schema.CHANNELS) == set(CHANNELS)
+
+
+@pytest.mark.parametrize("preset", ["realistic", "handbook"])
+def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
+    """Four hours over a year, as text, judged as the platform judges them."""
+    simulator = Simulator(Configuration(preset=preset, customers=3000, merchants=600, tps=3))
+    for start in ("2026-01-01", "2026-06-13", "2026-11-01", "2026-12-24"):
+        window = PlatformWindow.of_partition(f"{start}-18:00")
+        span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
+        for batch in text_batches(simulator.batches(span)):
+            sent = pl.DataFrame(batch).with_columns(pl.all().cast(pl.String))
+            raw = sent.with_row_index("position").with_columns(
+                pl.col("position").cast(pl.Int64), extra_fields=pl.lit(None, dtype=pl.String)
+            )
+            judged = validate(raw, window, find_repeats(lambda raw=raw: iter([raw])))
+            assert judged.quarantined["reasons"].to_list() == []
+            assert judged.conforming.height == batch.num_rows > 0

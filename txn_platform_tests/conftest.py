@@ -1,0 +1,167 @@
+"""What tests share: an environment of their own, served S3 endpoints, a served generator.
+
+Fixtures for one subject only belong in the tests of that subject.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+import uuid
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import boto3
+import psutil
+import pytest
+from botocore.config import Config
+
+from txn_platform import processes
+from txn_platform.processes import Child
+from txn_platform.seaweedfs import REGION, SeaweedFS, available
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+_OTHERS_SETTINGS = ("AWS_", "GENERATOR_", "TXN_", "DAGSTER_", "DELTA_")
+
+
+@dataclass(frozen=True)
+class S3Endpoint:
+    """A served S3 with one bucket."""
+
+    url: str
+    access_key: str
+    secret_key: str
+    bucket: str
+
+    def client(self) -> S3Client:
+        """A client of the test's own, to look at what the platform did."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+            config=Config(retries={"total_max_attempts": 1}),
+        )
+
+
+def eventually(condition: Callable[[], bool], *, within: float = 20) -> bool:
+    """Whether the condition comes true within so many seconds; returns as soon as it does."""
+    deadline = time.monotonic() + within
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true
+
+
+def gone(process: psutil.Process) -> bool:
+    """Whether the process has ended, also if nobody has waited for it yet."""
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the machine, its AWS profiles or its proxies reaches a test or its servers."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(_OTHERS_SETTINGS):
+                patch.delenv(name)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", os.devnull)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+        patch.setenv("DAGSTER_DISABLE_TELEMETRY", "yes")
+        for name in ("NO_PROXY", "no_proxy"):
+            patch.setenv(name, "127.0.0.1,localhost")
+        # Servers start here: no `.env` of the checkout is read.
+        patch.chdir(tmp_path_factory.mktemp("servers"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test works in an empty directory: no `.env` is read, no `.txn` is left behind."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], S3Endpoint]]:
+    """Each kind of server when it is first asked for, and the same one from then on."""
+    endpoints: dict[str, S3Endpoint] = {}
+    with ExitStack() as servers:
+
+        def serve(kind: str) -> S3Endpoint:
+            if kind not in endpoints:
+                start = {"moto": _start_moto, "seaweedfs": _start_seaweedfs}[kind]
+                endpoints[kind] = start(servers, tmp_path_factory.mktemp(kind))
+            return endpoints[kind]
+
+        yield serve
+
+
+def _start_moto(servers: ExitStack, directory: Path) -> S3Endpoint:
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    moto = servers.enter_context(Child("moto", command, log=directory / "moto.log"))
+    running = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
+    url = moto.wait_until(lambda: running.search(moto.output()), timeout=60)[1]
+    endpoint = S3Endpoint(url, "key-of-moto", "secret-of-moto", "transactions")
+    endpoint.client().create_bucket(Bucket=endpoint.bucket)
+    return endpoint
+
+
+def _start_seaweedfs(servers: ExitStack, directory: Path) -> S3Endpoint:
+    if not available():
+        pytest.skip("SeaweedFS has no wheel for this machine")
+    keys = {"access_key": "key-of-tests", "secret_key": "secret-of-tests"}
+    server = SeaweedFS(
+        directory / "data", directory / "logs", bucket="transactions", memory_mib=200, **keys
+    )
+    servers.enter_context(server)
+    return S3Endpoint(server.endpoint_url, **keys, bucket="transactions")
+
+
+@pytest.fixture(params=["moto", "seaweedfs"])
+def s3_endpoint(
+    request: pytest.FixtureRequest, s3_servers: Callable[[str], S3Endpoint]
+) -> S3Endpoint:
+    """A served S3; the test runs once with each kind."""
+    return s3_servers(request.param)
+
+
+@pytest.fixture
+def s3_prefix() -> str:
+    """A folder in the bucket that no other test uses; no slash at either end."""
+    return f"test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def s3_environment(s3_endpoint: S3Endpoint, s3_prefix: str) -> dict[str, str]:
+    """The variables that put the platform's lake on `s3_endpoint`, under `s3_prefix`."""
+    return {
+        "AWS_BUCKET_NAME": s3_endpoint.bucket,
+        "AWS_ACCESS_KEY_ID": s3_endpoint.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3_endpoint.secret_key,
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": s3_endpoint.url,
+        "TXN_LAKE_PREFIX": s3_prefix,
+    }
+
+
+@pytest.fixture(scope="session")
+def generator_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A generator service with a small population and about one transaction a second."""
+    settings = {"GENERATOR_CUSTOMERS": "2000", "GENERATOR_MERCHANTS": "500", "GENERATOR_TPS": "1"}
+    log = tmp_path_factory.mktemp("generator") / "generator.log"
+    environment = {**os.environ, **settings}
+    with processes.generator_child(log=log, environment=environment) as child:
+        yield processes.generator_url(child)

@@ -1,0 +1,211 @@
+"""`txn dev` and `txn demo` find a source and an S3 beside them, and leave nothing running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from txn_platform import laptop as laptop_module
+from txn_platform.errors import UserError
+from txn_platform.laptop import laptop
+from txn_platform.processes import Child, ChildFailed, free_ports
+from txn_platform.seaweedfs import available
+from txn_platform_tests.conftest import S3Endpoint, gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from txn_platform.laptop import Services
+
+needs_seaweedfs = pytest.mark.skipif(not available(), reason="SeaweedFS is not installed")
+
+PROGRAM = """
+import json, sys
+from dataclasses import replace
+from txn_platform.laptop import laptop
+
+class Announcer:
+    def check(self):
+        print("waits", flush=True)
+
+with laptop(directory=sys.argv[1] == "directory") as services:
+    print(json.dumps(services.environment), flush=True)
+    replace(services, children=(*services.children, Announcer())).wait()
+print("left", flush=True)
+"""
+
+
+def in_another_process(lake: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", PROGRAM, lake]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def status_of(url: str) -> int:
+    with urllib.request.urlopen(f"{url}/healthz", timeout=10) as response:
+        return response.status
+
+
+def s3_of(environment: dict[str, str]) -> S3Endpoint:
+    return S3Endpoint(
+        environment["AWS_ENDPOINT_URL"],
+        environment["AWS_ACCESS_KEY_ID"],
+        environment["AWS_SECRET_ACCESS_KEY"],
+        environment["AWS_BUCKET_NAME"],
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_generator() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GENERATOR_CUSTOMERS", "200")
+        patch.setenv("GENERATOR_MERCHANTS", "100")
+        yield
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Services]]:
+    """A laptop's services, and the directory that they were started in."""
+    directory = tmp_path_factory.mktemp("laptop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        with laptop() as services:
+            yield directory, services
+
+
+@needs_seaweedfs
+def test_the_environment_leads_to_a_source_and_a_bucket(running: tuple[Path, Services]) -> None:
+    _, services = running
+    assert status_of(services.environment["GENERATOR_URL"]) == 200
+    assert services.environment["AWS_BUCKET_NAME"] == "transactions"
+    s3 = s3_of(services.environment).client()
+    s3.put_object(Bucket="transactions", Key="a", Body=b"rows")
+    assert s3.get_object(Bucket="transactions", Key="a")["Body"].read() == b"rows"
+    assert services.addresses["generator"] == services.environment["GENERATOR_URL"]
+    assert services.addresses["S3"] == services.environment["AWS_ENDPOINT_URL"]
+
+
+@needs_seaweedfs
+def test_state_is_under_txn_and_the_keys_are_for_their_owner_alone(
+    running: tuple[Path, Services],
+) -> None:
+    directory, services = running
+    assert [path.name for path in directory.iterdir()] == [".txn"]
+    keys = Path(services.addresses["keys"])
+    assert keys.parent == directory / ".txn"
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert (directory / ".txn" / "logs" / "generator.log").exists()
+
+
+@needs_seaweedfs
+def test_a_second_one_at_once_is_told_who_is_there(
+    running: tuple[Path, Services], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, services = running
+    monkeypatch.chdir(directory)
+    with pytest.raises(UserError, match=rf"already running in .*\.txn \(process {os.getpid()}\)"):
+        laptop().__enter__()
+    assert status_of(services.environment["GENERATOR_URL"]) == 200
+
+
+@needs_seaweedfs
+def test_after_a_kill_the_next_one_starts_at_once_with_the_same_store() -> None:
+    with in_another_process("s3") as killed:
+        before = killed.stdout.readline()
+        family = psutil.Process(killed.pid).children(recursive=True)
+        killed.kill()
+    with laptop() as services:
+        assert all(map(gone, family))
+        after = {name: value for name, value in services.environment.items() if "AWS" in name}
+        assert after.items() <= json.loads(before).items()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "last"), [("SIGTERM", 143, ""), ("SIGINT", 0, "left\n")]
+)
+def test_sigterm_and_ctrl_c_stop_everything_before_the_command_ends(
+    number: str, code: int, last: str
+) -> None:
+    with in_another_process("directory") as process:
+        while process.stdout.readline() != "waits\n":
+            pass
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.Signals[number])
+        assert process.wait(60) == code
+        assert process.stdout.read().replace("waits\n", "") == last
+    assert family
+    assert all(map(gone, family))
+
+
+@pytest.fixture
+def inert_generator(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a generator that starts at once and answers nothing."""
+    url = "http://127.0.0.1:1"
+
+    def child(**_: object) -> Child:
+        return Child("The generator service", ["sleep", "1000"])
+
+    monkeypatch.setattr(laptop_module, "generator_child", child)
+    monkeypatch.setattr(laptop_module, "generator_url", lambda _: url)
+    return url
+
+
+def test_the_generator_listens_where_its_own_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv("GENERATOR_PORT", str(port))
+    with laptop(directory=True) as services:
+        assert services.environment["GENERATOR_URL"] == f"http://127.0.0.1:{port}"
+        assert status_of(f"http://127.0.0.1:{port}") == 200
+
+
+@pytest.mark.parametrize("reason", ["asked for", "SeaweedFS is not installed"])
+def test_the_directory_lake_needs_no_s3(
+    reason: str, inert_generator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason != "asked for":
+        monkeypatch.setattr(laptop_module.seaweedfs, "available", lambda: False)
+    with laptop(directory=reason == "asked for") as services:
+        assert services.environment == {"GENERATOR_URL": inert_generator, "AWS_BUCKET_NAME": ""}
+        assert services.addresses["lake"] == str(Path.cwd() / ".txn" / "lake")
+        assert not (Path.cwd() / ".txn" / "seaweedfs").exists()
+
+
+def test_waiting_ends_with_the_reason_when_a_service_has_ended(inert_generator: str) -> None:
+    with laptop(directory=True) as services:
+        os.kill(services.children[0].pid, signal.SIGKILL)
+        with pytest.raises(ChildFailed, match=r"The generator service ended"):
+            services.wait()
+
+
+def test_a_taken_ui_port_is_said_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"Port {port} is in use"):
+            laptop(ui=True, ui_port=port).__enter__()
+    assert not list(Path.cwd().iterdir())
+
+
+def test_a_state_directory_that_cannot_be_made_is_named() -> None:
+    Path(".txn").write_text("not a directory")
+    with pytest.raises(UserError, match=r"\.txn cannot be used for state .*set TXN_HOME"):
+        laptop(directory=True).__enter__()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"AWS_ACCESS_KEY_ID": "a"}'])
+def test_damaged_keys_are_named_and_not_replaced(content: str) -> None:
+    keys = Path(".txn", "s3-keys.json").absolute()
+    keys.parent.mkdir()
+    keys.write_text(content)
+    with pytest.raises(UserError, match=rf"{keys} does not hold the keys .*: delete it"):
+        laptop_module._kept_keys(keys)
+    assert keys.read_text() == content

