@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
 BUCKET: Final = "transactions"
 
-# Dagster tells its makers how it is used, unless told not to.
+# Dagster tells its makers how it is used, and asks newcomers for an address, unless told not to.
 _DAGSTER_YAML: Final = """\
 telemetry:
+  enabled: false
+nux:
   enabled: false
 """
 
