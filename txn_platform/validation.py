@@ -38,6 +38,8 @@ _PROBLEMS: Final = {
     "max": "range",
     "min_exclusive": "range",
     "max_exclusive": "range",
+    "inf": "range",
+    "nan": "range",
 }
 
 

@@ -1,14 +1,18 @@
 """The contract: one object that the schemas, the codes and the reasons come from."""
 
+from pathlib import Path
+
 import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import txn_platform
 from generator_service.simulator import Configuration, Simulator, Window
 from generator_service.simulator import schema as simulator_schema
 from generator_service.wire import text_batches
+from txn_platform import contract_page
 from txn_platform.contract import (
     CHANNELS,
     PUBLISHED_SCHEMA,
@@ -93,3 +97,8 @@ def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
             judged = validate(raw, window, find_repeats(lambda raw=raw: iter([raw])))
             assert judged.quarantined["reasons"].to_list() == []
             assert judged.conforming.height == batch.num_rows > 0
+
+
+def test_the_page_of_the_contract_is_current() -> None:
+    page_of_checkout = Path(txn_platform.__file__).parents[1] / "docs" / "contract.md"
+    assert page_of_checkout.read_text(encoding="utf-8") == contract_page.page()

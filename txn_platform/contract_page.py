@@ -1,0 +1,103 @@
+"""The page `docs/contract.md`, made from the contract and printed by this module.
+
+Only words and layout are here; columns, types, rules and reasons come from `contract.py` and
+`validation.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from txn_platform.contract import (
+    CONTRACT_VERSION,
+    PUBLISHED_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_SCHEMA,
+    TEXT_PATTERNS,
+    SentTransaction,
+)
+from txn_platform.validation import REASONS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MEANINGS = {
+    "missing": "absent, or null",
+    "format": "not of the form `{pattern}`, or of it but no such value (30 February)",
+    "range": "outside the allowed range",
+    "check_digit": "the last digit is not the check digit (Luhn)",
+    "unknown": "not in the code list",
+    "label_differs": "there is one although `is_fraud` is false, or none although it is true",
+    "type_differs": "there is one although the type is not REFUND",
+    "outside_window": "a time, but not of the window that the row was sent for",
+    "duplicate": "an identical copy of an earlier row of the window",
+    "conflict": "another row of the window has the same id and other contents",
+}
+
+
+_PAGE = """\
+# The contract, version {version}
+
+Made from `txn_platform/contract.py` by `python -m txn_platform.contract_page`; change it there.
+
+## What is published
+
+The columns of `validated_transactions` and `s3_parquet_transactions`.
+
+{published}
+
+## What must be sent
+
+The same without `card_token`, with the card number in clear. Every value is judged as the text that
+was sent, before anything is parsed. Fields that are not among these are kept, and judged by nobody.
+
+## Why a row is quarantined
+
+A row is published when it breaks no rule. Otherwise it is kept as sent, with every reason that
+holds; of an absent or malformed value nothing further is said.
+
+| reason | the value is |
+| --- | --- |
+{reasons}
+
+## What is kept as sent
+
+`raw_transactions`:
+
+{raw}
+
+`quarantined_transactions`:
+
+{quarantined}
+"""
+
+
+def page() -> str:
+    """The page, Markdown."""
+    return _PAGE.format(
+        version=CONTRACT_VERSION,
+        published=_columns(PUBLISHED_SCHEMA),
+        reasons="\n".join(f"| `{reason}` | {_meaning(reason)} |" for reason in REASONS),
+        raw=_columns(RAW_SCHEMA),
+        quarantined=_columns(QUARANTINE_SCHEMA),
+    )
+
+
+def _columns(schema: pa.Schema) -> str:
+    rows = ["| column | type | null | meaning |", "| --- | --- | --- | --- |"]
+    for field in schema:
+        meaning = (field.metadata or {})[b"description"].decode()
+        null = "yes" if field.nullable else "no"
+        rows.append(f"| `{field.name}` | {field.type} | {null} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _meaning(reason: str) -> str:
+    name, _, problem = reason.partition(".")
+    column = SentTransaction.columns()[name]
+    pattern = TEXT_PATTERNS.get(name) or getattr(column, "regex", None) or ""
+    return _MEANINGS[problem].format(pattern=pattern.replace("|", "\\|"))
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201 - the page is this program's output
