@@ -1,0 +1,454 @@
+"""What the API accepts and what it says: parameters, answers, problems. OpenAPI comes from here.
+
+Here: names, meanings, and what a bad value is told. Not here: the routes (`app.py`), and how a
+row becomes bytes (`wire.py`).
+"""
+
+import base64
+import difflib
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from fnmatch import fnmatchcase
+from http import HTTPStatus
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from generator_service.simulator.configuration import FIRST_MOMENT, LAST_MOMENT
+from generator_service.simulator.schema import Channel, TransactionType
+from generator_service.wire import MEDIA_TYPES, Format, Types
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_CHECKSUM_BYTES = 6
+_EXAMPLE = "2026-11-01T00:00:00Z"
+_MOMENT = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?P<zone>[Zz]|[+ -]\d\d:\d\d)?)?"
+)
+
+
+# Problems (RFC 9457).
+
+_PROBLEMS = {
+    HTTPStatus.BAD_REQUEST: ("invalid-cursor", "The cursor does not belong to this request"),
+    HTTPStatus.NOT_FOUND: ("not-found", "There is nothing at this address"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", "This address cannot do that"),
+    HTTPStatus.NOT_ACCEPTABLE: ("not-acceptable", "No format that is accepted can be made"),
+    HTTPStatus.UNPROCESSABLE_ENTITY: ("invalid-parameter", "A parameter cannot be used"),
+    HTTPStatus.INTERNAL_SERVER_ERROR: ("internal-error", "The generator failed"),
+}
+
+
+class FieldError(BaseModel):
+    """One thing that was wrong, and what to send instead."""
+
+    field: str = Field(description="The parameter or header", examples=["end"])
+    given: str | None = Field(description="What was sent; null when nothing was")
+    expected: str = Field(description="What to send instead", examples=["a time after start"])
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem: what was wrong, in one sentence, and each field that was."""
+
+    type: str = Field(examples=["/problems/invalid-parameter"])
+    title: str
+    status: int
+    detail: str = Field(
+        examples=["end is '2026-10-31T00:00:00Z'; send a time after start, 2026-11-01T00:00:00Z."]
+    )
+    errors: list[FieldError]
+
+
+class RequestError(Exception):
+    """A request that cannot be answered as sent; the service answers with its problem."""
+
+    def __init__(self, status: HTTPStatus, *errors: FieldError) -> None:
+        super().__init__(status, *errors)
+        self.problem = problem(status, errors)
+
+
+def problem(status: HTTPStatus, errors: Sequence[FieldError]) -> Problem:
+    """Return the problem of a status; its sentence is about the first of the errors."""
+    slug, title = _PROBLEMS[status]
+    detail = "The request is sound; the service's log says what failed."
+    if errors:
+        first = errors[0]
+        said = "is missing" if first.given is None else f"is {first.given!r}"
+        detail = f"{first.field} {said}; send {first.expected}."
+    return Problem(
+        type=f"/problems/{slug}", title=title, status=status, detail=detail, errors=list(errors)
+    )
+
+
+def refused(field: str, given: object, expected: str) -> RequestError:
+    """Return the error of a parameter that was understood, and cannot be used."""
+    error = FieldError(field=field, given=str(given), expected=expected)
+    return RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, error)
+
+
+def missing(field: str, given: str, expected: str) -> RequestError:
+    """Return the error of something that is not there."""
+    return RequestError(
+        HTTPStatus.NOT_FOUND, FieldError(field=field, given=given, expected=expected)
+    )
+
+
+def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
+    """Translate pydantic's account of what is wrong with a request's parameters."""
+    return [_field_error(error) for error in errors]
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    field, given = str(error["loc"][-1]), str(error["input"])
+    match error["type"]:
+        case "unknown_parameter":
+            given, expected = error["ctx"]["value"], error["msg"]
+            return FieldError(field=error["ctx"]["name"], given=given, expected=expected)
+        case "missing":
+            return FieldError(field=field, given=None, expected=f"a time such as {_EXAMPLE}")
+        case "enum" | "literal_error":
+            expected = f"one of {error['ctx']['expected']}"
+            return FieldError(field=field, given=given, expected=expected)
+        case _:
+            expected = error["msg"].removeprefix("Input should be ")
+            return FieldError(field=field, given=given, expected=expected)
+
+
+def nearest(given: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the known name most like the given one, or `otherwise` when none is like it."""
+    return next(iter(difflib.get_close_matches(given, list(known), 1)), otherwise)
+
+
+# Moments.
+
+
+def parse_moment(text: str) -> int:
+    """Return the microseconds since the epoch of an RFC 3339 time, at most six digits of a second.
+
+    Raises ValueError, saying what to send instead, for anything else: no zone, a finer fraction,
+    a day that is none, a time that the simulator does not reach.
+    """
+    match = _MOMENT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"a time such as {_EXAMPLE}")
+    zone = match["zone"]
+    if zone is None:
+        raise ValueError(f"a time with its zone: add Z or an offset, as in {_EXAMPLE}")
+    if zone.startswith(" "):
+        raise ValueError("the + of its offset as %2B: in an address, + means a space")
+    try:
+        moment = (datetime.fromisoformat(text.upper()) - _EPOCH) // _MICROSECOND
+    except ValueError:
+        raise ValueError(f"a day and a time that exist, such as {_EXAMPLE}") from None
+    if not FIRST_MOMENT <= moment <= LAST_MOMENT:
+        first, last = moment_text(FIRST_MOMENT), moment_text(LAST_MOMENT)
+        raise ValueError(f"a time from {first[:10]} to {last[:10]}")
+    return moment
+
+
+def moment_text(moment: int) -> str:
+    """Write microseconds since the epoch as all formats do: UTC, six digits, Z."""
+    text = (_EPOCH + moment * _MICROSECOND).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def _as_moment(value: object) -> int:
+    try:
+        return parse_moment(str(value))
+    except ValueError as error:
+        raise PydanticCustomError("moment", "{expected}", {"expected": str(error)}) from None
+
+
+Moment = Annotated[int, BeforeValidator(_as_moment, json_schema_input_type=datetime)]
+
+
+MomentText = Annotated[
+    str,
+    Field(examples=["2026-11-01T14:00:00.000000Z"], json_schema_extra={"format": "date-time"}),
+]
+
+# Formats and cursors.
+
+
+def negotiate(asked: Format | None, accept: str | None) -> Format:
+    """Return the format asked for, else the first that the Accept header ranks highest.
+
+    Raises RequestError (406) when the header allows none of the formats.
+    """
+    if asked is not None:
+        return asked
+    if not accept:
+        return Format.JSON
+    wishes = [_wish(part) for part in accept.split(",") if part.strip()]
+    for media_range, quality in sorted(wishes, key=lambda wish: -wish[1]):
+        # As a pattern, */* and text/* are what they mean as a range of media types.
+        for form, media_type in MEDIA_TYPES.items():
+            if quality > 0 and fnmatchcase(media_type, media_range):
+                return form
+    expected = f"one of {', '.join(MEDIA_TYPES.values())}, or */*"
+    error = FieldError(field="Accept", given=accept, expected=expected)
+    raise RequestError(HTTPStatus.NOT_ACCEPTABLE, error)
+
+
+def _wish(part: str) -> tuple[str, float]:
+    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
+    quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
+    try:
+        return media_range, float(quality)
+    except ValueError:
+        return media_range, 0.0
+
+
+def write_cursor(position: int, answer: Mapping[str, str]) -> str:
+    """Return the text that leads to a position of an answer, and of no other.
+
+    `answer` names what decides its rows: route, window, as_of, labels, configuration.
+    """
+    fields = {"position": str(position), **answer}
+    content = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
+    return base64.urlsafe_b64encode(_checksum(content) + content).decode().rstrip("=")
+
+
+def read_cursor(cursor: str, answer: Mapping[str, str]) -> int:
+    """Return the position a cursor leads to.
+
+    Raises RequestError (400) when it is not one of ours, or one of another answer's.
+    """
+    expected = "the cursor of an answer, unchanged, or none to begin at the first row"
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
+        checksum, content = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
+        if checksum == _checksum(content):
+            fields = dict(line.split("=", 1) for line in content.decode().splitlines())
+            position = int(fields["position"])
+            others = [name for name in answer if fields[name] != answer[name]]
+            if not others:
+                return position
+            name = others[0]
+            expected = f"a cursor of this {name}, {answer[name]}; this one is of {fields[name]}"
+    except (ValueError, KeyError):
+        pass
+    error = FieldError(field="cursor", given=cursor, expected=expected)
+    raise RequestError(HTTPStatus.BAD_REQUEST, error)
+
+
+def _checksum(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()
+
+
+# Parameters.
+
+
+class _Parameters(BaseModel):
+    """The parameters of a route: no others are accepted, so that no typing error goes unnoticed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: dict[str, object]) -> dict[str, object]:
+        known = list(cls.model_fields)
+        for name, value in given.items():
+            if name not in known:
+                instead = nearest(name, known, f"one of {', '.join(known)}")
+                raise PydanticCustomError(
+                    "unknown_parameter",
+                    "{instead} instead: no parameter here is called {name}",
+                    {"instead": instead, "name": name, "value": str(value)},
+                )
+        return given
+
+
+class FormatParameters(_Parameters):
+    """How the rows are written."""
+
+    format: Format | None = Field(
+        None, description="The format of the answer; goes before the Accept header"
+    )
+    types: Types = Field(
+        Types.TYPED,
+        description="Arrow and Parquet only: columns of their own types, or the text JSON carries",
+    )
+
+
+class PageParameters(FormatParameters):
+    """Which stretch of the rows."""
+
+    limit: int | None = Field(
+        None,
+        description="At most this many rows; the Link header and, in JSON, `next` lead to the "
+        "others. Without it JSON gives pages, the other formats all rows",
+    )
+    cursor: str | None = Field(None, description="Where to go on: from `next` or Link, unchanged")
+
+
+class WindowParameters(_Parameters):
+    """A window of time, half open, and the moment it is looked at."""
+
+    start: Moment = Field(
+        description="Start of the window, RFC 3339 with its zone; in the window",
+        examples=[_EXAMPLE],
+    )
+    end: Moment = Field(
+        description="End of the window; not in the window", examples=["2026-11-01T01:00:00Z"]
+    )
+    as_of: Moment | None = Field(
+        None,
+        description="Only rows that had arrived by this moment; without it, all that ever will",
+    )
+
+
+class TransactionParameters(PageParameters, WindowParameters):
+    """Which transactions, and how they are written."""
+
+    labels: Literal["oracle", "delayed"] = Field(
+        "oracle",
+        description="oracle: fraud is labelled at once; delayed: when it became known, by `as_of`",
+    )
+
+
+class SampleParameters(FormatParameters):
+    """How many recent transactions."""
+
+    count: int = Field(30, ge=1, le=10_000, description="How many transactions")
+
+
+# Answers.
+
+
+class Generator(BaseModel):
+    """What made the rows: the same version and configuration make the same rows."""
+
+    version: str = Field(examples=["1"])
+    configuration: str = Field(
+        description="Digest of the version and all settings that decide the rows",
+        examples=["9f86d081884c7d65"],
+    )
+
+
+class Transaction(BaseModel):
+    """A transaction as JSON carries it; CSV, and Arrow with `types=text`, carry the same text."""
+
+    transaction_id: str = Field(
+        description="UUIDv7; sorts by time", examples=["019a3f00-1c2b-7d3e-8f4a-5b6c7d8e9f00"]
+    )
+    transaction_at: MomentText = Field(description="When it happened")
+    customer_id: str = Field(description="The paying customer; see /v1/customers")
+    card_number: str = Field(description="The card, in clear; see /v1/cards")
+    merchant_id: str = Field(description="The merchant; see /v1/merchants")
+    merchant_name: str
+    merchant_category_code: str = Field(description="ISO 18245", pattern=r"^\d{4}$")
+    transaction_type: TransactionType
+    channel: Channel
+    amount: str = Field(
+        description="In units of the currency, two decimals", pattern=r"^\d+\.\d\d$"
+    )
+    currency: str = Field(description="ISO 4217", pattern="^[A-Z]{3}$")
+    country: str = Field(description="ISO 3166, of the place it happened at", pattern="^[A-Z]{2}$")
+    latitude: float = Field(description="Where the customer was, six decimals", ge=-90, le=90)
+    longitude: float = Field(description="Where the customer was, six decimals", ge=-180, le=180)
+    is_fraud: bool
+    fraud_scenario: str | None = Field(description="Which mechanism made it; null when not fraud")
+    original_transaction_id: str | None = Field(description="Of a REFUND: what is paid back")
+
+
+class TransactionPage(BaseModel):
+    """A page of a window."""
+
+    data: list[Transaction]
+    next: str | None = Field(description="Address of the next page; null on the last")
+    start: MomentText
+    end: MomentText
+    as_of: MomentText | None
+    generator: Generator
+
+
+class TransactionSample(BaseModel):
+    """Recent transactions, the newest first."""
+
+    data: list[Transaction]
+    generator: Generator
+
+
+class OneTransaction(BaseModel):
+    """A transaction."""
+
+    data: Transaction
+    generator: Generator
+
+
+class Customer(BaseModel):
+    """A customer."""
+
+    customer_id: str
+    name: str
+    email: str
+    birth_date: date
+    street: str
+    city: str
+    country: str
+    latitude: float
+    longitude: float
+
+
+class Card(BaseModel):
+    """A card and its owner."""
+
+    card_number: str
+    customer_id: str
+    network: str
+
+
+class Merchant(BaseModel):
+    """A merchant."""
+
+    merchant_id: str
+    merchant_name: str
+    merchant_category_code: str
+    city: str
+    country: str
+    currency: str
+    latitude: float
+    longitude: float
+
+
+class ReferencePage[Row: BaseModel](BaseModel):
+    """A page of reference data."""
+
+    data: list[Row]
+    next: str | None = Field(description="Address of the next page; null on the last")
+    generator: Generator
+
+
+class WindowTotals(BaseModel):
+    """What a window sums to: whoever holds its rows can compute the same, and compare."""
+
+    start: MomentText
+    end: MomentText
+    as_of: MomentText | None
+    rows: int
+    amount_by_type: dict[str, str] = Field(
+        description="Sum of amounts by transaction type; only types that occur",
+        examples=[{"PURCHASE": "123.45"}],
+    )
+    ids_digest: str = Field(examples=["00f1e2d3c4b5a697"])
+    generator: Generator
+
+
+class Watermark(BaseModel):
+    """Up to when windows are complete."""
+
+    watermark: MomentText = Field(description="End of the newest complete window")
+    window: str = Field(default="PT1H", description="Length of a window, ISO 8601")
+
+
+class Health(BaseModel):
+    """The service answers."""
+
+    status: Literal["ok"] = "ok"
+    version: str
+    configuration: str

@@ -1,0 +1,94 @@
+"""What the service can be told from outside: GENERATOR_ variables, also from `.env`.
+
+Here: names, defaults, limits, and the message that a bad value gets. Not here: what decides the
+rows and which of those values can be used; the simulator's `Configuration` knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from generator_service.simulator import Configuration, pools
+
+_PREFIX = "GENERATOR_"
+_DECIDING = tuple(field.name for field in fields(Configuration))
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used: the message names the variable, its value and what is allowed."""
+
+
+class Settings(BaseSettings):
+    """The settings of the service, each from the variable of its name with GENERATOR_ before it.
+
+    Use `load`, which turns pydantic's account of what is wrong into one message.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+    )
+
+    seed: int = Configuration.seed
+    tps: float = Configuration.tps
+    customers: int = Configuration.customers
+    merchants: int = Configuration.merchants
+    locale: str = Configuration.locale
+    preset: str = Configuration.preset
+    fraud_rate: float = Configuration.fraud_rate
+    difficulty: float = Configuration.difficulty
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
+    max_window_hours: Annotated[int, Field(ge=1)] = 744
+    default_limit: Annotated[int, Field(ge=1)] = 1_000
+    max_limit: Annotated[int, Field(ge=1)] = 50_000
+    access_log: bool = False
+
+    @field_validator(*_DECIDING)
+    @classmethod
+    def _usable(cls, value: Any, info: ValidationInfo) -> Any:
+        Configuration(**{str(info.field_name): value})
+        return value
+
+    @field_validator("locale")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        pools.load(value)
+        return value
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        if self.default_limit > self.max_limit:
+            raise ValueError(
+                f"{_PREFIX}DEFAULT_LIMIT={self.default_limit} cannot be used: it is more than "
+                f"{_PREFIX}MAX_LIMIT={self.max_limit}."
+            )
+        return self
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Read the settings; what is `given` goes before the environment, and that before `.env`.
+
+        Raises SettingsError for the first value that cannot be used.
+        """
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            raise SettingsError(_message(error)) from None
+
+    def configuration(self) -> Configuration:
+        """Return the part of the settings that decides the rows."""
+        return Configuration(**{name: getattr(self, name) for name in _DECIDING})
+
+
+def _message(error: ValidationError) -> str:
+    first = error.errors()[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return reason
+    name = f"{_PREFIX}{first['loc'][0]}".upper()
+    return f"{name}={first['input']} cannot be used: {reason[0].lower()}{reason[1:].rstrip('.')}."

@@ -1,0 +1,497 @@
+"""Rows as bytes: typed batch -> text batch -> JSON, NDJSON, CSV; either batch -> Arrow, Parquet.
+
+Here: how a value is written, once for all formats, and the thread that makes bytes ahead of who
+takes them. Not here: which rows (the simulator), and what an answer says around them (`app.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Buffer, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import IO, Any, Self, cast, override
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from generator_service.simulator import VERSION
+
+_ROW_GROUP_ROWS = 1_000_000
+# Few enough rows for their text to stay in the processor's cache; about 4 MB of NDJSON.
+_TEXT_ROWS = 8_192
+# Rows made as one piece of work: enough to outweigh the search for where they begin.
+_FIRST_STRETCH, _STRETCH = 32_768, 65_536
+_WORKERS = min(4, os.cpu_count() or 1)
+# Smaller writes of an encoder are gathered up to this before they are handed on.
+_CHUNK_BYTES = 2**20
+
+
+type Column = pa.Array[Any]
+type _Field = pa.Field[Any]
+
+
+class Format(StrEnum):
+    """The formats rows are sent in, as `?format=` and `--format` name them."""
+
+    JSON = "json"
+    NDJSON = "ndjson"
+    CSV = "csv"
+    ARROW = "arrow"
+    PARQUET = "parquet"
+
+
+MEDIA_TYPES = {
+    Format.JSON: "application/json",
+    Format.NDJSON: "application/x-ndjson",
+    Format.CSV: "text/csv",
+    Format.ARROW: "application/vnd.apache.arrow.stream",
+    Format.PARQUET: "application/vnd.apache.parquet",
+}
+
+
+LINES = frozenset({Format.NDJSON, Format.CSV})
+
+
+class Types(StrEnum):
+    """What Arrow and Parquet columns hold: values of their own types, or the text JSON carries."""
+
+    TYPED = "typed"
+    TEXT = "text"
+
+
+# A value as text.
+
+
+def _timestamp_text(column: Column) -> Column:
+    # Without its zone, which is UTC, the cast is thirty times faster; it has a space for the T.
+    plain = column.cast(pa.timestamp("us")).cast(pa.string()).fill_null("?" * 26)
+    rows = len(plain)
+    text = np.empty((rows, 27), np.uint8)
+    text[:, :26] = _characters(plain).reshape(rows, 26)
+    text[:, 10] = ord("T")
+    text[:, 26] = ord("Z")
+    offsets = np.arange(rows + 1, dtype=np.int32) * 27
+    array = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))
+    return pc.if_else(column.is_valid(), array, None) if column.null_count else array
+
+
+def _plain_text(column: Column) -> Column:
+    return column.cast(pa.string())
+
+
+def _coordinate_text(column: Column) -> Column:
+    return column.cast(pa.decimal128(18, 6)).cast(pa.string())
+
+
+def _boolean_text(column: Column) -> Column:
+    return pa.DictionaryArray.from_arrays(column.cast(pa.int32()), pa.array(["false", "true"]))
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How the values of one kind of Arrow column are written, in every format."""
+
+    of: Callable[[pa.DataType], bool]
+    text: Callable[[Column], Column]
+    type: pa.DataType | None  # of the text; None: as the column's own
+    in_json: str  # "string", or "bare" for what JSON writes without quotes
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    words = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return pa.types.is_string(words)
+
+
+_WORDS = pa.dictionary(pa.int32(), pa.string())
+_FORMS = (
+    _Form(_is_text, lambda column: column, None, "string"),
+    _Form(pa.types.is_date, _plain_text, pa.string(), "string"),
+    _Form(pa.types.is_timestamp, _timestamp_text, pa.string(), "string"),
+    _Form(pa.types.is_decimal, _plain_text, pa.string(), "string"),
+    _Form(pa.types.is_floating, _coordinate_text, pa.string(), "bare"),
+    _Form(pa.types.is_boolean, _boolean_text, _WORDS, "bare"),
+)
+
+
+def _form(field: _Field) -> _Form:
+    return next(form for form in _FORMS if form.of(field.type))
+
+
+def text_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of `text_batches`: strings, some of them dictionary-encoded.
+
+    Each field's metadata says under `json` how JSON writes it: "string", in quotes, or "bare".
+    """
+    fields: list[_Field] = []
+    for field in schema:
+        form = _form(field)
+        metadata = {"json": form.in_json}
+        fields.append(pa.field(field.name, form.type or field.type, field.nullable, metadata))
+    return pa.schema(fields).with_metadata(schema.metadata or {})
+
+
+def text_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows with every value as the text that all formats write for it.
+
+    Times are RFC 3339 in UTC with six digits, amounts have the decimals of their type, floats
+    have six, truth values are `true` and `false`, a null stays null.
+    """
+    for batch in batches:
+        forms = [_form(field) for field in batch.schema]
+        schema = text_schema(batch.schema)
+        for start in range(0, batch.num_rows, _TEXT_ROWS):
+            columns = batch.slice(start, _TEXT_ROWS).columns
+            yield pa.RecordBatch.from_arrays(
+                [form.text(column) for form, column in zip(forms, columns, strict=True)],
+                schema=schema,
+            )
+
+
+# Text as lines.
+
+
+def _joined(*pieces: Column | str) -> Column:
+    """Put the pieces of every row together; a constant is a piece of every row."""
+    # The stubs of pyarrow know no constants here.
+    join = cast("Callable[..., Column]", pc.binary_join_element_wise)
+    return join(*pieces, "")
+
+
+def _characters(strings: Column) -> npt.NDArray[np.uint8]:
+    """Return the UTF-8 bytes of all values, one after the other, without a copy."""
+    _, offsets, data = strings.buffers()
+    if offsets is None or data is None:
+        return np.empty(0, np.uint8)
+    ends = np.frombuffer(offsets, np.int32)[strings.offset : strings.offset + len(strings) + 1]
+    return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
+
+
+def _json_escaped(strings: Column) -> Column:
+    data = _characters(strings)
+    if not ((data < 0x20) | (data == ord('"')) | (data == ord("\\"))).any():
+        return strings
+    present = set(np.unique(data).tolist())
+    # The backslash comes first: the escapes of the others bring new ones.
+    for character in ("\\", '"', *map(chr, range(0x20))):
+        if ord(character) in present:
+            escape = json.dumps(character)[1:-1]
+            strings = pc.replace_substring(strings, character, escape)
+    return strings
+
+
+def _csv_quoted(strings: Column) -> Column:
+    """Quote what RFC 4180 says must be, and the empty text, which would else read as null."""
+    data = _characters(strings)
+    special = (data == ord('"')) | (data == ord(",")) | (data == ord("\r")) | (data == ord("\n"))
+    if not special.any() and pc.index(strings, "").as_py() < 0:
+        return strings
+    needs = pc.match_substring_regex(strings, '[",\r\n]|^$')
+    doubled = pc.replace_substring(strings, '"', '""')
+    return pc.if_else(needs, _joined('"', doubled, '"'), strings)
+
+
+@dataclass(frozen=True)
+class _Dialect:
+    """How the values of a row become one line."""
+
+    opening: Callable[[int, str], str]  # what stands before the value at a place, of a name
+    quote: Callable[[_Field], str]
+    escaped: Callable[[Column], Column]
+    null: str
+    end: str
+
+
+def _json_opening(place: int, name: str) -> str:
+    return ("," if place else "{") + json.dumps(name, ensure_ascii=False) + ":"
+
+
+def _json_quote(field: _Field) -> str:
+    return "" if (field.metadata or {}).get(b"json") == b"bare" else '"'
+
+
+_JSON = _Dialect(_json_opening, _json_quote, _json_escaped, null="null", end="}\n")
+_JSON_ITEMS = replace(_JSON, end="},\n")
+_CSV = _Dialect(lambda place, _: "," if place else "", lambda _: "", _csv_quoted, null="", end="\n")
+
+
+class _Lines:
+    """Text batches to lines: one join over all columns, and words escaped once, not once a row."""
+
+    def __init__(self, dialect: _Dialect) -> None:
+        self._dialect = dialect
+        self._words: dict[str, tuple[Column, Column]] = {}
+
+    def __call__(self, batch: pa.RecordBatch) -> memoryview:
+        dialect = self._dialect
+        pieces: list[Column | str] = []
+        for place, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
+            before = dialect.opening(place, field.name)
+            quote = dialect.quote(field)
+            if isinstance(column, pa.DictionaryArray):
+                words = self._written(field.name, column.dictionary, before, quote)
+                indices = cast("pa.Int32Array", column.indices.fill_null(len(words) - 1))
+                pieces.append(words.take(indices))
+            elif column.null_count:
+                value = dialect.escaped(column)
+                written = _joined(before + quote, value, quote)
+                pieces.append(written.fill_null(before + dialect.null))
+            else:
+                pieces += [before + quote, dialect.escaped(column), quote]
+        pieces.append(dialect.end)
+        return memoryview(_characters(_joined(*_merged(pieces))))
+
+    def _written(self, name: str, words: Column, before: str, quote: str) -> Column:
+        """Return the words of a column as they stand in a line, and last what stands for null."""
+        known = self._words.get(name)
+        if known is None or not _is_same(known[0], words):
+            null = pa.array([before + self._dialect.null])
+            inside = _joined(before + quote, self._dialect.escaped(words), quote)
+            known = self._words[name] = (words, pa.concat_arrays([inside, null]))
+        return known[1]
+
+
+def _is_same(one: Column, other: Column) -> bool:
+    """Tell whether two arrays are views of the same memory: cheaper than to compare the values."""
+
+    def place(array: Column) -> list[int]:
+        buffers = [buffer.address for buffer in array.buffers() if buffer is not None]
+        return [array.offset, len(array), *buffers]
+
+    return place(one) == place(other)
+
+
+def _merged(pieces: Iterable[Column | str]) -> Iterator[Column | str]:
+    """Put neighbouring constants together: each piece of a join costs time on every row."""
+    constant = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            constant += piece
+        else:
+            if constant:
+                yield constant
+            constant = ""
+            yield piece
+    if constant:
+        yield constant
+
+
+def json_items(batches: Iterable[pa.RecordBatch]) -> bytes:
+    """Return text batches as the items of a JSON array, one a line, without the brackets."""
+    lines = _Lines(_JSON_ITEMS)
+    return b"".join(lines(batch) for batch in batches).removesuffix(b",\n")
+
+
+# Streams.
+
+
+def named(schema: pa.Schema, configuration_hash: str) -> pa.Schema:
+    """Return a schema whose metadata says which generator made the rows."""
+    return schema.with_metadata(
+        {"generator.version": VERSION, "generator.configuration": configuration_hash}
+    )
+
+
+class _Sink(io.RawIOBase):
+    """Where an encoder writes, and from where its bytes are taken, in chunks."""
+
+    def __init__(self) -> None:
+        self._written: list[memoryview] = []
+
+    @override
+    def writable(self) -> bool:
+        return True
+
+    @override
+    def write(self, data: Buffer) -> int:
+        view = memoryview(data)
+        self._written.append(view)
+        return view.nbytes
+
+    def take(self) -> Iterator[memoryview]:
+        """Yield what was written since the last time, small pieces put together."""
+        written, self._written = self._written, []
+        gathered = bytearray()
+        for view in written:
+            if gathered and len(gathered) + view.nbytes > _CHUNK_BYTES:
+                yield memoryview(gathered)
+                gathered = bytearray()
+            if view.nbytes > _CHUNK_BYTES:
+                yield view
+            else:
+                gathered += view
+        if gathered:
+            yield memoryview(gathered)
+
+
+def encode(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, form: Format
+) -> Iterator[memoryview]:
+    """Yield a stream of rows in a format, in chunks, holding little more than one at a time.
+
+    NDJSON and CSV take `text_batches` and their `text_schema`; Arrow and Parquet take typed
+    batches too, and carry the schema's metadata. The same batches give the same bytes.
+    Raises ValueError for JSON, which is no stream: see `json_items`.
+    """
+    match form:
+        case Format.NDJSON:
+            return map(_Lines(_JSON), batches)
+        case Format.CSV:
+            names = ",".join(map(str, _csv_quoted(pa.array(schema.names))))
+            header = memoryview(f"{names}\n".encode())
+            return itertools.chain([header], map(_Lines(_CSV), batches))
+        case Format.ARROW:
+            return _arrow(batches, schema)
+        case Format.PARQUET:
+            return _parquet(batches, schema)
+        case Format.JSON:
+            raise ValueError("JSON is sent in pages, not as a stream.")
+
+
+def _arrow(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[memoryview]:
+    sink = _Sink()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            yield from sink.take()
+    yield from sink.take()
+
+
+def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[memoryview]:
+    words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    sink = _Sink()
+    # The stubs of pyarrow know neither lists of columns nor files of Python's own here.
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "compression_level": 1,
+        "use_dictionary": words,
+        # Statistics of words cost as much time as all the rest, and help no reader to skip.
+        "write_statistics": [name for name in schema.names if name not in words],
+        "store_decimal_as_integer": True,
+        # Without Arrow's own schema every reader sees plain strings, none dictionaries.
+        "store_schema": False,
+    }
+    writer = pq.ParquetWriter(cast("IO[bytes]", sink), schema, **options)
+    # A schema that is not stored does not bring its metadata either.
+    metadata = (schema.metadata or {}).items()
+    writer.add_key_value_metadata({name.decode(): value.decode() for name, value in metadata})
+    for table in _tables(batches, schema):
+        writer.write_table(table, row_group_size=table.num_rows)
+        # Or it would be held while the next one is gathered.
+        del table
+        yield from sink.take()
+    writer.close()
+    yield from sink.take()
+
+
+def _tables(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Gather batches into tables of the size of a row group."""
+    held: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= _ROW_GROUP_ROWS:
+            yield pa.Table.from_batches(held, schema)
+            held, rows = [], 0
+    if held:
+        yield pa.Table.from_batches(held, schema)
+
+
+# Ahead of who takes.
+
+
+def in_parallel(
+    make: Callable[[int, int], Iterable[pa.RecordBatch]], start: int, stop: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield what make(start, stop) does, made stretch by stretch in threads, in order.
+
+    A few stretches of some ten megabytes are held at a time; the first is short, so that the
+    first rows come soon. Closing the iterator drops the stretches not begun.
+    """
+    if stop - start <= _FIRST_STRETCH:
+        yield from make(start, stop)
+        return
+
+    def made(first: int, last: int) -> list[pa.RecordBatch]:
+        return list(make(first, last))
+
+    edges = [start, *range(start + _FIRST_STRETCH, stop, _STRETCH), stop]
+    waiting: deque[Future[list[pa.RecordBatch]]] = deque()
+    pool = ThreadPoolExecutor(_WORKERS, "in-parallel")
+    try:
+        for first, last in itertools.pairwise(edges):
+            waiting.append(pool.submit(made, first, last))
+            if len(waiting) > _WORKERS:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+class ReadAhead[T](Iterator[T]):
+    """Runs an iterator in a thread of its own, at most `depth` items ahead of who takes them.
+
+    What the iterator raises is raised to who takes. After `close` the thread ends with the item
+    it is at; it is a daemon, so that it never keeps a process alive.
+    """
+
+    def __init__(self, items: Iterator[T], depth: int) -> None:
+        self._ready: queue.SimpleQueue[T | _End] = queue.SimpleQueue()
+        self._room = threading.Semaphore(depth - 1)
+        self._closed = False
+        self.thread = threading.Thread(
+            target=self._run, args=(items,), name="read-ahead", daemon=True
+        )
+        self.thread.start()
+
+    def _run(self, items: Iterator[T]) -> None:
+        end = _End()
+        try:
+            for item in items:
+                self._ready.put(item)
+                self._room.acquire()
+                if self._closed:
+                    break
+        except BaseException as error:
+            end = _End(error)
+        self._ready.put(end)
+
+    @override
+    def __next__(self) -> T:
+        item = self._ready.get()
+        if not isinstance(item, _End):
+            self._room.release()
+            return item
+        # It stays for whoever asks again.
+        self._ready.put(item)
+        if item.error is not None:
+            raise item.error
+        raise StopIteration
+
+    def close(self) -> None:
+        """Let the thread end; what is ready and not taken is dropped."""
+        self._closed = True
+        self._room.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

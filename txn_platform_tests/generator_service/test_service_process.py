@@ -1,0 +1,235 @@
+"""The service as a process: how it starts, what it says, and that it always ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from generator_service.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SMALL = {"GENERATOR_TPS": "1", "GENERATOR_CUSTOMERS": "500", "GENERATOR_MERCHANTS": "100"}
+LISTENING = re.compile(r"generator_service listening on (http://127\.0\.0\.1:\d+)\n")
+HOUR = "start=2026-11-01T00:00:00Z&end=2026-11-01T01:00:00Z"
+MONTH = "start=2026-10-01T00:00:00Z&end=2026-11-01T00:00:00Z"
+WITHIN = 60
+
+
+@contextmanager
+def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """Python with arguments, pipes for all it reads and says; killed when the test is over."""
+    with subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | SMALL | environment,
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@contextmanager
+def service(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The service on a free port, and its address."""
+    with process("-m", "generator_service", "--port", "0", *arguments, **environment) as running:
+        said = LISTENING.fullmatch(running.stdout.readline())
+        assert said, running.communicate(timeout=WITHIN)[1]
+        yield running, said[1]
+
+
+def get(url: str) -> httpx.Response:
+    return httpx.get(url, trust_env=False)
+
+
+def failed(*arguments: str, **environment: str) -> tuple[int, str]:
+    """The exit code of a process that must not start, and the one line that says why."""
+    with process(*arguments, **environment) as running:
+        said, why = running.communicate(timeout=WITHIN)
+        assert said == ""
+        assert why.endswith("\n")
+        assert why.count("\n") == 1
+        return running.returncode, why
+
+
+def test_it_says_one_line_when_it_can_answer():
+    with service("--until-stdin-closes") as (running, url):
+        assert get(f"{url}/healthz").json()["status"] == "ok"
+        assert get(f"{url}/nowhere").status_code == 404
+        said, complaints = running.communicate(timeout=WITHIN)
+        assert (said, complaints) == ("", "")
+
+
+def test_it_ends_when_its_stdin_ends():
+    # A connection that is kept alive does not hold it.
+    with (
+        service("--until-stdin-closes") as (running, url),
+        httpx.Client(trust_env=False) as client,
+    ):
+        client.get(f"{url}/healthz")
+        running.stdin.close()
+        assert running.wait(WITHIN) == 0
+
+
+def test_without_being_told_it_outlives_its_stdin():
+    with service() as (running, url):
+        running.stdin.close()
+        assert get(f"{url}/healthz").status_code == 200
+        assert running.poll() is None
+
+
+@pytest.mark.parametrize("form", ["ndjson", "parquet"])
+def test_it_ends_with_its_stdin_though_a_stream_is_open(form: str):
+    with (
+        service("--until-stdin-closes") as (running, url),
+        httpx.stream(
+            "GET", f"{url}/v1/transactions?{MONTH}&format={form}", trust_env=False
+        ) as response,
+    ):
+        assert response.status_code == 200
+        running.stdin.close()
+        assert running.wait(WITHIN) == 0
+        # What was not sent must not look complete.
+        with pytest.raises(httpx.TransportError):
+            response.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_exit_code_0(number: signal.Signals):
+    with service() as (running, url):
+        get(f"{url}/healthz")
+        running.send_signal(number)
+        said, complaints = running.communicate(timeout=WITHIN)
+        assert (running.returncode, said, complaints) == (0, "", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_though_a_stream_is_open(number: signal.Signals):
+    with (
+        service() as (running, url),
+        httpx.stream(
+            "GET", f"{url}/v1/transactions?{MONTH}&format=ndjson", trust_env=False
+        ) as response,
+    ):
+        chunks = response.iter_raw()
+        assert next(chunks)
+        running.send_signal(number)
+        assert running.wait(WITHIN) == 0
+        assert "Traceback" not in running.stderr.read()
+
+
+def test_a_port_in_use_is_said_in_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, why = failed("-m", "generator_service", "--port", port)
+    assert code == 1
+    assert f"127.0.0.1:{port}" in why
+    assert "Address already in use" in why
+    assert "--port" in why
+
+
+def test_a_host_that_is_none_is_said_in_one_line():
+    code, why = failed("-m", "generator_service", "--host", "no-such-host.invalid")
+    assert code == 1
+    assert "no-such-host.invalid" in why
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("GENERATOR_TPS", "fast", "a valid number"),
+        ("GENERATOR_TPS", "-1", "tps must be between"),
+        ("GENERATOR_SEED", "1.5", "a valid integer"),
+        ("GENERATOR_PRESET", "unreal", "realistic, handbook"),
+        ("GENERATOR_LOCALE", "xx_XX", "such as en_US"),
+        ("GENERATOR_PORT", "70000", "less than or equal to 65535"),
+        ("GENERATOR_MAX_WINDOW_HOURS", "0", "greater than or equal to 1"),
+        ("GENERATOR_DEFAULT_LIMIT", "60000", "GENERATOR_MAX_LIMIT=50000"),
+        ("GENERATOR_ACCESS_LOG", "perhaps", "a valid boolean"),
+    ],
+)
+def test_a_bad_setting_is_named_with_its_value_and_what_is_allowed(
+    name: str, value: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as error:
+        Settings.load()
+    assert f"{name}={value} cannot be used" in str(error.value)
+    assert allowed in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_bad_setting_ends_it_with_one_line():
+    code, why = failed("-m", "generator_service", GENERATOR_TPS="fast")
+    assert code == 2
+    assert "GENERATOR_TPS=fast" in why
+
+
+def test_a_bad_setting_is_named_under_uvicorn_too():
+    code, why = failed("-m", "uvicorn", "generator_service.app:app", GENERATOR_TPS="fast")
+    assert code == 2
+    assert "GENERATOR_TPS=fast" in why
+
+
+def test_a_bad_port_on_the_command_line_is_refused():
+    with process("-m", "generator_service", "--port", "http") as running:
+        _, why = running.communicate(timeout=WITHIN)
+    assert running.returncode == 2
+    assert "'http' is no port" in why
+    assert "Traceback" not in why
+
+
+def test_settings_come_from_the_environment_before_dotenv(directory_of_its_own: Path):
+    def configuration(**environment: str) -> str:
+        with service(**environment) as (_, url):
+            return get(f"{url}/healthz").json()["configuration"]
+
+    (directory_of_its_own / ".env").write_text("GENERATOR_SEED=7\nOTHER=1\n")
+    from_file = configuration()
+    assert from_file == configuration(GENERATOR_SEED="7")
+    assert from_file != configuration(GENERATOR_SEED="8")
+
+
+def test_two_processes_answer_with_the_same_bytes():
+    def content() -> bytes:
+        with service() as (_, url):
+            return get(f"{url}/v1/transactions?{HOUR}&format=parquet").content
+
+    assert content() == content()
+
+
+def test_uvicorn_can_run_it():
+    with process("-m", "uvicorn", "generator_service.app:app", "--port", "0") as running:
+        running_on = re.compile(r"Uvicorn running on (http://\S+)")
+        url = next(match[1] for line in running.stderr if (match := running_on.search(line)))
+        assert len(get(f"{url}/v1/transactions/sample?count=3").json()["data"]) == 3
+
+
+def test_importing_it_reads_no_settings():
+    with process("-c", "import generator_service.app", GENERATOR_TPS="fast") as running:
+        assert running.communicate(timeout=WITHIN) == ("", "")
+        assert running.returncode == 0
+
+
+def test_the_access_log_is_off_until_turned_on_and_never_on_stdout():
+    with service(GENERATOR_ACCESS_LOG="true") as (running, url):
+        get(f"{url}/healthz")
+        running.send_signal(signal.SIGTERM)
+        said, log = running.communicate(timeout=WITHIN)
+        assert said == ""
+        assert "GET /healthz" in log
