@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -20,8 +20,13 @@ from txn_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.table import Table
+
     from txn_platform.runs import Summary
     from txn_platform.windows import Window
+
+# Columns; more than a row of any table has.
+_UNBOUNDED = 1_000
 
 
 class _Cli(click.Group):
@@ -44,13 +49,14 @@ class _Moment(click.ParamType[datetime]):
     ) -> datetime:
         try:
             moment = datetime.fromisoformat(value)
-        except ValueError:
+            moment = moment.astimezone(UTC) if moment.tzinfo else None
+        except (ValueError, OverflowError):
             moment = None
-        if moment is None or moment.tzinfo is None:
+        if moment is None:
             self.fail(
                 f"{value!r} is not a time with a zone: write 2026-11-01T00:00:00Z", param, ctx
             )
-        return moment.astimezone(UTC)
+        return moment
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -145,9 +151,43 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
 
     The generator is set up by the GENERATOR_ variables, as the service is.
     """
-    from generator_service.export import generate as export
+    if end <= start:
+        raise click.UsageError("--end must be after --start.")
+    from rich.console import Console
 
-    export(start, end, format_name, output)
+    from generator_service.export import export
+    from generator_service.settings import Settings
+    from generator_service.simulator import Simulator, Window
+    from generator_service.wire import Format
+
+    form = Format(format_name)
+    try:
+        window = Window(_microseconds(start), _microseconds(end))
+        simulator = Simulator(Settings.load().configuration())
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if str(output) == "-":
+        stdout = click.get_binary_stream("stdout")
+        if stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
+            raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
+        export(simulator, window, form, stdout)
+        return
+    try:
+        with Console(stderr=True).status("no rows yet") as status:
+            rows = export(
+                simulator,
+                window,
+                form,
+                output,
+                progress=lambda rows: status.update(f"{rows:,} rows"),
+            )
+    except OSError as error:
+        raise UserError(f"{output} cannot be written: {error.strerror}") from None
+    click.echo(f"{output}: {rows:,} rows", err=True)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
 def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
@@ -189,12 +229,12 @@ def _newest(watermark: datetime, count: int) -> list[Window]:
 
 
 def _print_summaries(summaries: list[Summary]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("partition", *("sent", "validated", "quarantined", "published"), "amount", "s")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("partition", overflow="fold")
+    for name in ("sent", "validated", "quarantined", "published", "amount", "s"):
+        table.add_column(name, justify="right", overflow="fold")
     for summary in summaries:
         table.add_row(
             summary.partition,
@@ -210,39 +250,44 @@ def _print_summaries(summaries: list[Summary]) -> None:
             f"{summary.amount:,}",
             f"{summary.seconds:.1f}",
         )
-    console = Console()
-    console.print(table)
+    _print_table(table)
     reasons = {
         reason: sum(summary.reasons.get(reason, 0) for summary in summaries)
         for reason in sorted({reason for summary in summaries for reason in summary.reasons})
     }
     for reason, count in reasons.items():
-        console.print(f"quarantined for {reason}: {count:,}")
+        click.echo(f"quarantined for {reason}: {count:,}")
     for summary in summaries:
         click.echo(summary.uri)
 
 
 def _print_published(summary: Summary) -> None:
     """Show the object as the store has it, and its first rows."""
-    import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
     from txn_platform.defs.checks import PUBLISHED
     from txn_platform.lake import object_key, open_lake
     from txn_platform.settings import load_settings
-    from txn_platform.windows import Window
+    from txn_platform.windows import Window, iso
 
     lake = open_lake(load_settings())
     key = object_key(PUBLISHED, Window.of_partition(summary.partition))
     stored = lake.find(key)
     if stored is None:
         raise UserError(f"{lake.uri(key)} is not there, although it was just published")
+    click.echo(f"{stored.uri}, {stored.size:,} bytes")
     columns = ["transaction_at", "card_number", "merchant_name", "transaction_type", "amount"]
-    rows = next(lake.open(key).iter_batches(batch_size=5, columns=columns)).to_pandas(
-        types_mapper=pd.ArrowDtype
-    )
-    table = Table(*columns, title=f"{stored.uri}, {stored.size:,} bytes")
-    for row in rows.itertuples(index=False):
-        table.add_row(*(str(value) for value in row))
-    Console().print(table)
+    batch = next(lake.open(key).iter_batches(batch_size=5, columns=columns))
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name != "merchant_name")
+    for row in batch.to_pylist():
+        table.add_row(iso(row.pop("transaction_at")), *(str(value) for value in row.values()))
+    _print_table(table)
+
+
+def _print_table(table: Table) -> None:
+    """Print a table whole: where there is no terminal, it is as wide as its rows."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)

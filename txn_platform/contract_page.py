@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import dataframely as dy
+
 from txn_platform.contract import (
     CONTRACT_VERSION,
     PUBLISHED_SCHEMA,
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 _MEANINGS = {
     "missing": "absent, or null",
-    "format": "not of the form `{pattern}`, or of it but no such value (30 February)",
+    "format": "not of the form `{pattern}`",
     "range": "outside the allowed range",
     "check_digit": "the last digit is not the check digit (Luhn)",
     "unknown": "not in the code list",
@@ -96,7 +98,9 @@ def _meaning(reason: str) -> str:
     name, _, problem = reason.partition(".")
     column = SentTransaction.columns()[name]
     pattern = TEXT_PATTERNS.get(name) or getattr(column, "regex", None) or ""
-    return _MEANINGS[problem].format(pattern=pattern.replace("|", "\\|"))
+    meaning = _MEANINGS[problem].format(pattern=pattern.replace("|", "\\|"))
+    no_such_value = problem == "format" and isinstance(column, dy.Datetime)
+    return f"{meaning}, or no such moment (30 February)" if no_such_value else meaning
 
 
 if __name__ == "__main__":

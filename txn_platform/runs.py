@@ -74,6 +74,7 @@ def materialize(
 
     Raises:
         UserError: the run failed for a reason that a user can mend; says so as the run does.
+        KeyboardInterrupt: it was interrupted, which Dagster keeps to itself.
         RuntimeError: it failed otherwise; says what Dagster recorded, with the traceback.
     """
     started = time.monotonic()
@@ -112,11 +113,13 @@ def materialize(
     )
 
 
-def _error_of(result: dg.ExecuteInProcessResult) -> Exception:
+def _error_of(result: dg.ExecuteInProcessResult) -> BaseException:
     messages: list[str] = []
     for event in result.all_events:
         if event.is_step_failure:
             data = event.step_failure_data
+            if data.error and data.error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+                return KeyboardInterrupt()
             if data.user_failure_data is None:
                 return RuntimeError(data.error.to_string() if data.error else "the step failed")
             messages.append(data.user_failure_data.description or "the step failed")

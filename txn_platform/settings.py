@@ -6,16 +6,23 @@ elsewhere: `lake.open_lake`, `source.Source`, and the resources in `defs/resourc
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import cast, override
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from txn_platform.errors import UserError
 
 
 class Settings(BaseSettings):
-    """The platform's settings; an empty variable counts as unset.
+    """The platform's settings; an empty variable counts as unset, and hides that of `.env`.
 
     The credentials are optional: without them boto3's own chain (profile, web identity, instance
     role) finds some.
@@ -81,6 +88,22 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
         description="An S3-compatible store's address; unset, AWS.",
     )
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read of `.env` only what the environment does not name: what is empty there is unset."""
+        file = cast("DotEnvSettingsSource", dotenv_settings)
+        named = {name.lower() for name in os.environ}
+        file.env_vars = {name: value for name, value in file.env_vars.items() if name not in named}
+        return init_settings, env_settings, file, file_secret_settings
 
     @field_validator("generator_url", "endpoint_url")
     @classmethod

@@ -29,6 +29,17 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().bucket is None
 
 
+def test_an_empty_variable_hides_that_of_the_env_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("AWS_BUCKET_NAME=of-file\nAWS_ENDPOINT_URL_S3=http://of-file\n")
+    monkeypatch.setenv("AWS_BUCKET_NAME", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://of-environment")
+    assert load_settings().bucket is None
+    assert load_settings().endpoint_url == "http://of-environment"
+
+
 def test_only_its_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/nowhere")
     monkeypatch.setenv("BUCKET", "not-ours")
