@@ -167,10 +167,9 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
     except ValueError as error:
         raise UserError(str(error)) from None
     if str(output) == "-":
-        stdout = click.get_binary_stream("stdout")
-        if stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
+        if sys.stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
             raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
-        export(simulator, window, form, stdout)
+        export(simulator, window, form, sys.stdout.buffer)
         return
     try:
         with Console(stderr=True).status("no rows yet") as status:
@@ -205,13 +204,13 @@ def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
         status = stack.enter_context(console.status("starting Dagster"))
         from txn_platform.processes import start_generator
         from txn_platform.runs import dagster_instance, materialize
-        from txn_platform.source import Source
+        from txn_platform.source import Source, source_api
 
         url = settings.generator_url
         if url is None:
             child, url = start_generator()
             stack.enter_context(child)
-        for window in asked or _newest(Source(url).watermark(), last):
+        for window in asked or _newest(Source(url, source_api(settings)).watermark(), last):
             yield materialize(
                 window,
                 instance=stack.enter_context(dagster_instance()),

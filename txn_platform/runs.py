@@ -138,7 +138,7 @@ def _progress_logger(on_progress: Callable[[str], None]) -> dg.LoggerDefinition:
                 on_progress(str(event.step_key).replace("_", " "))
 
     def make(_: dg.InitLoggerContext) -> logging.Logger:
-        logger = logging.Logger(_LOGGER, logging.INFO)
+        logger = logging.Logger(_LOGGER, logging.DEBUG)
         logger.addHandler(Handler())
         return logger
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import cast, override
+from typing import Literal, cast, override
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -54,6 +54,27 @@ class Settings(BaseSettings):
         default=None,
         validation_alias="TXN_CARD_KEY",
         description="The key of card tokens; made once under TXN_HOME when unset.",
+    )
+    source_format: Literal["arrow", "csv", "ndjson", "json"] = Field(
+        default="arrow",
+        validation_alias="GENERATOR_FORMAT",
+        description="The wire format: the first three stream a window, json comes in pages.",
+    )
+    source_transactions: str | None = Field(
+        default=None,
+        validation_alias="TXN_SOURCE_TRANSACTIONS",
+        description="Of a source that is not the generator: the path of a window's rows, with"
+        " {start}, {end}, {as_of}, {offset} where they belong.",
+    )
+    source_items: str = Field(
+        default="data",
+        validation_alias="TXN_SOURCE_ITEMS",
+        description="The names under which a JSON page has its rows, joined by dots.",
+    )
+    source_next: str = Field(
+        default="next",
+        validation_alias="TXN_SOURCE_NEXT",
+        description="The names under which a JSON page has the next page's address.",
     )
     generator_url: str | None = Field(
         default=None,

@@ -1,24 +1,27 @@
 """The client of the source: a window in, batches of rows as sent out.
 
-All that is known of the source's API is here, so that another source means another module of this
-shape. What the rows must be like is `contract.py`'s; starting a generator is `defs/resources.py`'s.
+All that is known of the source's API is here, so that another source means other settings, or
+another module of this shape. What is in the bytes that come is `decoding.py`'s matter; starting a
+generator is `defs/resources.py`'s.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from urllib.parse import quote, urljoin, urlsplit
 
 import polars as pl
-import pyarrow as pa
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError
 
-from txn_platform.contract import RAW_SCHEMA, SENT_COLUMNS
+from txn_platform.contract import RAW_SCHEMA
+from txn_platform.decoding import DECODERS, UnreadableError, address, items
 from txn_platform.errors import UserError
 from txn_platform.reconciliation import ControlTotals
 from txn_platform.windows import Window, iso
@@ -26,23 +29,71 @@ from txn_platform.windows import Window, iso
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from txn_platform.settings import Settings
+
 # A slice is the unit of a retry, and is held in memory until it is whole.
 _SLICE_ROWS: Final = 1 << 18
+_PAGE_ROWS: Final = 10_000
 _ATTEMPTS: Final = 5
 _LONGEST_PAUSE: Final = 10.0
 _CONNECT_SECONDS: Final = 5.0
 _READ_SECONDS: Final = 60.0
 
 
+@dataclass(frozen=True)
+class SourceApi:
+    """How a source is spoken to; the defaults are the generator's.
+
+    In the paths, `{start}`, `{end}` and `{as_of}` stand for times (RFC 3339), `{format}` for the
+    format, and `{offset}` for the rows had so far; a path with `{offset}` is asked again until a
+    page comes empty.
+
+    Attributes:
+        format: `arrow`, `csv` or `ndjson` stream a window, `json` gives it in pages.
+        transactions: where the rows of a window are.
+        items: in a JSON page, the names under which its rows stand, joined by dots.
+        next: likewise for the address of the next page.
+        totals: where the control totals of a window are; None for a source that states none.
+        watermark: where the end of the newest complete hour is; None to go by the clock.
+    """
+
+    format: Literal["arrow", "csv", "ndjson", "json"] = "arrow"
+    transactions: str = (
+        "/v1/transactions?start={start}&end={end}&as_of={as_of}&format={format}&types=text"
+    )
+    items: str = "data"
+    next: str = "next"
+    totals: str | None = "/v1/control-totals?start={start}&end={end}&as_of={as_of}"
+    watermark: str | None = "/v1/watermark"
+
+
+def source_api(settings: Settings) -> SourceApi:
+    """How the source that the settings name is spoken to."""
+    if settings.source_transactions is None:
+        pages = {"transactions": f"{SourceApi.transactions}&limit={_PAGE_ROWS}"}
+        return SourceApi(
+            format=settings.source_format, **(pages if settings.source_format == "json" else {})
+        )
+    return SourceApi(
+        format=settings.source_format,
+        transactions=settings.source_transactions,
+        items=settings.source_items,
+        next=settings.source_next,
+        totals=None,
+        watermark=None,
+    )
+
+
 class Source:
-    """A generator service, or another source with the same API.
+    """A generator service, or another source of transactions.
 
     Every method raises `UserError` when the source can't be reached or refuses.
     """
 
-    def __init__(self, url: str) -> None:
-        """Args: url: where it answers, as `http://127.0.0.1:8000`."""
+    def __init__(self, url: str, api: SourceApi | None = None) -> None:
+        """Args: url: where it answers, as `http://127.0.0.1:8000`; api: how it is spoken to."""
         self._url = url.rstrip("/")
+        self._api = api or SourceApi()
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
             retries=urllib3.Retry(
@@ -59,11 +110,18 @@ class Source:
 
     def watermark(self) -> datetime:
         """The end of the newest window that is complete."""
-        answer = self._json("/v1/watermark")
+        path = self._api.watermark
+        if path is None:
+            return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        body = self._get(path).data
+        try:
+            answer: Any = json.loads(body)
+        except ValueError:
+            raise self._unexpected(path, "is not JSON") from None
         try:
             return datetime.fromisoformat(answer["watermark"]).astimezone(UTC)
         except (KeyError, TypeError, ValueError):
-            raise self._unexpected("/v1/watermark", "has no time under 'watermark'") from None
+            raise self._unexpected(path, "has no time under 'watermark'") from None
 
     def require_complete(self, window: Window) -> None:
         """Raise a `UserError` when the window is not over yet."""
@@ -74,21 +132,22 @@ class Source:
                 f" the source has complete hours up to {iso(watermark)}"
             )
 
-    def control_totals(self, window: Window, as_of: datetime) -> ControlTotals:
-        """What the source says it has for a window.
+    def control_totals(self, window: Window, as_of: datetime) -> ControlTotals | None:
+        """What the source says it has for a window; None when it says nothing of the kind.
 
         Args:
             window: which.
             as_of: rows that arrived later do not count.
         """
-        path = "/v1/control-totals"
-        body = self._get(path, start=iso(window.start), end=iso(window.end), as_of=iso(as_of))
+        if self._api.totals is None:
+            return None
+        path = _filled(self._api.totals, start=window.start, end=window.end, as_of=as_of)
         try:
-            return ControlTotals.parse(body.data)
+            return ControlTotals.parse(self._get(path).data)
         except ValueError:
             raise self._unexpected(path, "is no statement of control totals") from None
 
-    def batches(self, window: Window, as_of: datetime, rows: int) -> Iterator[pl.DataFrame]:
+    def batches(self, window: Window, as_of: datetime, rows: int | None) -> Iterator[pl.DataFrame]:
         """The rows of a window as sent, in the source's order.
 
         The window is asked for in slices of time, each tried again by itself when its answer breaks
@@ -97,61 +156,88 @@ class Source:
         Args:
             window: which.
             as_of: rows that arrived later are left out.
-            rows: how many there are, by the control totals; decides the number of slices.
+            rows: how many there are, where the source says it; decides the number of slices.
 
         Yields:
             Frames with the columns of `RAW_SCHEMA`.
         """
-        slices = max(1, -(-rows // _SLICE_ROWS))
+        slices = max(1, -(-(rows or 0) // _SLICE_ROWS))
         step = (window.end - window.start) / slices
         bounds = [window.start + step * index for index in range(slices)] + [window.end]
         position = 0
         for start, end in pairwise(bounds):
             for frame in self._slice(start, end, as_of):
-                yield _as_raw(frame, position)
+                yield frame.select(
+                    pl.int_range(position, position + pl.len(), dtype=pl.Int64).alias("position"),
+                    *RAW_SCHEMA.names[1:],
+                )
                 position += frame.height
 
     def _slice(self, start: datetime, end: datetime, as_of: datetime) -> list[pl.DataFrame]:
+        ask = self._pages if self._api.format == "json" else self._stream
         for attempt in range(1, _ATTEMPTS + 1):
-            response = self._get(
-                "/v1/transactions",
-                stream=True,
-                start=iso(start),
-                end=iso(end),
-                as_of=iso(as_of),
-                format="arrow",
-                types="text",
-            )
             try:
-                with pa.ipc.open_stream(response) as reader:
-                    return [_text_frame(batch) for batch in reader]
-            except (HTTPError, OSError, pa.ArrowInvalid) as error:
+                return list(ask(start=start, end=end, as_of=as_of))
+            except (HTTPError, OSError, UnreadableError) as error:
                 if attempt == _ATTEMPTS:
                     raise UserError(
-                        f"{self._url} broke off its answer for [{iso(start)}, {iso(end)})"
-                        f" {_ATTEMPTS} times ({type(error).__name__}): look at its log"
+                        f"{self._url} broke off its answer for [{iso(start)}, {iso(end)}), or sent"
+                        f" no {self._api.format}, {_ATTEMPTS} times ({type(error).__name__}):"
+                        " look at its log"
                     ) from None
                 time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
-            finally:
-                response.close()
         raise AssertionError  # the last attempt returns or raises
 
-    def _json(self, path: str) -> Any:
+    def _stream(self, **window: datetime) -> Iterator[pl.DataFrame]:
+        path = _filled(self._api.transactions, format=self._api.format, offset=0, **window)
+        response = self._get(path, stream=True)
+        # A reader that looks past the end must find it, not a closed file.
+        response.auto_close = False
         try:
-            return json.loads(self._get(path).data)
-        except ValueError:
-            raise self._unexpected(path, "is not JSON") from None
+            body = response if self._api.format == "arrow" else io.BufferedReader(response)
+            yield from DECODERS[self._api.format](body)
+        finally:
+            response.close()
 
-    def _get(self, path: str, *, stream: bool = False, **query: str) -> urllib3.BaseHTTPResponse:
-        url = f"{self._url}{path}" + (f"?{urlencode(query)}" if query else "")
+    def _pages(self, **window: datetime) -> Iterator[pl.DataFrame]:
+        by_offset = "{offset}" in self._api.transactions
+        offset = 0
+        path: str | None = _filled(self._api.transactions, format="json", offset=0, **window)
+        while path is not None:
+            page = self._get(path).data
+            frame = items(page, self._api.items.split("."))
+            yield frame
+            offset += frame.height
+            if by_offset:
+                query = window | {"offset": offset}
+                path = _filled(self._api.transactions, format="json", **query)
+                path = path if frame.height else None
+            else:
+                following = address(page, self._api.next.split("."))
+                path = self._of_this_origin(following) if following else None
+
+    def _of_this_origin(self, address: str) -> str:
+        """The path of an address that the source named, which must be its own."""
+        joined = urlsplit(urljoin(f"{self._url}/", address))
+        own = urlsplit(self._url)
+        if (joined.scheme, joined.netloc) != (own.scheme, own.netloc):
+            raise UserError(
+                f"{self._url} names a next page at {joined.scheme}://{joined.netloc}: a page of"
+                " another origin is not followed"
+            )
+        return joined._replace(scheme="", netloc="").geturl().removeprefix(own.path)
+
+    def _get(self, path: str, *, stream: bool = False) -> urllib3.HTTPResponse:
+        url, route = f"{self._url}{path}", path.partition("?")[0]
         try:
-            response = self._pool.request(
-                "GET", url, preload_content=not stream, decode_content=not stream, redirect=False
+            response = cast(
+                "urllib3.HTTPResponse",
+                self._pool.request("GET", url, preload_content=not stream, redirect=False),
             )
         except MaxRetryError as error:
             if isinstance(error.reason, ResponseError):
                 raise UserError(
-                    f"{self._url} kept answering {path} with errors"
+                    f"{self._url} kept answering {route} with errors"
                     f" ({error.reason}): look at its log"
                 ) from None
             raise UserError(
@@ -161,15 +247,15 @@ class Source:
         except (HTTPError, ValueError) as error:
             raise UserError(f"GENERATOR_URL {self._url} can't be used: {error}") from None
         if response.status != 200:
-            detail = _problem_detail(response.data if not stream else response.read())
+            detail = _problem_detail(response.data)
             response.release_conn()
-            raise UserError(f"{self._url} refused {path} with status {response.status}{detail}")
+            raise UserError(f"{self._url} refused {route} with status {response.status}{detail}")
         return response
 
     def _unexpected(self, path: str, fault: str) -> UserError:
         return UserError(
-            f"{self._url}{path} {fault}: GENERATOR_URL must name a service with the API of"
-            " generator_service"
+            f"{self._url}{path.partition('?')[0]} {fault}: GENERATOR_URL must name a service with"
+            " the API of generator_service, or TXN_SOURCE_ settings say how it is spoken to"
         )
 
 
@@ -181,21 +267,11 @@ def _problem_detail(body: bytes) -> str:
         return ""
 
 
-def _text_frame(batch: pa.RecordBatch) -> pl.DataFrame:
-    frame = pl.DataFrame(batch)
-    coded = [name for name, dtype in frame.schema.items() if dtype != pl.String]
-    return frame.with_columns(pl.col(coded).cast(pl.String)) if coded else frame
-
-
-def _as_raw(sent: pl.DataFrame, position: int) -> pl.DataFrame:
-    """Columns of `RAW_SCHEMA`: absent ones are null, unknown ones are kept together."""
-    unknown = [name for name in sent.columns if name not in SENT_COLUMNS]
-    extra = pl.struct(unknown).struct.json_encode() if unknown else pl.lit(None, dtype=pl.String)
-    return sent.select(
-        pl.int_range(position, position + pl.len(), dtype=pl.Int64).alias("position"),
-        *(
-            pl.col(name) if name in sent.columns else pl.lit(None, dtype=pl.String).alias(name)
-            for name in SENT_COLUMNS
-        ),
-        extra.alias("extra_fields"),
-    ).select(RAW_SCHEMA.names)
+def _filled(path: str, **values: datetime | str | int) -> str:
+    """A path with its places filled in, as a query needs it."""
+    return path.format_map(
+        {
+            name: quote(iso(value) if isinstance(value, datetime) else str(value), safe="")
+            for name, value in values.items()
+        }
+    )

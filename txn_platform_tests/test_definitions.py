@@ -89,7 +89,7 @@ def test_the_platform_knows_the_source_over_http_only() -> None:
 _LAYERS = [
     ["errors", "iso_codes", "windows"],
     ["contract", "settings", "protection", "reconciliation"],
-    ["validation", "ordering", "lake", "source"],
+    ["validation", "decoding", "ordering", "lake", "source"],
 ]
 
 

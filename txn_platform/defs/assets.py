@@ -87,13 +87,16 @@ def raw_transactions(
         stated = source.control_totals(window, as_of)
         landed = ControlTotals()
         with lake.lake.stage(RAW_SCHEMA, _LANDED) as writer:
-            for rows in source.batches(window, as_of, stated.rows):
+            for rows in source.batches(window, as_of, stated.rows if stated else None):
                 landed += ControlTotals.of(rows)
                 writer.write(rows)
-            writer.annotate({_SOURCE_TOTALS: stated.to_json()})
+            # Of a source that states none, what was landed is all there is to be held against.
+            writer.annotate({_SOURCE_TOTALS: (stated or landed).to_json()})
             staged = writer.finish()
             result = checks.verdict(
-                checks.LANDED_TOTALS, landed.differences(stated), checks.totals_metadata(stated)
+                checks.LANDED_TOTALS,
+                landed.differences(stated or landed),
+                {"stated_by_source": stated is not None, **checks.totals_metadata(landed)},
             )
             yield from checks.require([result])
             yield dg.Output(staged, metadata={"as_of": dg.MetadataValue.timestamp(as_of)})

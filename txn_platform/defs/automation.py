@@ -54,7 +54,8 @@ def on_watermark(
         while start <= newest:
             window = Window(start)
             totals = source.control_totals(window, as_of)
-            now[window.partition_key] = hashlib.sha256(totals.to_json().encode()).hexdigest()[:16]
+            stated = totals.to_json() if totals else ""
+            now[window.partition_key] = hashlib.sha256(stated.encode()).hexdigest()[:16]
             start += WINDOW_LENGTH
     except UserError as error:
         return dg.SkipReason(str(error))

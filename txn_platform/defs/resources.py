@@ -14,7 +14,7 @@ from txn_platform.errors import UserError
 from txn_platform.processes import start_generator
 from txn_platform.protection import CardProtector
 from txn_platform.settings import load_settings
-from txn_platform.source import Source
+from txn_platform.source import Source, source_api
 
 
 class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
@@ -43,11 +43,12 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             UserError: the generator did not start.
         """
         if self._source is None:
-            url = self.url or load_settings().generator_url
+            settings = load_settings()
+            url = self.url or settings.generator_url
             if url is None:
                 child, url = start_generator()
                 self._running.enter_context(child)
-            self._source = Source(url)
+            self._source = Source(url, source_api(settings))
         return self._source
 
 

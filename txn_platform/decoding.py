@@ -1,0 +1,297 @@
+"""What came over the wire, as frames of text: Arrow, CSV, NDJSON and JSON, all to the same rows.
+
+Nothing is interpreted: a JSON number keeps its digits, text keeps its spaces, and what can't be
+read as a row at all is kept as one whose fields are absent. Where the bytes come from is
+`source.py`'s matter.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from txn_platform.contract import SENT_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+# Where what could not be read is kept, among the fields that the contract does not know.
+UNREADABLE: Final = "unreadable"
+
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_CHUNK_BYTES: Final = 1 << 22
+_LONGEST_LINE: Final = 1 << 26
+_FRAME: Final = {**dict.fromkeys(SENT_COLUMNS, pl.String), "extra_fields": pl.String}
+
+
+class UnreadableError(ValueError):
+    """The answer breaks off, or is not of its format; it may be asked for again."""
+
+
+# JSON, each value as the bytes that were sent.
+_Row = dict[str, msgspec.Raw]
+_ROW: Final = msgspec.json.Decoder(_Row)
+_ROWS: Final = msgspec.json.Decoder(list[_Row])
+
+
+def arrow(body: Any) -> Iterator[pl.DataFrame]:
+    """An Arrow IPC stream of text columns, plain or dictionary-encoded."""
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            for batch in reader:
+                yield _with_extra(pl.DataFrame(batch).with_columns(pl.all().cast(pl.String)))
+    except pa.ArrowInvalid as error:
+        raise UnreadableError(str(error)) from None
+
+
+def delimited(body: Any) -> Iterator[pl.DataFrame]:
+    """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
+
+    A line with another number of fields is kept as unreadable.
+    """
+    head = body.readline(_LONGEST_LINE)
+    if not head.endswith(b"\n"):
+        raise UnreadableError("the header line does not end")
+    names = next(csv.reader([head.decode("utf-8-sig").rstrip("\r\n")]))
+    broken: list[str] = []
+
+    def keep(row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
+        broken.append(row.text)
+        return "skip"
+
+    try:
+        reader = pa_csv.open_csv(
+            body,
+            read_options=pa_csv.ReadOptions(column_names=names, block_size=_CHUNK_BYTES),
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            return
+        raise UnreadableError(str(error)) from None
+    try:
+        for batch in reader:
+            yield _with_extra(pl.DataFrame(batch))
+    except pa.ArrowInvalid as error:
+        raise UnreadableError(str(error)) from None
+    if broken:
+        yield _unreadable(broken)
+
+
+def ndjson(body: Any) -> Iterator[pl.DataFrame]:
+    """One JSON object a line; a line that is none is kept as unreadable."""
+    rest = b""
+    while chunk := body.read(_CHUNK_BYTES):
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        if newline:
+            yield _objects(whole)
+        elif len(rest) > _LONGEST_LINE:
+            raise UnreadableError(f"a line is longer than {_LONGEST_LINE:,} bytes")
+    if rest:
+        raise UnreadableError("the last line does not end")
+
+
+def items(page: bytes, path: Sequence[str]) -> pl.DataFrame:
+    """The rows of a JSON page, found at a path of names.
+
+    Raises:
+        UnreadableError: the page is not JSON, or has no list there.
+    """
+    try:
+        page.decode()
+        found = _at(_ROW.decode(page), path)
+        if found is not None:
+            return _frame_of(_ROWS.decode(found))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    rows = _walk(_loads(page), path)
+    if not isinstance(rows, list):
+        raise UnreadableError(f"there is no list under {'.'.join(path)!r}")
+    return _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
+
+
+def address(page: bytes, path: Sequence[str]) -> str | None:
+    """The text at a path of names in a JSON page; None when there is none."""
+    try:
+        found = _at(_ROW.decode(page), path)
+        text = None if found is None else _loads(bytes(found))
+    except msgspec.DecodeError:
+        text = _walk(_loads(page), path)
+    return text if isinstance(text, str) else None
+
+
+def _at(document: _Row, path: Sequence[str]) -> msgspec.Raw | None:
+    """The value at a path of names, as sent."""
+    *names, last = path
+    for name in names:
+        document = _ROW.decode(document.get(name, b"{}"))
+    return document.get(last)
+
+
+def _walk(value: Any, path: Sequence[str]) -> Any:
+    """The same in a document that is parsed already."""
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _objects(lines: bytes) -> pl.DataFrame:
+    """Lines, each of which should be a JSON object."""
+    try:
+        # The decoder does not look at what is between quotes.
+        lines.decode()
+        return _frame_of(_ROW.decode_lines(lines))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    return _patiently(
+        [(_loads(line), line) for line in lines.split(b"\n") if line.strip()],
+    )
+
+
+def _patiently(rows: list[tuple[Any, bytes]]) -> pl.DataFrame:
+    """Rows that the fast decoder refused, one by one: parsed, and as sent."""
+    found = [
+        {_printed(name): _as_text(value) for name, value in row.items()}
+        if isinstance(row, dict)
+        else {UNREADABLE: sent.decode("utf-8", "backslashreplace")}
+        for row, sent in rows
+    ]
+    names = dict.fromkeys(name for row in found for name in row)
+    return _with_extra(pl.DataFrame(found, schema=dict.fromkeys(names, pl.String)))
+
+
+def _loads(document: bytes) -> Any:
+    """JSON with numbers by their digits; also NaN, and halves of surrogate pairs. None if none."""
+    try:
+        return json.loads(document, parse_float=str, parse_int=str, parse_constant=str)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _as_text(value: Any) -> str | None:
+    match value:
+        case None:
+            return None
+        case str():
+            return _printed(value)
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return _printed(json.dumps(value, ensure_ascii=False))
+
+
+def _frame_of(rows: list[_Row]) -> pl.DataFrame:
+    columns = {name: [row.get(name) for row in rows] for name in SENT_COLUMNS}
+    odd = {index for index, row in enumerate(rows) if len(row) != len(SENT_COLUMNS)} | set(
+        chain.from_iterable(
+            (index for index, value in enumerate(values) if value is None)
+            for values in columns.values()
+            if None in values
+        )
+    )
+    extra: list[str | None] = [None] * len(rows)
+    for index in odd:
+        unknown = {
+            name: _text(bytes(value)) for name, value in rows[index].items() if name not in columns
+        }
+        extra[index] = _extra(unknown)
+    return pl.DataFrame(
+        {name: _texts(values) for name, values in columns.items()} | {"extra_fields": extra},
+        schema=_FRAME,
+    )
+
+
+def _texts(values: list[msgspec.Raw | None]) -> pl.Series:
+    """A column of JSON values as text: strings without their quotes, the rest as sent."""
+    # No JSON document holds a zero byte, so it can stand between the values.
+    joined = b"\0".join([value or b"" for value in values]) + b"\0" if values else b""
+    data = np.frombuffer(joined, dtype=np.uint8)
+    ends = np.flatnonzero(data == 0)
+    offsets = np.empty(len(values) + 1, dtype=np.int64)
+    offsets[0] = 0
+    offsets[1:] = ends + 1
+    array = pa.LargeStringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(data))
+    token = pl.Series(array).str.strip_suffix("\0")
+    frame = (
+        token.alias("token")
+        .to_frame()
+        .select(
+            text=pl.when(pl.col("token").is_in(["", "null"]))
+            .then(None)
+            .when(pl.col("token").str.starts_with('"'))
+            .then(pl.col("token").str.slice(1, pl.col("token").str.len_chars() - 2))
+            .otherwise(pl.col("token")),
+            escaped=pl.col("token").str.starts_with('"')
+            & pl.col("token").str.contains("\\", literal=True),
+        )
+    )
+    if not frame["escaped"].any():
+        return frame["text"]
+    text = frame["text"].to_list()
+    for index in frame["escaped"].arg_true():
+        text[index] = _text(token[index].encode())
+    return pl.Series(text, dtype=pl.String)
+
+
+def _text(value: bytes) -> str | None:
+    """One JSON value as text."""
+    if value == b"null":
+        return None
+    if not value.startswith(b'"'):
+        return value.decode()
+    return _printed(json.loads(value))
+
+
+def _printed(text: str) -> str:
+    """Text that UTF-8 can hold.
+
+    Half of a surrogate pair is no character: it is written out behind a SUBSTITUTE, which no rule
+    takes for printable.
+    """
+    return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)
+
+
+def _with_extra(frame: pl.DataFrame) -> pl.DataFrame:
+    """The contract's columns, absent ones null, and the unknown ones together."""
+    unknown = [name for name in frame.columns if name not in SENT_COLUMNS]
+    absent = [name for name in SENT_COLUMNS if name not in frame.columns]
+    extra = pl.Series("extra_fields", [None] * frame.height, dtype=pl.String)
+    if unknown:
+        extra = pl.Series(
+            "extra_fields", [_extra(row) for row in frame.select(unknown).to_dicts()], pl.String
+        )
+    return frame.with_columns(
+        extra, *(pl.lit(None, dtype=pl.String).alias(name) for name in absent)
+    ).select(*_FRAME)
+
+
+def _unreadable(texts: list[str]) -> pl.DataFrame:
+    return _with_extra(pl.DataFrame({UNREADABLE: texts}))
+
+
+def _extra(fields: dict[str, str | None]) -> str | None:
+    """Unknown fields as a JSON object of text, without those that are null."""
+    kept = {name: fields[name] for name in sorted(fields) if fields[name] is not None}
+    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")) if kept else None
+
+
+DECODERS: Final[dict[str, Callable[[Any], Iterator[pl.DataFrame]]]] = {
+    "arrow": arrow,
+    "csv": delimited,
+    "ndjson": ndjson,
+}

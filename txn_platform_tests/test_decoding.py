@@ -1,0 +1,165 @@
+"""Decoding: the same rows from every format, nothing rounded, nothing dropped."""
+
+import csv
+import io
+import json
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from txn_platform.contract import SENT_COLUMNS
+from txn_platform.decoding import DECODERS, UnreadableError, address, items
+from txn_platform_tests.served_source import sent_row
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
+_ROWS = st.lists(
+    st.dictionaries(
+        st.sampled_from([*SENT_COLUMNS, "loyalty", "café"]), st.one_of(st.none(), _TEXT), min_size=1
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def _decoded(name: str, body: bytes) -> list[dict[str, str | None]]:
+    frames = list(DECODERS[name](io.BufferedReader(io.BytesIO(body))))
+    return pl.concat(frames).to_dicts() if frames else []
+
+
+def _expected(row: dict[str, str | None]) -> dict[str, str | None]:
+    extra = {
+        name: row[name]
+        for name in sorted(row)
+        if name not in SENT_COLUMNS and row[name] is not None
+    }
+    text = json.dumps(extra, ensure_ascii=False, separators=(",", ":")) if extra else None
+    return {name: row.get(name) for name in SENT_COLUMNS} | {"extra_fields": text}
+
+
+def _ndjson(rows: list[dict[str, str | None]]) -> bytes:
+    return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+
+
+def _csv(rows: list[dict[str, str | None]]) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = io.StringIO(newline="")
+    writer = csv.writer(lines, quoting=csv.QUOTE_NOTNULL, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row.get(name) for name in names] for row in rows)
+    return lines.getvalue().encode()
+
+
+def _arrow(rows: list[dict[str, str | None]]) -> bytes:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = pa.table(
+        {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
+    )
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+@settings(deadline=None)
+@given(_ROWS)
+def test_every_format_ends_in_the_same_rows(rows: list[dict[str, str | None]]) -> None:
+    expected = [_expected(row) for row in rows]
+    assert _decoded("ndjson", _ndjson(rows)) == expected
+    assert _decoded("arrow", _arrow(rows)) == expected
+    page = json.dumps({"envelope": {"rows": rows}}).encode()
+    assert items(page, ["envelope", "rows"]).to_dicts() == expected
+    # A CSV line of nulls only, in one column, is an empty line, which is no line.
+    if all(any(row.get(name) is not None for row in rows for name in row) for row in rows):
+        several = [{"transaction_id": "x", "amount": "1"} | row for row in rows]
+        assert _decoded("csv", _csv(several)) == [_expected(row) for row in several]
+
+
+@pytest.mark.parametrize(
+    ("sent", "text"),
+    [
+        ("12.50", "12.50"),
+        ("1e400", "1e400"),
+        ("-0", "-0"),
+        ("123456789012345678901234567890.10", "123456789012345678901234567890.10"),
+        ("true", "true"),
+        ("null", None),
+        ('""', ""),
+        ('"null"', "null"),
+        ('"a\\"b\\\\c\\u00e9\\n"', 'a"b\\cé\n'),
+        ('"\\ud83d\\ude00"', "\U0001f600"),
+        ('"\\ud800"', "\x1a\\ud800"),
+        ("NaN", "NaN"),
+        ("-Infinity", "-Infinity"),
+    ],
+)
+def test_json_values_keep_what_was_sent(sent: str, text: str | None) -> None:
+    line = f'{{"amount":{sent},"currency":"USD"}}\n'.encode()
+    (row,) = _decoded("ndjson", line)
+    assert (row["amount"], row["currency"]) == (text, "USD")
+    (row,) = items(b'{"data":[' + line.strip() + b"]}", ["data"]).to_dicts()
+    assert (row["amount"], row["currency"]) == (text, "USD")
+
+
+def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
+    good = json.dumps(sent_row(1)).encode()
+    lines = [good, b"{", b"[1]", b"7", b'"\xff"', b'{"amount":"\xff"}', good]
+    rows = _decoded("ndjson", b"\n".join(lines) + b"\n")
+    assert len(rows) == 7
+    assert rows[0] == rows[6] == _expected(sent_row(1))
+    for row, line in zip(rows[1:6], lines[1:6], strict=True):
+        kept = json.loads(row["extra_fields"] or "")
+        assert kept == {"unreadable": line.decode("utf-8", "backslashreplace")}
+        assert all(row[name] is None for name in SENT_COLUMNS)
+
+
+def test_a_csv_line_with_another_number_of_fields_is_kept() -> None:
+    rows = _decoded("csv", b"transaction_id,amount\na,1\nb\nc,2,3\nd,4\n")
+    assert [row["transaction_id"] for row in rows[:2]] == ["a", "d"]
+    assert [row["extra_fields"] for row in rows[2:]] == [
+        '{"unreadable":"b"}',
+        '{"unreadable":"c,2,3"}',
+    ]
+
+
+def test_csv_tells_null_from_empty() -> None:
+    (row,) = _decoded("csv", b'transaction_id,amount,currency\na,"",\n')
+    assert (row["amount"], row["currency"]) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("ndjson", b'{"amount":"1"}\n{"amo'),
+        ("csv", b"transaction_id,amo"),
+        ("arrow", _arrow([{"amount": "1"}])[:-60]),
+        ("arrow", b"no arrow"),
+    ],
+)
+def test_what_breaks_off_is_noticed(name: str, body: bytes) -> None:
+    with pytest.raises((UnreadableError, OSError)):
+        _decoded(name, body)
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"[", b'{"data":7}', b'{"other":[]}', b'{"data":null}', b"[]"]
+)
+def test_what_is_no_page_is_refused(page: bytes) -> None:
+    with pytest.raises(UnreadableError):
+        items(page, ["data"])
+
+
+@pytest.mark.parametrize("odd", ["1", "NaN"])
+def test_the_next_page_is_found_by_its_path(odd: str) -> None:
+    page = f'{{"meta":{{"links":{{"next":"/x?a=\\u0031"}}}},"next":null,"odd":{odd}}}'.encode()
+    assert address(page, ["meta", "links", "next"]) == "/x?a=1"
+    assert address(page, ["next"]) is None
+    assert address(page, ["meta", "absent"]) is None
+
+
+def test_no_rows_are_no_rows() -> None:
+    assert _decoded("ndjson", b"") == []
+    assert _decoded("csv", b"transaction_id,amount\n") == []
+    assert items(b'{"data":[]}', ["data"]).height == 0
