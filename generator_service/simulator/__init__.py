@@ -1,0 +1,27 @@
+"""The synthetic source: realistic, labelled transactions for any window of time.
+
+What others may use of the simulator is named here, and nothing else is.
+"""
+
+from generator_service.simulator.configuration import (
+    PRESETS,
+    VERSION,
+    Configuration,
+    ControlTotals,
+    Window,
+)
+from generator_service.simulator.schema import CHANNELS, SCHEMA, TRANSACTION_TYPES
+from generator_service.simulator.windows import Labels, Simulator
+
+__all__ = [
+    "CHANNELS",
+    "PRESETS",
+    "SCHEMA",
+    "TRANSACTION_TYPES",
+    "VERSION",
+    "Configuration",
+    "ControlTotals",
+    "Labels",
+    "Simulator",
+    "Window",
+]

@@ -1,0 +1,390 @@
+"""The preset `realistic`: who pays whom, how much, where and when.
+
+How a row follows from its slot belongs here: sessions, merchants, amounts and refunds. What is
+usual for a kind of transaction is in `kinds`, fraud in `fraud`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from generator_service.simulator import arrow, fraud
+from generator_service.simulator.identities import Population, activity_quantiles
+from generator_service.simulator.kinds import KINDS, PARTS_OF_DAY, Ending
+from generator_service.simulator.randomness import (
+    NORMAL,
+    NORMAL_BITS,
+    Flags,
+    Floats,
+    Integers,
+    Words,
+    below,
+    bits,
+    exponential,
+    hashed,
+    key_of,
+    mix,
+    poisson,
+    table_of_shares,
+    uniform,
+)
+from generator_service.simulator.rates import (
+    HOUR_CLASSES,
+    MINUTES_OF_DAY,
+    MINUTES_OF_WEEK,
+    Calendar,
+)
+from generator_service.simulator.schema import CHANNELS, TRANSACTION_TYPES
+from generator_service.simulator.slots import CellFacts, Deal, Details, Draft, Slots, single
+from generator_service.simulator.standing import StandingOrders, is_standing, standing_rows
+
+if TYPE_CHECKING:
+    from generator_service.simulator.configuration import Configuration
+    from generator_service.simulator.pools import Pools
+
+_FOLLOWING = 0.5
+"""Share of rows that follow another of their customer: sessions have a mean of 1 / (1 - it)."""
+
+_GENERATIONS = 8
+"""The longest chain of rows that is followed back to the first of a session."""
+
+_LAG_BITS = 8
+_LAGS = np.minimum(-4.5 * np.log1p(-(np.arange(256) + 0.5) / 256), 30.0).astype(np.int64)
+"""Minutes between a row and the one it follows: geometric, mean about 4, at most 30."""
+
+_FAVOURED = 0.72
+"""Share of rows that go to one of their customer's three favourite merchants of a kind."""
+
+_TRAVELLING = 0.03
+"""Share of weeks that a customer spends in another region."""
+
+_REFUNDED = 0.013
+"""Share of purchases that give way to the refund of an earlier one."""
+
+_REFUND_AFTER = (2, 14)
+"""Days between a purchase and its refund."""
+
+_REFUND_TRIES = 6
+
+_ACTIVITY_BITS = 12
+_OWN_SPREAD = 0.3
+"""Standard deviation of the logarithm of what customers' standing orders of a kind come to."""
+
+_SMALLEST = 50
+"""Cents of the smallest amount."""
+
+_PURCHASE = TRANSACTION_TYPES.index("PURCHASE")
+_REFUND = TRANSACTION_TYPES.index("REFUND")
+
+
+class Behaviour:
+    """The realistic model of a configuration."""
+
+    def __init__(self, configuration: Configuration, pools: Pools) -> None:
+        """Draw the population and lay out its tables."""
+        seed = configuration.seed
+        self.population = Population(configuration, pools)
+        self.scenarios = arrow.strings([scenario.name for scenario in fraud.SCENARIOS])
+        self.look_back = _GENERATIONS * (int(_LAGS.max()) + 1)
+        self._calendar = Calendar(pools.utc_offset)
+        self._standing = StandingOrders(seed, configuration.customers, configuration.tps)
+        self._rows_a_minute = configuration.tps * 60.0 - self._standing.rows_a_minute
+        self._fraud = fraud.Fraud(configuration, self._calendar)
+        self._activity = activity_quantiles(1 << _ACTIVITY_BITS)
+        self._cell_key = key_of("cells", seed)
+        self._count_key = key_of("counts", seed)
+        self._phase_key = key_of("phases", seed)
+        self._favourite_key = key_of("favourites", seed)
+        self._trip_key = key_of("trips", seed)
+        self._own_key = key_of("own standing amounts", seed)
+        self._session_key = np.uint64(key_of("sessions", seed))
+        self._customer_key = np.uint64(key_of("customers", seed))
+        self._kind_key = np.uint64(key_of("kinds", seed))
+        self._merchant_key = np.uint64(key_of("merchants", seed))
+        self._amount_key = np.uint64(key_of("amounts", seed))
+        self._refund_key = np.uint64(key_of("refunds", seed))
+        self._lay_out_kinds()
+
+    def _lay_out_kinds(self) -> None:
+        hours = np.arange(24)
+        by_hour = np.empty((24, len(KINDS)))
+        for part, (start, end) in enumerate(PARTS_OF_DAY):
+            by_hour[(hours >= start) & (hours < end)] = [
+                kind.weight * kind.by_part[part] for kind in KINDS
+            ]
+        self._kind_table = np.stack([table_of_shares(row, 12) for row in by_hour])
+        channels = [
+            np.array([kind.channels.get(channel, 0.0) for channel in CHANNELS]) for kind in KINDS
+        ]
+        self._channel_table = np.stack([table_of_shares(shares, 8) for shares in channels])
+        in_person = ("CHIP", "CONTACTLESS", "MAGSTRIPE", "ATM", "BRANCH")
+        self._in_person = np.isin(CHANNELS, in_person)
+        self._types = np.array([TRANSACTION_TYPES.index(kind.transaction_type) for kind in KINDS])
+        self._medians = np.array([math.log(kind.median * 100.0) for kind in KINDS])
+        self._spreads = np.array([kind.spread for kind in KINDS])
+        endings = get_args(Ending.__value__)
+        self._endings = np.array([endings.index(kind.ending) for kind in KINDS])
+        self._chained = np.array([round(kind.chains * 1024) for kind in KINDS])
+        self._group_logs = np.log(self.population.group_sizes + 1.0)
+
+    def facts(self, cells: Integers) -> CellFacts:
+        """Return the facts of cells."""
+        standing, entries = self._standing.due(self._calendar.minute_of_month(cells))
+        means = self._calendar.activity(cells) * self._rows_a_minute
+        counts = poisson(uniform(hashed(self._count_key, cells)), means) + standing
+        phases = below(hashed(self._phase_key, cells), np.maximum(counts, 1))
+        return CellFacts(hashed(self._cell_key, cells), counts, standing, entries, phases)
+
+    def draft(self, slots: Slots, *, details: bool) -> Draft:
+        """Say what rows hold; without details, only what control totals need."""
+        roots = slots.roots()
+        draft = self._ordinary(slots, roots, details=details)
+        self._fraud.overlay(self, slots, roots, draft)
+        self._refund(slots, roots, draft)
+        return draft
+
+    # Ordinary rows
+
+    def _ordinary(self, slots: Slots, roots: Words, *, details: bool) -> Draft:
+        customers = self._customers(slots, roots)
+        words = mix(roots ^ self._kind_key)
+        kinds = self._kinds(slots, words)
+        standing, entries = standing_rows(slots)
+        customers[standing] = self._standing.owners[entries]
+        kinds[standing] = self._standing.kinds[entries]
+        regions = self._regions(slots, customers)
+        choices = mix(roots ^ self._merchant_key)
+        chosen = bits(choices, 0, 8)
+        favoured = chosen < int(_FAVOURED * 256)
+        favoured[standing] = True
+        # Of three favourites the first has six in ten of the visits, the second three.
+        favourite = (chosen >= 110).astype(np.int64)
+        favourite += chosen >= 165
+        favourite[standing] = 0
+        usual = hashed(self._favourite_key, (customers << 8) + (kinds << 2) + favourite)
+        merchants = self.merchant_of(np.where(favoured, usual, choices), kinds, regions)
+        deal = Deal(customers, kinds, merchants, regions)
+        logs = self.usual_logs(deal)
+        noise = mix(roots ^ self._amount_key)
+        logs += self._spreads[kinds] * NORMAL[bits(noise, 0, NORMAL_BITS)]
+        own = hashed(self._own_key, (customers[standing] << 8) + kinds[standing])
+        logs[standing] += _OWN_SPREAD * NORMAL[bits(own, 0, NORMAL_BITS)]
+        return self.settled(deal, logs, words, noise, details=details)
+
+    def _kinds(self, slots: Slots, words: Words) -> Integers:
+        """Draw kinds by the hour of the day; for rows that are no standing orders."""
+        hours = self._calendar.local(slots.cells) % MINUTES_OF_DAY // 60
+        return self._kind_table[hours[slots.at], bits(words, 0, 12)].astype(np.int64)
+
+    def _customers(self, slots: Slots, roots: Words) -> Integers:
+        """Follow each row back to the first of its session, whose draw says who the customer is.
+
+        A row follows, at even chances, one that came some minutes before it: a branching process
+        (Hawkes, 1971) read backwards. Who follows a standing order is on their own.
+        """
+        firsts = roots.copy()
+        cells = slots.row_cells()
+        words = mix(roots ^ self._session_key)
+        rows = np.flatnonzero(_follows(words))
+        words, indices = words[rows], slots.indices[rows]
+        for _ in range(_GENERATIONS):
+            if not rows.size:
+                break
+            lags = _LAGS[bits(words, 16, _LAG_BITS)]
+            earlier = cells[rows] - lags
+            facts = slots.near.facts(earlier)
+            candidates = np.where(lags == 0, indices, facts.counts)
+            leaders = below(words, candidates)
+            known = (candidates > 0) & ~is_standing(facts, leaders)
+            rows, indices = rows[known], leaders[known]
+            found = facts.take(known).roots(indices)
+            firsts[rows] = found
+            cells[rows] = earlier[known]
+            words = mix(found ^ self._session_key)
+            further = _follows(words)
+            rows, words, indices = rows[further], words[further], indices[further]
+        return self.customer_of(mix(firsts ^ self._customer_key), cells)
+
+    def customer_of(self, words: Words, cells: Integers) -> Integers:
+        """Draw customers who are active in cells: by hour class, then by how active they are."""
+        edges = self._calendar.class_edges[self._calendar.minute_of_week(cells)]
+        chosen = bits(words, 0, 16)
+        classes = np.zeros(words.size, dtype=np.int64)
+        for edge in range(len(HOUR_CLASSES) - 1):
+            classes += chosen >= edges[:, edge]
+        place = (words >> 32).view(np.int64)
+        segment = place >> (32 - _ACTIVITY_BITS)
+        start = self._activity[segment]
+        part = (place & ((1 << (32 - _ACTIVITY_BITS)) - 1)) * 2.0 ** (_ACTIVITY_BITS - 32)
+        rank = start + part * (self._activity[segment + 1] - start)
+        sizes = self.population.class_sizes[classes]
+        within = np.minimum((rank * sizes).astype(np.int64), sizes - 1)
+        return self.population.class_starts[classes] + within
+
+    def _regions(self, slots: Slots, customers: Integers) -> Integers:
+        """Return where customers are this week: at home, or for some weeks elsewhere."""
+        weeks = self._calendar.local(slots.cells) // MINUTES_OF_WEEK
+        trips = hashed(self._trip_key, (customers << 20) ^ weeks[slots.at])
+        regions = self.population.customer_region[customers]
+        away = np.flatnonzero(bits(trips, 0, 10) < int(_TRAVELLING * 1024))
+        regions[away] = below(trips[away], self.population.regions)
+        return regions
+
+    def merchant_of(self, words: Words, kinds: Integers, regions: Integers) -> Integers:
+        """Draw merchants of kinds, everywhere or in regions, by popularity.
+
+        A uniform u makes a local merchant's rank floor((n + 1) ** u), which is Zipf's law with
+        exponent 1 (rank k has the share log(1 + 1/k) / log(n + 1)); chains take u squared, which
+        is steeper at the top. Together they keep Zipf's exponent near 1 over all ranks.
+        """
+        population = self.population
+        chained = bits(words, 16, 10) < self._chained[kinds]
+        groups = population.chain_group[kinds]
+        groups += np.where(chained, 0, regions + 1)
+        part = (words >> 32).astype(np.float64)
+        part *= 2.0**-32
+        np.multiply(part, part, out=part, where=chained)
+        part *= self._group_logs[groups]
+        ranks = exponential(part).astype(np.int64) - 1
+        # The table's e to the log of n + 1 may come out as n + 1 itself.
+        np.minimum(ranks, population.group_sizes[groups] - 1, out=ranks)
+        return population.group_starts[groups] + ranks
+
+    def lesser_merchant_of(self, words: Words, kinds: Integers, regions: Integers) -> Integers:
+        """Draw local merchants of kinds in regions, from the less popular half."""
+        groups = self.population.chain_group[kinds] + 1 + regions
+        sizes = self.population.group_sizes[groups]
+        return self.population.group_starts[groups] + sizes // 2 + below(words, sizes - sizes // 2)
+
+    def usual_logs(self, deal: Deal) -> Floats:
+        """Return the logarithm of the cents that are usual for deals."""
+        logs = self._medians[deal.kinds]
+        logs += self.population.merchant_level[deal.merchants]
+        logs += self.population.customer_level[deal.customers]
+        return logs
+
+    def settled(
+        self, deal: Deal, logs: Floats, words: Words, noise: Words, *, details: bool
+    ) -> Draft:
+        """Write deals down, with the logarithm of their cents; two words a row fill in the rest."""
+        return Draft(
+            customers=deal.customers,
+            merchants=deal.merchants,
+            types=self._types[deal.kinds],
+            cents=self._rounded(np.rint(exponential(logs)).astype(np.int64), deal.kinds, noise),
+            details=self._details(deal, words) if details else None,
+            fraud=np.zeros(words.size, dtype=np.int64),
+        )
+
+    def _rounded(self, cents: Integers, kinds: Integers, noise: Words) -> Integers:
+        """End amounts as their kind does."""
+        endings = self._endings[kinds]
+        mostly = bits(noise, NORMAL_BITS, 8) < 150
+        whole = cents // 100
+        whole *= 100
+        cents = np.where(((endings == 1) & mostly) | (endings == 4), whole + 99, cents)
+        cents = np.where((endings == 2) & mostly, whole, cents)
+        notes = np.flatnonzero(endings == 3)
+        cents[notes] = np.clip((cents[notes] + 1000) // 2000, 1, 50) * 2000
+        return np.maximum(cents, _SMALLEST, out=cents)
+
+    def _details(self, deal: Deal, words: Words) -> Details:
+        population = self.population
+        channels = self._channel_table[deal.kinds, bits(words, 12, 8)].astype(np.int64)
+        # Three in four use the first card, also who has others.
+        other = (bits(words, 20, 8) < 64) * (1 + bits(words, 28, 1))
+        cards = population.card_starts[deal.customers]
+        cards += np.minimum(other, population.card_counts[deal.customers] - 1)
+        sites = population.site_steps[deal.merchants]
+        sites *= deal.regions
+        sites += population.site_starts[deal.merchants]
+        in_person = self._in_person[channels]
+        home = (population.customer_latitude, population.customer_longitude)
+        site = (population.site_latitude, population.site_longitude)
+        latitudes, longitudes = (
+            np.where(in_person, there[sites], here[deal.customers])
+            for there, here in zip(site, home, strict=True)
+        )
+        return Details(cards, channels, latitudes, longitudes)
+
+    # Refunds
+
+    def _refund(self, slots: Slots, roots: Words, draft: Draft) -> None:
+        """Turn some purchases into the refund of an earlier one."""
+        words = mix(roots ^ self._refund_key)
+        gives_way = (draft.types == _PURCHASE) & (draft.fraud == 0) & _is_refund(words)
+        rows = np.flatnonzero(gives_way)
+        if not rows.size:
+            return
+        words = words[rows]
+        parents, found = self._purchases_before(slots.row_cells()[rows], words, _REFUND_AFTER)
+        # Two in three are refunded whole.
+        parts = np.where(bits(words, 20, 4) < 11, 1.0, uniform(mix(words.copy())))
+        self._write_refunds(rows[found], parents.select(found), parts[found], draft)
+
+    def refund_again(
+        self, rows: npt.NDArray[np.intp], cells: Integers, words: Words, draft: Draft
+    ) -> None:
+        """Turn rows into whole refunds of the purchase that a cell and a word stand for.
+
+        Rows for which no purchase is found are left as they were, and are no fraud.
+        """
+        parents, found = self._purchases_before(cells, words, fraud.REFUNDED_BEFORE)
+        draft.fraud[rows[~found]] = 0
+        self._write_refunds(rows[found], parents.select(found), np.ones(rows.size)[found], draft)
+
+    def _write_refunds(
+        self, rows: npt.NDArray[np.intp], parents: Slots, parts: Floats, draft: Draft
+    ) -> None:
+        refunded = self._ordinary(parents, parents.roots(), details=draft.details is not None)
+        refunded.types[:] = _REFUND
+        refunded.cents = np.maximum(np.rint(refunded.cents * parts).astype(np.int64), 1)
+        draft.put(rows, refunded)
+        draft.refunds.append((rows, parents))
+
+    def _purchases_before(
+        self, cells: Integers, words: Words, days: tuple[int, int]
+    ) -> tuple[Slots, Flags]:
+        """Find an ordinary purchase for each cell, between so many days before it.
+
+        Returns one slot a cell, and whether it holds a purchase. Refunds and fraud are none.
+        """
+        first, last = (day * MINUTES_OF_DAY for day in days)
+        earlier = np.empty(cells.size, dtype=np.int64)
+        indices = np.zeros(cells.size, dtype=np.int64)
+        found = np.zeros(cells.size, dtype=np.bool_)
+        sought = np.arange(cells.size)
+        words = words.copy()
+        for _ in range(_REFUND_TRIES):
+            mix(words)
+            earlier[sought] = cells[sought] - first - below(words, last - first)
+            mix(words)
+            facts = self.facts(earlier[sought])
+            indices[sought] = below(words, facts.counts)
+            slots = Slots(earlier[sought], facts, np.arange(sought.size), indices[sought], self)
+            found[sought] = self._are_purchases(slots)
+            missing = ~found[sought]
+            sought, words = sought[missing], words[missing]
+        return single(earlier, indices, self), found
+
+    def _are_purchases(self, slots: Slots) -> Flags:
+        """Say whether slots hold ordinary purchases, without making them."""
+        roots = slots.roots()
+        types = self._types[self._kinds(slots, mix(roots ^ self._kind_key))]
+        good = (slots.facts.counts > 0) & (types == _PURCHASE)
+        good &= ~_is_refund(mix(roots ^ self._refund_key))
+        good &= ~is_standing(slots.facts, slots.indices)
+        good &= self._fraud.scenarios(slots, roots) == 0
+        return good
+
+
+def _follows(words: Words) -> Flags:
+    return bits(words, 0, 16) < int(_FOLLOWING * 65536)
+
+
+def _is_refund(words: Words) -> Flags:
+    return bits(words, 0, 16) < int(_REFUNDED * 65536)

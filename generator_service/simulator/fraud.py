@@ -1,0 +1,304 @@
+"""Fraud as mechanisms: which rows are fraud, by which scenario, and what it does to them.
+
+Scenarios, their campaigns and their marks belong here. A campaign is a hash of its scenario, its
+lane and its epoch, so a row finds its campaign without looking at any other row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from generator_service.simulator.kinds import CODE
+from generator_service.simulator.randomness import (
+    NORMAL,
+    NORMAL_BITS,
+    Floats,
+    Integers,
+    Words,
+    below,
+    bits,
+    hashed,
+    key_of,
+    mix,
+)
+from generator_service.simulator.slots import Deal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy.typing as npt
+
+    from generator_service.simulator.behaviour import Behaviour
+    from generator_service.simulator.configuration import Configuration
+    from generator_service.simulator.rates import Calendar
+    from generator_service.simulator.slots import Draft, Slots
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A mechanism of fraud.
+
+    weight is its share of the fraudulent rows, minutes how long a campaign lasts and rows how many
+    it has on average. shift is how far the logarithm of its amounts lies above what is usual for
+    the victim at the default difficulty, spread its standard deviation.
+    """
+
+    name: str
+    weight: float
+    minutes: int
+    rows: float
+    shift: float
+    spread: float
+
+
+_DAY = 1440
+
+SCENARIOS = (
+    Scenario("card_testing", 0.13, 20, 14, 1.3, 0.7),
+    Scenario("stolen_card", 0.30, _DAY, 12, 1.1, 0.8),
+    Scenario("account_takeover", 0.13, 6 * 60, 5, 1.8, 0.8),
+    Scenario("merchant_compromise", 0.26, 28 * _DAY, 80, 0.4, 0.7),
+    Scenario("push_payment", 0.07, 3 * 60, 2, 1.9, 0.7),
+    Scenario("refund_abuse", 0.03, 5 * _DAY, 6, 0.0, 0.0),
+    Scenario("bust_out", 0.08, 21 * _DAY, 80, 1.3, 0.8),
+)
+
+_DENSEST = 40.0
+"""A sparse stream of rows makes campaigns at most this many times denser in fraud than the mean."""
+
+_LARGEST_CHANCE = 0.1
+"""The largest share of a minute's rows that one scenario takes."""
+
+_TESTED_CARDS = 2
+_CASH_OUT = 0.65
+"""How far into its campaign card testing turns from trying cards to spending with them."""
+
+
+def _codes(**shares: int) -> Integers:
+    return np.repeat(np.array([CODE[name] for name in shares]), list(shares.values()))
+
+
+# Where fraud spends: much as everybody does, so that no category gives it away.
+_ONLINE = _codes(
+    marketplace=6, fashion_online=2, games=2, apps=1, food_delivery=2, electronics_online=1,
+    gift_cards=1,
+)  # fmt: skip
+_IN_TOWN = _codes(
+    grocery=5, fast_food=2, convenience=2, fuel=2, restaurant=2, clothing=1, department_store=1,
+    pharmacy=1, home_improvement=1, electronics=1, cash_machine=2,
+)  # fmt: skip
+_TILLS = _codes(
+    restaurant=3, fast_food=3, convenience=2, grocery=1, clothing=1, bar=1, pharmacy=1,
+)  # fmt: skip
+
+_TESTED_LOG = math.log(250.0)
+"""The logarithm of the usual cents of a try."""
+
+_REFUND_DAYS = 5
+REFUNDED_BEFORE = (2, 9)
+"""Days before its campaign's stretch in which the purchase lies that refund abuse refunds."""
+
+
+@dataclass(frozen=True)
+class _Lanes:
+    """How a scenario's campaigns follow each other.
+
+    Each of `count` lanes holds one campaign an epoch of `epoch` minutes, and the campaign is on
+    for `active` minutes of it; while it is, `chance` of all rows belong to the scenario.
+    """
+
+    key: int
+    count: int
+    epoch: int
+    active: int
+    chance: float
+
+    def campaigns(self, cells: Integers, lane: Integers) -> tuple[Words, Integers, Floats]:
+        """Return the campaign on a lane at cells: its word, the cell it began in, its progress.
+
+        A progress outside [0, 1) means that the lane pauses. Lanes change over at times of their
+        own, so that campaigns do not begin together.
+        """
+        shifted = cells + below(hashed(self.key ^ 1, lane), self.epoch)
+        epoch = shifted // self.epoch
+        words = hashed(self.key, lane, epoch)
+        pause = below(words, self.epoch - self.active + 1)
+        within = shifted - epoch * self.epoch - pause
+        return words, cells - within, within / self.active
+
+
+def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
+    key = key_of("fraud", configuration.seed, scenario.name)
+    share = configuration.fraud_rate * scenario.weight
+    a_minute = configuration.tps * 60.0 * share
+    at_once = a_minute * scenario.minutes / scenario.rows
+    if at_once >= 1.0 or share == 0.0:
+        return _Lanes(key, max(1, round(at_once)), scenario.minutes, scenario.minutes, share)
+    # Too few rows to fill a campaign: one lane that pauses, with denser campaigns in between.
+    epoch = math.ceil(scenario.rows / a_minute)
+    active = math.ceil(max(scenario.minutes, epoch / _DENSEST))
+    return _Lanes(key, 1, epoch, active, share * epoch / active)
+
+
+class Fraud:
+    """The fraud of a configuration."""
+
+    def __init__(self, configuration: Configuration, calendar: Calendar) -> None:
+        """Lay out the lanes of every scenario."""
+        self._calendar = calendar
+        self._key = np.uint64(key_of("fraud", configuration.seed))
+        # How far fraud departs from habit: 1 at the default difficulty, 0 at the highest.
+        self._departure = 2.0 * (1.0 - configuration.difficulty)
+        self._lanes = [_lanes(scenario, configuration) for scenario in SCENARIOS]
+
+    def _edges(self, cells: Integers) -> Words:
+        """Return where, in 0 to 2**32, the rows of each scenario end: (cells, scenarios)."""
+        chances = np.empty((cells.size, len(SCENARIOS)))
+        for column, lanes in enumerate(self._lanes):
+            chances[:, column] = lanes.chance
+            if lanes.active < lanes.epoch:
+                # Campaigns that come one at a time have as many rows by night as by day; else
+                # months would differ by the hours their campaigns happened to fall in.
+                _, _, progress = lanes.campaigns(cells, np.zeros_like(cells))
+                on = (progress >= 0.0) & (progress < 1.0)
+                even = np.minimum(lanes.chance / self._calendar.activity(cells), _LARGEST_CHANCE)
+                chances[:, column] = np.where(on, even, 0.0)
+        return (np.cumsum(chances, axis=1) * 2.0**32).astype(np.uint64)
+
+    def scenarios(self, slots: Slots, roots: Words) -> Integers:
+        """Return for each row 0, or 1 plus the index of its scenario."""
+        edges = self._edges(slots.cells)
+        words = mix(roots ^ self._key) >> 32
+        found = np.zeros(slots.size, dtype=np.int64)
+        rows = np.flatnonzero(words < edges[slots.at, -1])
+        found[rows] = 1 + (words[rows, None] >= edges[slots.at[rows]]).sum(axis=1)
+        return found
+
+    def overlay(self, model: Behaviour, slots: Slots, roots: Words, draft: Draft) -> None:
+        """Turn the rows that are fraud into what their scenario makes of them."""
+        draft.fraud = self.scenarios(slots, roots)
+        for code in np.unique(draft.fraud[draft.fraud > 0]).tolist():
+            rows = np.flatnonzero(draft.fraud == code)
+            self._apply(code - 1, model, slots.select(rows), roots[rows], draft=draft, rows=rows)
+
+    def _apply(
+        self,
+        index: int,
+        model: Behaviour,
+        slots: Slots,
+        roots: Words,
+        *,
+        draft: Draft,
+        rows: npt.NDArray[np.intp],
+    ) -> None:
+        scenario, lanes = SCENARIOS[index], self._lanes[index]
+        cells = slots.row_cells()
+        words = hashed(lanes.key, roots)
+        campaigns, starts, progress = lanes.campaigns(cells, below(words, lanes.count))
+        if scenario.name == "refund_abuse":
+            # A long campaign refunds one purchase after the other, none of them too old.
+            anchors = cells - (cells - starts) % (_REFUND_DAYS * _DAY)
+            model.refund_again(rows, anchors, campaigns, draft)
+            return
+        case = _Case(model, cells, mix(words), campaigns, progress)
+        deal, force = _PLAYS[scenario.name](case)
+        logs = model.usual_logs(deal) + scenario.shift * self._departure * force
+        if scenario.name == "card_testing":
+            logs[~case.cashing_out()] = _TESTED_LOG
+        noise = case.draw_row(1)
+        logs += scenario.spread * NORMAL[bits(noise, 0, NORMAL_BITS)]
+        details = draft.details is not None
+        draft.put(rows, model.settled(deal, logs, case.draw_row(2), noise, details=details))
+
+
+@dataclass
+class _Case:
+    """Rows of one scenario: their cell and word, and their campaign's word and progress (0..1)."""
+
+    model: Behaviour
+    cells: Integers
+    words: Words
+    campaigns: Words
+    progress: Floats
+
+    def draw(self, purpose: int) -> Words:
+        """Return a word of each row's campaign for a purpose."""
+        return hashed(purpose, self.campaigns)
+
+    def draw_row(self, purpose: int) -> Words:
+        """Return a word of each row for a purpose."""
+        return hashed(purpose, self.words)
+
+    def victims(self) -> Integers:
+        """Return each campaign's one victim: anybody, however active."""
+        return below(self.draw(1), self.model.population.customers)
+
+    def cashing_out(self) -> npt.NDArray[np.bool_]:
+        """Say which rows of card testing spend with the cards that were tried."""
+        return self.progress >= _CASH_OUT
+
+    def deal(self, customers: Integers, kinds: Integers, words: Words) -> Deal:
+        """Pay merchants of kinds where customers are at home, drawn by words."""
+        regions = self.model.population.customer_region[customers]
+        merchants = self.model.merchant_of(words, kinds, regions)
+        return Deal(customers, kinds, merchants, regions)
+
+
+def _card_testing(case: _Case) -> tuple[Deal, Floats | float]:
+    """Try stolen cards with small amounts at one online shop, then spend with them at others."""
+    card = bits(case.words, 0, 20) % _TESTED_CARDS
+    customers = below(hashed(1, case.campaigns, card), case.model.population.customers)
+    tried = _ONLINE[below(case.draw(2), _ONLINE.size)]
+    spent = _ONLINE[below(case.words, _ONLINE.size)]
+    later = case.cashing_out()
+    words = np.where(later, case.draw_row(3), case.draw(3))
+    return case.deal(customers, np.where(later, spent, tried), words), 1.0
+
+
+def _stolen_card(case: _Case) -> tuple[Deal, Floats | float]:
+    """Spend with a lost card near its owner's home for a day: faster and dearer than usual."""
+    kinds = _IN_TOWN[below(case.words, _IN_TOWN.size)]
+    return case.deal(case.victims(), kinds, case.draw_row(3)), 1.0
+
+
+def _account_takeover(case: _Case) -> tuple[Deal, Floats | float]:
+    """Sit at the controls of somebody's account for some hours: transfers and online shops."""
+    transfer = bits(case.words, 0, 8) < 64
+    kinds = np.where(transfer, CODE["person_to_person"], _ONLINE[below(case.words, _ONLINE.size)])
+    return case.deal(case.victims(), kinds, case.draw_row(3)), 1.0
+
+
+def _merchant_compromise(case: _Case) -> tuple[Deal, Floats | float]:
+    """Copy cards at a small merchant's till for four weeks, and charge the copies there."""
+    kinds = _TILLS[below(case.draw(1), _TILLS.size)]
+    regions = below(case.draw(2), case.model.population.regions)
+    merchants = case.model.lesser_merchant_of(case.draw(3), kinds, regions)
+    customers = case.model.customer_of(case.draw_row(3), case.cells)
+    return Deal(customers, kinds, merchants, regions), 1.0
+
+
+def _push_payment(case: _Case) -> tuple[Deal, Floats | float]:
+    """Talk customers into transfers to a stranger: their own device, an unusual amount."""
+    customers = case.victims()
+    kinds = np.full(customers.size, CODE["person_to_person"])
+    return case.deal(customers, kinds, case.draw(2)), 1.0
+
+
+def _bust_out(case: _Case) -> tuple[Deal, Floats | float]:
+    """Buy without ever paying, at ordinary shops, with amounts that climb for three weeks."""
+    kinds = _IN_TOWN[below(case.words, _IN_TOWN.size)]
+    return case.deal(case.victims(), kinds, case.draw_row(3)), 0.5 + case.progress
+
+
+_PLAYS: dict[str, Callable[[_Case], tuple[Deal, Floats | float]]] = {
+    "card_testing": _card_testing,
+    "stolen_card": _stolen_card,
+    "account_takeover": _account_takeover,
+    "merchant_compromise": _merchant_compromise,
+    "push_payment": _push_payment,
+    "bust_out": _bust_out,
+}

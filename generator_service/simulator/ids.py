@@ -1,0 +1,111 @@
+"""Transaction ids: UUIDv7 texts that say where their row is.
+
+The bits, their text and their digest belong here. An id holds the row's time, and its index in
+its cell behind a key, so a row is found from its id alone; ids sort as the rows do.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from generator_service.simulator.configuration import MINUTE
+from generator_service.simulator.randomness import Integers, Words, hashed, mix
+
+WIDTH = 36
+"""Characters in an id."""
+
+NOISE_BITS = 31
+"""Bits of noise under the index of a row; the index itself stays below 2**32."""
+
+# The eight groups of four hex digits and where each stands in the text.
+_PLACES = (0, 4, 9, 14, 19, 24, 28, 32)
+_TEXT = np.dtype(
+    {
+        "names": [f"group{place}" for place in _PLACES],
+        "formats": ["<u4"] * 8,
+        "offsets": list(_PLACES),
+        "itemsize": WIDTH,
+    }
+)
+
+
+def _hex_groups() -> npt.NDArray[np.uint32]:
+    digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+    number = np.arange(1 << 16)
+    text = np.empty((1 << 16, 4), dtype=np.uint8)
+    for place in range(4):
+        text[:, place] = digits[(number >> (12 - 4 * place)) & 15]
+    return text.view("<u4").reshape(-1)
+
+
+_HEX = _hex_groups()
+
+
+def tails(key: int, cells: Integers, indices: Integers) -> Words:
+    """Return the 64 bits that follow the time in an id: increasing with the index in a cell."""
+    tail: Words = hashed(key, cells) >> np.uint64(1)
+    tail += indices.view(np.uint64) << np.uint64(NOISE_BITS)
+    tail += hashed(key ^ 1, cells, indices) >> (64 - NOISE_BITS)
+    return tail
+
+
+def texts(times: Integers, tail: Words) -> npt.NDArray[np.uint8]:
+    """Write the ids of rows as text: (n, 36) bytes.
+
+    times are microseconds since the epoch. 48 bits of milliseconds, the version, 10 bits of
+    microseconds, two bits of the tail, the variant, and the tail's other 62 bits.
+    """
+    milliseconds = times // 1000
+    microseconds = times - milliseconds * 1000
+    high = tail.view(np.int64)
+    groups = (
+        milliseconds >> 32,
+        (milliseconds >> 16) & 0xFFFF,
+        milliseconds & 0xFFFF,
+        0x7000 | (microseconds << 2) | ((high >> 62) & 3),
+        0x8000 | ((high >> 48) & 0x3FFF),
+        (high >> 32) & 0xFFFF,
+        (high >> 16) & 0xFFFF,
+        high & 0xFFFF,
+    )
+    text = np.empty((times.size, WIDTH), dtype=np.uint8)
+    text[:, (8, 13, 18, 23)] = ord("-")
+    fields = text.reshape(-1).view(_TEXT)
+    for place, group in zip(_PLACES, groups, strict=True):
+        fields[f"group{place}"] = _HEX[group]
+    return text
+
+
+def place_of(key: int, transaction_id: str) -> tuple[int, int] | None:
+    """Return the (cell, index) an id speaks of, or None when it is no id of this key's form."""
+    if len(transaction_id) != WIDTH or any(transaction_id[at] != "-" for at in (8, 13, 18, 23)):
+        return None
+    digits = transaction_id.replace("-", "")
+    if len(digits) != 32 or not set(digits) <= set("0123456789abcdef"):
+        return None
+    number = int(digits, 16)
+    if (number >> 76) & 15 != 7 or (number >> 62) & 3 != 2:
+        return None
+    microseconds = (number >> 66) & 1023
+    if microseconds > 999:
+        return None
+    cell = ((number >> 80) * 1000 + microseconds) // MINUTE
+    tail = (((number >> 64) & 3) << 62) | (number & ((1 << 62) - 1))
+    start = int(hashed(key, np.array([cell]))[0]) >> 1
+    return cell, (tail - start) >> NOISE_BITS
+
+
+def digest(text: npt.NDArray[np.uint8]) -> int:
+    """Return the order-independent digest of ids given as (n, 36) bytes: the sum of their hashes.
+
+    Each id's hash starts from its length and takes its bytes as little-endian words, zero-padded.
+    """
+    padded = np.zeros((text.shape[0], 40), dtype=np.uint8)
+    padded[:, :WIDTH] = text
+    words = np.ascontiguousarray(padded.view("<u8").T)
+    state = mix(np.full(text.shape[0], WIDTH, dtype=np.uint64))
+    for word in words:
+        state ^= word
+        mix(state)
+    return int(state.sum(dtype=np.uint64))

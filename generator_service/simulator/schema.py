@@ -1,0 +1,59 @@
+"""The columns of a row, their Arrow types and their vocabularies.
+
+Names and types belong here; what a row holds, and how columns are made, does not.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+type TransactionType = Literal[
+    "PURCHASE", "CASH_OUT", "CASH_IN", "PAYMENT", "TRANSFER", "REFUND", "DEBIT"
+]
+type Channel = Literal[
+    "CHIP",
+    "CONTACTLESS",
+    "MAGSTRIPE",
+    "ECOMMERCE",
+    "ATM",
+    "MOBILE",
+    "ONLINE_BANKING",
+    "BRANCH",
+    "STANDING_ORDER",
+]
+
+TRANSACTION_TYPES: tuple[str, ...] = get_args(TransactionType.__value__)
+"""What kind of transaction a row is; named after ISO 8583's processing codes."""
+
+CHANNELS: tuple[str, ...] = get_args(Channel.__value__)
+"""How a customer paid."""
+
+_CODED = pa.dictionary(pa.int32(), pa.string())
+
+MOMENT = pa.timestamp("us", tz="UTC")
+
+SCHEMA = pa.schema(
+    [
+        pa.field("transaction_id", pa.string(), nullable=False),
+        pa.field("transaction_at", MOMENT, nullable=False),
+        pa.field("customer_id", pa.string(), nullable=False),
+        pa.field("card_number", pa.string(), nullable=False),
+        pa.field("merchant_id", _CODED, nullable=False),
+        pa.field("merchant_name", _CODED, nullable=False),
+        pa.field("merchant_category_code", _CODED, nullable=False),
+        pa.field("transaction_type", _CODED, nullable=False),
+        pa.field("channel", _CODED, nullable=False),
+        pa.field("amount", pa.decimal128(18, 2), nullable=False),
+        pa.field("currency", _CODED, nullable=False),
+        pa.field("country", _CODED, nullable=False),
+        pa.field("latitude", pa.float64(), nullable=False),
+        pa.field("longitude", pa.float64(), nullable=False),
+        pa.field("is_fraud", pa.bool_(), nullable=False),
+        pa.field("fraud_scenario", _CODED),
+        pa.field("original_transaction_id", pa.string()),
+    ]
+)
+"""Rows as they leave the simulator. Columns with few values are coded over shared dictionaries;
+original_transaction_id is null unless a refund says which purchase it refunds."""

@@ -1,0 +1,183 @@
+"""Slots and drafts: which rows are asked for, and what a model says of them.
+
+The shapes that pass between windows and models belong here; windows and models do not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from generator_service.simulator.configuration import MINUTE
+from generator_service.simulator.randomness import GOLDEN, Flags, Floats, Integers, Words, mix
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    import pyarrow as pa
+
+    from generator_service.simulator.identities import Population
+
+
+@dataclass(frozen=True)
+class CellFacts:
+    """What is known of cells, one value a cell.
+
+    keys are the words their rows' draws start from, counts their rows. Of these, standing are
+    standing orders; entries says where theirs begin in the table of standing orders, and phases
+    (below counts) which places in the cell they take.
+    """
+
+    keys: Words
+    counts: Integers
+    standing: Integers
+    entries: Integers
+    phases: Integers
+
+    def take(self, at: Integers | Flags | slice) -> CellFacts:
+        """Return the facts of some of the cells."""
+        return CellFacts(
+            self.keys[at], self.counts[at], self.standing[at], self.entries[at], self.phases[at]
+        )
+
+    def followed_by(self, other: CellFacts) -> CellFacts:
+        """Return the facts of these cells and then of others."""
+        return CellFacts(
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.counts, other.counts]),
+            np.concatenate([self.standing, other.standing]),
+            np.concatenate([self.entries, other.entries]),
+            np.concatenate([self.phases, other.phases]),
+        )
+
+    def roots(self, indices: Integers) -> Words:
+        """Return the word from which all draws of a row are hashed, one row for each cell."""
+        return mix(self.keys + indices.view(np.uint64) * np.uint64(GOLDEN))
+
+
+class Cells(Protocol):
+    """Facts of cells, computed or looked up."""
+
+    def facts(self, cells: Integers) -> CellFacts:
+        """Return the facts of cells, in their order; a cell may occur more than once."""
+        ...
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Rows to make: row r is the indices[r]-th of cell cells[at[r]].
+
+    facts has one value for each of cells; near gives those of the cells before them.
+    """
+
+    cells: Integers
+    facts: CellFacts
+    at: Integers
+    indices: Integers
+    near: Cells
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return self.at.size
+
+    def row_cells(self) -> Integers:
+        """Return each row's cell."""
+        return self.cells[self.at]
+
+    def roots(self) -> Words:
+        """Return the word from which all draws of a row are hashed, for each row."""
+        return mix(self.facts.keys[self.at] + self.indices.view(np.uint64) * np.uint64(GOLDEN))
+
+    def times(self, key: int) -> Integers:
+        """Return when rows happen, in microseconds since the epoch: increasing with the index.
+
+        Row i of n lies in the i-th of n equal parts of its minute, at an even chance anywhere.
+        """
+        within = ((mix(self.roots() ^ np.uint64(key)) >> 38) * MINUTE >> 26).view(np.int64)
+        within += self.indices * MINUTE
+        within //= self.facts.counts[self.at]
+        within += (self.cells * MINUTE)[self.at]
+        return within
+
+    def select(self, rows: npt.NDArray[np.intp] | Flags) -> Slots:
+        """Return the slots of some of the rows."""
+        return Slots(self.cells, self.facts, self.at[rows], self.indices[rows], self.near)
+
+
+def single(cells: Integers, indices: Integers, near: Cells) -> Slots:
+    """Return slots with a cell of their own for each row."""
+    return Slots(cells, near.facts(cells), np.arange(cells.size), indices, near)
+
+
+@dataclass
+class Deal:
+    """Who pays whom for what, and where the customer is: by index, code and region."""
+
+    customers: Integers
+    kinds: Integers
+    merchants: Integers
+    regions: Integers
+
+
+@dataclass
+class Details:
+    """What control totals do not need of rows: card, channel (by code) and place in degrees."""
+
+    cards: Integers
+    channels: Integers
+    latitudes: Floats
+    longitudes: Floats
+
+
+@dataclass
+class Draft:
+    """What a model says of rows, by code: customers, cards and merchants index the population.
+
+    types index the transaction types; fraud is 0, or 1 plus the index of the model's scenario.
+    refunds pairs rows with the slots of the purchases they refund.
+    """
+
+    customers: Integers
+    merchants: Integers
+    types: Integers
+    cents: Integers
+    details: Details | None
+    fraud: Integers
+    refunds: list[tuple[npt.NDArray[np.intp], Slots]] = field(default_factory=list)
+
+    def put(self, rows: npt.NDArray[np.intp], other: Draft) -> None:
+        """Replace who pays whom how much, and where, in some rows; not their fraud."""
+        self.customers[rows] = other.customers
+        self.merchants[rows] = other.merchants
+        self.types[rows] = other.types
+        self.cents[rows] = other.cents
+        if self.details and other.details:
+            self.details.cards[rows] = other.details.cards
+            self.details.channels[rows] = other.details.channels
+            self.details.latitudes[rows] = other.details.latitudes
+            self.details.longitudes[rows] = other.details.longitudes
+
+
+class Model(Cells, Protocol):
+    """A preset: how many rows a cell has, and what they say."""
+
+    @property
+    def population(self) -> Population:
+        """Who is there."""
+        ...
+
+    @property
+    def scenarios(self) -> pa.StringArray:
+        """The names of its scenarios of fraud."""
+        ...
+
+    @property
+    def look_back(self) -> int:
+        """How many cells before its own a row may look at through `Slots.near`."""
+        ...
+
+    def draft(self, slots: Slots, *, details: bool) -> Draft:
+        """Say what rows hold; without details, only what control totals need."""
+        ...
