@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 # Columns; more than a row of any table has.
 _UNBOUNDED = 1_000
+# The assets' names, without an import of what defines them.
+_RAW = "raw_transactions"
+_QUARANTINED = "quarantined_transactions"
 
 
 class _Cli(click.Group):
@@ -57,6 +60,19 @@ class _Moment(click.ParamType[datetime]):
                 f"{value!r} is not a time with a zone: write 2026-11-01T00:00:00Z", param, ctx
             )
         return moment
+
+
+class _Days(click.ParamType[timedelta]):
+    name = "days"
+
+    @override
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> timedelta:
+        number = str(value).removesuffix("d")
+        if not number.isdecimal() or number == value:
+            self.fail(f"{value!r} is not a number of days: write 30d", param, ctx)
+        return timedelta(days=int(number))
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -127,6 +143,55 @@ def doctor() -> None:
         click.echo(f"{mark}  {finding.subject:8}  {finding.message}")
     if failed:
         sys.exit(1)
+
+
+@main.command()
+@click.option("--partition", metavar="KEY", help="One hour, as 2026-11-01-00:00.  [default: all]")
+def quarantine(partition: str | None) -> None:
+    """Show what is quarantined: rows by reason, with masked examples."""
+    from rich.table import Table
+
+    from txn_platform.lake import open_lake
+    from txn_platform.quarantine import reasons_in
+    from txn_platform.settings import load_settings
+    from txn_platform.windows import Window
+
+    window = Window.of_partition(partition) if partition else None
+    reasons = reasons_in(open_lake(load_settings()), _QUARANTINED, window)
+    if not reasons:
+        click.echo("Nothing is quarantined.")
+        return
+    table = Table("reason", "rows", "examples, card numbers masked")
+    table.columns[1].justify = "right"
+    for name, reason in reasons.items():
+        table.add_row(name, f"{reason.rows:,}", ", ".join(map(repr, reason.examples)))
+    _print_table(table)
+
+
+@main.command()
+@click.option("--older-than", type=_Days(), required=True, metavar="30d", help="By its window.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def expire(older_than: timedelta, *, yes: bool) -> None:
+    """Remove old raw and quarantined objects, which hold card numbers in clear.
+
+    What is validated and published stays.
+    """
+    from txn_platform.lake import open_lake, window_of_key
+    from txn_platform.settings import load_settings
+
+    lake = open_lake(load_settings())
+    limit = datetime.now(UTC) - older_than
+    old = [
+        key
+        for asset in (_RAW, _QUARANTINED)
+        for key in lake.keys(asset)
+        if window_of_key(key).end <= limit
+    ]
+    if old and not yes:
+        click.confirm(f"Remove {len(old):,} objects for good?", abort=True)
+    for key in old:
+        lake.remove(key)
+    click.echo(f"{len(old):,} objects removed.")
 
 
 @main.command()
@@ -202,14 +267,16 @@ def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
-        from txn_platform.processes import start_generator
+        from txn_platform.processes import generator_child, generator_url
+
+        # A generator of its own starts while Dagster is imported.
+        url = settings.generator_url or ""
+        child = None if url else stack.enter_context(generator_child())
         from txn_platform.runs import dagster_instance, materialize
         from txn_platform.source import Source, source_api
 
-        url = settings.generator_url
-        if url is None:
-            child, url = start_generator()
-            stack.enter_context(child)
+        if child:
+            url = generator_url(child)
         for window in asked or _newest(Source(url, source_api(settings)).watermark(), last):
             yield materialize(
                 window,

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
+from txn_platform.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,13 +29,19 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
     from txn_platform.settings import Settings
-    from txn_platform.windows import Window
 
 OBJECT_NAME: Final = "part-0.parquet"
 STAGING_SUFFIX: Final = ".staging"
 # Below it one PUT, above it one multipart upload: both replace the object whole.
 _MULTIPART_BYTES: Final = 64 << 20
 _DIGEST_METADATA: Final = "sha256"
+
+
+def window_of_key(key: str) -> Window:
+    """The window of an object's key, the other way around than `object_key`."""
+    _, date, hour, _ = key.rsplit("/", 3)
+    stamp = f"{date.removeprefix('event_date=')}-{hour.removeprefix('event_hour=')}:00"
+    return Window.of_partition(stamp)
 
 
 def object_key(asset: str, window: Window | None) -> str:
@@ -209,8 +216,13 @@ class Lake(ABC):
         return removed
 
     @abstractmethod
-    def publish(self, staged: Staged, key: str) -> StoredObject:
+    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         """Put a staged file at a key, in place of what was there, in one step.
+
+        Args:
+            staged: the file.
+            key: where it goes.
+            clear_cards: the file holds card numbers in clear; S3 encrypts it as it was told to.
 
         Raises:
             UserError: the store refused or can't be reached; what was at the key is still there.
@@ -248,6 +260,14 @@ class Lake(ABC):
     def scan(self, keys: list[str]) -> pl.LazyFrame:
         """The rows of several objects as one lazy frame."""
 
+    @abstractmethod
+    def keys(self, asset: str) -> list[str]:
+        """The keys of all objects of an asset, ascending, which is by time."""
+
+    @abstractmethod
+    def remove(self, key: str) -> None:
+        """Remove an object for good."""
+
     def _missing(self, key: str) -> UserError:
         return UserError(
             f"{self.uri(key)} does not exist: materialize {key.partition('/')[0]}"
@@ -284,7 +304,7 @@ class DirectoryLake(Lake):
             raise UserError(f"{self._root} can't be written: {error.strerror}") from None
 
     @override
-    def publish(self, staged: Staged, key: str) -> StoredObject:
+    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         target = self._root / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -316,6 +336,15 @@ class DirectoryLake(Lake):
                 raise self._missing(key)
         return pl.scan_parquet([self._root / key for key in keys], hive_partitioning=False)
 
+    @override
+    def keys(self, asset: str) -> list[str]:
+        found = (self._root / asset).glob(f"**/{OBJECT_NAME}")
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
+
+    @override
+    def remove(self, key: str) -> None:
+        (self._root / key).unlink(missing_ok=True)
+
 
 class S3Lake(Lake):
     """A lake in a bucket on S3 or a store that speaks its protocol."""
@@ -328,12 +357,16 @@ class S3Lake(Lake):
         prefix: str,
         staging: Path,
         readers: S3Readers,
+        kms_key: str | None,
     ) -> None:
         super().__init__(staging)
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._readers = readers
+        self._encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+        )
         self._known_writable = False
 
     @override
@@ -353,7 +386,7 @@ class S3Lake(Lake):
             raise UserError(f"{self.uri('')} gives back other bytes than were written there")
 
     @override
-    def publish(self, staged: Staged, key: str) -> StoredObject:
+    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         from boto3.s3.transfer import TransferConfig
 
         # Uploads whole or not at all: a multipart upload that fails is aborted by the transfer.
@@ -365,6 +398,7 @@ class S3Lake(Lake):
             ExtraArgs={
                 "ContentType": "application/vnd.apache.parquet",
                 "Metadata": {_DIGEST_METADATA: staged.sha256},
+                **(self._encryption if clear_cards else {}),
             },
             Config=TransferConfig(
                 multipart_threshold=_MULTIPART_BYTES,
@@ -411,6 +445,22 @@ class S3Lake(Lake):
             hive_partitioning=False,
             storage_options=self._readers.storage_options(),
         )
+
+    @override
+    def keys(self, asset: str) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._bucket, Prefix=f"{self._prefix}{asset}/"
+        )
+        found = self._call(lambda: [entry for page in pages for entry in page.get("Contents", [])])
+        return sorted(
+            entry["Key"].removeprefix(self._prefix)
+            for entry in found
+            if entry["Key"].endswith(f"/{OBJECT_NAME}")
+        )
+
+    @override
+    def remove(self, key: str) -> None:
+        self._call(self._client.delete_object, Bucket=self._bucket, Key=self._prefix + key)
 
     def _head(self, key: str) -> dict[str, Any] | None:
         return self._call(
@@ -547,6 +597,7 @@ def open_lake(settings: Settings) -> Lake:
         prefix=settings.lake_prefix,
         staging=(settings.home / "staging").absolute(),
         readers=S3Readers(client, credentials, settings.endpoint_url),
+        kms_key=settings.raw_sse,
     )
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from txn_platform import seaweedfs
+from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
 from txn_platform.processes import Child, generator_child, generator_url, port_is_free
 from txn_platform.settings import load_settings
@@ -103,7 +104,9 @@ def laptop(
         running.enter_context(generator)
         children = [generator]
         addresses: dict[str, str] = {}
-        environment = {"AWS_BUCKET_NAME": ""}
+        # One card, one token, whether the lake is a directory today or the S3.
+        card_key = os.environ.get("TXN_CARD_KEY") or kept_card_key(home)
+        environment = {"AWS_BUCKET_NAME": "", "TXN_CARD_KEY": card_key}
 
         if not directory and seaweedfs.available():
             keys = home / "s3-keys.json"
@@ -119,7 +122,7 @@ def laptop(
             running.enter_context(s3)
             children.append(s3.child)
             addresses = {"S3": s3.endpoint_url, "bucket": BUCKET, "keys": str(keys)}
-            environment = {
+            environment |= {
                 "AWS_BUCKET_NAME": BUCKET,
                 "AWS_ACCESS_KEY_ID": access_key,
                 "AWS_SECRET_ACCESS_KEY": secret_key,

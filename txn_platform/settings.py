@@ -50,6 +50,16 @@ class Settings(BaseSettings):
         validation_alias="TXN_MAX_QUARANTINE",
         description="The largest share of quarantined rows with which a window is published.",
     )
+    card_policy: Literal["token", "clear"] = Field(
+        default="token",
+        validation_alias="TXN_CARD_POLICY",
+        description="`clear` publishes card numbers as sent, for data that is fictitious.",
+    )
+    raw_sse: str | None = Field(
+        default=None,
+        validation_alias="TXN_RAW_SSE",
+        description="The KMS key (id, ARN or alias) that S3 encrypts raw and quarantine with.",
+    )
     card_key: SecretStr | None = Field(
         default=None,
         validation_alias="TXN_CARD_KEY",

@@ -389,7 +389,7 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table(columns, schema=nullable), path)
     with pq.ParquetFile(path) as file:
-        _, (schema,) = checks.prove_published(file, ControlTotals())
+        _, (schema,) = checks.prove_published(file, ControlTotals(), "token")
     assert not schema.passed
     assert "amount" in (schema.description or "")
     filler = {pa.string(): "x", pa.bool_(): False, pa.float64(): 0.0}
@@ -401,9 +401,57 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
     }
     pq.write_table(pa.table(filled, schema=PUBLISHED_SCHEMA), path)
     with pq.ParquetFile(path) as file:
-        _, results = checks.prove_published(file, ControlTotals())
+        _, results = checks.prove_published(file, ControlTotals(), "token")
     assert {result.check_name for result in results if not result.passed} == {
         "ids_are_unique",
         "totals_equal_source",
         "no_card_number_in_clear",
     }
+
+
+def test_one_reason_can_have_a_limit_of_its_own(there: ServedSource) -> None:
+    there.rows[3] = sent_row(3, currency="XXX")
+    limits = {"max_quarantine_by_reason": {"currency.unknown": 0.001}}
+    result = _materialize(there, validation={"config": limits})
+    assert not result.success
+    (message,) = _messages(result)
+    assert "1 of 200 rows are quarantined for currency.unknown, 0.50%, and 0.10%" in message
+    limits = {"max_quarantine_by_reason": {"currency.unknown": 0.005, "amount.format": 0}}
+    assert _materialize(there, validation={"config": limits}).success
+
+
+def test_fictitious_numbers_can_be_published_in_clear_and_the_object_says_so(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_CARD_POLICY", "clear")
+    assert _materialize(there).success
+    assert set(pl.read_parquet(_PUBLISHED)["card_number"]) == {"4111111111111111"}
+    assert (pq.read_metadata(_PUBLISHED).metadata or {})[b"card_policy"] == b"clear"
+    monkeypatch.delenv("TXN_CARD_POLICY")
+    assert _materialize(there).success
+    assert set(pl.read_parquet(_PUBLISHED)["card_number"]) == {"411111******1111"}
+
+
+def test_a_shared_lake_without_a_key_is_refused(
+    there: ServedSource, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**s3_environment, "GENERATOR_URL": there.url}.items():
+        monkeypatch.setenv(name, value)
+    (message,) = _messages(_materialize(there))
+    assert message.startswith("TXN_CARD_KEY is not set")
+    monkeypatch.setenv("TXN_CARD_KEY", "short")
+    (message,) = _messages(_materialize(there))
+    assert message == "TXN_CARD_KEY: the card key must have at least 16 bytes"
+    monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes and more")
+    assert _materialize(there).success
+
+
+def test_mended_rows_leave_the_quarantine(there: ServedSource) -> None:
+    good = there.rows[3]
+    there.rows[3] = sent_row(3, amount="free")
+    assert _materialize(there).success
+    assert pq.read_metadata(_QUARANTINED).num_rows == 1
+    there.rows[3] = good
+    assert _materialize(there).success
+    assert pq.read_metadata(_QUARANTINED).num_rows == 0
+    assert pq.read_metadata(_PUBLISHED).num_rows == 200

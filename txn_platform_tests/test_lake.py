@@ -14,7 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, Lake, StoredObject, object_key, open_lake
+from txn_platform.lake import (
+    Encoding,
+    Lake,
+    StoredObject,
+    object_key,
+    open_lake,
+    window_of_key,
+)
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
@@ -200,3 +207,15 @@ def test_a_directory_that_cannot_be_made_is_explained(
     monkeypatch.setenv("TXN_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"can't be made .*: set TXN_HOME"):
         open_lake(load_settings()).stage(_SCHEMA, _ENCODING)
+
+
+def test_objects_are_listed_by_time_and_can_be_removed(lake: Lake) -> None:
+    windows = [Window(datetime(2026, 11, day, hour, tzinfo=UTC)) for day, hour in ((2, 3), (1, 23))]
+    for window in windows:
+        _publish(lake, _rows(1), key=object_key("asset", window))
+    _publish(lake, _rows(1), key=object_key("asset_of_another_name", windows[0]))
+    keys = lake.keys("asset")
+    assert [window_of_key(key) for key in keys] == sorted(windows)
+    lake.remove(keys[0])
+    assert lake.keys("asset") == keys[1:]
+    assert lake.keys("absent") == []

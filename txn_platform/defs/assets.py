@@ -12,6 +12,7 @@ from typing import Any, Final
 import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from txn_platform.contract import (
     CONTRACT_VERSION,
@@ -22,7 +23,7 @@ from txn_platform.contract import (
 )
 from txn_platform.defs import checks
 from txn_platform.defs.failures import failing_for_users
-from txn_platform.defs.io_managers import LakeIOManager
+from txn_platform.defs.io_managers import CLEAR_CARDS, LakeIOManager
 from txn_platform.defs.partitions import HOURS, window_of
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.lake import Encoding, read_batches
@@ -34,6 +35,7 @@ from txn_platform.validation import find_repeats, validate
 # The source's statement travels in the footer of what was landed, so that every later step can be
 # held against it without asking again.
 _SOURCE_TOTALS: Final = "source_control_totals"
+_CARD_POLICY: Final = "card_policy"
 
 _LANDED: Final = Encoding(compression="lz4", plain=("position", "transaction_id", "transaction_at"))
 _KEPT: Final = Encoding(compression="zstd", level=1, plain=("transaction_id",))
@@ -69,7 +71,7 @@ def _column_schema(schema: pa.Schema) -> dict[str, Any]:
     group_name="transactions",
     kinds={"http", "parquet"},
     check_specs=[checks.LANDED_TOTALS],
-    metadata=_column_schema(RAW_SCHEMA),
+    metadata={CLEAR_CARDS: True, **_column_schema(RAW_SCHEMA)},
     description="A window as the source sent it: all text, nothing parsed, nothing dropped. Card"
     " numbers stand in clear.",
 )
@@ -109,6 +111,9 @@ class ValidationConfig(dg.Config):
     max_quarantine: float | None = None
     """The largest share of quarantined rows, 0 to 1; TXN_MAX_QUARANTINE when left out."""
 
+    max_quarantine_by_reason: dict[str, float] = Field(default_factory=dict[str, float])
+    """The same for single reasons, as `{"currency.unknown": 0.001}`."""
+
 
 @dg.multi_asset(
     outs={
@@ -124,7 +129,7 @@ class ValidationConfig(dg.Config):
             io_manager_key="lake",
             is_required=False,
             kinds={"polars", "parquet"},
-            metadata=_column_schema(QUARANTINE_SCHEMA),
+            metadata={CLEAR_CARDS: True, **_column_schema(QUARANTINE_SCHEMA)},
             description="The rows that do not: as sent, with every reason. Card numbers stand in"
             " clear.",
         ),
@@ -149,9 +154,10 @@ def validation(
     reasons: Counter[str] = Counter()
     with failing_for_users():
         protector = card_key.protector()
+        settings = load_settings()
         allowed = config.max_quarantine
         if allowed is None:
-            allowed = load_settings().max_quarantine
+            allowed = settings.max_quarantine
         repeats = find_repeats(lambda: read_batches(raw_transactions))
         with (
             lake.lake.stage(PUBLISHED_SCHEMA, _KEPT) as validated,
@@ -159,9 +165,9 @@ def validation(
         ):
             for rows in read_batches(raw_transactions):
                 judged = validate(rows, window, repeats)
-                conforming = judged.conforming.with_columns(
-                    protector.protect(judged.conforming["card_number"])
-                ).select(PUBLISHED_COLUMNS)
+                masks, tokens = protector.protect(judged.conforming["card_number"])
+                protected = [tokens] if settings.card_policy == "clear" else [masks, tokens]
+                conforming = judged.conforming.with_columns(protected).select(PUBLISHED_COLUMNS)
                 raw_totals += ControlTotals.of(rows)
                 validated_totals += ControlTotals.of(conforming)
                 quarantined_totals += ControlTotals.of(judged.quarantined)
@@ -189,7 +195,13 @@ def validation(
                     (validated_totals + quarantined_totals).differences(raw_totals),
                     {"validated": validated_totals.rows, "quarantined": quarantined_totals.rows},
                 ),
-                checks.quarantine_share(raw_totals.rows, quarantined_totals.rows, allowed),
+                checks.quarantine_share(
+                    raw_totals.rows,
+                    quarantined_totals.rows,
+                    reasons,
+                    allowed=allowed,
+                    allowed_by_reason=config.max_quarantine_by_reason,
+                ),
             ]
             selected = {key.name for key in context.selected_asset_check_keys}
             results = [result for result in results if result.check_name in selected]
@@ -244,9 +256,12 @@ def s3_parquet_transactions(
         with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             for rows in in_order(validated_transactions, window):
                 writer.write(rows)
+            policy = load_settings().card_policy
+            writer.annotate({_CARD_POLICY: policy})
             staged = writer.finish()
             with pq.ParquetFile(staged.path, memory_map=True) as file:
-                totals, results = checks.prove_published(file, stated - quarantined)
+                totals, results = checks.prove_published(file, stated - quarantined, policy)
             yield from checks.require(results)
-            yield dg.Output(staged, metadata=checks.totals_metadata(totals))
+            metadata = {**checks.totals_metadata(totals), _CARD_POLICY: policy}
+            yield dg.Output(staged, metadata=metadata)
             yield from results

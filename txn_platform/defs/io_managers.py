@@ -6,7 +6,7 @@ Where objects live and how they get there whole is `lake.py`'s matter.
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, Self, override
+from typing import Any, Final, Self, override
 
 import dagster as dg
 import pandas as pd
@@ -19,6 +19,9 @@ from txn_platform.errors import UserError
 from txn_platform.lake import Encoding, Lake, Staged, object_key, open_lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
+
+# An asset with this metadata holds card numbers in clear.
+CLEAR_CARDS: Final = "card_numbers_in_clear"
 
 _ENCODING = Encoding(compression="zstd")
 
@@ -61,7 +64,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
                     writer.write(batch)
                 staged = writer.finish()
             (key,) = _keys(context)
-            stored = self.lake.publish(staged, key)
+            clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
+            stored = self.lake.publish(staged, key, clear_cards=clear_cards)
         context.add_output_metadata(
             {
                 "dagster/uri": dg.MetadataValue.text(stored.uri),

@@ -1,16 +1,13 @@
 """Dagster's resources: the source, and the card key. The lake is in `io_managers.py`."""
 
-import os
-import secrets
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Self, override
 
 import dagster as dg
 from pydantic import PrivateAttr
 
-from txn_platform.errors import UserError
+from txn_platform.card_key import card_protector
 from txn_platform.processes import start_generator
 from txn_platform.protection import CardProtector
 from txn_platform.settings import load_settings
@@ -59,39 +56,6 @@ class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
         """What turns card numbers into tokens and masks under the key.
 
         Raises:
-            UserError: the key is too short, or can't be read or made.
+            UserError: see `card_key.card_protector`.
         """
-        settings = load_settings()
-        if settings.card_key is not None:
-            key = settings.card_key.get_secret_value().encode()
-            where = "TXN_CARD_KEY"
-        else:
-            path = settings.home / "card-key"
-            key = _kept_key(path)
-            where = str(path)
-        try:
-            return CardProtector(key)
-        except ValueError as error:
-            raise UserError(f"{where}: {error}") from None
-
-
-def _kept_key(path: Path) -> bytes:
-    """The key in a file, which is made when there is none."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        if not path.exists():
-            draft.touch(mode=0o600)
-            draft.write_text(secrets.token_hex(32))
-            # Of two runs that make the first key at once, the later must take the earlier's.
-            try:
-                os.link(draft, path)
-            except FileExistsError:
-                pass
-            finally:
-                draft.unlink()
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"the card key {path} can't be made or read ({error.strerror}): set TXN_CARD_KEY"
-        ) from None
+        return card_protector(load_settings())
