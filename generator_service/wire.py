@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Buffer, Callable, Iterable, Iterator
+from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -78,7 +78,7 @@ def _timestamp_text(column: Column) -> Column:
     plain = column.cast(pa.timestamp("us")).cast(pa.string()).fill_null("?" * 26)
     rows = len(plain)
     text = np.empty((rows, 27), np.uint8)
-    text[:, :26] = _characters(plain).reshape(rows, 26)
+    text[:, :26] = utf8(plain).reshape(rows, 26)
     text[:, 10] = ord("T")
     text[:, 26] = ord("Z")
     offsets = np.arange(rows + 1, dtype=np.int32) * 27
@@ -120,6 +120,7 @@ _FORMS = (
     _Form(pa.types.is_timestamp, _timestamp_text, pa.string(), "string"),
     _Form(pa.types.is_decimal, _plain_text, pa.string(), "string"),
     _Form(pa.types.is_floating, _coordinate_text, pa.string(), "bare"),
+    _Form(pa.types.is_integer, _plain_text, pa.string(), "bare"),
     _Form(pa.types.is_boolean, _boolean_text, _WORDS, "bare"),
 )
 
@@ -168,8 +169,8 @@ def _joined(*pieces: Column | str) -> Column:
     return join(*pieces, "")
 
 
-def _characters(strings: Column) -> npt.NDArray[np.uint8]:
-    """Return the UTF-8 bytes of all values, one after the other, without a copy."""
+def utf8(strings: Column) -> npt.NDArray[np.uint8]:
+    """Return the bytes of all values, one after the other, without a copy."""
     _, offsets, data = strings.buffers()
     if offsets is None or data is None:
         return np.empty(0, np.uint8)
@@ -177,8 +178,14 @@ def _characters(strings: Column) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
 
 
-def _json_escaped(strings: Column) -> Column:
-    data = _characters(strings)
+def _is_bare(field: _Field) -> bool:
+    return (field.metadata or {}).get(b"json") == b"bare"
+
+
+def _json_escaped(field: _Field, strings: Column) -> Column:
+    if _is_bare(field):
+        return strings
+    data = utf8(strings)
     if not ((data < 0x20) | (data == ord('"')) | (data == ord("\\"))).any():
         return strings
     present = set(np.unique(data).tolist())
@@ -192,7 +199,7 @@ def _json_escaped(strings: Column) -> Column:
 
 def _csv_quoted(strings: Column) -> Column:
     """Quote what RFC 4180 says must be, and the empty text, which would else read as null."""
-    data = _characters(strings)
+    data = utf8(strings)
     special = (data == ord('"')) | (data == ord(",")) | (data == ord("\r")) | (data == ord("\n"))
     if not special.any() and pc.index(strings, "").as_py() < 0:
         return strings
@@ -207,7 +214,7 @@ class _Dialect:
 
     opening: Callable[[int, str], str]  # what stands before the value at a place, of a name
     quote: Callable[[_Field], str]
-    escaped: Callable[[Column], Column]
+    escaped: Callable[[_Field, Column], Column]
     null: str
     end: str
 
@@ -217,12 +224,30 @@ def _json_opening(place: int, name: str) -> str:
 
 
 def _json_quote(field: _Field) -> str:
-    return "" if (field.metadata or {}).get(b"json") == b"bare" else '"'
+    return "" if _is_bare(field) else '"'
 
 
 _JSON = _Dialect(_json_opening, _json_quote, _json_escaped, null="null", end="}\n")
 _JSON_ITEMS = replace(_JSON, end="},\n")
-_CSV = _Dialect(lambda place, _: "," if place else "", lambda _: "", _csv_quoted, null="", end="\n")
+_CSV = _Dialect(
+    lambda place, _: "," if place else "",
+    lambda _: "",
+    lambda _, column: _csv_quoted(column),
+    null="",
+    end="\n",
+)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Text rows that are not all of one shape, as only lines of JSON can be.
+
+    `parts` holds the rows of each shape, and `order` says, for every row that is sent, its place
+    among the rows of all parts.
+    """
+
+    parts: Sequence[pa.RecordBatch]
+    order: npt.NDArray[np.int64]
 
 
 class _Lines:
@@ -230,38 +255,44 @@ class _Lines:
 
     def __init__(self, dialect: _Dialect) -> None:
         self._dialect = dialect
-        self._words: dict[str, tuple[Column, Column]] = {}
+        self._words: dict[tuple[str, str, str], tuple[Column, Column]] = {}
 
-    def __call__(self, batch: pa.RecordBatch) -> memoryview:
+    def __call__(self, rows: pa.RecordBatch | Mixed) -> memoryview:
+        if isinstance(rows, pa.RecordBatch):
+            return memoryview(utf8(self._lines(rows)))
+        lines = pa.concat_arrays([self._lines(part) for part in rows.parts])
+        return memoryview(utf8(lines.take(rows.order)))
+
+    def _lines(self, batch: pa.RecordBatch) -> Column:
         dialect = self._dialect
         pieces: list[Column | str] = []
         for place, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
             before = dialect.opening(place, field.name)
             quote = dialect.quote(field)
             if isinstance(column, pa.DictionaryArray):
-                words = self._written(field.name, column.dictionary, before, quote)
+                words = self._written(field, column.dictionary, before, quote)
                 indices = cast("pa.Int32Array", column.indices.fill_null(len(words) - 1))
                 pieces.append(words.take(indices))
             elif column.null_count:
-                value = dialect.escaped(column)
+                value = dialect.escaped(field, column)
                 written = _joined(before + quote, value, quote)
                 pieces.append(written.fill_null(before + dialect.null))
             else:
-                pieces += [before + quote, dialect.escaped(column), quote]
+                pieces += [before + quote, dialect.escaped(field, column), quote]
         pieces.append(dialect.end)
-        return memoryview(_characters(_joined(*_merged(pieces))))
+        return _joined(*_merged(pieces))
 
-    def _written(self, name: str, words: Column, before: str, quote: str) -> Column:
+    def _written(self, field: _Field, words: Column, before: str, quote: str) -> Column:
         """Return the words of a column as they stand in a line, and last what stands for null."""
-        known = self._words.get(name)
-        if known is None or not _is_same(known[0], words):
+        known = self._words.get(key := (field.name, before, quote))
+        if known is None or not is_same(known[0], words):
             null = pa.array([before + self._dialect.null])
-            inside = _joined(before + quote, self._dialect.escaped(words), quote)
-            known = self._words[name] = (words, pa.concat_arrays([inside, null]))
+            inside = _joined(before + quote, self._dialect.escaped(field, words), quote)
+            known = self._words[key] = (words, pa.concat_arrays([inside, null]))
         return known[1]
 
 
-def _is_same(one: Column, other: Column) -> bool:
+def is_same(one: Column, other: Column) -> bool:
     """Tell whether two arrays are views of the same memory: cheaper than to compare the values."""
 
     def place(array: Column) -> list[int]:
@@ -286,7 +317,7 @@ def _merged(pieces: Iterable[Column | str]) -> Iterator[Column | str]:
         yield constant
 
 
-def json_items(batches: Iterable[pa.RecordBatch]) -> bytes:
+def json_items(batches: Iterable[pa.RecordBatch | Mixed]) -> bytes:
     """Return text batches as the items of a JSON array, one a line, without the brackets."""
     lines = _Lines(_JSON_ITEMS)
     return b"".join(lines(batch) for batch in batches).removesuffix(b",\n")
@@ -335,17 +366,18 @@ class _Sink(io.RawIOBase):
 
 
 def encode(
-    batches: Iterable[pa.RecordBatch], schema: pa.Schema, form: Format
+    batches: Iterable[pa.RecordBatch | Mixed], schema: pa.Schema, form: Format
 ) -> Iterator[memoryview]:
     """Yield a stream of rows in a format, in chunks, holding little more than one at a time.
 
-    NDJSON and CSV take `text_batches` and their `text_schema`; Arrow and Parquet take typed
-    batches too, and carry the schema's metadata. The same batches give the same bytes.
-    Raises ValueError for JSON, which is no stream: see `json_items`.
+    NDJSON and CSV take `text_batches` and their `text_schema`, NDJSON also `Mixed` ones; Arrow and
+    Parquet take typed batches too, and carry the schema's metadata. The same batches give the same
+    bytes. Raises ValueError for JSON, which is no stream: see `json_items`.
     """
+    if form is Format.NDJSON:
+        return map(_Lines(_JSON), batches)
+    batches = cast("Iterable[pa.RecordBatch]", batches)
     match form:
-        case Format.NDJSON:
-            return map(_Lines(_JSON), batches)
         case Format.CSV:
             names = ",".join(map(str, _csv_quoted(pa.array(schema.names))))
             header = memoryview(f"{names}\n".encode())

@@ -69,7 +69,10 @@ class Configuration:
 
     def digest(self, *more: str) -> str:
         """Return 16 hex digits over the generator's version, this configuration and `more`."""
-        text = json.dumps([VERSION, asdict(self), *more], sort_keys=True)
+        # 10 and 10.0 are one rate, and must not make two hashes.
+        numbers = {"tps": float(self.tps), "fraud_rate": float(self.fraud_rate)}
+        values = {**asdict(self), **numbers, "difficulty": float(self.difficulty)}
+        text = json.dumps([VERSION, values, *more], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

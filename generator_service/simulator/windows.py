@@ -168,7 +168,7 @@ class Simulator:
         empty.
         """
         known_by = as_of if labels == "delayed" else None
-        for slots, times in self._arrived(window, position, stop, as_of):
+        for slots, times in self._arrived_blocks(window, position, stop, as_of):
             yield self._batch(slots, times, known_by)
 
     def control_totals(self, window: Window, *, as_of: int | None = None) -> ControlTotals:
@@ -177,7 +177,7 @@ class Simulator:
         digest = 0
         cents = np.zeros(len(TRANSACTION_TYPES), dtype=np.int64)
         seen = np.zeros(len(TRANSACTION_TYPES), dtype=np.int64)
-        for slots, times in self._arrived(window, 0, None, as_of):
+        for slots, times in self._arrived_blocks(window, 0, None, as_of):
             draft = self._model.draft(slots, details=False)
             rows += slots.size
             digest += ids.digest(ids.texts(times, self._tails(slots)))
@@ -269,7 +269,7 @@ class Simulator:
             yield span.position + at, slots
             at = upto
 
-    def _arrived(
+    def _arrived_blocks(
         self, window: Window, position: int, stop: int | None, as_of: int | None
     ) -> Iterator[tuple[Slots, Integers]]:
         """Yield the slots that have arrived, and their times."""
