@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 # Columns; more than a row of any table has.
 _UNBOUNDED = 1_000
+# More than a window can be old.
+_MAX_DAYS = 100_000
 # The assets' names, without an import of what defines them.
 _RAW = "raw_transactions"
 _QUARANTINED = "quarantined_transactions"
@@ -70,8 +72,8 @@ class _Days(click.ParamType[timedelta]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> timedelta:
         number = str(value).removesuffix("d")
-        if not number.isdecimal() or number == value:
-            self.fail(f"{value!r} is not a number of days: write 30d", param, ctx)
+        if not number.isdecimal() or number == value or int(number) > _MAX_DAYS:
+            self.fail(f"{value!r} is not a number of days up to {_MAX_DAYS}: write 30d", param, ctx)
         return timedelta(days=int(number))
 
 

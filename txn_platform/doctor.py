@@ -1,6 +1,6 @@
-"""What `txn doctor` looks at: settings, state, source, lake, each with what to mend.
+"""What `txn doctor` looks at: settings, card key, source, lake, each with what to mend.
 
-It changes nothing but a probe object in the lake, which it removes.
+It makes what the first run would make, and a probe object in the lake, which it removes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from txn_platform.card_key import card_protector
 from txn_platform.errors import UserError
 from txn_platform.lake import open_lake
 from txn_platform.processes import start_generator
@@ -44,6 +45,7 @@ def examine() -> Iterator[Finding]:
         yield Finding("settings", good=False, message=str(error))
         return
     yield Finding("settings", good=True, message=_describe(settings))
+    yield _try("card key", lambda: _examine_card_key(settings))
     yield _try("source", lambda: _examine_source(settings))
     yield _try("lake", lambda: _examine_lake(settings))
 
@@ -57,11 +59,12 @@ def _try(subject: str, look: Callable[[], str]) -> Finding:
 
 def _describe(settings: Settings) -> str:
     source = settings.generator_url or "a generator started for each run"
-    key = "TXN_CARD_KEY" if settings.card_key else f"kept in {settings.home / 'card-key'}"
-    return (
-        f"source: {source}; card key: {key};"
-        f" at most {settings.max_quarantine:.2%} of a window may be quarantined"
-    )
+    return f"source: {source}; at most {settings.max_quarantine:.2%} of a window may be quarantined"
+
+
+def _examine_card_key(settings: Settings) -> str:
+    card_protector(settings)
+    return "TXN_CARD_KEY" if settings.card_key else f"kept in {settings.home / 'card-key'}"
 
 
 def _examine_source(settings: Settings) -> str:

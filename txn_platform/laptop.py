@@ -85,7 +85,8 @@ def laptop(
         UserError: another laptop runs with this `TXN_HOME`, or a port is taken.
         ChildFailed: one of them did not start.
     """
-    home = load_settings().home.absolute()
+    settings = load_settings()
+    home = settings.home.absolute()
     if ui and not port_is_free(ui_port):
         raise UserError(f"Port {ui_port} is in use: choose another for the Dagster UI (--port).")
     with ExitStack() as running:
@@ -105,7 +106,8 @@ def laptop(
         children = [generator]
         addresses: dict[str, str] = {}
         # One card, one token, whether the lake is a directory today or the S3.
-        card_key = os.environ.get("TXN_CARD_KEY") or kept_card_key(home)
+        given = settings.card_key
+        card_key = given.get_secret_value() if given else kept_card_key(home)
         environment = {"AWS_BUCKET_NAME": "", "TXN_CARD_KEY": card_key}
 
         if not directory and seaweedfs.available():

@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 from urllib.parse import quote, urljoin, urlsplit
 
 import polars as pl
@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError
 
 from txn_platform.contract import RAW_SCHEMA
 from txn_platform.decoding import DECODERS, UnreadableError, address, items
+from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
 from txn_platform.reconciliation import ControlTotals
 from txn_platform.windows import Window, iso
@@ -29,6 +30,7 @@ from txn_platform.windows import Window, iso
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from txn_platform.drift import Drift
     from txn_platform.settings import Settings
 
 # A slice is the unit of a retry, and is held in memory until it is whole.
@@ -54,6 +56,7 @@ class SourceApi:
         items: in a JSON page, the names under which its rows stand, joined by dots.
         next: likewise for the address of the next page.
         totals: where the control totals of a window are; None for a source that states none.
+        description: where its OpenAPI description is; None for a source without.
         watermark: where the end of the newest complete hour is; None to go by the clock.
     """
 
@@ -64,6 +67,7 @@ class SourceApi:
     items: str = "data"
     next: str = "next"
     totals: str | None = "/v1/control-totals?start={start}&end={end}&as_of={as_of}"
+    description: str | None = "/openapi.json"
     watermark: str | None = "/v1/watermark"
 
 
@@ -80,6 +84,7 @@ def source_api(settings: Settings) -> SourceApi:
         items=settings.source_items,
         next=settings.source_next,
         totals=None,
+        description=None,
         watermark=None,
     )
 
@@ -146,6 +151,24 @@ class Source:
             return ControlTotals.parse(self._get(path).data)
         except ValueError:
             raise self._unexpected(path, "is no statement of control totals") from None
+
+    def drift(self, window: Window) -> list[Drift] | None:
+        """How the source's own description of its rows differs from the contract in a window.
+
+        Returns:
+            The differences; None for a source that does not describe its rows.
+        """
+        if self._api.description is None:
+            return None
+        body = self._get(self._api.description, absent=True)
+        if body is None:
+            return None
+        try:
+            description: Any = json.loads(body.data)
+        except ValueError:
+            raise self._unexpected(self._api.description, "is not JSON") from None
+        route = self._api.transactions.partition("?")[0]
+        return find_drift(description, route, self._api.items.split("."), window.end)
 
     def batches(self, window: Window, as_of: datetime, rows: int | None) -> Iterator[pl.DataFrame]:
         """The rows of a window as sent, in the source's order.
@@ -227,7 +250,14 @@ class Source:
             )
         return joined._replace(scheme="", netloc="").geturl().removeprefix(own.path)
 
-    def _get(self, path: str, *, stream: bool = False) -> urllib3.HTTPResponse:
+    @overload
+    def _get(self, path: str, *, stream: bool = False) -> urllib3.HTTPResponse: ...
+    @overload
+    def _get(self, path: str, *, absent: Literal[True]) -> urllib3.HTTPResponse | None: ...
+    def _get(
+        self, path: str, *, stream: bool = False, absent: bool = False
+    ) -> urllib3.HTTPResponse | None:
+        """Ask, and have what is not an answer explained; `absent` allows there to be none."""
         url, route = f"{self._url}{path}", path.partition("?")[0]
         try:
             response = cast(
@@ -246,6 +276,8 @@ class Source:
             ) from None
         except (HTTPError, ValueError) as error:
             raise UserError(f"GENERATOR_URL {self._url} can't be used: {error}") from None
+        if absent and response.status == 404:
+            return None
         if response.status != 200:
             detail = _problem_detail(response.data)
             response.release_conn()

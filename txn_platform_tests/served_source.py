@@ -59,6 +59,7 @@ class ServedSource:
     rows: list[dict[str, str | None]]
     watermark: datetime = datetime(2026, 11, 20, tzinfo=UTC)
     totals: ControlTotals | None = None
+    openapi: dict[str, Any] | None = None
     faults: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     url: str = ""
@@ -72,6 +73,8 @@ class ServedSource:
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
         if path == "/v1/watermark":
             return 200, json.dumps({"watermark": self.watermark.isoformat()}).encode()
+        if path == "/openapi.json":
+            return (404, b"") if self.openapi is None else (200, json.dumps(self.openapi).encode())
         start, end = query["start"][:-1], query["end"][:-1]
         hour = start[:13]
         rows = [

@@ -94,7 +94,7 @@ def test_a_window_is_published_whole(there: ServedSource) -> None:
     assert rows["transaction_at"].to_pylist() == sorted(rows["transaction_at"].to_pylist())
     assert sum(rows["amount"].to_pylist()) == sum(Decimal(row["amount"] or 0) for row in there.rows)
     evaluations = result.get_asset_check_evaluations()
-    assert len(evaluations) == 7
+    assert len(evaluations) == 8
     assert all(found.passed and found.blocking for found in evaluations)
     assert {found.partition for found in evaluations} == {_PARTITION}
 

@@ -46,7 +46,7 @@ def test_definitions_are_complete_and_fresh() -> None:
 def test_every_check_blocks_and_has_the_partitions() -> None:
     graph = build_defs().resolve_asset_graph()
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
-    assert len(specs) == 7
+    assert len(specs) == 8
     assert all(spec.blocking and spec.partitions_def for spec in specs)
 
 
@@ -89,7 +89,7 @@ def test_the_platform_knows_the_source_over_http_only() -> None:
 _LAYERS = [
     ["errors", "iso_codes", "windows"],
     ["contract", "settings", "protection", "reconciliation"],
-    ["validation", "decoding", "ordering", "lake", "source"],
+    ["validation", "decoding", "drift", "ordering", "lake", "source"],
 ]
 
 

@@ -70,7 +70,7 @@ def _column_schema(schema: pa.Schema) -> dict[str, Any]:
     io_manager_key="lake",
     group_name="transactions",
     kinds={"http", "parquet"},
-    check_specs=[checks.LANDED_TOTALS],
+    check_specs=[checks.DRIFT, checks.LANDED_TOTALS],
     metadata={CLEAR_CARDS: True, **_column_schema(RAW_SCHEMA)},
     description="A window as the source sent it: all text, nothing parsed, nothing dropped. Card"
     " numbers stand in clear.",
@@ -85,6 +85,8 @@ def raw_transactions(
     with failing_for_users():
         source = generator.source()
         source.require_complete(window)
+        drift = checks.drift(source.drift(window))
+        yield from checks.require([drift])
         as_of = datetime.now(UTC)
         stated = source.control_totals(window, as_of)
         landed = ControlTotals()
@@ -102,6 +104,7 @@ def raw_transactions(
             )
             yield from checks.require([result])
             yield dg.Output(staged, metadata={"as_of": dg.MetadataValue.timestamp(as_of)})
+            yield drift
             yield result
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from txn_platform.contract import MASKED_CARD_NUMBER, PUBLISHED_SCHEMA, luhn_is_valid
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
+from txn_platform.drift import Drift
 from txn_platform.lake import read_batches
 from txn_platform.reconciliation import ControlTotals, repeated_ids
 
@@ -39,6 +40,12 @@ def _check(asset: str, name: str, description: str) -> dg.AssetCheckSpec:
 LANDED_TOTALS: Final = _check(
     RAW, "totals_equal_source", "Rows, amounts and ids equal the source's own control totals"
 )
+DRIFT: Final = _check(
+    RAW,
+    "schema_has_not_drifted",
+    "The source's own description of its rows has every field of the contract, with its type; a"
+    " field more is a warning",
+)
 EVERY_ROW_KEPT: Final = _check(
     VALIDATED,
     "raw_is_validated_plus_quarantined",
@@ -60,15 +67,18 @@ NO_CLEAR_CARDS: Final = _check(
 
 
 def verdict(
-    check: dg.AssetCheckSpec, faults: Iterable[str], metadata: Mapping[str, Any] | None = None
+    check: dg.AssetCheckSpec,
+    faults: Iterable[str],
+    metadata: Mapping[str, Any] | None = None,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    """The result of a check: passed when there is no fault."""
+    """The result of a check: passed when there is no fault; a warning holds nothing back."""
     found = list(faults)
     return dg.AssetCheckResult(
         passed=not found,
         asset_key=check.asset_key,
         check_name=check.name,
-        severity=dg.AssetCheckSeverity.ERROR,
+        severity=severity,
         description="; ".join(found) or None,
         metadata=metadata or {},
     )
@@ -80,11 +90,26 @@ def require(results: Iterable[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckRes
     A blocking check of Dagster's holds back what is downstream, not the asset that it checks.
     Yields nothing when all have passed.
     """
-    failed = [result for result in results if not result.passed]
+    failed = [
+        result
+        for result in results
+        if not result.passed and result.severity is dg.AssetCheckSeverity.ERROR
+    ]
     yield from failed
     if failed:
         said = "; ".join(f"{result.check_name}: {result.description}" for result in failed)
         raise failure(f"the window is not published, because checks failed. {said}")
+
+
+def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
+    """The verdict on how a source describes its rows; None when it does not."""
+    breaking = any(difference.breaking for difference in found or [])
+    return verdict(
+        DRIFT,
+        [difference.message for difference in found or []],
+        {"described_by_source": found is not None},
+        dg.AssetCheckSeverity.ERROR if breaking else dg.AssetCheckSeverity.WARN,
+    )
 
 
 def quarantine_share(
