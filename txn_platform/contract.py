@@ -19,6 +19,7 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
+from txn_platform.text_columns import by_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,7 +59,7 @@ _TIMESTAMP = (
 _UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _REFERENCE = r"^[A-Za-z0-9_-]{1,64}$"
 _CARD_NUMBER = r"^[0-9]{13,19}$"
-_PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]{1,200}$"
+_PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
 MASKED_CARD_NUMBER: Final = r"^[0-9]{6}\*{3,9}[0-9]{4}$"
 _CARD_TOKEN = r"^[a-z2-7]{52}$"  # noqa: S105 - the form of a token, not one
 
@@ -72,11 +73,9 @@ def _one_of(codes: Iterable[str]) -> dict[str, Callable[[pl.Expr], pl.Expr]]:
     return {"unknown": is_known}
 
 
-def _merchant_category_is_known(code: pl.Expr) -> pl.Expr:
-    number = code.cast(pl.Int32, strict=False)
-    return pl.any_horizontal(
-        *(number.is_between(low, high) for low, high in MERCHANT_CATEGORY_RANGES)
-    )
+_MOST_DIGITS: Final = 19
+# The sum of the digits of twice a digit; what is no digit is refused besides.
+_DOUBLED: Final = np.array([sum(divmod(2 * digit, 10)) for digit in range(256)], dtype=np.uint8)
 
 
 def luhn_is_valid(numbers: pl.Series) -> pl.Series:
@@ -88,24 +87,19 @@ def luhn_is_valid(numbers: pl.Series) -> pl.Series:
     Returns:
         n booleans.
     """
-    distinct = numbers.unique()
-    digits_only = distinct.fill_null("").str.contains(r"^[0-9]{1,19}$")
-    aligned = distinct.filter(digits_only).str.pad_start(20, "0").str.join("").item()
-    digits = np.frombuffer(aligned.encode("ascii"), dtype=np.uint8).reshape(-1, 20) - ord("0")
-    # Every second digit from the right is doubled, and the two digits of the result are added.
-    doubled = digits[:, 0::2] * 2
-    total = digits[:, 1::2].sum(axis=1) + (doubled - 9 * (doubled > 9)).sum(axis=1)
-    verdicts = pl.DataFrame(
-        {"number": distinct.filter(digits_only), "valid": total % 10 == 0},
-        schema={"number": pl.String, "valid": pl.Boolean},
-    )
-    joined = (
-        numbers.rename("number")
-        .to_frame()
-        .join(verdicts, on="number", how="left", maintain_order="left")
-    )
-    return joined.select(
-        pl.when(pl.col("number").is_not_null()).then(pl.col("valid").fill_null(value=False))
+    valid = np.zeros(len(numbers), dtype=bool)
+    for rows, texts in by_length(numbers):
+        # Backwards from the check digit, every second digit is doubled, and the two digits of the
+        # result are added.
+        if not 0 < texts.shape[1] <= _MOST_DIGITS:
+            continue
+        digits = np.ascontiguousarray(texts.T[::-1]) - np.uint8(ord("0"))
+        total = digits[0::2].sum(axis=0, dtype=np.uint8)
+        for doubled in digits[1::2]:
+            total += _DOUBLED[doubled]
+        valid[rows] = (total % 10 == 0) & (digits.max(axis=0) <= 9)
+    return pl.select(
+        pl.when(numbers.is_not_null()).then(pl.Series(valid)).alias(numbers.name)
     ).to_series()
 
 
@@ -133,10 +127,17 @@ class SentTransaction(dy.Schema):
         description="The card's number (ISO/IEC 7812), in clear",
     )
     merchant_id = dy.String(regex=_REFERENCE, description="The store, or another counterparty")
-    merchant_name = dy.String(regex=_PRINTABLE, description="The store's name, printable text")
+    # The length is no part of the pattern, because counting makes one of Unicode classes slow.
+    merchant_name = dy.String(
+        regex=_PRINTABLE,
+        max_length=200,
+        description="The store's name: printable text, at most 200 bytes",
+    )
     merchant_category_code = dy.String(
         regex=r"^[0-9]{4}$",
-        check={"unknown": _merchant_category_is_known},
+        check=_one_of(
+            f"{code:04}" for low, high in MERCHANT_CATEGORY_RANGES for code in range(low, high + 1)
+        ),
         description="ISO 18245, four digits",
     )
     transaction_type = dy.String(

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
+
+from txn_platform.text_columns import by_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -159,38 +160,17 @@ def id_hashes(ids: pl.Series) -> NDArray[np.uint64]:
 
     Source: S. Vigna, splitmix64 (public domain), for mix.
     """
-    array = ids.cast(pl.String).fill_null("").to_arrow()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks()
-    array = array.cast(pa.large_string())
-    _, offsets_buffer, data_buffer = cast("list[Any]", array.buffers())
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[
-        array.offset : array.offset + len(array) + 1
-    ]
-    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)
-    lengths = np.diff(offsets)
-    hashes = np.empty(len(array), dtype=np.uint64)
-    for length in np.unique(lengths):
-        rows = np.flatnonzero(lengths == length)
-        width = -(-int(length) // 8) * 8
-        padded = np.zeros((len(rows), width), dtype=np.uint8)
-        if length:
-            padded[:, :length] = _fixed_width(data, offsets, rows, int(length))
+    hashes = np.empty(len(ids), dtype=np.uint64)
+    for rows, texts in by_length(ids):
+        count, length = texts.shape
+        padded = np.zeros((count, -(-length // 8) * 8), dtype=np.uint8)
+        padded[:, :length] = texts
         words = padded.view("<u8")
-        state = _mix(np.full(len(rows), length, dtype=np.uint64))
+        state = _mix(np.full(count, length, dtype=np.uint64))
         for word in range(words.shape[1]):
             state = _mix(state ^ words[:, word])
         hashes[rows] = state
     return hashes
-
-
-def _fixed_width(
-    data: NDArray[np.uint8], offsets: NDArray[np.int64], rows: NDArray[np.intp], length: int
-) -> NDArray[np.uint8]:
-    """The bytes of texts that all have one length, as (n, length)."""
-    if len(rows) == len(offsets) - 1:
-        return data[offsets[0] : offsets[-1]].reshape(len(rows), length)
-    return data[offsets[rows][:, None] + np.arange(length)]
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -19,6 +19,7 @@ from txn_platform.contract import (
     SentTransaction,
 )
 from txn_platform.reconciliation import repeated_ids
+from txn_platform.timestamps import parse_timestamps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ CONFLICT: Final = "transaction_id.conflict"
 _PROBLEMS: Final = {
     "nullability": "missing",
     "regex": "format",
+    "max_length": "format",
     "text": "format",
     "min": "range",
     "max": "range",
@@ -66,9 +68,7 @@ def _parsers() -> list[pl.Expr]:
         if dtype == pl.Boolean():
             value = well_formed == "true"
         elif isinstance(dtype, pl.Datetime):
-            value = well_formed.str.replace("Z$", "+00:00").str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S%.f%:z", time_unit="us", strict=False
-            )
+            value = well_formed.map_batches(parse_timestamps, return_dtype=dtype)
         else:
             value = well_formed.cast(dtype, strict=False)
         expressions += [value.alias(name), text.alias(f"sent.{name}")]

@@ -87,7 +87,7 @@ def test_the_platform_knows_the_source_over_http_only() -> None:
 
 # Each may import what is named before it.
 _LAYERS = [
-    ["errors", "iso_codes", "windows"],
+    ["errors", "iso_codes", "text_columns", "timestamps", "windows"],
     ["contract", "settings", "protection", "reconciliation"],
     ["validation", "decoding", "drift", "ordering", "lake", "source"],
 ]
