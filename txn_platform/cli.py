@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from generator_service import simulator
+    from generator_service.simulator import Simulator
     from txn_platform.runs import Summary
     from txn_platform.windows import Window
 
@@ -148,6 +150,58 @@ def doctor() -> None:
 
 
 @main.command()
+@click.option("--start", type=_Moment(), help="First moment, with a zone.  [default: 31 days ago]")
+@click.option("--end", type=_Moment(), help="First moment after the window.  [default: today]")
+@click.option("--rows", type=click.IntRange(min=1000), default=3_000_000, help="To look at.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the page, with pictures, to this file.",
+)
+def scorecard(
+    start: datetime | None, end: datetime | None, rows: int, *, as_json: bool, output: Path | None
+) -> None:
+    """Measure how realistic the generator's data is; exit code 1 when a measure is out of range.
+
+    The generator is set up by the GENERATOR_ variables, as the service is.
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from generator_service.scorecard import measure
+
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    end = end or today
+    simulator, window = _simulated(start or end - timedelta(days=31), end)
+    with Console(stderr=True).status("measuring"):
+        try:
+            card = measure(simulator, window, rows)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    if output is not None:
+        output.write_text(card.to_html(), encoding="utf-8")
+    if as_json:
+        click.echo(card.to_json())
+    else:
+        table = Table("property", "value", "target", "", "source")
+        for line in card.lines:
+            bounds = [f"{bound:.4g}" for bound in (line.low, line.high) if bound is not None]
+            table.add_row(
+                line.name,
+                "too few rows" if line.value is None else f"{line.value:.4g}",
+                ("≤ " if line.low is None else "≥ " if line.high is None else "")
+                + " .. ".join(dict.fromkeys(bounds)),
+                "ok" if line.in_range else "OUT",
+                line.source,
+            )
+        _print_table(table)
+    if not card.in_range:
+        sys.exit(1)
+
+
+@main.command()
 @click.option("--partition", metavar="KEY", help="One hour, as 2026-11-01-00:00.  [default: all]")
 def quarantine(partition: str | None) -> None:
     """Show what is quarantined: rows by reason, with masked examples."""
@@ -218,21 +272,13 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
 
     The generator is set up by the GENERATOR_ variables, as the service is.
     """
-    if end <= start:
-        raise click.UsageError("--end must be after --start.")
     from rich.console import Console
 
     from generator_service.export import export
-    from generator_service.settings import Settings
-    from generator_service.simulator import Simulator, Window
     from generator_service.wire import Format
 
     form = Format(format_name)
-    try:
-        window = Window(_microseconds(start), _microseconds(end))
-        simulator = Simulator(Settings.load().configuration())
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    simulator, window = _simulated(start, end)
     if str(output) == "-":
         if sys.stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
             raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
@@ -250,6 +296,20 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
     except OSError as error:
         raise UserError(f"{output} cannot be written: {error.strerror}") from None
     click.echo(f"{output}: {rows:,} rows", err=True)
+
+
+def _simulated(start: datetime, end: datetime) -> tuple[Simulator, simulator.Window]:
+    """The simulator that the GENERATOR_ variables describe, and a window for it."""
+    from generator_service.settings import Settings
+    from generator_service.simulator import Simulator, Window
+
+    if end <= start:
+        raise click.UsageError("--end must be after --start.")
+    try:
+        window = Window(_microseconds(start), _microseconds(end))
+        return Simulator(Settings.load().configuration()), window
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _microseconds(moment: datetime) -> int:
