@@ -4,14 +4,16 @@ Not here: parameters, bodies and problems (`models.py`), how rows are written (`
 rows there are (the simulator).
 """
 
+import copy
 import json
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Annotated, Any, override
+from typing import Annotated, Any, Self, override
 from urllib.parse import urlencode
 
 import pyarrow as pa
@@ -25,14 +27,25 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from generator_service import models, wire
+from generator_service.defects import (
+    ACCOUNT_SCHEMA,
+    Sent,
+    Spoiler,
+    describe,
+    page_of_kinds,
+    parse_drifts,
+)
 from generator_service.models import moment_text
+from generator_service.scorecard import measure
 from generator_service.settings import Settings, SettingsError
-from generator_service.simulator import SCHEMA, VERSION, ControlTotals, Simulator, Window
+from generator_service.simulator import SCHEMA, VERSION, ControlTotals, Labels, Simulator, Window
 from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
 
 # Chunks made ahead of the socket, of 1 to 4 MB each.
 _CHUNKS_AHEAD = 4
 _TOTALS_KEPT = 256
+_SCORECARDS_KEPT = 4
+_SCORECARD_HOURS = 744
 
 
 def _now() -> int:
@@ -55,10 +68,45 @@ class Source:
         }
         # What a window sums to never changes, so that it need not be computed twice.
         self._totals = lru_cache(_TOTALS_KEPT)(self.simulator.control_totals)
+        self._sent = lru_cache(_TOTALS_KEPT)(self._sum_up)
+        self.scorecard = lru_cache(_SCORECARDS_KEPT)(partial(measure, self.simulator))
 
-    def totals(self, window: Window, as_of: int | None) -> ControlTotals:
+    def totals(self, window: Window, as_of: int | None, defects: str | None) -> ControlTotals:
         """Return what a window sums to; the last few that were asked for are remembered."""
+        if self.spoiler(window, defects).alters:
+            return self.sent(window, as_of, defects).totals
         return self._totals(window, as_of=as_of)
+
+    def sent(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
+        """Return what a window sums to as it is sent, from its rows; remembered likewise."""
+        return self._sent(window, as_of, defects)
+
+    def _sum_up(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
+        return self.spoiler(window, defects).sent(self.rows(window, as_of))
+
+    def rows(
+        self,
+        window: Window,
+        as_of: int | None,
+        *,
+        position: int = 0,
+        stop: int | None = None,
+        labels: Labels = "oracle",
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a window from position to stop, None for its end."""
+        make = partial(self.simulator.batches, window, as_of=as_of, labels=labels)
+        return wire.in_parallel(
+            lambda start, stop: make(position=start, stop=stop),
+            position,
+            self.simulator.count(window) if stop is None else stop,
+        )
+
+    def spoiler(self, window: Window, defects: str | None) -> Spoiler:
+        """Return what spoils the rows of a window; raises RequestError for unusable defects."""
+        try:
+            return self.settings.spoiler(window, defects)
+        except ValueError as error:
+            raise models.refused("defects", defects, str(error)) from None
 
     def window(self, asked: models.WindowParameters) -> Window:
         """Return the window asked for; raises RequestError when it is backwards or too long."""
@@ -93,6 +141,46 @@ def _rows(model: type[models.BaseModel]) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": model, "content": {kind: {} for kind in wire.MEDIA_TYPES.values()}}}
 
 
+@dataclass(frozen=True)
+class _Page:
+    """What a request of rows of a window comes to."""
+
+    form: wire.Format
+    window: Window
+    position: int
+    stop: int
+    around: dict[str, str | None]
+
+    @classmethod
+    def of(
+        cls, request: Request, asked: models.TransactionParameters, source: Source, route: str
+    ) -> Self:
+        """Read a request; `route` names it in its cursors."""
+        form = models.negotiate(asked.format, request.headers.get("accept"))
+        window, limit = source.window(asked), source.limit(asked, form)
+        simulator, as_of = source.simulator, asked.as_of
+        start, end = moment_text(window.start), moment_text(window.end)
+        seen = None if as_of is None else moment_text(as_of)
+        answer = {
+            "route": route,
+            "start": start,
+            "end": end,
+            "as_of": str(seen),
+            "labels": asked.labels,
+            "defects": str(asked.defects),
+            "configuration": simulator.configuration_hash,
+        }
+        position = 0 if asked.cursor is None else models.read_cursor(asked.cursor, answer)
+        following = None
+        stop = whole = simulator.count(window)
+        if limit is not None:
+            stop = simulator.advance(window, position, limit, as_of=as_of)
+            if stop < whole:
+                following = _next(request, models.write_cursor(stop, answer))
+        around = {"next": following, "start": start, "end": end, "as_of": seen}
+        return cls(form, window, position, stop, around)
+
+
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
 def transactions(
     request: Request, asked: Annotated[models.TransactionParameters, Query()], source: From
@@ -101,35 +189,59 @@ def transactions(
 
     JSON gives pages; the other formats stream the whole window, or `limit` rows of it.
     """
-    form = models.negotiate(asked.format, request.headers.get("accept"))
-    window, limit = source.window(asked), source.limit(asked, form)
-    simulator, as_of = source.simulator, asked.as_of
-    start, end = moment_text(window.start), moment_text(window.end)
-    seen = None if as_of is None else moment_text(as_of)
-    answer = {
-        "route": "transactions",
-        "start": start,
-        "end": end,
-        "as_of": str(seen),
-        "labels": asked.labels,
-        "configuration": simulator.configuration_hash,
-    }
-    position = 0 if asked.cursor is None else models.read_cursor(asked.cursor, answer)
-    following = None
-    stop = whole = simulator.count(window)
-    if limit is not None:
-        stop = simulator.advance(window, position, limit, as_of=as_of)
-        if stop < whole:
-            following = _next(request, models.write_cursor(stop, answer))
-    make = partial(simulator.batches, window, as_of=as_of, labels=asked.labels)
+    page = _Page.of(request, asked, source, "transactions")
+    spoiler = source.spoiler(page.window, asked.defects)
+    if spoiler.repeats:
+        total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
+    else:
+        total = source.simulator.count(page.window, as_of=asked.as_of)
     return _answer(
         source,
         asked,
-        form,
+        page.form,
         SCHEMA,
-        wire.in_parallel(lambda start, stop: make(position=start, stop=stop), position, stop),
-        total=simulator.count(window, as_of=as_of),
-        around={"next": following, "start": start, "end": end, "as_of": seen},
+        source.rows(
+            page.window,
+            asked.as_of,
+            position=page.position,
+            stop=page.stop,
+            labels=asked.labels,
+        ),
+        total=total,
+        around=page.around,
+        spoiler=spoiler,
+    )
+
+
+@router.get(
+    "/v1/defects",
+    response_class=Response,
+    responses=_rows(models.DefectPage),
+    description=page_of_kinds(),
+)
+def defects(
+    request: Request, asked: Annotated[models.TransactionParameters, Query()], source: From
+) -> Response:
+    """Answer with the account of what was spoiled in the same answer of /v1/transactions."""
+    page = _Page.of(request, asked, source, "defects")
+    spoiler = source.spoiler(page.window, asked.defects)
+    first, total = page.position, 0
+    rows: Iterable[pa.RecordBatch] = ()
+    if spoiler.spoils:
+        total = source.sent(page.window, asked.as_of, asked.defects).entries
+        rows = source.rows(
+            page.window, asked.as_of, position=page.position, stop=page.stop, labels=asked.labels
+        )
+    if spoiler.repeats and page.position:
+        first += spoiler.copies(source.rows(page.window, asked.as_of, stop=page.position))
+    return _answer(
+        source,
+        asked,
+        page.form,
+        ACCOUNT_SCHEMA,
+        spoiler.account(rows, first),
+        total=total,
+        around=page.around,
     )
 
 
@@ -143,11 +255,20 @@ def sample(
 ) -> Response:
     """Answer with the most recent transactions up to now, the newest first."""
     form = models.negotiate(asked.format, request.headers.get("accept"))
-    rows = _recent(source, asked.count)
-    return _answer(source, asked, form, SCHEMA, rows.to_batches(), total=rows.num_rows, around={})
+    window, rows = _recent(source, asked.count)
+    return _answer(
+        source,
+        asked,
+        form,
+        SCHEMA,
+        rows.to_batches(),
+        total=rows.num_rows,
+        around={},
+        spoiler=source.spoiler(window, defects=""),
+    )
 
 
-def _recent(source: Source, rows: int) -> pa.Table:
+def _recent(source: Source, rows: int) -> tuple[Window, pa.Table]:
     simulator, now = source.simulator, source.now()
     # Nights are quieter than the mean: look back further until there are enough rows.
     back = 1_000_000 + int(2_000_000 * rows / source.settings.tps)
@@ -157,7 +278,7 @@ def _recent(source: Source, rows: int) -> pa.Table:
         window = Window(max(now - back, FIRST_MOMENT), now)
     newest = simulator.batches(window, position=max(count - rows, 0))
     table = pa.Table.from_batches(newest, SCHEMA)
-    return table.take(pa.array(range(table.num_rows - 1, -1, -1)))
+    return window, table.take(pa.array(range(table.num_rows - 1, -1, -1)))
 
 
 @router.get(
@@ -171,15 +292,21 @@ def transaction(transaction_id: str, source: From) -> Response:
     if row is None:
         expected = "the id of a transaction of this configuration"
         raise models.missing("transaction_id", transaction_id, expected)
-    item = wire.json_items(wire.text_batches([row]))
+    at = row.column("transaction_at")[0].value
+    spoiler = source.spoiler(Window(at, at + 1), defects="")
+    item = wire.json_items(spoiler.batches([row], wire.Format.JSON))
     return _json(item, {"generator": source.generator.model_dump()})
 
 
 @router.get("/v1/control-totals")
 def control_totals(
-    asked: Annotated[models.WindowParameters, Query()], source: From
+    asked: Annotated[models.TotalsParameters, Query()], source: From
 ) -> models.WindowTotals:
     """Answer with what a window sums to, so that whoever holds its rows can prove it has them all.
+
+    Of rows that are spoiled: with their copies, by the type as sent ("" without one), over the
+    amounts that are plain decimals as sent, of at most 16 digits and two decimals, and with the ids
+    as sent (empty without one).
 
     `ids_digest` is the sum, modulo 2^64, of a state for each id, as 16 hex digits; it does not
     depend on the order, and the digests of parts add up to the whole's. The state of an id: take
@@ -189,7 +316,7 @@ def control_totals(
     z = (z xor (z >> 27)) * 0x94D049BB133111EB; z xor (z >> 31).
     """
     window = source.window(asked)
-    totals = source.totals(window, asked.as_of)
+    totals = source.totals(window, asked.as_of, asked.defects)
     return models.WindowTotals(
         start=moment_text(window.start),
         end=moment_text(window.end),
@@ -199,6 +326,32 @@ def control_totals(
         ids_digest=totals.ids_digest,
         generator=source.generator,
     )
+
+
+@router.get(
+    "/v1/scorecard",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}, "text/html": {}}}},
+)
+def scorecard(
+    request: Request, asked: Annotated[models.ScorecardParameters, Query()], source: From
+) -> Response:
+    """Answer with how realistic the rows of a window are, each measure beside its target.
+
+    Takes seconds the first time; the last few answers are remembered.
+    """
+    end = source.now() // HOUR * HOUR if asked.end is None else asked.end
+    start = max(end - _SCORECARD_HOURS * HOUR, FIRST_MOMENT) if asked.start is None else asked.start
+    window = source.window(models.WindowParameters.model_construct(start=start, end=end))
+    try:
+        card = source.scorecard(window, asked.rows)
+    except ValueError:
+        wanted = "a window with rows in it"
+        raise models.refused("start", moment_text(start), wanted) from None
+    page = "text/html" in request.headers.get("accept", "")
+    if asked.format == "html" or (asked.format is None and page):
+        return Response(card.to_html(), media_type="text/html", headers={"Vary": "Accept"})
+    return Response(card.to_json(), media_type="application/json", headers={"Vary": "Accept"})
 
 
 @router.get("/v1/watermark")
@@ -292,18 +445,22 @@ def _answer(
     *,
     total: int,
     around: dict[str, str | None],
+    spoiler: Spoiler | None = None,
 ) -> Response:
     """Answer with rows in a format; `around` is what JSON says beside them, `total` counts all."""
     headers = {"X-Total-Rows": str(total), "Vary": "Accept"}
     if following := around.get("next"):
         headers["Link"] = f'<{following}>; rel="next"'
+    sent: Iterable[pa.RecordBatch | wire.Mixed] = batches
+    if spoiler is not None and spoiler.alters:
+        sent, schema = spoiler.batches(batches, form), spoiler.schema
+    elif asked.types is wire.Types.TEXT or form in {wire.Format.JSON, *wire.LINES}:
+        sent, schema = wire.text_batches(batches), wire.text_schema(schema)
     if form is wire.Format.JSON:
-        items = b"[" + wire.json_items(wire.text_batches(batches)) + b"]"
+        items = b"[" + wire.json_items(sent) + b"]"
         return _json(items, around | {"generator": source.generator.model_dump()}, headers)
     schema = wire.named(schema, source.simulator.configuration_hash)
-    if asked.types is wire.Types.TEXT or form in wire.LINES:
-        batches, schema = wire.text_batches(batches), wire.text_schema(schema)
-    chunks = wire.encode(batches, schema, form)
+    chunks = wire.encode(sent, schema, form)
     return _Stream(chunks, headers=headers, media_type=wire.MEDIA_TYPES[form])
 
 
@@ -388,8 +545,10 @@ def _problem(request: Request, error: Exception) -> models.Problem:
 class _Service(FastAPI):
     @override
     def openapi(self) -> dict[str, Any]:
-        """Describe problems under their own media type, which FastAPI has no way to say."""
-        description = super().openapi()
+        """Describe what FastAPI has no way to say: drifts, and problems' own media type."""
+        description = copy.deepcopy(super().openapi())
+        transaction = description["components"]["schemas"]["Transaction"]
+        describe(transaction, parse_drifts(self.state.settings.drift), self.state.now())
         for path in description["paths"].values():
             for operation in path.values():
                 content = operation["responses"]["4XX"]["content"]
@@ -416,6 +575,7 @@ def create_app(settings: Settings, *, now: Callable[[], int] = _now) -> FastAPI:
         "the same ones every time they are asked for.",
         lifespan=lifespan,
     )
+    app.state.settings, app.state.now = settings, now
     app.include_router(router)
     app.add_middleware(_Named)
     for kind in (models.RequestError, RequestValidationError, HTTPException, Exception):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from generator_service.defects import Spoiler
     from generator_service.simulator import Simulator, Window
 
 
@@ -27,35 +28,47 @@ def export(
     form: wire.Format,
     sink: Path | BinaryIO,
     *,
+    spoiler: Spoiler | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write the rows of a window as NDJSON, CSV, Arrow or Parquet, and return how many there are.
 
     A path holds the whole export or what it held before: the rows are written beside it first.
     A stream is written to as it is, and stays open. `progress` is called with the rows made so
-    far. Memory does not grow with the window. Raises OSError when the sink cannot be written to,
-    and ValueError for JSON, which is no stream.
+    far. Memory does not grow with the window. With a `spoiler` that alters anything the rows are
+    text in Arrow and Parquet too, and its copies are among them. Raises OSError when the sink
+    cannot be written to, and ValueError for JSON, which is no stream.
     """
-    total = simulator.count(window)
-    batches = wire.in_parallel(
-        lambda start, stop: simulator.batches(window, position=start, stop=stop), 0, total
+    batches: Iterable[pa.RecordBatch | wire.Mixed] = wire.in_parallel(
+        lambda start, stop: simulator.batches(window, position=start, stop=stop),
+        0,
+        simulator.count(window),
     )
-    if progress is not None:
-        batches = _told(batches, progress)
-    schema = wire.named(SCHEMA, simulator.configuration_hash)
-    if form in wire.LINES:
+    schema = SCHEMA
+    if spoiler is not None and spoiler.alters:
+        batches, schema = spoiler.batches(batches, form), spoiler.schema
+    elif form in wire.LINES:
         batches, schema = wire.text_batches(batches), wire.text_schema(schema)
-    chunks = wire.encode(batches, schema, form)
+    schema = wire.named(schema, simulator.configuration_hash)
+    rows = 0
+
+    def tell(so_far: int) -> None:
+        nonlocal rows
+        rows = so_far
+        if progress is not None:
+            progress(rows)
+
+    chunks = wire.encode(_told(batches, tell), schema, form)
     if isinstance(sink, Path):
         _write(chunks, sink)
     else:
         sink.writelines(chunks)
-    return total
+    return rows
 
 
 def _told(
-    batches: Iterable[pa.RecordBatch], progress: Callable[[int], None]
-) -> Iterator[pa.RecordBatch]:
+    batches: Iterable[pa.RecordBatch | wire.Mixed], progress: Callable[[int], None]
+) -> Iterator[pa.RecordBatch | wire.Mixed]:
     rows = 0
     for batch in batches:
         yield batch

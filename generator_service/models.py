@@ -271,7 +271,8 @@ class FormatParameters(_Parameters):
     )
     types: Types = Field(
         Types.TYPED,
-        description="Arrow and Parquet only: columns of their own types, or the text JSON carries",
+        description="Arrow and Parquet only: columns of their own types, or the text JSON carries; "
+        "rows that are spoiled, or whose schema drifts, are always text",
     )
 
 
@@ -281,7 +282,8 @@ class PageParameters(FormatParameters):
     limit: int | None = Field(
         None,
         description="At most this many rows; the Link header and, in JSON, `next` lead to the "
-        "others. Without it JSON gives pages, the other formats all rows",
+        "others. Without it JSON gives pages, the other formats all rows. Copies that `defects` "
+        "adds do not count",
     )
     cursor: str | None = Field(None, description="Where to go on: from `next` or Link, unchanged")
 
@@ -302,7 +304,35 @@ class WindowParameters(_Parameters):
     )
 
 
-class TransactionParameters(PageParameters, WindowParameters):
+class ScorecardParameters(_Parameters):
+    """What is measured."""
+
+    start: Moment | None = Field(
+        None, description="Start of the window; without it, 31 days before the end"
+    )
+    end: Moment | None = Field(
+        None, description="End of the window; without it, the newest complete hour's"
+    )
+    rows: Annotated[int, Field(ge=1_000, le=3_000_000)] = Field(
+        1_000_000, description="At most so many of the window's rows are looked at"
+    )
+    format: Literal["json", "html"] | None = Field(
+        None, description="html is a page with pictures; without it, what Accept prefers, or json"
+    )
+
+
+class TotalsParameters(WindowParameters):
+    """What is to be summed up."""
+
+    defects: str | None = Field(
+        None,
+        description="Which share of the rows is spoiled how, see /v1/defects; nothing for none. "
+        "Without it, what the service is set to",
+        examples=["all:0.02", "amount_scale:0.01,duplicate_id:0.005"],
+    )
+
+
+class TransactionParameters(PageParameters, TotalsParameters):
     """Which transactions, and how they are written."""
 
     labels: Literal["oracle", "delayed"] = Field(
@@ -378,6 +408,32 @@ class OneTransaction(BaseModel):
     """A transaction."""
 
     data: Transaction
+    generator: Generator
+
+
+class Defect(BaseModel):
+    """What was done to one row that is sent."""
+
+    transaction_id: str = Field(description="The true one, whatever is sent")
+    position: int = Field(description="The row's place among all rows that are sent, from 0")
+    kind: str = Field(examples=["amount_scale"])
+    field: str = Field(description="The field that is spoiled or added", examples=["amount"])
+    before: str | None = Field(description="Its true text; null for a field that is added")
+    reasons: str = Field(
+        description="Each rule of the platform's contract that the row as sent breaks, with spaces "
+        "between; empty when it breaks none",
+        examples=["amount.format"],
+    )
+
+
+class DefectPage(BaseModel):
+    """The account of a page of a window."""
+
+    data: list[Defect]
+    next: str | None = Field(description="Address of the next page; null on the last")
+    start: MomentText
+    end: MomentText
+    as_of: MomentText | None
     generator: Generator
 
 

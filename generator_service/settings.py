@@ -7,12 +7,16 @@ rows and which of those values can be used; the simulator's `Configuration` know
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from generator_service.simulator import Configuration, pools
+from generator_service.defects import Defects, Spoiler, parse_drifts
+from generator_service.simulator import Configuration, Window, pools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _PREFIX = "GENERATOR_"
 _DECIDING = tuple(field.name for field in fields(Configuration))
@@ -41,6 +45,9 @@ class Settings(BaseSettings):
     fraud_rate: float = Configuration.fraud_rate
     difficulty: float = Configuration.difficulty
 
+    defects: str = ""
+    drift: str = ""
+
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
     max_window_hours: Annotated[int, Field(ge=1)] = 744
@@ -59,6 +66,16 @@ class Settings(BaseSettings):
     def _known(cls, value: str) -> str:
         pools.load(value)
         return value
+
+    @field_validator("defects")
+    @classmethod
+    def _names_defects(cls, value: str) -> str:
+        return _readable(value, Defects.parse)
+
+    @field_validator("drift")
+    @classmethod
+    def _names_drifts(cls, value: str) -> str:
+        return _readable(value, parse_drifts)
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
@@ -83,6 +100,22 @@ class Settings(BaseSettings):
     def configuration(self) -> Configuration:
         """Return the part of the settings that decides the rows."""
         return Configuration(**{name: getattr(self, name) for name in _DECIDING})
+
+    def spoiler(self, window: Window, defects: str | None = None) -> Spoiler:
+        """Return what spoils the rows of a window.
+
+        `defects` go before those of the settings. Raises ValueError, saying what to send instead.
+        """
+        rates = Defects.parse(self.defects if defects is None else defects)
+        return Spoiler(rates, parse_drifts(self.drift), self.seed, window)
+
+
+def _readable(value: str, parse: Callable[[str], object]) -> str:
+    try:
+        parse(value)
+    except ValueError as error:
+        raise ValueError(f"write {error}") from None
+    return value
 
 
 def _message(error: ValidationError) -> str:

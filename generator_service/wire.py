@@ -249,6 +249,11 @@ class Mixed:
     parts: Sequence[pa.RecordBatch]
     order: npt.NDArray[np.int64]
 
+    @property
+    def num_rows(self) -> int:
+        """How many rows are sent."""
+        return self.order.size
+
 
 class _Lines:
     """Text batches to lines: one join over all columns, and words escaped once, not once a row."""

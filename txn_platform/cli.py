@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from generator_service import simulator
+    from generator_service.settings import Settings
     from generator_service.simulator import Simulator
     from txn_platform.runs import Summary
     from txn_platform.windows import Window
@@ -174,7 +175,7 @@ def scorecard(
 
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     end = end or today
-    simulator, window = _simulated(start or end - timedelta(days=31), end)
+    simulator, window, _ = _simulated(start or end - timedelta(days=31), end)
     with Console(stderr=True).status("measuring"):
         try:
             card = measure(simulator, window, rows)
@@ -278,11 +279,12 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
     from generator_service.wire import Format
 
     form = Format(format_name)
-    simulator, window = _simulated(start, end)
+    simulator, window, settings = _simulated(start, end)
+    spoiler = settings.spoiler(window)
     if str(output) == "-":
         if sys.stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
             raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
-        export(simulator, window, form, sys.stdout.buffer)
+        export(simulator, window, form, sys.stdout.buffer, spoiler=spoiler)
         return
     try:
         with Console(stderr=True).status("no rows yet") as status:
@@ -291,6 +293,7 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
                 window,
                 form,
                 output,
+                spoiler=spoiler,
                 progress=lambda rows: status.update(f"{rows:,} rows"),
             )
     except OSError as error:
@@ -298,8 +301,8 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
     click.echo(f"{output}: {rows:,} rows", err=True)
 
 
-def _simulated(start: datetime, end: datetime) -> tuple[Simulator, simulator.Window]:
-    """The simulator that the GENERATOR_ variables describe, and a window for it."""
+def _simulated(start: datetime, end: datetime) -> tuple[Simulator, simulator.Window, Settings]:
+    """The simulator that the GENERATOR_ variables describe, a window for it, and all they say."""
     from generator_service.settings import Settings
     from generator_service.simulator import Simulator, Window
 
@@ -307,7 +310,8 @@ def _simulated(start: datetime, end: datetime) -> tuple[Simulator, simulator.Win
         raise click.UsageError("--end must be after --start.")
     try:
         window = Window(_microseconds(start), _microseconds(end))
-        return Simulator(Settings.load().configuration()), window
+        settings = Settings.load()
+        return Simulator(settings.configuration()), window, settings
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -435,6 +435,8 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
         "/v1/transactions/sample",
         "/v1/transactions/{transaction_id}",
         "/v1/control-totals",
+        "/v1/defects",
+        "/v1/scorecard",
         "/v1/watermark",
         "/v1/customers",
         "/v1/cards",
@@ -443,7 +445,7 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
     }
     operation = description["paths"]["/v1/transactions"]["get"]
     assert {parameter["name"] for parameter in operation["parameters"]} == {
-        *("start", "end", "as_of", "limit", "cursor", "format", "types", "labels")
+        *("start", "end", "as_of", "limit", "cursor", "format", "types", "labels", "defects")
     }
     assert set(operation["responses"]["200"]["content"]) == set(MEDIA_TYPES.values())
     assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}

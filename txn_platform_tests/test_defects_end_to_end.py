@@ -1,0 +1,85 @@
+"""The proof: what the source spoiled is what is quarantined, row by row and reason by reason."""
+
+import os
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from txn_platform.defs import checks
+from txn_platform.lake import object_key
+from txn_platform.processes import Child, generator_child, generator_url
+from txn_platform.runs import Summary, dagster_instance, materialize
+from txn_platform.windows import Window
+
+_WINDOW = Window.of_partition("2026-11-01-18:00")
+_HOUR = {"start": "2026-11-01T18:00:00Z", "end": "2026-11-01T19:00:00Z"}
+
+
+def _generator(**settings: str) -> Child:
+    population = {"CUSTOMERS": "5000", "MERCHANTS": "1000", "TPS": "3"}
+    variables = {f"GENERATOR_{name}": value for name, value in {**population, **settings}.items()}
+    return generator_child(environment={**os.environ, **variables})
+
+
+@pytest.fixture(scope="module")
+def spoiling() -> Iterator[str]:
+    """A generator that spoils one row in twenty, in every way it knows."""
+    with _generator(DEFECTS="all:0.05") as child:
+        yield generator_url(child)
+
+
+@pytest.fixture(scope="module")
+def honest() -> Iterator[str]:
+    """The same generator without defects."""
+    with _generator() as child:
+        yield generator_url(child)
+
+
+def _run(url: str, monkeypatch: pytest.MonkeyPatch, home: str, wire: str = "arrow") -> Summary:
+    monkeypatch.setenv("TXN_HOME", home)
+    monkeypatch.setenv("TXN_CARD_KEY", "one key for all of these runs")
+    monkeypatch.setenv("TXN_MAX_QUARANTINE", "0.2")
+    monkeypatch.setenv("GENERATOR_FORMAT", wire)
+    with dagster_instance() as instance:
+        return materialize(_WINDOW, instance=instance, source_url=url, on_progress=lambda _: None)
+
+
+def _rows(home: str, asset: str) -> pl.DataFrame:
+    return pl.read_parquet(Path(home) / "lake" / object_key(asset, _WINDOW))
+
+
+def _account(url: str) -> pl.DataFrame:
+    """What the source says it spoiled: position as sent, and the reasons it must end in."""
+    query = "&".join(f"{name}={value}" for name, value in _HOUR.items())
+    with urllib.request.urlopen(f"{url}/v1/defects?{query}&format=arrow") as answer:
+        account = pl.DataFrame(pa.ipc.open_stream(answer).read_all())
+    return account.select(
+        pl.col("position").cast(pl.Int64),
+        pl.col("kind").cast(pl.String),
+        pl.col("reasons").cast(pl.String).fill_null("").str.split(" "),
+    ).with_columns(pl.col("reasons").list.filter(pl.element() != "").list.sort())
+
+
+@pytest.mark.parametrize("wire", ["arrow", "json", "ndjson", "csv"])
+def test_the_quarantine_is_the_account_and_the_rest_is_untouched(
+    spoiling: str, honest: str, wire: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = _run(spoiling, monkeypatch, "spoiled", wire)
+    _run(honest, monkeypatch, "honest")
+    account = _account(spoiling)
+    assert account["kind"].n_unique() > 35
+    must_go = account.filter(pl.col("reasons").list.len() > 0).select("position", "reasons")
+    quarantined = _rows("spoiled", checks.QUARANTINED)
+    found = quarantined.select("position", pl.col("reasons").list.sort())
+    assert found.sort("position").equals(must_go.sort("position"))
+    assert summary.sent == summary.published + summary.quarantined
+    published = _rows("spoiled", checks.PUBLISHED)
+    clean = _rows("honest", checks.PUBLISHED).filter(
+        pl.col("transaction_id").is_in(published["transaction_id"].implode())
+    )
+    assert published.equals(clean)
+    assert published.height == summary.published > 0.9 * summary.sent

@@ -1,0 +1,192 @@
+"""The doors with a user interface: `dagster dev` in the checkout, and `txn dev`.
+
+What is behind the interface is tested elsewhere; that it comes up, shows the assets, runs them and
+goes down is tested here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from txn_platform.processes import Child, free_ports
+from txn_platform_tests.conftest import eventually
+from txn_platform_tests.test_doors import LAKE, OBJECTS, PARTITION, SMALL, run, started, stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PROJECT = Path(__file__).parents[1] / "pyproject.toml"
+ASSETS = {key.partition("/")[0] for key in OBJECTS}
+
+
+@pytest.fixture(scope="module")
+def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of a bare `dagster dev`, and the directory that it was started in."""
+    directory = tmp_path_factory.mktemp("checkout")
+    (directory / PROJECT.name).symlink_to(PROJECT)
+    (port,) = free_ports(1)
+    program = Path(sys.executable).with_name("dagster")
+    with Child(
+        "dagster dev",
+        [str(program), "dev", "-p", str(port)],
+        log=directory / "dagster-dev.log",
+        environment={**os.environ, **SMALL},
+        directory=directory,
+        grace=30,
+    ) as child:
+        address = f"http://127.0.0.1:{port}"
+        child.wait_until(lambda: answers(address), timeout=120)
+        yield address, directory
+
+
+def answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/server_info", timeout=10) as response:
+            return "dagster_version" in json.load(response)
+    except OSError:
+        return False
+
+
+def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
+    """What Dagster's GraphQL API answers."""
+    request = urllib.request.Request(
+        f"{address}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+ALL_ASSETS = """{
+  assetNodes {
+    assetKey { path }
+    repository { name location { name } }
+    assetChecksOrError { ... on AssetChecks { checks { name } } }
+  }
+}"""
+LAUNCH = """mutation ($run: ExecutionParams!) {
+  launchRun(executionParams: $run) {
+    ... on LaunchRunSuccess { run { runId } }
+    ... on PythonError { message }
+  }
+}"""
+STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+EVENTS = """query ($id: ID!) {
+  logsForRun(runId: $id) {
+    ... on EventConnection {
+      events {
+        ... on MaterializationEvent { assetKey { path } partition }
+        ... on AssetCheckEvaluationEvent {
+          evaluation { assetKey { path } checkName success }
+        }
+      }
+    }
+  }
+}"""
+
+
+def test_a_run_launched_in_dagster_dev_materializes_all_assets_and_passes_every_check(
+    dagster_dev: tuple[str, Path],
+) -> None:
+    address, directory = dagster_dev
+    assets = ask(address, ALL_ASSETS)["assetNodes"]
+    assert {"/".join(asset["assetKey"]["path"]) for asset in assets} == ASSETS
+    repository = assets[0]["repository"]
+    run_parameters = {
+        "selector": {
+            "repositoryName": repository["name"],
+            "repositoryLocationName": repository["location"]["name"],
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [asset["assetKey"] for asset in assets],
+        },
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": PARTITION}]},
+        "mode": "default",
+    }
+    launched = ask(address, LAUNCH, run=run_parameters)["launchRun"]
+    number = launched["run"]["runId"]
+
+    def status() -> str:
+        return ask(address, STATUS, id=number)["runOrError"]["status"]
+
+    assert eventually(lambda: status() in {"SUCCESS", "FAILURE"}, within=120)
+    assert status() == "SUCCESS"
+    events = ask(address, EVENTS, id=number)["logsForRun"]["events"]
+    materialized = [event for event in events if "partition" in event]
+    assert {event["partition"] for event in materialized} == {PARTITION}
+    assert {event["assetKey"]["path"][0] for event in materialized} == ASSETS
+    checked = [event["evaluation"] for event in events if "evaluation" in event]
+    assert all(check["success"] for check in checked)
+    assert {(check["assetKey"]["path"][0], check["checkName"]) for check in checked} == {
+        (asset["assetKey"]["path"][0], check["name"])
+        for asset in assets
+        for check in asset["assetChecksOrError"]["checks"]
+    }
+    assert stored(directory / LAKE) == OBJECTS
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_the_asset_graph_in_a_browser_shows_all_assets(dagster_dev: tuple[str, Path]) -> None:
+    address, _ = dagster_dev
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir=profile"]
+    look = [*browser, "--virtual-time-budget=20000", "--dump-dom", f"{address}/asset-groups"]
+
+    def page() -> str:
+        result = subprocess.run(look, capture_output=True, text=True, check=True, timeout=120)
+        return result.stdout
+
+    assert eventually(lambda: all(f">{asset}<" in page() for asset in ASSETS), within=60)
+
+
+def test_txn_dev_says_where_things_are_and_ctrl_c_takes_all_of_them_down() -> None:
+    (port,) = free_ports(1)
+    command = ("txn", "dev", "--directory", "--port", str(port))
+    with started(*command, environment=SMALL) as process:
+        addresses = dict(line.split(maxsplit=1) for line in iter_until(process, "Ctrl-C"))
+        assert addresses["lake"] == f"{Path.cwd() / LAKE}\n"
+        assert addresses["Dagster"] == f"http://127.0.0.1:{port}\n"
+        assert answers(f"http://127.0.0.1:{port}")
+        generator = addresses["generator"].strip()
+        with urllib.request.urlopen(f"{generator}/healthz", timeout=10) as response:
+            assert response.status == 200
+        nodes = ask(addresses["Dagster"].strip(), ALL_ASSETS)["assetNodes"]
+        assert {node["assetKey"]["path"][0] for node in nodes} == ASSETS
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode in {0, 130}
+    assert stderr == ""
+    assert [path.name for path in Path().iterdir()] == [".txn"]
+
+
+def iter_until(process: subprocess.Popen[str], last: str) -> Iterator[str]:
+    """The lines that the command prints, up to one that begins so."""
+    for line in process.stdout:
+        if line.startswith(last):
+            return
+        yield line
+    pytest.fail(f"{last!r} was not printed: {process.stderr.read()}")
+
+
+def test_txn_dev_with_a_port_in_use_says_so_before_it_starts_anything() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run("txn", "dev", "--directory", "--port", port)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr == (
+        f"Error: Port {port} is in use: choose another for the Dagster UI (--port).\n"
+    )
+    assert not list(Path().iterdir())
