@@ -24,6 +24,11 @@ dev: setup ## The generator, an S3 and the Dagster UI, until Ctrl-C
 test: setup ## All tests
 	@$(BIN)/python -m pytest
 
+bench: setup $(UV) ## Measure: the generator against tpchgen, and the Handbook's protocol (an hour)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock
+	@$(BIN)/python benchmarks/generate.py
+	@$(BIN)/python benchmarks/fraud_protocol.py
+
 lint: setup ## Format check, lint, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
@@ -36,6 +41,8 @@ format: setup ## Format and mend what lint can mend
 lock: $(UV) ## Resolve the dependencies anew
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  --extra dev --extra s3server pyproject.toml -o requirements.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
+	  --constraint requirements.lock --extra bench pyproject.toml -o requirements-bench.lock
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  - -o requirements-uv.lock
 
