@@ -2,7 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export UV_PYTHON_DOWNLOADS := never
-# A project's environment is not the place for a mirror's or another project's.
+# Networks that inspect TLS have their certificate in the system's store, where pip looks too.
+export UV_SYSTEM_CERTS := true
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)

@@ -29,9 +29,13 @@ if TYPE_CHECKING:
 type Floats = npt.NDArray[np.float64]
 type Integers = npt.NDArray[np.int64]
 type Flags = npt.NDArray[np.bool_]
+type Codes = npt.NDArray[np.int32]
+type Degrees = npt.NDArray[np.float32]
 
 DEFAULT_ROWS = 3_000_000
 """Rows that are looked at unless told otherwise: a few seconds' worth."""
+
+_FEWEST = 1_000
 
 _SECOND = 1_000_000
 _HOUR = 3_600 * _SECOND
@@ -153,7 +157,7 @@ class Scorecard:
 def measure(simulator: Simulator, window: Window, max_rows: int = DEFAULT_ROWS) -> Scorecard:
     """Measure the first max_rows rows of a window (hours of the week on up to four of its weeks).
 
-    Raises ValueError when the window has no rows.
+    Raises ValueError when that is fewer than a thousand rows or the window has no whole hour.
     """
     sample = _collected(simulator, window, max_rows)
     hours = _rows_by_hour(simulator, window)
@@ -184,12 +188,12 @@ class _Sample:
 
     times: Integers
     cents: Integers
-    customers: Integers
-    cards: Integers
+    customers: Codes
+    cards: Codes
     fraud: Flags
-    latitudes: Floats
-    longitudes: Floats
-    coded: dict[str, Integers]
+    latitudes: Degrees
+    longitudes: Degrees
+    coded: dict[str, Codes]
     dictionaries: dict[str, pa.StringArray]
     known_customers: pa.StringArray
     known_cards: pa.Table
@@ -221,8 +225,8 @@ def _collected(simulator: Simulator, window: Window, max_rows: int) -> _Sample:
                 customers=_positions(table["customer_id"], customers),
                 cards=_positions(table["card_number"], numbers),
                 fraud=table["is_fraud"].to_numpy(),
-                latitudes=table["latitude"].to_numpy(),
-                longitudes=table["longitude"].to_numpy(),
+                latitudes=table["latitude"].to_numpy().astype(np.float32),
+                longitudes=table["longitude"].to_numpy().astype(np.float32),
                 coded={name: _codes(batches, name) for name in _CODED},
                 dictionaries={
                     name: cast("pa.StringArray", _coded(batches[0], name).dictionary)
@@ -233,10 +237,11 @@ def _collected(simulator: Simulator, window: Window, max_rows: int) -> _Sample:
                 refunds=refunds,
             )
         )
-    if not parts:
+    rows = sum(part.times.size for part in parts)
+    if rows < _FEWEST or -(-window.start // _HOUR) >= window.end // _HOUR:
         raise ValueError(
-            f"The window from {_iso(window.start)} to {_iso(window.end)} has no rows to measure: "
-            "ask for a longer one."
+            f"A scorecard needs {_FEWEST:,} rows and a whole hour, and has {rows:,} rows from "
+            f"{_iso(window.start)} to {_iso(window.end)}: ask for a longer window or more rows."
         )
     return _Sample(
         times=np.concatenate([part.times for part in parts]),
@@ -262,18 +267,20 @@ def _coded(batch: pa.RecordBatch, name: str) -> pa.DictionaryArray[Any, Any]:
     return cast("pa.DictionaryArray[Any, Any]", batch[name])
 
 
-def _codes(batches: tuple[pa.RecordBatch, ...], name: str) -> Integers:
+def _codes(batches: tuple[pa.RecordBatch, ...], name: str) -> Codes:
     # A simulator's batches share their dictionaries, so codes mean the same in all of them.
-    return np.concatenate([_whole(_coded(batch, name).indices) for batch in batches])
+    indices = [_coded(batch, name).indices.to_numpy() for batch in batches]
+    return np.concatenate(indices).astype(np.int32, copy=False)
 
 
 def _whole(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> Integers:
     return column.to_numpy().astype(np.int64)
 
 
-def _positions(values: pa.Array[Any] | pa.ChunkedArray[Any], known: pa.Array[Any]) -> Integers:
+def _positions(values: pa.Array[Any] | pa.ChunkedArray[Any], known: pa.Array[Any]) -> Codes:
     """Return where values are among the known ones, -1 for nowhere."""
-    return _whole(pc.index_in(values, value_set=known).fill_null(-1))
+    found = pc.index_in(values, value_set=known).fill_null(-1)
+    return found.to_numpy().astype(np.int32, copy=False)
 
 
 def _rows_by_hour(simulator: Simulator, window: Window) -> Floats:
@@ -449,7 +456,7 @@ def _leak_lines(sample: _Sample) -> Iterator[Line]:
     A value scores by the share of fraud it had in the first half of the rows, and is judged on the
     second half.
     """
-    columns = {
+    columns: dict[str, Integers | Codes] = {
         **sample.coded,
         "customer_id": sample.customers + 1,
         "card_number": sample.cards + 1,
@@ -481,12 +488,12 @@ def _leak_lines(sample: _Sample) -> Iterator[Line]:
     )
 
 
-def _binned(values: Integers | Floats) -> Integers:
+def _binned(values: Integers | Degrees) -> Integers:
     edges = np.unique(np.quantile(values, np.arange(1, _BINS) / _BINS))
     return np.searchsorted(edges, values).astype(np.int64)
 
 
-def _judged(codes: Integers, fraud: Flags) -> tuple[float, float]:
+def _judged(codes: Integers | Codes, fraud: Flags) -> tuple[float, float]:
     """Return (ROC AUC, average precision) on the second half of scores learnt on the first."""
     half = codes.size // 2
     size = int(codes.max()) + 1

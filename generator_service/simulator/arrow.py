@@ -1,6 +1,7 @@
-"""Arrow arrays made from NumPy buffers, without copies and without Python objects.
+"""Arrow columns made from NumPy buffers, without copies.
 
-How bytes become Arrow columns belongs here; which columns there are is in `schema`.
+How bytes become columns belongs here; which columns there are is in `schema`. It does without
+pa.array, which imports pandas.
 """
 
 from __future__ import annotations
@@ -22,47 +23,47 @@ type Text = npt.NDArray[np.uint8]
 """Texts of one width, a row each: (rows, width) bytes."""
 
 
-def buffered(kind: pa.DataType, values: npt.NDArray[np.generic]) -> Column:
-    """Return values as a column of a type that has the same bytes."""
-    return cast("Column", pa.Array.from_buffers(kind, values.size, [None, pa.py_buffer(values)]))
+def buffered(
+    kind: pa.DataType, values: npt.NDArray[np.generic], nulls: Flags | None = None
+) -> Column:
+    """Return values as a column of a type that has the same bytes, null where told."""
+    valid = None if nulls is None else _bitmap(~nulls)
+    return cast("Column", pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(values)]))
 
 
 def strings(values: Sequence[str]) -> pa.StringArray:
     """Return texts as a column."""
-    return pa.array(values, pa.string())
+    encoded = [value.encode() for value in values]
+    content = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return _text(None, np.array([len(value) for value in encoded], dtype=np.int64), content)
 
 
 def fixed_width(text: Text) -> pa.StringArray:
     """Return (rows, width) bytes as a column of texts."""
-    rows, width = text.shape
-    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
-    return _text(rows, None, offsets, text)
+    return _text(None, np.full(text.shape[0], text.shape[1]), text)
 
 
 def where_present(text: Text, present: Flags) -> pa.StringArray:
     """Return a column with the texts, one after the other, where present and null elsewhere."""
-    offsets = np.zeros(present.size + 1, dtype=np.int32)
-    np.cumsum(present * np.int32(text.shape[1]), out=offsets[1:])
-    return _text(present.size, np.packbits(present, bitorder="little"), offsets, text)
+    return _text(_bitmap(present), present * text.shape[1], text)
 
 
 def ragged(text: Text, lengths: Integers) -> pa.StringArray:
     """Return the first so many bytes of each row as a column of texts."""
-    rows, width = text.shape
-    offsets = np.zeros(rows + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    return _text(rows, None, offsets, text[np.arange(width) < lengths[:, None]])
+    return _text(None, lengths, text[np.arange(text.shape[1]) < lengths[:, None]])
 
 
 def _text(
-    rows: int,
-    valid: npt.NDArray[np.uint8] | None,
-    offsets: npt.NDArray[np.int32],
-    content: npt.NDArray[np.uint8],
+    valid: pa.Buffer | None, lengths: Integers, content: npt.NDArray[np.uint8]
 ) -> pa.StringArray:
-    buffers = [None if valid is None else pa.py_buffer(valid), pa.py_buffer(offsets)]
-    column = pa.Array.from_buffers(pa.string(), rows, [*buffers, pa.py_buffer(content)])
-    return cast("pa.StringArray", column)
+    offsets = np.zeros(lengths.size + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(content)]
+    return cast("pa.StringArray", pa.Array.from_buffers(pa.string(), lengths.size, buffers))
+
+
+def _bitmap(values: Flags) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
 def decimals(cents: Integers) -> Column:
@@ -75,20 +76,22 @@ def decimals(cents: Integers) -> Column:
 
 def flags(values: Flags) -> Column:
     """Return truth values as a column."""
-    return pa.array(values)
+    return cast("Column", pa.Array.from_buffers(pa.bool_(), values.size, [None, _bitmap(values)]))
 
 
 def coded(
     codes: npt.NDArray[np.integer[Any]], dictionary: Column, nulls: Flags | None = None
 ) -> Column:
     """Return codes as a column over a dictionary, which is shared and not copied."""
-    indices = cast("pa.Int32Array", pa.array(codes.astype(np.int32, copy=False), mask=nulls))
-    return pa.DictionaryArray.from_arrays(indices, dictionary, safe=False)
+    indices = buffered(pa.int32(), codes.astype(np.int32, copy=False), nulls)
+    shared = cast("pa.Int32Array", indices)
+    return pa.DictionaryArray.from_arrays(shared, dictionary, safe=False)
 
 
 def taken(column: Column, rows: npt.NDArray[np.integer[Any]]) -> Column:
     """Return a column's values at some rows."""
-    return pc.take(column, cast("pa.Int64Array", pa.array(rows)), boundscheck=False)
+    at = cast("pa.Int64Array", buffered(pa.int64(), rows.astype(np.int64, copy=False)))
+    return pc.take(column, at, boundscheck=False)
 
 
 def joined(separator: str, *columns: Column) -> Column:

@@ -74,8 +74,15 @@ _ACTIVITY_BITS = 12
 _OWN_SPREAD = 0.3
 """Standard deviation of the logarithm of what customers' standing orders of a kind come to."""
 
+_LEVELLED = 0.4
+"""How much less than other amounts a standing order follows its customer's level."""
+
 _SMALLEST = 50
 """Cents of the smallest amount."""
+
+_NOTE = 2_000
+_MOST_NOTES = 50
+"""Cents of a bank note, and the most of them that change hands at a machine or a counter."""
 
 _PURCHASE = TRANSACTION_TYPES.index("PURCHASE")
 _REFUND = TRANSACTION_TYPES.index("REFUND")
@@ -126,8 +133,10 @@ class Behaviour:
         self._types = np.array([TRANSACTION_TYPES.index(kind.transaction_type) for kind in KINDS])
         self._medians = np.array([math.log(kind.median * 100.0) for kind in KINDS])
         self._spreads = np.array([kind.spread for kind in KINDS])
-        endings = get_args(Ending.__value__)
-        self._endings = np.array([endings.index(kind.ending) for kind in KINDS])
+        endings: tuple[Ending, ...] = get_args(Ending.__value__)
+        self._ends = {
+            ending: np.array([kind.ending == ending for kind in KINDS]) for ending in endings
+        }
         self._chained = np.array([round(kind.chains * 1024) for kind in KINDS])
         self._group_logs = np.log(self.population.group_sizes + 1.0)
 
@@ -167,12 +176,13 @@ class Behaviour:
         favourite[standing] = 0
         usual = hashed(self._favourite_key, (customers << 8) + (kinds << 2) + favourite)
         merchants = self.merchant_of(np.where(favoured, usual, choices), kinds, regions)
-        deal = Deal(customers, kinds, merchants, regions)
+        deal = Deal(customers, kinds, merchants, regions, cards=words)
         logs = self.usual_logs(deal)
         noise = mix(roots ^ self._amount_key)
         logs += self._spreads[kinds] * NORMAL[bits(noise, 0, NORMAL_BITS)]
         own = hashed(self._own_key, (customers[standing] << 8) + kinds[standing])
         logs[standing] += _OWN_SPREAD * NORMAL[bits(own, 0, NORMAL_BITS)]
+        logs[standing] -= _LEVELLED * self.population.customer_level[customers[standing]]
         return self.settled(deal, logs, words, noise, details=details)
 
     def _kinds(self, slots: Slots, words: Words) -> Integers:
@@ -270,7 +280,10 @@ class Behaviour:
     def settled(
         self, deal: Deal, logs: Floats, words: Words, noise: Words, *, details: bool
     ) -> Draft:
-        """Write deals down, with the logarithm of their cents; two words a row fill in the rest."""
+        """Write deals down, with the logarithms of their cents.
+
+        Of a row's words the first says its channel, the second how its amount ends.
+        """
         return Draft(
             customers=deal.customers,
             merchants=deal.merchants,
@@ -282,21 +295,21 @@ class Behaviour:
 
     def _rounded(self, cents: Integers, kinds: Integers, noise: Words) -> Integers:
         """End amounts as their kind does."""
-        endings = self._endings[kinds]
         mostly = bits(noise, NORMAL_BITS, 8) < 150
         whole = cents // 100
         whole *= 100
-        cents = np.where(((endings == 1) & mostly) | (endings == 4), whole + 99, cents)
-        cents = np.where((endings == 2) & mostly, whole, cents)
-        notes = np.flatnonzero(endings == 3)
-        cents[notes] = np.clip((cents[notes] + 1000) // 2000, 1, 50) * 2000
+        nines = (self._ends["99"][kinds] & mostly) | self._ends["fixed"][kinds]
+        cents = np.where(nines, whole + 99, cents)
+        cents = np.where(self._ends["00"][kinds] & mostly, whole, cents)
+        notes = np.flatnonzero(self._ends["note"][kinds])
+        cents[notes] = np.clip((cents[notes] + _NOTE // 2) // _NOTE, 1, _MOST_NOTES) * _NOTE
         return np.maximum(cents, _SMALLEST, out=cents)
 
     def _details(self, deal: Deal, words: Words) -> Details:
         population = self.population
         channels = self._channel_table[deal.kinds, bits(words, 12, 8)].astype(np.int64)
         # Three in four use the first card, also who has others.
-        other = (bits(words, 20, 8) < 64) * (1 + bits(words, 28, 1))
+        other = (bits(deal.cards, 20, 8) < 64) * (1 + bits(deal.cards, 28, 1))
         cards = population.card_starts[deal.customers]
         cards += np.minimum(other, population.card_counts[deal.customers] - 1)
         sites = population.site_steps[deal.merchants]

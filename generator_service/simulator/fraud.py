@@ -58,13 +58,13 @@ class Scenario:
 _DAY = 1440
 
 SCENARIOS = (
-    Scenario("card_testing", 0.13, 20, 14, 1.3, 0.7),
-    Scenario("stolen_card", 0.30, _DAY, 12, 1.1, 0.8),
-    Scenario("account_takeover", 0.13, 6 * 60, 5, 1.8, 0.8),
-    Scenario("merchant_compromise", 0.26, 28 * _DAY, 80, 0.4, 0.7),
+    Scenario("card_testing", 0.13, 20, 16, 1.4, 0.7),
+    Scenario("stolen_card", 0.30, _DAY, 14, 1.25, 0.8),
+    Scenario("account_takeover", 0.13, 6 * 60, 5, 1.9, 0.8),
+    Scenario("merchant_compromise", 0.26, 28 * _DAY, 80, 0.5, 0.7),
     Scenario("push_payment", 0.07, 3 * 60, 2, 1.9, 0.7),
     Scenario("refund_abuse", 0.03, 5 * _DAY, 6, 0.0, 0.0),
-    Scenario("bust_out", 0.08, 21 * _DAY, 80, 1.3, 0.8),
+    Scenario("bust_out", 0.08, 21 * _DAY, 80, 1.6, 0.8),
 )
 
 _DENSEST = 40.0
@@ -76,6 +76,13 @@ _LARGEST_CHANCE = 0.1
 _TESTED_CARDS = 2
 _CASH_OUT = 0.65
 """How far into its campaign card testing turns from trying cards to spending with them."""
+
+_TRIED_LOG = math.log(250.0)
+"""The logarithm of the usual cents of a try."""
+
+_REFUND_DAYS = 5
+REFUNDED_BEFORE = (2, 9)
+"""Days before its campaign's stretch in which the purchase lies that refund abuse refunds."""
 
 
 def _codes(**shares: int) -> Integers:
@@ -94,13 +101,6 @@ _IN_TOWN = _codes(
 _TILLS = _codes(
     restaurant=3, fast_food=3, convenience=2, grocery=1, clothing=1, bar=1, pharmacy=1,
 )  # fmt: skip
-
-_TESTED_LOG = math.log(250.0)
-"""The logarithm of the usual cents of a try."""
-
-_REFUND_DAYS = 5
-REFUNDED_BEFORE = (2, 9)
-"""Days before its campaign's stretch in which the purchase lies that refund abuse refunds."""
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,9 @@ class Fraud:
             anchors = cells - (cells - starts) % (_REFUND_DAYS * _DAY)
             model.refund_again(rows, anchors, campaigns, draft)
             return
-        case = _Case(model, cells, mix(words), campaigns, progress)
-        deal, force = _PLAYS[scenario.name](case)
-        logs = model.usual_logs(deal) + scenario.shift * self._departure * force
-        if scenario.name == "card_testing":
-            logs[~case.cashing_out()] = _TESTED_LOG
+        shift = scenario.shift * self._departure
+        case = _Case(model, cells, mix(words), campaigns, progress, shift)
+        deal, logs = _PLAYS[scenario.name](case)
         noise = case.draw_row(1)
         logs += scenario.spread * NORMAL[bits(noise, 0, NORMAL_BITS)]
         details = draft.details is not None
@@ -217,13 +215,17 @@ class Fraud:
 
 @dataclass
 class _Case:
-    """Rows of one scenario: their cell and word, and their campaign's word and progress (0..1)."""
+    """Rows of one scenario: their cell and word, and their campaign's word and progress (0..1).
+
+    shift is how far the logarithms of the scenario's amounts lie above what is usual.
+    """
 
     model: Behaviour
     cells: Integers
     words: Words
     campaigns: Words
     progress: Floats
+    shift: float
 
     def draw(self, purpose: int) -> Words:
         """Return a word of each row's campaign for a purpose."""
@@ -237,64 +239,73 @@ class _Case:
         """Return each campaign's one victim: anybody, however active."""
         return below(self.draw(1), self.model.population.customers)
 
-    def cashing_out(self) -> npt.NDArray[np.bool_]:
-        """Say which rows of card testing spend with the cards that were tried."""
-        return self.progress >= _CASH_OUT
-
     def deal(self, customers: Integers, kinds: Integers, words: Words) -> Deal:
-        """Pay merchants of kinds where customers are at home, drawn by words."""
+        """Pay merchants of kinds, drawn by words, with one card each and where its owner lives."""
         regions = self.model.population.customer_region[customers]
         merchants = self.model.merchant_of(words, kinds, regions)
-        return Deal(customers, kinds, merchants, regions)
+        return Deal(customers, kinds, merchants, regions, cards=self.draw(4))
+
+    def dearer(self, deal: Deal) -> Floats:
+        """Return logarithms of cents above what is usual for a deal."""
+        return self.model.usual_logs(deal) + self.shift
 
 
-def _card_testing(case: _Case) -> tuple[Deal, Floats | float]:
+# The scenarios. Each returns who pays whom, and the logarithms of the usual cents.
+
+
+def _card_testing(case: _Case) -> tuple[Deal, Floats]:
     """Try stolen cards with small amounts at one online shop, then spend with them at others."""
     card = bits(case.words, 0, 20) % _TESTED_CARDS
     customers = below(hashed(1, case.campaigns, card), case.model.population.customers)
     tried = _ONLINE[below(case.draw(2), _ONLINE.size)]
     spent = _ONLINE[below(case.words, _ONLINE.size)]
-    later = case.cashing_out()
+    later = case.progress >= _CASH_OUT
     words = np.where(later, case.draw_row(3), case.draw(3))
-    return case.deal(customers, np.where(later, spent, tried), words), 1.0
+    deal = case.deal(customers, np.where(later, spent, tried), words)
+    return deal, np.where(later, case.dearer(deal), _TRIED_LOG)
 
 
-def _stolen_card(case: _Case) -> tuple[Deal, Floats | float]:
+def _stolen_card(case: _Case) -> tuple[Deal, Floats]:
     """Spend with a lost card near its owner's home for a day: faster and dearer than usual."""
     kinds = _IN_TOWN[below(case.words, _IN_TOWN.size)]
-    return case.deal(case.victims(), kinds, case.draw_row(3)), 1.0
+    deal = case.deal(case.victims(), kinds, case.draw_row(3))
+    return deal, case.dearer(deal)
 
 
-def _account_takeover(case: _Case) -> tuple[Deal, Floats | float]:
+def _account_takeover(case: _Case) -> tuple[Deal, Floats]:
     """Sit at the controls of somebody's account for some hours: transfers and online shops."""
     transfer = bits(case.words, 0, 8) < 64
     kinds = np.where(transfer, CODE["person_to_person"], _ONLINE[below(case.words, _ONLINE.size)])
-    return case.deal(case.victims(), kinds, case.draw_row(3)), 1.0
+    deal = case.deal(case.victims(), kinds, case.draw_row(3))
+    return deal, case.dearer(deal)
 
 
-def _merchant_compromise(case: _Case) -> tuple[Deal, Floats | float]:
+def _merchant_compromise(case: _Case) -> tuple[Deal, Floats]:
     """Copy cards at a small merchant's till for four weeks, and charge the copies there."""
     kinds = _TILLS[below(case.draw(1), _TILLS.size)]
     regions = below(case.draw(2), case.model.population.regions)
     merchants = case.model.lesser_merchant_of(case.draw(3), kinds, regions)
     customers = case.model.customer_of(case.draw_row(3), case.cells)
-    return Deal(customers, kinds, merchants, regions), 1.0
+    deal = Deal(customers, kinds, merchants, regions, cards=case.draw_row(4))
+    return deal, case.dearer(deal)
 
 
-def _push_payment(case: _Case) -> tuple[Deal, Floats | float]:
+def _push_payment(case: _Case) -> tuple[Deal, Floats]:
     """Talk customers into transfers to a stranger: their own device, an unusual amount."""
     customers = case.victims()
     kinds = np.full(customers.size, CODE["person_to_person"])
-    return case.deal(customers, kinds, case.draw(2)), 1.0
+    deal = case.deal(customers, kinds, case.draw(2))
+    return deal, case.dearer(deal)
 
 
-def _bust_out(case: _Case) -> tuple[Deal, Floats | float]:
+def _bust_out(case: _Case) -> tuple[Deal, Floats]:
     """Buy without ever paying, at ordinary shops, with amounts that climb for three weeks."""
     kinds = _IN_TOWN[below(case.words, _IN_TOWN.size)]
-    return case.deal(case.victims(), kinds, case.draw_row(3)), 0.5 + case.progress
+    deal = case.deal(case.victims(), kinds, case.draw_row(3))
+    return deal, case.dearer(deal) + (case.progress - 0.5) * case.shift
 
 
-_PLAYS: dict[str, Callable[[_Case], tuple[Deal, Floats | float]]] = {
+_PLAYS: dict[str, Callable[[_Case], tuple[Deal, Floats]]] = {
     "card_testing": _card_testing,
     "stolen_card": _stolen_card,
     "account_takeover": _account_takeover,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,6 +21,7 @@ from generator_service.simulator.randomness import (
     Flags,
     Floats,
     Integers,
+    Words,
     below,
     bits,
     hashed,
@@ -49,7 +49,7 @@ _SPREAD = 6_000
 """Standard deviation of homes and shops around their place, in 1e-5 degrees (about 6 km)."""
 
 _ABROAD = 0.06
-"""Share of national merchants that are in another country."""
+"""Share of the merchants of online kinds that are in another country."""
 
 _SEATS_ABROAD = (
     ("London", "GB", "GBP", 51.50853, -0.12574),
@@ -239,7 +239,8 @@ class Population:
         sizes = _apportioned(shares, self.customers)
         self.class_sizes: Integers = sizes
         self.class_starts: Integers = np.cumsum(sizes) - sizes
-        self.customer_text = numbered("C", self.customers, self._key_for("customer numbers"))
+        text = numbered("C", self.customers, self._key_for("customer numbers"))
+        self._customer_words: Words = text.view(np.uint64).reshape(-1)
         chosen = uniform(hashed(self._key_for("home region"), rows))
         self.customer_region: Integers = np.minimum(
             np.searchsorted(np.cumsum(self._region_shares), chosen), self.regions - 1
@@ -399,9 +400,9 @@ class Population:
             names.append(name if branch == 1 else f"{name} {branch}")
         return names
 
-    @cached_property
-    def _customer_ids(self) -> pa.StringArray:
-        return arrow.fixed_width(self.customer_text)
+    def customer_ids(self, customers: Integers) -> pa.StringArray:
+        """Return the ids of customers; their eight bytes are copied as one word."""
+        return arrow.fixed_width(self._customer_words[customers].view(np.uint8).reshape(-1, 8))
 
     def customer_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the customers: id, name, address and home coordinates."""
@@ -418,7 +419,7 @@ class Population:
             births = hashed(self._key_for("births"), rows)
             numbers = arrow.strings((1 + bits(births, 20, 8)).astype(str).tolist())
             address = (numbers, streets)
-            ids = arrow.taken(self._customer_ids, rows)
+            ids = self.customer_ids(rows)
             count = rows.size
             columns = [
                 ids,
@@ -440,7 +441,7 @@ class Population:
         for rows in _runs(self.card_owners.size):
             columns = [
                 arrow.taken(self.card_numbers, rows),
-                arrow.taken(self._customer_ids, self.card_owners[rows]),
+                self.customer_ids(self.card_owners[rows]),
                 arrow.taken(networks, self._card_ranges[rows]),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=CARDS_SCHEMA)

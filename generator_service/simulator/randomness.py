@@ -67,8 +67,8 @@ def hashed(key: int, *counters: npt.NDArray[np.int64 | np.int32 | np.uint64] | i
 
 
 def uniform(words: Words) -> Floats:
-    """Turn words into uniforms in (0, 1), 53 bits each."""
-    return ((words >> 11).astype(np.float64) + 0.5) * 2.0**-53
+    """Turn words into uniforms in (0, 1), 52 bits each: one more would round up to 1."""
+    return ((words >> 12).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def bits(words: Words, shift: int, width: int) -> Integers:

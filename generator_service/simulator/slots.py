@@ -113,12 +113,16 @@ def single(cells: Integers, indices: Integers, near: Cells) -> Slots:
 
 @dataclass
 class Deal:
-    """Who pays whom for what, and where the customer is: by index, code and region."""
+    """Who pays whom for what: by index and code, the region the customer is in among them.
+
+    cards holds a word for each row that says which of the customer's cards is used.
+    """
 
     customers: Integers
     kinds: Integers
     merchants: Integers
     regions: Integers
+    cards: Words
 
 
 @dataclass

@@ -330,7 +330,7 @@ class Simulator:
         columns = [
             arrow.fixed_width(ids.texts(times, self._tails(slots))),
             arrow.buffered(MOMENT, times),
-            arrow.fixed_width(population.customer_text[draft.customers]),
+            population.customer_ids(draft.customers),
             arrow.taken(population.card_numbers, details.cards),
             arrow.coded(merchants, population.merchant_ids),
             arrow.coded(merchants, population.merchant_names),

@@ -109,7 +109,15 @@ def test_the_page_is_whole_and_needs_nothing_else(card: Scorecard):
     assert not re.search(r"https?://", page)
 
 
-def test_a_window_without_rows_says_so():
-    quiet = Simulator(Configuration(tps=0.0001, customers=10, merchants=100))
-    with pytest.raises(ValueError, match="no rows to measure"):
-        measure(quiet, Window(START + 5 * HOUR, START + 5 * HOUR + 1))
+@pytest.mark.parametrize(("length", "max_rows"), [(HOUR // 2, 10_000), (3 * HOUR, 999), (1, 10)])
+def test_too_little_to_measure_is_refused(length: int, max_rows: int):
+    simulator = Simulator(Configuration(tps=5, customers=500, merchants=100))
+    with pytest.raises(ValueError, match=r"needs 1,000 rows and a whole hour, and has .* rows"):
+        measure(simulator, Window(START, START + length), max_rows)
+
+
+def test_an_hour_is_enough_to_say_something():
+    simulator = Simulator(Configuration(tps=5, customers=500, merchants=100))
+    found = measure(simulator, Window(START + 20 * HOUR, START + 21 * HOUR))
+    assert found.rows > 10_000
+    assert json.loads(found.to_json())["lines"]
