@@ -122,13 +122,13 @@ class ControlTotals:
                 kind: self.amount_by_type[kind].quantize(Decimal("0.01"))
                 for kind in sorted(self.amount_by_type)
             },
-            ids_digest=self.digest,
+            ids_digest=f"{self.ids_digest:016x}",
         ).model_dump_json()
 
     @property
     def digest(self) -> str:
-        """The ids' digest as 16 hexadecimal digits."""
-        return f"{self.ids_digest:016x}"
+        """The ids' digest for people: cut in two, so that it is never taken for a card number."""
+        return f"{self.ids_digest >> 32:08x}-{self.ids_digest & 0xFFFFFFFF:08x}"
 
     def differences(self, other: ControlTotals) -> list[str]:
         """What is not equal, each as one phrase `what: ours, theirs`; empty when all is equal."""

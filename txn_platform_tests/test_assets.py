@@ -199,7 +199,9 @@ def test_a_row_replaced_by_another_of_the_same_amount_is_noticed(there: ServedSo
     there.totals = ControlTotals.of(sent_frame(there.rows))
     there.rows[3] = sent_row(3, transaction_id=sent_row(999)["transaction_id"])
     (message,) = _messages(_materialize(there))
-    assert re.search(r"digest of ids: [0-9a-f]{16} against [0-9a-f]{16}", message)
+    assert re.search(
+        r"digest of ids: [0-9a-f]{8}-[0-9a-f]{8} against [0-9a-f]{8}-[0-9a-f]{8}", message
+    )
 
 
 def test_each_asset_can_be_materialized_alone(there: ServedSource) -> None:

@@ -1,6 +1,9 @@
 """The proof: what the source spoiled is what is quarantined, row by row and reason by reason."""
 
 import os
+import re
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
+from txn_platform.contract import luhn_is_valid
 from txn_platform.defs import checks
 from txn_platform.lake import object_key
 from txn_platform.processes import Child, generator_child, generator_url
@@ -83,3 +87,46 @@ def test_the_quarantine_is_the_account_and_the_rest_is_untouched(
     )
     assert published.equals(clean)
     assert published.height == summary.published > 0.9 * summary.sent
+
+
+def _card_numbers(text: bytes) -> set[bytes]:
+    """The runs of 13 to 19 digits with a valid check digit, decimals of a number apart."""
+    runs = set(re.findall(rb"(?<![0-9.])[0-9]{13,19}(?![0-9])", text))
+    valid = luhn_is_valid(pl.Series([run.decode() for run in sorted(runs)], dtype=pl.String))
+    return {run for run, is_card in zip(sorted(runs), valid, strict=True) if is_card}
+
+
+def test_no_card_number_is_written_down_but_where_it_belongs(spoiling: str, tmp_path: Path) -> None:
+    """Neither in what is published, nor in Dagster's storage, nor in anything a process prints."""
+    home = tmp_path / "dagster"
+    home.mkdir()
+    variables = {
+        "DAGSTER_HOME": str(home),
+        "GENERATOR_URL": spoiling,
+        "TXN_MAX_QUARANTINE": "0.2",
+    }
+    programs = Path(sys.executable).parent
+    partition = ["--partition", _WINDOW.partition_key]
+    printed = b""
+    for command in (
+        ["dagster", "asset", "materialize", "-m", "txn_platform.definitions", "--select", "*"],
+        ["txn", "run", "--json"],
+        ["txn", "quarantine"],
+    ):
+        done = subprocess.run(
+            [programs / command[0], *command[1:], *partition],
+            env={**os.environ, **variables},
+            capture_output=True,
+            check=True,
+        )
+        printed += done.stdout + done.stderr
+    assert _card_numbers(printed) == set()
+    stored = [path for path in home.rglob("*") if path.is_file()]
+    assert {path.suffix for path in stored} >= {".db", ".err", ".out"}
+    for path in stored:
+        assert _card_numbers(path.read_bytes()) == set(), path
+    for asset in (checks.VALIDATED, checks.PUBLISHED):
+        rows = pl.read_parquet(Path(".txn/lake") / object_key(asset, _WINDOW))
+        assert _card_numbers(rows.write_csv().encode()) == set()
+    raw = pl.read_parquet(Path(".txn/lake") / object_key(checks.RAW, _WINDOW))
+    assert len(_card_numbers(raw.write_csv().encode())) > 1000, "the search finds what is there"

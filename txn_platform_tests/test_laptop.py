@@ -175,7 +175,11 @@ def test_the_directory_lake_needs_no_s3(
     if reason != "asked for":
         monkeypatch.setattr(laptop_module.seaweedfs, "available", lambda: False)
     with laptop(directory=reason == "asked for") as services:
-        assert services.environment == {"GENERATOR_URL": inert_generator, "AWS_BUCKET_NAME": ""}
+        assert services.environment == {
+            "GENERATOR_URL": inert_generator,
+            "AWS_BUCKET_NAME": "",
+            "TXN_CARD_KEY": (Path.cwd() / ".txn" / "card-key").read_text(),
+        }
         assert services.addresses["lake"] == str(Path.cwd() / ".txn" / "lake")
         assert not (Path.cwd() / ".txn" / "seaweedfs").exists()
 

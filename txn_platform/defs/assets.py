@@ -79,10 +79,13 @@ def raw_transactions(
     context: dg.AssetExecutionContext,
     generator: GeneratorResource,
     lake: dg.ResourceParam[LakeIOManager],
+    card_key: CardKeyResource,
 ) -> Iterator[Any]:
     """Land a window, and hold it against the source's control totals."""
     window = window_of(context)
     with failing_for_users():
+        # Without a key nothing of the window can be published: said before card numbers are landed.
+        card_key.protector()
         source = generator.source()
         source.require_complete(window)
         drift = checks.drift(source.drift(window))

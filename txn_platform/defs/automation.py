@@ -55,7 +55,7 @@ def on_watermark(
             window = Window(start)
             totals = source.control_totals(window, as_of)
             stated = totals.to_json() if totals else ""
-            now[window.partition_key] = hashlib.sha256(stated.encode()).hexdigest()[:16]
+            now[window.partition_key] = hashlib.sha256(stated.encode()).hexdigest()[:12]
             start += WINDOW_LENGTH
     except UserError as error:
         return dg.SkipReason(str(error))

@@ -71,7 +71,6 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 "dagster/uri": dg.MetadataValue.text(stored.uri),
                 "dagster/partition_row_count": staged.rows,
                 "size_bytes": stored.size,
-                "sha256": staged.sha256,
             }
         )
 
