@@ -101,6 +101,12 @@ class Source:
             self.simulator.count(window) if stop is None else stop,
         )
 
+    def warm_up(self) -> None:
+        """Make a few rows for nobody, so that the first who asks does not wait for what is lazy."""
+        batches = wire.text_batches(self.rows(Window(FIRST_MOMENT, FIRST_MOMENT + HOUR), None))
+        for _ in wire.encode(batches, wire.text_schema(SCHEMA), wire.Format.ARROW):
+            pass
+
     def spoiler(self, window: Window, defects: str | None) -> Spoiler:
         """Return what spoils the rows of a window; raises RequestError for unusable defects."""
         try:
@@ -566,6 +572,7 @@ def create_app(settings: Settings, *, now: Callable[[], int] = _now) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         app.state.source = Source(settings, now)
+        app.state.source.warm_up()
         yield
 
     app = _Service(
