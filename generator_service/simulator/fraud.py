@@ -58,19 +58,19 @@ class Scenario:
 _DAY = 1440
 
 SCENARIOS = (
-    Scenario("card_testing", 0.13, 20, 16, 1.4, 0.7),
-    Scenario("stolen_card", 0.30, _DAY, 14, 1.25, 0.8),
+    Scenario("card_testing", 0.13, 20, 18, 1.5, 0.7),
+    Scenario("stolen_card", 0.30, _DAY, 12, 1.25, 0.8),
     Scenario("account_takeover", 0.13, 6 * 60, 5, 1.9, 0.8),
-    Scenario("merchant_compromise", 0.26, 28 * _DAY, 80, 0.5, 0.7),
+    Scenario("merchant_compromise", 0.27, 28 * _DAY, 75, 0.5, 0.7),
     Scenario("push_payment", 0.07, 3 * 60, 2, 1.9, 0.7),
-    Scenario("refund_abuse", 0.03, 5 * _DAY, 6, 0.0, 0.0),
-    Scenario("bust_out", 0.08, 21 * _DAY, 80, 1.6, 0.8),
+    Scenario("refund_abuse", 0.02, 5 * _DAY, 6, 0.0, 0.0),
+    Scenario("bust_out", 0.08, 21 * _DAY, 90, 1.6, 0.8),
 )
 
 _DENSEST = 40.0
 """A sparse stream of rows makes campaigns at most this many times denser in fraud than the mean."""
 
-_LARGEST_CHANCE = 0.1
+_LARGEST_CHANCE = 0.5
 """The largest share of a minute's rows that one scenario takes."""
 
 _TESTED_CARDS = 2
@@ -138,9 +138,12 @@ def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
     at_once = a_minute * scenario.minutes / scenario.rows
     if at_once >= 1.0 or share == 0.0:
         return _Lanes(key, max(1, round(at_once)), scenario.minutes, scenario.minutes, share)
-    # Too few rows to fill a campaign: one lane that pauses, with denser campaigns in between.
+    # Too few rows for one campaign at a time. Long campaigns then last longer; short ones pause in
+    # between and are denser meanwhile.
     epoch = math.ceil(scenario.rows / a_minute)
-    active = math.ceil(max(scenario.minutes, epoch / _DENSEST))
+    active = max(scenario.minutes, math.ceil(epoch / _DENSEST))
+    if scenario.minutes > _DAY:
+        active = epoch
     return _Lanes(key, 1, epoch, active, share * epoch / active)
 
 
@@ -165,7 +168,8 @@ class Fraud:
                 # months would differ by the hours their campaigns happened to fall in.
                 _, _, progress = lanes.campaigns(cells, np.zeros_like(cells))
                 on = (progress >= 0.0) & (progress < 1.0)
-                even = np.minimum(lanes.chance / self._calendar.activity(cells), _LARGEST_CHANCE)
+                hourly = self._calendar.week[self._calendar.minute_of_week(cells)]
+                even = np.minimum(lanes.chance / hourly, _LARGEST_CHANCE)
                 chances[:, column] = np.where(on, even, 0.0)
         return (np.cumsum(chances, axis=1) * 2.0**32).astype(np.uint64)
 
