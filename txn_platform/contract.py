@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from txn_platform.columns import coded_schema
 from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
 from txn_platform.text_columns import by_length
 
@@ -202,6 +203,22 @@ TEXT_PATTERNS: Final[dict[str, str]] = {
     if column.metadata
 }
 
+# Values of these repeat within a window, so they travel as dictionaries (`columns.py`).
+CODED_COLUMNS: Final = (
+    "customer_id",
+    "card_number",
+    "card_token",
+    "merchant_id",
+    "merchant_name",
+    "merchant_category_code",
+    "transaction_type",
+    "channel",
+    "currency",
+    "country",
+    "is_fraud",
+    "fraud_scenario",
+)
+
 _POLARS_TO_ARROW: Final[dict[Any, pa.DataType]] = {
     pl.String(): pa.string(),
     pl.Boolean(): pa.bool_(),
@@ -219,6 +236,11 @@ def _field(name: str, column: dy.Column) -> pa.Field[Any]:
         metadata={"description": column.description or ""},
     )
 
+
+CONFORMING_SCHEMA: Final = coded_schema(
+    pa.schema([_field(name, column) for name, column in SentTransaction.columns().items()]),
+    CODED_COLUMNS,
+)
 
 PUBLISHED_SCHEMA: Final = pa.schema(
     [_field(name, Transaction.columns()[name]) for name in PUBLISHED_COLUMNS],
@@ -242,6 +264,8 @@ _POSITION: Final = pa.field(
 )
 
 RAW_SCHEMA: Final = pa.schema([_POSITION, *_AS_SENT, _EXTRA_FIELDS])
+# The same as it travels, before it is written and after it is read.
+LANDED_SCHEMA: Final = coded_schema(RAW_SCHEMA, CODED_COLUMNS)
 
 QUARANTINE_SCHEMA: Final = pa.schema(
     [

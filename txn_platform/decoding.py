@@ -1,4 +1,4 @@
-"""What came over the wire, as frames of text: Arrow, CSV, NDJSON and JSON, all to the same rows.
+"""What came over the wire, as batches of text: Arrow, CSV, NDJSON and JSON, all to the same rows.
 
 Nothing is interpreted: a JSON number keeps its digits, text keeps its spaces, and what can't be
 read as a row at all is kept as one whose fields are absent. Where the bytes come from is
@@ -19,7 +19,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 
-from txn_platform.contract import SENT_COLUMNS
+from txn_platform.columns import as_batch, as_frame
+from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES: Final = 1 << 22
 _LONGEST_LINE: Final = 1 << 26
 _FRAME: Final = {**dict.fromkeys(SENT_COLUMNS, pl.String), "extra_fields": pl.String}
+_SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
 
 
 class UnreadableError(ValueError):
@@ -43,17 +45,21 @@ _ROW: Final = msgspec.json.Decoder(_Row)
 _ROWS: Final = msgspec.json.Decoder(list[_Row])
 
 
-def arrow(body: Any) -> Iterator[pl.DataFrame]:
+def arrow(body: Any) -> Iterator[pa.RecordBatch]:
     """An Arrow IPC stream of text columns, plain or dictionary-encoded."""
     try:
         with pa.ipc.open_stream(body) as reader:
+            if len({*reader.schema.names}) < len(reader.schema):
+                raise UnreadableError("two columns have the same name")
             for batch in reader:
-                yield _with_extra(pl.DataFrame(batch).with_columns(pl.all().cast(pl.String)))
-    except pa.ArrowInvalid as error:
+                # What a stranger says of offsets and indices is not believed.
+                batch.validate(full=True)
+                yield _from_arrow(batch)
+    except pa.ArrowException as error:
         raise UnreadableError(str(error)) from None
 
 
-def delimited(body: Any) -> Iterator[pl.DataFrame]:
+def delimited(body: Any) -> Iterator[pa.RecordBatch]:
     """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
 
     A line with another number of fields is kept as unreadable.
@@ -86,14 +92,14 @@ def delimited(body: Any) -> Iterator[pl.DataFrame]:
         raise UnreadableError(str(error)) from None
     try:
         for batch in reader:
-            yield _with_extra(pl.DataFrame(batch))
+            yield _from_arrow(batch)
     except pa.ArrowInvalid as error:
         raise UnreadableError(str(error)) from None
     if broken:
         yield _unreadable(broken)
 
 
-def ndjson(body: Any) -> Iterator[pl.DataFrame]:
+def ndjson(body: Any) -> Iterator[pa.RecordBatch]:
     """One JSON object a line; a line that is none is kept as unreadable."""
     rest = b""
     while chunk := body.read(_CHUNK_BYTES):
@@ -106,7 +112,7 @@ def ndjson(body: Any) -> Iterator[pl.DataFrame]:
         raise UnreadableError("the last line does not end")
 
 
-def items(page: bytes, path: Sequence[str]) -> pl.DataFrame:
+def items(page: bytes, path: Sequence[str]) -> pa.RecordBatch:
     """The rows of a JSON page, found at a path of names.
 
     Raises:
@@ -116,7 +122,7 @@ def items(page: bytes, path: Sequence[str]) -> pl.DataFrame:
         page.decode()
         found = _at(_ROW.decode(page), path)
         if found is not None:
-            return _frame_of(_ROWS.decode(found))
+            return _batch_of(_ROWS.decode(found))
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     rows = _walk(_loads(page), path)
@@ -150,12 +156,12 @@ def _walk(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
-def _objects(lines: bytes) -> pl.DataFrame:
+def _objects(lines: bytes) -> pa.RecordBatch:
     """Lines, each of which should be a JSON object."""
     try:
         # The decoder does not look at what is between quotes.
         lines.decode()
-        return _frame_of(_ROW.decode_lines(lines))
+        return _batch_of(_ROW.decode_lines(lines))
     except (msgspec.DecodeError, UnicodeDecodeError):
         pass
     return _patiently(
@@ -163,7 +169,7 @@ def _objects(lines: bytes) -> pl.DataFrame:
     )
 
 
-def _patiently(rows: list[tuple[Any, bytes]]) -> pl.DataFrame:
+def _patiently(rows: list[tuple[Any, bytes]]) -> pa.RecordBatch:
     """Rows that the fast decoder refused, one by one: parsed, and as sent."""
     found = [
         {_printed(name): _as_text(value) for name, value in row.items()}
@@ -195,7 +201,7 @@ def _as_text(value: Any) -> str | None:
             return _printed(json.dumps(value, ensure_ascii=False))
 
 
-def _frame_of(rows: list[_Row]) -> pl.DataFrame:
+def _batch_of(rows: list[_Row]) -> pa.RecordBatch:
     columns = {name: [row.get(name) for row in rows] for name in SENT_COLUMNS}
     odd = {index for index, row in enumerate(rows) if len(row) != len(SENT_COLUMNS)} | set(
         chain.from_iterable(
@@ -210,10 +216,11 @@ def _frame_of(rows: list[_Row]) -> pl.DataFrame:
             name: _text(bytes(value)) for name, value in rows[index].items() if name not in columns
         }
         extra[index] = _extra(unknown)
-    return pl.DataFrame(
+    frame = pl.DataFrame(
         {name: _texts(values) for name, values in columns.items()} | {"extra_fields": extra},
         schema=_FRAME,
     )
+    return as_batch(frame, _SCHEMA)
 
 
 def _texts(values: list[msgspec.Raw | None]) -> pl.Series:
@@ -266,21 +273,27 @@ def _printed(text: str) -> str:
     return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)
 
 
-def _with_extra(frame: pl.DataFrame) -> pl.DataFrame:
+def _from_arrow(batch: pa.RecordBatch) -> pa.RecordBatch:
     """The contract's columns, absent ones null, and the unknown ones together."""
-    unknown = [name for name in frame.columns if name not in SENT_COLUMNS]
-    absent = [name for name in SENT_COLUMNS if name not in frame.columns]
-    extra = pl.Series("extra_fields", [None] * frame.height, dtype=pl.String)
+    unknown = [name for name in batch.schema.names if name not in SENT_COLUMNS]
+    extra: list[str | None] = [None] * batch.num_rows
     if unknown:
-        extra = pl.Series(
-            "extra_fields", [_extra(row) for row in frame.select(unknown).to_dicts()], pl.String
-        )
-    return frame.with_columns(
-        extra, *(pl.lit(None, dtype=pl.String).alias(name) for name in absent)
-    ).select(*_FRAME)
+        fields = as_frame(batch.select(unknown)).with_columns(pl.all().cast(pl.String))
+        extra = [_extra(row) for row in fields.to_dicts()]
+    columns = {name: batch.column(name) for name in batch.schema.names if name in SENT_COLUMNS}
+    columns["extra_fields"] = pa.array(extra, pa.string())
+    for name in SENT_COLUMNS:
+        columns.setdefault(name, pa.nulls(batch.num_rows, pa.string()))
+    return as_batch(pa.RecordBatch.from_pydict(columns), _SCHEMA)
 
 
-def _unreadable(texts: list[str]) -> pl.DataFrame:
+def _with_extra(frame: pl.DataFrame) -> pa.RecordBatch:
+    """The same of a frame of text."""
+    columns: dict[str, Any] = {name: frame[name].to_arrow() for name in frame.columns}
+    return _from_arrow(pa.RecordBatch.from_pydict(columns))
+
+
+def _unreadable(texts: list[str]) -> pa.RecordBatch:
     return _with_extra(pl.DataFrame({UNREADABLE: texts}))
 
 
@@ -290,7 +303,7 @@ def _extra(fields: dict[str, str | None]) -> str | None:
     return json.dumps(kept, ensure_ascii=False, separators=(",", ":")) if kept else None
 
 
-DECODERS: Final[dict[str, Callable[[Any], Iterator[pl.DataFrame]]]] = {
+DECODERS: Final[dict[str, Callable[[Any], Iterator[pa.RecordBatch]]]] = {
     "arrow": arrow,
     "csv": delimited,
     "ndjson": ndjson,

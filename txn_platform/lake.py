@@ -6,24 +6,28 @@ verified, and put in its place in one step. What is in the files is the assets' 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
 import os
 import uuid
 from abc import ABC, abstractmethod
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Self, override
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, override
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from txn_platform.columns import as_batch, coded_schema, compacted
 from txn_platform.errors import UserError
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -35,6 +39,11 @@ STAGING_SUFFIX: Final = ".staging"
 # Below it one PUT, above it one multipart upload: both replace the object whole.
 _MULTIPART_BYTES: Final = 64 << 20
 _DIGEST_METADATA: Final = "sha256"
+# A dictionary that is larger is given up for plain values, which cost more than it does.
+_DICTIONARY_BYTES: Final = 64 << 20
+# What a row group holds at most where single values are huge.
+_ROW_GROUP_BYTES: Final = 512 << 20
+_COPY_BYTES: Final = 8 << 20
 
 
 def window_of_key(key: str) -> Window:
@@ -91,13 +100,17 @@ class Encoding:
         level: of the codec, where it has levels.
         row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
         sorted_by: columns that the rows are ordered by, written to the footer for readers.
+        coded: text columns whose values repeat, which come as dictionaries and stay so.
+        delta: columns that are written as differences, because each value is near the one before.
         plain: columns whose values hardly repeat, for which a dictionary would be built in vain.
     """
 
     compression: Literal["lz4", "zstd"]
     level: int | None = None
-    row_group_rows: int = 1 << 18
+    row_group_rows: int = 1 << 20
     sorted_by: tuple[str, ...] = ()
+    coded: tuple[str, ...] = ()
+    delta: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
 
 
@@ -112,28 +125,44 @@ class StagingWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._schema = schema
-        self._row_group_rows = encoding.row_group_rows
+        self._encoding = encoding
+        self._coded_schema = coded_schema(schema, encoding.coded)
         self._lock = path.open("wb")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
+        self._pending_bytes = 0
+        self._copied = False
         self.rows = 0
-        plain = set(encoding.plain)
-        dictionary: Any = [name for name in schema.names if name not in plain]
-        self._writer = pq.ParquetWriter(
-            path,
-            schema,
+
+    @cached_property
+    def _writer(self) -> pq.ParquetWriter:
+        encoding, names = self._encoding, self._schema.names
+        not_coded = [name for name in names if name not in encoding.coded]
+        dictionary: Any = [name for name in names if name not in {*encoding.plain, *encoding.delta}]
+        writer = pq.ParquetWriter(
+            self._path,
+            self._coded_schema,
             compression=encoding.compression,
             compression_level=encoding.level,
             use_dictionary=dictionary,
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            column_encoding=dict.fromkeys(encoding.delta, "DELTA_BINARY_PACKED"),
+            # Of values that repeat all over the window, no statistics help a reader to skip.
+            write_statistics=cast("Any", not_coded),
             write_page_index=True,
             store_decimal_as_integer=True,
+            store_schema=False,
             sorting_columns=pq.SortingColumn.from_ordering(
-                schema, [(name, "ascending") for name in encoding.sorted_by]
+                self._coded_schema, [(name, "ascending") for name in encoding.sorted_by]
             )
             if encoding.sorted_by
             else None,
         )
+        # As pyarrow stores it itself, but without the dictionaries: readers get plain text.
+        described = base64.b64encode(self._schema.serialize().to_pybytes()).decode("ascii")
+        writer.add_key_value_metadata({"ARROW:schema": described})
+        return writer
 
     def __enter__(self) -> Self:
         return self
@@ -141,20 +170,35 @@ class StagingWriter:
     def __exit__(self, *_: object) -> None:
         # What can't be closed here was not finished, and goes.
         with contextlib.suppress(Exception):
-            self._writer.close()
+            if not self._copied:
+                self._writer.close()
         self._path.unlink(missing_ok=True)
         self._lock.close()
 
-    def write(self, batch: pa.RecordBatch | pl.DataFrame) -> None:
+    def write(self, rows: pa.RecordBatch | pl.DataFrame) -> None:
         """Append rows; columns are put into the schema's order and types, never its values."""
-        table = batch.to_arrow() if isinstance(batch, pl.DataFrame) else pa.table(batch)
-        table = table.select(self._schema.names).cast(self._schema)
-        for part in table.to_batches():
+        batch = as_batch(rows, self._coded_schema)
+        while batch.num_rows:
+            part = batch.slice(0, self._encoding.row_group_rows - self._pending_rows)
+            batch = batch.slice(part.num_rows)
             self._pending.append(part)
             self._pending_rows += part.num_rows
-        self.rows += table.num_rows
-        while self._pending_rows >= self._row_group_rows:
-            self._flush(self._row_group_rows)
+            self._pending_bytes += part.nbytes
+            self.rows += part.num_rows
+            if (
+                self._pending_rows == self._encoding.row_group_rows
+                or self._pending_bytes > _ROW_GROUP_BYTES
+            ):
+                self._flush()
+
+    def copy(self, source: pa.NativeFile) -> None:
+        """Take a Parquet file as it is, to the byte, in place of rows."""
+        source.seek(0)
+        with self._path.open("wb") as file:
+            while chunk := source.read(_COPY_BYTES):
+                file.write(chunk)
+        self.rows = pq.read_metadata(self._path).num_rows
+        self._copied = True
 
     def annotate(self, metadata: dict[str, str]) -> None:
         """Add to the footer's key-value metadata."""
@@ -166,9 +210,10 @@ class StagingWriter:
         Raises:
             RuntimeError: the file does not hold what was written; nothing is published then.
         """
-        if self._pending_rows or not self.rows:
-            self._flush(self._pending_rows)
-        self._writer.close()
+        if not self._copied:
+            if self._pending or not self.rows:
+                self._flush()
+            self._writer.close()
         footer = pq.read_metadata(self._path)
         if footer.num_rows != self.rows:
             raise RuntimeError(f"staged {self.rows} rows, but the file has {footer.num_rows}")
@@ -179,12 +224,17 @@ class StagingWriter:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Staged(self._path, self.rows, self._path.stat().st_size, sha256)
 
-    def _flush(self, rows: int) -> None:
-        table = pa.Table.from_batches(self._pending, self._schema)
-        self._writer.write_table(table.slice(0, rows), row_group_size=self._row_group_rows)
-        rest = table.slice(rows)
-        self._pending = rest.to_batches()
-        self._pending_rows = rest.num_rows
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._pending, self._coded_schema)
+        self._pending = []
+        self._pending_rows = self._pending_bytes = 0
+        batch = as_batch(table, self._coded_schema)
+        columns = [
+            compacted(column) if isinstance(column, pa.DictionaryArray) else column
+            for column in batch.columns
+        ]
+        table = pa.Table.from_arrays(columns, schema=self._coded_schema)
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
 
 
 class Lake(ABC):
@@ -249,8 +299,8 @@ class Lake(ABC):
         """The object at a key, as the store itself says; None when there is none."""
 
     @abstractmethod
-    def open(self, key: str) -> pq.ParquetFile:
-        """The object at a key, for reading a column or a row group at a time.
+    def open(self, key: str) -> pa.NativeFile:
+        """The object at a key, for reading from any place in it.
 
         Raises:
             UserError: there is none, or the store can't be reached.
@@ -324,10 +374,10 @@ class DirectoryLake(Lake):
         return StoredObject(str(path), path.stat().st_size) if path.is_file() else None
 
     @override
-    def open(self, key: str) -> pq.ParquetFile:
+    def open(self, key: str) -> pa.NativeFile:
         if self.find(key) is None:
             raise self._missing(key)
-        return pq.ParquetFile(self._root / key, memory_map=True)
+        return pa.memory_map(str(self._root / key))
 
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:
@@ -427,13 +477,10 @@ class S3Lake(Lake):
         return StoredObject(self.uri(key), stored["ContentLength"]) if stored else None
 
     @override
-    def open(self, key: str) -> pq.ParquetFile:
+    def open(self, key: str) -> pa.NativeFile:
         if self.find(key) is None:
             raise self._missing(key)
-        return pq.ParquetFile(
-            self._readers.filesystem().open_input_file(f"{self._bucket}/{self._prefix}{key}"),
-            pre_buffer=True,
-        )
+        return self._readers.filesystem().open_input_file(f"{self._bucket}/{self._prefix}{key}")
 
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:
@@ -601,12 +648,43 @@ def open_lake(settings: Settings) -> Lake:
     )
 
 
-def read_batches(file: pq.ParquetFile, columns: list[str] | None = None) -> Iterator[pl.DataFrame]:
-    """The rows of a Parquet file in order, a batch of bounded size at a time, at least one."""
-    if not file.metadata.num_rows:
-        yield pl.DataFrame(file.read(columns=columns))
-    for batch in file.iter_batches(batch_size=1 << 17, columns=columns):
-        yield pl.DataFrame(batch)
+def open_parquet(source: pa.NativeFile | Path, coded: Collection[str] = ()) -> pq.ParquetFile:
+    """A Parquet file, for reading a row group or a column at a time.
+
+    Args:
+        source: what `Lake.open` gave, or a local file.
+        coded: text columns to be read as dictionaries, those of them that the file has.
+    """
+    file = pq.ParquetFile(source, pre_buffer=True)
+    names = [name for name in file.schema_arrow.names if name in coded]
+    if not names:
+        return file
+    return pq.ParquetFile(
+        source, metadata=file.metadata, pre_buffer=True, read_dictionary=cast("Any", names)
+    )
+
+
+def read_batches(
+    file: pq.ParquetFile, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in order, a row group at a time, at least one batch.
+
+    While one is worked on, the next is read.
+    """
+    schema = file.schema_arrow
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    if not file.num_row_groups:
+        yield as_batch(schema.empty_table(), schema)
+        return
+    read = partial(file.read_row_group, columns=columns)
+    with ThreadPoolExecutor(1, "read") as pool:
+        following = pool.submit(read, 0)
+        for group in range(1, file.num_row_groups):
+            table = following.result()
+            following = pool.submit(read, group)
+            yield as_batch(table, schema)
+        yield as_batch(following.result(), schema)
 
 
 def _sync_directory(directory: Path) -> None:

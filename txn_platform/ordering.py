@@ -1,4 +1,4 @@
-"""The rows of a Parquet file in order of time, in bounded memory.
+"""The order in which rows are published: whether they have it, and how they get it.
 
 Only the order; which rows there are and how they are written is the assets' matter.
 """
@@ -9,17 +9,55 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pyarrow.parquet as pq
+    from numpy.typing import NDArray
 
     from txn_platform.windows import Window
 
-_ROWS_AT_ONCE: Final = 1 << 19
+_ROWS_AT_ONCE: Final = 1 << 20
 _KEY: Final = ("transaction_at", "transaction_id")
+
+
+class Order:
+    """Whether rows that pass by come by `transaction_at`, then `transaction_id`.
+
+    Attributes:
+        holds: for all rows so far.
+    """
+
+    def __init__(self) -> None:
+        self.holds = True
+        self._last: tuple[int, str] | None = None
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Look at the next rows; the columns of the order have no null."""
+        if not self.holds or not rows.num_rows:
+            return
+        times = rows.column(_KEY[0]).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        ids = rows.column(_KEY[1])
+        steps = np.diff(times)
+        same = np.flatnonzero(steps == 0)
+        first = (int(times[0]), str(ids[0]))
+        self.holds = (
+            (self._last is None or self._last <= first)
+            and bool((steps >= 0).all())
+            and _ascend(ids, same)
+        )
+        self._last = (int(times[-1]), str(ids[-1]))
+
+
+def _ascend(ids: pa.Array[Any], places: NDArray[np.intp]) -> bool:
+    """Whether the ids at some places are not above those behind them."""
+    one, other = (ids.take(at) for at in (places, places + 1))
+    return bool(pc.all(pc.less_equal(one, other), min_count=0).as_py())
 
 
 def in_order(file: pq.ParquetFile, window: Window) -> Iterator[pl.DataFrame]:

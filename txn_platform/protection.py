@@ -6,14 +6,22 @@ Pure. Where the key comes from is `settings.py`'s matter; which columns are prot
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
+from typing import Final, Literal, cast
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
+
+from txn_platform.columns import Coded, compacted, recoded
+from txn_platform.contract import PUBLISHED_COLUMNS
 
 CLEAR_PREFIX_DIGITS = 6
 CLEAR_SUFFIX_DIGITS = 4
+
+_BASE32: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype="S1")
+_TOKEN_CHARACTERS: Final = 52
 
 
 class CardProtector:
@@ -37,40 +45,59 @@ class CardProtector:
         if len(key) < 16:
             raise ValueError("the card key must have at least 16 bytes")
         self._key = key
-        self._tokens: dict[str, str] = {}
+        self._known = pl.DataFrame(schema=dict.fromkeys(("number", "mask", "token"), pl.String))
 
-    def protect(self, numbers: pl.Series) -> tuple[pl.Series, pl.Series]:
+    def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
         """The masks and the tokens of card numbers, null where the number is null.
 
         Args:
             numbers: text of 13 to 19 digits, n values.
 
         Returns:
-            Two series of text, n values each, named `card_number` and `card_token`.
+            The column `card_number` and the column `card_token`, n values each.
         """
-        distinct = numbers.unique().drop_nulls()
+        # Of what no row has, nothing is known: it need not be a card number.
+        numbers = compacted(numbers, spare=0)
+        distinct = pl.DataFrame({"number": pl.Series(numbers.dictionary, dtype=pl.String)})
         # One window holds each card many times over; a window's cards are few enough to remember.
-        known = self._tokens
-        for number in distinct.to_list():
-            if number not in known:
-                known[number] = self._token(number)
-        tokens = pl.DataFrame(
-            {"number": distinct, "token": [known[number] for number in distinct.to_list()]},
-            schema={"number": pl.String, "token": pl.String},
-        ).with_columns(
-            mask=pl.col("number").str.slice(0, CLEAR_PREFIX_DIGITS)
-            + pl.lit("*")
-            .repeat_by(pl.col("number").str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS)
-            .list.join("")
-            + pl.col("number").str.slice(-CLEAR_SUFFIX_DIGITS)
+        self._known = pl.concat(
+            [self._known, self._protected(distinct.join(self._known, on="number", how="anti"))]
         )
-        joined = (
-            numbers.rename("number")
-            .to_frame()
-            .join(tokens, on="number", how="left", maintain_order="left")
-        )
-        return joined["mask"].alias("card_number"), joined["token"].alias("card_token")
+        found = distinct.join(self._known, on="number", how="left", maintain_order="left")
+        masks, tokens = (found[name].to_arrow().cast(pa.string()) for name in ("mask", "token"))
+        return recoded(numbers, masks), recoded(numbers, tokens)
 
-    def _token(self, number: str) -> str:
-        code = hmac.digest(self._key, number.encode("ascii"), hashlib.sha256)
-        return base64.b32encode(code).decode("ascii").rstrip("=").lower()
+    def _protected(self, numbers: pl.DataFrame) -> pl.DataFrame:
+        number = pl.col("number")
+        hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
+        return numbers.select(
+            number,
+            mask=number.str.slice(0, CLEAR_PREFIX_DIGITS)
+            + pl.lit("*").repeat_by(hidden).list.join("")
+            + number.str.slice(-CLEAR_SUFFIX_DIGITS),
+            token=pl.Series(self._tokens(numbers["number"].to_list()), dtype=pl.String),
+        )
+
+    def _tokens(self, numbers: list[str]) -> list[str]:
+        codes = b"".join(
+            hmac.digest(self._key, number.encode("ascii"), hashlib.sha256) for number in numbers
+        )
+        bits = np.unpackbits(np.frombuffer(codes, dtype=np.uint8).reshape(-1, 32), axis=1)
+        padded = np.zeros((len(numbers), _TOKEN_CHARACTERS * 5), dtype=np.uint8)
+        padded[:, : bits.shape[1]] = bits
+        places = np.packbits(padded.reshape(-1, 5), axis=1)[:, 0] >> 3
+        return _BASE32[places].reshape(-1).view(f"S{_TOKEN_CHARACTERS}").astype(str).tolist()
+
+
+def protected(
+    rows: pa.RecordBatch, protector: CardProtector, policy: Literal["token", "clear"]
+) -> pa.RecordBatch:
+    """Rows of `CONFORMING_SCHEMA` with the columns that are published.
+
+    Under the policy `clear`, which is for fictitious data, card numbers stay as they were sent.
+    """
+    numbers = rows.column("card_number")
+    masks, tokens = protector.protect(cast("Coded", numbers))
+    columns = dict(zip(rows.schema.names, rows.columns, strict=True))
+    columns |= {"card_number": masks if policy == "token" else numbers, "card_token": tokens}
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in PUBLISHED_COLUMNS})

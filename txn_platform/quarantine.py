@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from txn_platform.lake import object_key, read_batches
+from txn_platform.columns import as_frame
+from txn_platform.lake import object_key, open_parquet, read_batches
 from txn_platform.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGITS
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def reasons_in(lake: Lake, asset: str, window: Window | None) -> dict[str, Reaso
     found: dict[str, Reason] = {}
     for key in keys:
         with lake.open(key) as file:
-            for rows in read_batches(file):
+            for rows in read_batches(open_parquet(file)):
                 for reason, part in (
-                    rows.explode("reasons").drop_nulls("reasons").group_by("reasons")
+                    as_frame(rows).explode("reasons").drop_nulls("reasons").group_by("reasons")
                 ):
                     name = str(reason[0])
                     counts[name] += part.height

@@ -8,21 +8,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field
 
+from txn_platform.columns import as_frame, boolean
 from txn_platform.text_columns import by_length
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
+    import pyarrow as pa
     from numpy.typing import NDArray
 
+_UUID_LENGTH: Final = 36
 _PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
 _DIGEST_MODULUS = 1 << 64
+
+
+class Batches(Protocol):
+    """The rows of a window, batch by batch, as often as it is called."""
+
+    def __call__(self, columns: list[str] | None, /) -> Iterator[pa.RecordBatch]:
+        """The columns of the given names; all for None."""
+        ...
 
 
 class _Statement(BaseModel):
@@ -80,28 +91,32 @@ class ControlTotals:
         return sum(self.amount_by_type.values(), Decimal("0.00"))
 
     @classmethod
-    def of(cls, rows: pl.DataFrame) -> ControlTotals:
+    def of(cls, rows: pa.RecordBatch | pl.DataFrame) -> ControlTotals:
         """The totals of rows, as sent (text) or typed.
 
         Args:
             rows: columns `transaction_id`, `transaction_type`, `amount` (text or decimal).
         """
+        if isinstance(rows, pl.DataFrame):
+            ids, frame = rows["transaction_id"], rows
+        else:
+            ids = rows.column("transaction_id")
+            frame = pl.DataFrame(rows.select(["transaction_type", "amount"]))
         amount = pl.col("amount")
-        if rows.schema["amount"] == pl.String:
+        if frame.schema["amount"] == pl.String:
             amount = pl.when(amount.str.contains(_PLAIN_DECIMAL)).then(amount)
         sums = (
-            rows.lazy()
-            .group_by(pl.col("transaction_type").cast(pl.String))
+            frame.lazy()
+            .group_by("transaction_type")
             .agg(amount.cast(pl.Decimal(38, 2), strict=False).sum())
+            .with_columns(pl.col("transaction_type").cast(pl.String))
             .sort("transaction_type", nulls_last=True)
             .collect()
         )
         return cls(
-            rows=rows.height,
+            rows=frame.height,
             amount_by_type={kind or "": total for kind, total in sums.iter_rows()},
-            ids_digest=int(
-                id_hashes(rows["transaction_id"]).sum(dtype=np.uint64),
-            ),
+            ids_digest=int(id_hashes(ids).sum(dtype=np.uint64)),
         )
 
     @classmethod
@@ -144,7 +159,7 @@ class ControlTotals:
         return found
 
 
-def id_hashes(ids: pl.Series) -> NDArray[np.uint64]:
+def id_hashes(ids: pl.Series | pa.Array[Any]) -> NDArray[np.uint64]:
     """A 64-bit hash of every id; null counts as the empty text.
 
     With mix = the finalizer of splitmix64 after adding its increment: state = mix(byte length);
@@ -180,23 +195,90 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def repeated_ids(batches: Callable[[], Iterator[pl.DataFrame]]) -> pl.DataFrame:
+def repeated_ids(batches: Batches) -> pl.DataFrame:
     """The rows whose id occurs more than once.
 
+    Equal ids have equal times in them. So among rows that come in the order of those times, ids
+    can only repeat close to each other; the hashes of the others are remembered. Of a source that
+    sends in order memory stays flat, of any other it takes 8 bytes a row.
+
     Args:
-        batches: yields frames with at least `transaction_id`, text, one at least; called once, and
-            again when some id's hash repeats. Takes 8 bytes of memory a row.
+        batches: gives the rows anew each time it is called, one batch at least, with columns of
+            given names, or with all.
 
     Returns:
         The rows, all columns, in the order they came.
     """
-    hashes = [id_hashes(batch["transaction_id"]) for batch in batches()]
-    ordered = np.sort(np.concatenate(hashes))
-    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(suspects):
-        return next(batches()).clear()
-    rows = pl.concat(
-        batch.filter(pl.Series(np.isin(id_hashes(batch["transaction_id"]), suspects)))
-        for batch in batches()
-    )
-    return rows.filter(pl.col("transaction_id").is_duplicated())
+
+    def ids() -> Iterator[pa.Array[Any]]:
+        return (batch.column("transaction_id") for batch in batches(["transaction_id"]))
+
+    near, strays = _near_repeats(ids())
+    if len(strays):
+        met = [hashes[_are_in(hashes, strays)] for hashes in map(id_hashes, ids())]
+        near = np.union1d(near, _repeated(np.sort(np.concatenate(met))))
+    found: list[pl.DataFrame] = []
+    for batch in batches(None):
+        rows = batch.slice(0, 0)
+        if len(near):
+            suspect = _are_in(id_hashes(batch.column("transaction_id")), near)
+            rows = batch.filter(boolean(suspect))
+        found.append(as_frame(rows))
+        if not len(near):
+            break
+    return pl.concat(found).filter(pl.col("transaction_id").is_duplicated())
+
+
+# Ids of a window are made within it, so one that jumps further ahead is none of those in order.
+_LONGEST_JUMP_MS: Final = 3_600_000
+
+
+def _near_repeats(
+    batches: Iterator[pa.Array[Any]],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Hashes that repeat among the ids in order of time, and all those of the others; ascending."""
+    repeated: list[NDArray[np.uint64]] = []
+    strays: list[NDArray[np.uint64]] = []
+    newest: int | None = None
+    newest_hashes = np.empty(0, dtype=np.uint64)
+    for ids in batches:
+        if not len(ids):
+            continue
+        hashes, times = id_hashes(ids), _id_times(ids)
+        if newest is None:
+            newest = max(int(np.median(times)) - _LONGEST_JUMP_MS, 0)
+        before = np.maximum.accumulate(np.concatenate([[newest], times]))
+        if before[-1] - newest > 2 * _LONGEST_JUMP_MS:
+            times[times > newest + 2 * _LONGEST_JUMP_MS] = -1
+            before = np.maximum.accumulate(np.concatenate([[newest], times]))
+        in_order = times >= before[:-1]
+        strays.append(hashes[~in_order])
+        repeated.append(_repeated(np.sort(np.concatenate([newest_hashes, hashes[in_order]]))))
+        latest = hashes[times == before[-1]]
+        newest_hashes = np.concatenate([newest_hashes, latest]) if before[-1] == newest else latest
+        newest = int(before[-1])
+    empty = [np.empty(0, dtype=np.uint64)]
+    return np.unique(np.concatenate(repeated + empty)), np.unique(np.concatenate(strays + empty))
+
+
+def _id_times(ids: pa.Array[Any]) -> NDArray[np.int64]:
+    """The milliseconds that UUIDs of version 7 begin with; -1 for what has not their length."""
+    times = np.full(len(ids), -1, dtype=np.int64)
+    for rows, texts in by_length(ids):
+        if texts.shape[1] == _UUID_LENGTH:
+            value = np.zeros(len(texts), dtype=np.int64)
+            for place in (*range(8), *range(9, 13)):
+                digits = texts[:, place]
+                # '0' to '9' are 0x30 to 0x39, 'a' to 'f' 0x61 to 0x66.
+                value = value << 4 | (digits & 15) + (digits >> 6) * 9
+            times[rows] = value
+    return times
+
+
+def _repeated(ordered: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return ordered[1:][ordered[1:] == ordered[:-1]]
+
+
+def _are_in(hashes: NDArray[np.uint64], ordered: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    places = np.searchsorted(ordered, hashes)
+    return ordered[np.minimum(places, len(ordered) - 1)] == hashes

@@ -10,17 +10,20 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 from urllib.parse import quote, urljoin, urlsplit
 
-import polars as pl
+import numpy as np
+import pyarrow as pa
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError
 
-from txn_platform.contract import RAW_SCHEMA
+from txn_platform.contract import LANDED_SCHEMA
 from txn_platform.decoding import DECODERS, UnreadableError, address, items
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
@@ -29,12 +32,14 @@ from txn_platform.windows import Window, iso
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from txn_platform.drift import Drift
     from txn_platform.settings import Settings
 
 # A slice is the unit of a retry, and is held in memory until it is whole.
 _SLICE_ROWS: Final = 1 << 18
+_FETCHED_AHEAD: Final = 1
 _PAGE_ROWS: Final = 10_000
 _ATTEMPTS: Final = 5
 _LONGEST_PAUSE: Final = 10.0
@@ -170,11 +175,14 @@ class Source:
         route = self._api.transactions.partition("?")[0]
         return find_drift(description, route, self._api.items.split("."), window.end)
 
-    def batches(self, window: Window, as_of: datetime, rows: int | None) -> Iterator[pl.DataFrame]:
+    def batches(
+        self, window: Window, as_of: datetime, rows: int | None
+    ) -> Iterator[pa.RecordBatch]:
         """The rows of a window as sent, in the source's order.
 
         The window is asked for in slices of time, each tried again by itself when its answer breaks
-        off, so that a fault costs a slice and never the window.
+        off, so that a fault costs a slice and never the window. One slice is fetched while the one
+        before it is taken.
 
         Args:
             window: which.
@@ -182,21 +190,33 @@ class Source:
             rows: how many there are, where the source says it; decides the number of slices.
 
         Yields:
-            Frames with the columns of `RAW_SCHEMA`.
+            Batches with the columns of `RAW_SCHEMA`, those of `CODED_COLUMNS` as dictionaries.
         """
         slices = max(1, -(-(rows or 0) // _SLICE_ROWS))
         step = (window.end - window.start) / slices
         bounds = [window.start + step * index for index in range(slices)] + [window.end]
         position = 0
-        for start, end in pairwise(bounds):
-            for frame in self._slice(start, end, as_of):
-                yield frame.select(
-                    pl.int_range(position, position + pl.len(), dtype=pl.Int64).alias("position"),
-                    *RAW_SCHEMA.names[1:],
-                )
-                position += frame.height
+        for batch in self._slices(pairwise(bounds), as_of):
+            positions = pa.array(np.arange(position, position + batch.num_rows))
+            yield pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
+            position += batch.num_rows
 
-    def _slice(self, start: datetime, end: datetime, as_of: datetime) -> list[pl.DataFrame]:
+    def _slices(
+        self, spans: Iterator[tuple[datetime, datetime]], as_of: datetime
+    ) -> Iterator[pa.RecordBatch]:
+        pool = ThreadPoolExecutor(_FETCHED_AHEAD, "fetch")
+        waiting: deque[Future[list[pa.RecordBatch]]] = deque()
+        try:
+            for start, end in spans:
+                waiting.append(pool.submit(self._slice, start, end, as_of))
+                if len(waiting) > _FETCHED_AHEAD:
+                    yield from waiting.popleft().result()
+            while waiting:
+                yield from waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _slice(self, start: datetime, end: datetime, as_of: datetime) -> list[pa.RecordBatch]:
         ask = self._pages if self._api.format == "json" else self._stream
         for attempt in range(1, _ATTEMPTS + 1):
             try:
@@ -211,7 +231,7 @@ class Source:
                 time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
         raise AssertionError  # the last attempt returns or raises
 
-    def _stream(self, **window: datetime) -> Iterator[pl.DataFrame]:
+    def _stream(self, **window: datetime) -> Iterator[pa.RecordBatch]:
         path = _filled(self._api.transactions, format=self._api.format, offset=0, **window)
         response = self._get(path, stream=True)
         # A reader that looks past the end must find it, not a closed file.
@@ -222,19 +242,19 @@ class Source:
         finally:
             response.close()
 
-    def _pages(self, **window: datetime) -> Iterator[pl.DataFrame]:
+    def _pages(self, **window: datetime) -> Iterator[pa.RecordBatch]:
         by_offset = "{offset}" in self._api.transactions
         offset = 0
         path: str | None = _filled(self._api.transactions, format="json", offset=0, **window)
         while path is not None:
             page = self._get(path).data
-            frame = items(page, self._api.items.split("."))
-            yield frame
-            offset += frame.height
+            batch = items(page, self._api.items.split("."))
+            yield batch
+            offset += batch.num_rows
             if by_offset:
                 query = window | {"offset": offset}
                 path = _filled(self._api.transactions, format="json", **query)
-                path = path if frame.height else None
+                path = path if batch.num_rows else None
             else:
                 following = address(page, self._api.next.split("."))
                 path = self._of_this_origin(following) if following else None

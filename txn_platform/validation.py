@@ -6,12 +6,22 @@ whole window, everything else row by row, so that a window can be streamed.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 
+from txn_platform.columns import (
+    as_frame,
+    boolean,
+    recoded,
+    values_and_indices,
+)
 from txn_platform.contract import (
+    CONFORMING_SCHEMA,
     CONTRACT_VERSION,
     QUARANTINE_SCHEMA,
     SENT_COLUMNS,
@@ -22,8 +32,9 @@ from txn_platform.reconciliation import repeated_ids
 from txn_platform.timestamps import parse_timestamps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from numpy.typing import NDArray
 
+    from txn_platform.reconciliation import Batches
     from txn_platform.windows import Window
 
 OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
@@ -50,12 +61,22 @@ class Judgement:
     """What became of a batch: every row of it is in exactly one of the two.
 
     Attributes:
-        conforming: columns of `SentTransaction`, typed, in the order sent.
+        conforming: columns of `CONFORMING_SCHEMA`, typed, in the order sent.
         quarantined: columns of `QUARANTINE_SCHEMA`, as sent, in the order sent.
     """
 
-    conforming: pl.DataFrame
+    conforming: pa.RecordBatch
     quarantined: pl.DataFrame
+
+
+def _parse(formed: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
+    """Texts of the form that the contract asks for to values; null where there is none."""
+    dtype = SentTransaction.columns()[formed.name].dtype
+    if dtype == pl.Boolean():
+        return formed == "true"
+    if isinstance(dtype, pl.Datetime):
+        return parse_timestamps(texts)
+    return formed.cast(dtype, strict=False)
 
 
 def _parsers() -> list[pl.Expr]:
@@ -63,20 +84,18 @@ def _parsers() -> list[pl.Expr]:
     expressions: list[pl.Expr] = []
     for name, pattern in TEXT_PATTERNS.items():
         text = pl.col(name)
-        well_formed = pl.when(text.str.contains(pattern)).then(text)
+        formed = pl.when(text.str.contains(pattern)).then(text)
         dtype = SentTransaction.columns()[name].dtype
-        if dtype == pl.Boolean():
-            value = well_formed == "true"
-        elif isinstance(dtype, pl.Datetime):
-            value = well_formed.map_batches(parse_timestamps, return_dtype=dtype)
-        else:
-            value = well_formed.cast(dtype, strict=False)
+        value = formed.map_batches(lambda texts: _parse(texts, texts), return_dtype=dtype)
         expressions += [value.alias(name), text.alias(f"sent.{name}")]
     return expressions
 
 
 def _rules() -> dict[str, list[pl.Expr]]:
-    """For every reason, the expressions that must all be true; never null."""
+    """For every reason, the expressions that must all be true; never null.
+
+    They speak of parsed values by the columns' names, and of their text as `sent.` and the name.
+    """
     rules: dict[str, list[pl.Expr]] = {}
     for name, column in SentTransaction.columns().items():
         value = pl.col(name)
@@ -96,34 +115,126 @@ def _rules() -> dict[str, list[pl.Expr]]:
     return rules
 
 
+_RULES_BY_REASON: Final = _rules()
 _PARSERS: Final = _parsers()
-_RULES: Final = {reason: pl.all_horizontal(tests) for reason, tests in _rules().items()}
+_RULES: Final = {reason: pl.all_horizontal(tests) for reason, tests in _RULES_BY_REASON.items()}
 REASONS: Final = (*_RULES, OUTSIDE_WINDOW, DUPLICATE, CONFLICT)
 
 
-def validate(sent: pl.DataFrame, window: Window, repeats: pl.DataFrame) -> Judgement:
+def _is_of_one_column(rule: pl.Expr) -> bool:
+    return len({name.removeprefix("sent.") for name in rule.meta.root_names()}) == 1
+
+
+# Rules of one column are judged once a value; those that look at several, once a row.
+_OF_ONE_COLUMN: Final = {
+    name: pl.all_horizontal(
+        rule
+        for reason, rules in _RULES_BY_REASON.items()
+        if reason.partition(".")[0] == name
+        for rule in rules
+        if _is_of_one_column(rule)
+    )
+    for name in SENT_COLUMNS
+}
+_OF_ROWS: Final = [
+    rule for rules in _RULES_BY_REASON.values() for rule in rules if not _is_of_one_column(rule)
+]
+_LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
+_WORKERS: Final = 2
+
+
+def validate(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> Judgement:
     """Judge a batch of a window.
 
+    Which rows conform is found column by column, values that repeat once each; the reasons are
+    then looked for in the other rows alone, by the same rules.
+
     Args:
-        sent: columns of `RAW_SCHEMA`, all text but the position.
+        sent: columns of `LANDED_SCHEMA`; positions ascend one by one.
         window: the one the rows were sent for.
         repeats: what `find_repeats` found in the whole window.
+
+    Raises:
+        RuntimeError: a row was refused for no reason, which is an error in the rules.
     """
-    in_window = (
-        pl.col("transaction_at")
-        .is_between(window.start, window.end, closed="left")
-        .fill_null(value=True)
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        judged = list(pool.map(_judge_column, SENT_COLUMNS, map(sent.column, SENT_COLUMNS)))
+    conforms = np.ones(sent.num_rows, dtype=np.bool_)
+    for column in judged:
+        if column.conforms is not None:
+            conforms &= column.conforms
+    typed = pa.RecordBatch.from_arrays(
+        [column.typed for column in judged], schema=CONFORMING_SCHEMA
     )
-    kept = pl.col("repeat").is_null()
+    whole_rows = as_frame(typed.select(_LOOKED_AT)).select(
+        pl.all_horizontal(*_OF_ROWS, _is_inside(window))
+    )
+    conforms &= whole_rows.to_series().to_numpy()
+    if repeats.height and sent.num_rows:
+        places = repeats["position"].to_numpy() - sent.column("position")[0].as_py()
+        conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
+    if conforms.all():
+        return Judgement(typed, _reasoned(sent.slice(0, 0), window, repeats))
+    return Judgement(
+        typed.filter(boolean(conforms)),
+        _reasoned(sent.filter(boolean(~conforms)), window, repeats),
+    )
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of n rows, judged.
+
+    Attributes:
+        typed: n values of the type that `CONFORMING_SCHEMA` says, null where there is none.
+        conforms: n truth values; None when all are true.
+    """
+
+    typed: pa.Array[Any]
+    conforms: NDArray[np.bool_] | None
+
+
+def _judge_column(name: str, column: pa.Array[Any]) -> _Column:
+    if not isinstance(column, pa.DictionaryArray):
+        values, good = _judge_values(name, column)
+        typed = column if name not in TEXT_PATTERNS else values.to_arrow()
+        return _Column(typed, None if good.all() else good.to_numpy())
+    texts, indices = values_and_indices(column)
+    values, good = _judge_values(name, texts)
+    conforms = None if good.all() else good.to_numpy()[indices]
+    if name in TEXT_PATTERNS:
+        kind = CONFORMING_SCHEMA.field(name).type
+        typed = recoded(column, values.to_arrow()).cast(kind)
+    else:
+        typed = column
+    return _Column(typed, conforms)
+
+
+def _judge_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Series, pl.Series]:
+    """Texts parsed, and whether each conforms to the rules of its column alone."""
+    sent = pl.Series(name, texts, dtype=pl.String)
+    values = sent
+    if name in TEXT_PATTERNS:
+        formed = sent.str.contains(TEXT_PATTERNS[name])
+        if not formed.all(ignore_nulls=False):
+            sent_or_null = pl.select(pl.when(formed).then(sent)).to_series()
+            texts, values = sent_or_null.to_arrow(), sent_or_null
+        values = _parse(values, texts).alias(name)
+    frame = pl.DataFrame([values, sent.alias(f"sent.{name}")])
+    return values, frame.select(_OF_ONE_COLUMN[name]).to_series()
+
+
+def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pl.DataFrame:
+    """Rows that do not conform, as the quarantine keeps them."""
     judged = (
-        sent.lazy()
+        as_frame(sent)
+        .lazy()
         .join(repeats.lazy(), on="position", how="left", maintain_order="left")
         .with_columns(_PARSERS)
         .with_columns(
             *(rule.alias(f"rule.{reason}") for reason, rule in _RULES.items()),
-            in_window.alias(f"rule.{OUTSIDE_WINDOW}"),
+            _is_inside(window).alias(f"rule.{OUTSIDE_WINDOW}"),
         )
-        .with_columns(conforms=pl.all_horizontal(pl.col("^rule\\..*$"), kept))
         .collect()
     )
     reasons = pl.concat_list(
@@ -133,28 +244,33 @@ def validate(sent: pl.DataFrame, window: Window, repeats: pl.DataFrame) -> Judge
         ),
         pl.col("repeat"),
     ).list.drop_nulls()
-    return Judgement(
-        conforming=judged.filter("conforms").select(SENT_COLUMNS),
-        quarantined=judged.filter(~pl.col("conforms")).select(
-            "position",
-            reasons.alias("reasons"),
-            pl.lit(window.start).dt.cast_time_unit("us").alias("window_start"),
-            pl.lit(CONTRACT_VERSION).alias("contract_version"),
-            *(
-                pl.col(f"sent.{name}").alias(name) if name in TEXT_PATTERNS else pl.col(name)
-                for name in QUARANTINE_SCHEMA.names[4:]
-            ),
+    quarantined = judged.select(
+        "position",
+        reasons.alias("reasons"),
+        pl.lit(window.start).dt.cast_time_unit("us").alias("window_start"),
+        pl.lit(CONTRACT_VERSION).alias("contract_version"),
+        *(
+            pl.col(f"sent.{name}").alias(name) if name in TEXT_PATTERNS else pl.col(name)
+            for name in QUARANTINE_SCHEMA.names[4:]
         ),
     )
+    if not (quarantined["reasons"].list.len() > 0).all():
+        raise RuntimeError("a row was refused for no reason")
+    return quarantined
 
 
-def find_repeats(batches: Callable[[], Iterator[pl.DataFrame]]) -> pl.DataFrame:
+def _is_inside(window: Window) -> pl.Expr:
+    at = pl.col("transaction_at")
+    return at.is_between(window.start, window.end, closed="left").fill_null(value=True)
+
+
+def find_repeats(batches: Batches) -> pl.DataFrame:
     """Well-formed ids that a window holds more than once.
 
     Identical copies, in every field, keep the first; an id with differing contents keeps none.
 
     Args:
-        batches: yields the window's rows as sent, columns of `RAW_SCHEMA`; see `repeated_ids`.
+        batches: gives the window's rows as sent, columns of `LANDED_SCHEMA`; see `repeated_ids`.
 
     Returns:
         `position` and `repeat`, the reason, of every row that must not be published.

@@ -15,11 +15,14 @@ from urllib.parse import parse_qsl, urlsplit
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.contract import SENT_COLUMNS
+from txn_platform.columns import as_batch
+from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.reconciliation import ControlTotals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from txn_platform.reconciliation import Batches
 
 
 def sent_row(number: int, /, **changes: str | None) -> dict[str, str | None]:
@@ -50,6 +53,24 @@ def sent_frame(rows: list[dict[str, str | None]]) -> pl.DataFrame:
     """Rows as the wire carries them: all text, whatever columns there are."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or list(SENT_COLUMNS)
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
+
+
+def landed_rows(rows: list[dict[str, str | None]]) -> pa.RecordBatch:
+    """Rows as the platform has them when they came, in their order."""
+    kinds = {name: pl.Int64 if name == "position" else pl.String for name in LANDED_SCHEMA.names}
+    numbered = [{"extra_fields": None} | row | {"position": at} for at, row in enumerate(rows)]
+    return as_batch(pl.DataFrame(numbered, schema=kinds), LANDED_SCHEMA)
+
+
+def in_batches(rows: pa.RecordBatch, size: int) -> Batches:
+    """The rows in batches of a size, as often as they are asked for."""
+
+    def batches(columns: list[str] | None) -> Iterator[pa.RecordBatch]:
+        for start in range(0, max(1, rows.num_rows), size):
+            batch = rows.slice(start, size)
+            yield batch if columns is None else batch.select(columns)
+
+    return batches
 
 
 @dataclass

@@ -16,12 +16,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from txn_platform.contract import PUBLISHED_SCHEMA, QUARANTINE_SCHEMA, RAW_SCHEMA
+from txn_platform.contract import (
+    CODED_COLUMNS,
+    PUBLISHED_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_SCHEMA,
+)
 from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.lake import open_parquet
 from txn_platform.reconciliation import ControlTotals
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.served_source import ServedSource, sent_frame, sent_row, served
@@ -390,7 +396,7 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
     nullable = pa.schema([field.with_nullable(True) for field in PUBLISHED_SCHEMA])
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table(columns, schema=nullable), path)
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path, CODED_COLUMNS) as file:
         _, (schema,) = checks.prove_published(file, ControlTotals(), "token")
     assert not schema.passed
     assert "amount" in (schema.description or "")
@@ -402,7 +408,7 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
         for name, column in columns.items()
     }
     pq.write_table(pa.table(filled, schema=PUBLISHED_SCHEMA), path)
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path, CODED_COLUMNS) as file:
         _, results = checks.prove_published(file, ControlTotals(), "token")
     assert {result.check_name for result in results if not result.passed} == {
         "ids_are_unique",

@@ -25,6 +25,7 @@ from txn_platform.contract import (
 )
 from txn_platform.validation import find_repeats, validate
 from txn_platform.windows import Window as PlatformWindow
+from txn_platform_tests.served_source import in_batches, landed_rows
 
 
 def _luhn_by_hand(number: str) -> bool:
@@ -90,13 +91,10 @@ def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
         window = PlatformWindow.of_partition(f"{start}-18:00")
         span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
         for batch in text_batches(simulator.batches(span)):
-            sent = pl.DataFrame(batch).with_columns(pl.all().cast(pl.String))
-            raw = sent.with_row_index("position").with_columns(
-                pl.col("position").cast(pl.Int64), extra_fields=pl.lit(None, dtype=pl.String)
-            )
-            judged = validate(raw, window, find_repeats(lambda raw=raw: iter([raw])))
+            raw = landed_rows(batch.to_pylist())
+            judged = validate(raw, window, find_repeats(in_batches(raw, raw.num_rows)))
             assert judged.quarantined["reasons"].to_list() == []
-            assert judged.conforming.height == batch.num_rows > 0
+            assert judged.conforming.num_rows == batch.num_rows > 0
 
 
 def test_the_page_of_the_contract_is_current() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from txn_platform.columns import as_frame
 from txn_platform.contract import SENT_COLUMNS
 from txn_platform.decoding import DECODERS, UnreadableError, address, items
 from txn_platform_tests.served_source import sent_row
@@ -26,7 +27,7 @@ _ROWS = st.lists(
 
 def _decoded(name: str, body: bytes) -> list[dict[str, str | None]]:
     frames = list(DECODERS[name](io.BufferedReader(io.BytesIO(body))))
-    return pl.concat(frames).to_dicts() if frames else []
+    return pl.concat(map(as_frame, frames)).to_dicts() if frames else []
 
 
 def _expected(row: dict[str, str | None]) -> dict[str, str | None]:
@@ -70,7 +71,7 @@ def test_every_format_ends_in_the_same_rows(rows: list[dict[str, str | None]]) -
     assert _decoded("ndjson", _ndjson(rows)) == expected
     assert _decoded("arrow", _arrow(rows)) == expected
     page = json.dumps({"envelope": {"rows": rows}}).encode()
-    assert items(page, ["envelope", "rows"]).to_dicts() == expected
+    assert items(page, ["envelope", "rows"]).to_pylist() == expected
     # A CSV line of nulls only, in one column, is an empty line, which is no line.
     if all(any(row.get(name) is not None for row in rows for name in row) for row in rows):
         several = [{"transaction_id": "x", "amount": "1"} | row for row in rows]
@@ -99,7 +100,7 @@ def test_json_values_keep_what_was_sent(sent: str, text: str | None) -> None:
     line = f'{{"amount":{sent},"currency":"USD"}}\n'.encode()
     (row,) = _decoded("ndjson", line)
     assert (row["amount"], row["currency"]) == (text, "USD")
-    (row,) = items(b'{"data":[' + line.strip() + b"]}", ["data"]).to_dicts()
+    (row,) = items(b'{"data":[' + line.strip() + b"]}", ["data"]).to_pylist()
     assert (row["amount"], row["currency"]) == (text, "USD")
 
 
@@ -162,4 +163,4 @@ def test_the_next_page_is_found_by_its_path(odd: str) -> None:
 def test_no_rows_are_no_rows() -> None:
     assert _decoded("ndjson", b"") == []
     assert _decoded("csv", b"transaction_id,amount\n") == []
-    assert items(b'{"data":[]}', ["data"]).height == 0
+    assert items(b'{"data":[]}', ["data"]).num_rows == 0

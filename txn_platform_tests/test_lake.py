@@ -20,6 +20,7 @@ from txn_platform.lake import (
     StoredObject,
     object_key,
     open_lake,
+    open_parquet,
     window_of_key,
 )
 from txn_platform.settings import load_settings
@@ -68,7 +69,7 @@ def test_what_is_published_can_be_read_back(lake: Lake) -> None:
     stored = _publish(lake, _rows(150), _rows(30, "b"))
     assert lake.find(_KEY) == stored
     assert stored.uri.endswith(_KEY)
-    with lake.open(_KEY) as file:
+    with open_parquet(lake.open(_KEY)) as file:
         assert file.schema_arrow.equals(_SCHEMA)
         assert file.metadata.num_row_groups == 2
         assert pl.DataFrame(file.read())["number"].to_list() == [*range(150), *range(30)]

@@ -16,21 +16,15 @@ from txn_platform.quarantine import masked, reasons_in
 from txn_platform.settings import load_settings
 from txn_platform.validation import find_repeats, validate
 from txn_platform.windows import Window
-from txn_platform_tests.served_source import sent_row
+from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 
 _ASSET = "quarantined_transactions"
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 
 def _quarantine(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
-    frame = pl.DataFrame(
-        [{"position": place, "extra_fields": None} | row for place, row in enumerate(rows)],
-        schema={
-            name: pl.Int64 if name == "position" else pl.String
-            for name in ("position", *sent_row(0), "extra_fields")
-        },
-    )
-    judged = validate(frame, window, find_repeats(lambda: iter([frame])))
+    batch = landed_rows(list(rows))
+    judged = validate(batch, window, find_repeats(in_batches(batch, len(rows))))
     with lake.stage(QUARANTINE_SCHEMA, Encoding(compression="zstd")) as writer:
         writer.write(judged.quarantined)
         lake.publish(writer.finish(), object_key(_ASSET, window), clear_cards=True)

@@ -3,11 +3,13 @@
 from decimal import Decimal
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from txn_platform.reconciliation import ControlTotals, id_hashes, repeated_ids
+from txn_platform_tests.served_source import in_batches
 
 _MASK = (1 << 64) - 1
 _IDS = st.lists(st.one_of(st.none(), st.text(max_size=40)), max_size=50)
@@ -110,6 +112,6 @@ def test_differences_name_what_differs() -> None:
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(1, 5))
 def test_repeated_ids_are_found_across_batches(ids: list[str], size: int) -> None:
-    frame = pl.DataFrame({"transaction_id": ids}, schema={"transaction_id": pl.String})
-    found = repeated_ids(lambda: frame.iter_slices(size) if frame.height else iter([frame]))
+    batch = pa.record_batch({"transaction_id": pa.array(ids, pa.string())})
+    found = repeated_ids(in_batches(batch, size))
     assert found["transaction_id"].to_list() == [text for text in ids if ids.count(text) > 1]

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from txn_platform import source as source_module
+from txn_platform.columns import as_frame
 from txn_platform.contract import RAW_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
@@ -31,7 +32,7 @@ def there() -> Iterator[ServedSource]:
 
 
 def _all(source: Source, rows: int) -> pl.DataFrame:
-    return pl.concat(source.batches(_WINDOW, _AS_OF, rows))
+    return pl.concat(map(as_frame, source.batches(_WINDOW, _AS_OF, rows)))
 
 
 def test_a_window_comes_as_sent(there: ServedSource) -> None:
@@ -166,7 +167,7 @@ def test_a_source_that_is_not_ours_works_by_settings(monkeypatch: pytest.MonkeyP
         source = Source(f"http://127.0.0.1:{server.server_port}", source_api(load_settings()))
         source.require_complete(_WINDOW)
         assert source.control_totals(_WINDOW, _AS_OF) is None
-        rows = pl.concat(source.batches(_WINDOW, _AS_OF, None))
+        rows = pl.concat(map(as_frame, source.batches(_WINDOW, _AS_OF, None)))
         server.shutdown()
     assert rows.drop("position", "extra_fields").to_dicts() == _OffsetPages.rows
 

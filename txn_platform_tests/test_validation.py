@@ -5,32 +5,24 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from txn_platform.contract import CHANNELS, QUARANTINE_SCHEMA, RAW_SCHEMA, SENT_COLUMNS
+from txn_platform.columns import as_frame
+from txn_platform.contract import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
 from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
 from txn_platform.validation import REASONS, Judgement, find_repeats, validate
 from txn_platform.windows import Window
-from txn_platform_tests.served_source import sent_row
+from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
-_RAW_TYPES = {name: pl.Int64 if name == "position" else pl.String for name in RAW_SCHEMA.names}
-
-
-def _raw(rows: list[dict[str, str | None]]) -> pl.DataFrame:
-    return pl.DataFrame(
-        [{"extra_fields": None} | row | {"position": index} for index, row in enumerate(rows)],
-        schema=_RAW_TYPES,
-    )
 
 
 def _judge(*rows: dict[str, str | None]) -> Judgement:
-    frame = _raw(list(rows))
-    return validate(frame, _WINDOW, find_repeats(lambda: iter([frame])))
+    batch = landed_rows(list(rows))
+    return validate(batch, _WINDOW, find_repeats(in_batches(batch, len(rows))))
 
 
 def _reasons(**changes: str | None) -> list[str]:
@@ -41,7 +33,7 @@ def _reasons(**changes: str | None) -> list[str]:
 def test_a_good_row_is_typed_and_not_changed() -> None:
     judged = _judge(sent_row(1))
     assert judged.quarantined.is_empty()
-    row = judged.conforming.row(0, named=True)
+    row = as_frame(judged.conforming).row(0, named=True)
     assert row["amount"] == Decimal("2.50")
     assert row["transaction_at"] == datetime(2026, 11, 1, 0, 0, 1, 1, tzinfo=UTC)
     assert row["latitude"] == 40.7128
@@ -136,7 +128,7 @@ def test_quarantine_keeps_the_row_as_sent() -> None:
 
 def test_identical_copies_keep_the_first() -> None:
     judged = _judge(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
-    assert judged.conforming["transaction_id"].to_list() == [
+    assert judged.conforming["transaction_id"].to_pylist() == [
         sent_row(1)["transaction_id"],
         sent_row(2)["transaction_id"],
     ]
@@ -146,19 +138,19 @@ def test_identical_copies_keep_the_first() -> None:
 
 def test_an_id_with_differing_contents_is_quarantined_whole() -> None:
     judged = _judge(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
-    assert judged.conforming["transaction_id"].to_list() == [sent_row(2)["transaction_id"]]
+    assert judged.conforming["transaction_id"].to_pylist() == [sent_row(2)["transaction_id"]]
     assert judged.quarantined["reasons"].to_list() == [["transaction_id.conflict"]] * 2
 
 
 def test_copies_are_found_across_batches() -> None:
-    frame = _raw([sent_row(number % 40) for number in range(50)])
-    repeats = find_repeats(lambda: frame.iter_slices(7))
+    batch = landed_rows([sent_row(number % 40) for number in range(50)])
+    repeats = find_repeats(in_batches(batch, 7))
     assert repeats["position"].to_list() == list(range(40, 50))
 
 
 def test_a_copy_that_differs_in_an_unknown_field_only_is_a_conflict() -> None:
     judged = _judge(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
-    assert judged.conforming.is_empty()
+    assert not judged.conforming.num_rows
 
 
 # A second opinion, row by row, written from the contract's words and with other tools.
@@ -278,10 +270,10 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
 ) -> None:
     rows = [sent_row(number, **damage) for number, damage in enumerate(damages)]
     # Uniqueness is of the window, not of a row: the second opinion knows rows only.
-    judged = validate(_raw(rows), _WINDOW, _NO_REPEATS)
-    accepted = {sent["transaction_id"] for sent in judged.conforming.to_dicts()}
+    judged = validate(landed_rows(rows), _WINDOW, _NO_REPEATS)
+    accepted = {sent["transaction_id"] for sent in judged.conforming.to_pylist()}
     positions = set(judged.quarantined["position"])
-    assert judged.conforming.height + judged.quarantined.height == len(rows)
+    assert judged.conforming.num_rows + judged.quarantined.height == len(rows)
     assert set(judged.quarantined["reasons"].explode()) <= set(REASONS)
     for position, row in enumerate(rows):
         try:
@@ -293,4 +285,4 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
             assert row["transaction_id"] in accepted
 
 
-_NO_REPEATS = find_repeats(lambda: iter([_raw([])]))
+_NO_REPEATS = find_repeats(in_batches(landed_rows([]), 1))

@@ -6,6 +6,7 @@ Each step stages its files, proves them, and only then hands them to the IO mana
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -15,8 +16,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from txn_platform.contract import (
+    CODED_COLUMNS,
     CONTRACT_VERSION,
-    PUBLISHED_COLUMNS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
@@ -26,8 +27,10 @@ from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.io_managers import CLEAR_CARDS, LakeIOManager
 from txn_platform.defs.partitions import HOURS, window_of
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.lake import Encoding, read_batches
-from txn_platform.ordering import in_order
+from txn_platform.errors import UserError
+from txn_platform.lake import Encoding, open_parquet, read_batches
+from txn_platform.ordering import Order, in_order
+from txn_platform.protection import protected
 from txn_platform.reconciliation import ControlTotals
 from txn_platform.settings import load_settings
 from txn_platform.validation import find_repeats, validate
@@ -37,13 +40,21 @@ from txn_platform.validation import find_repeats, validate
 _SOURCE_TOTALS: Final = "source_control_totals"
 _CARD_POLICY: Final = "card_policy"
 
-_LANDED: Final = Encoding(compression="lz4", plain=("position", "transaction_id", "transaction_at"))
-_KEPT: Final = Encoding(compression="zstd", level=1, plain=("transaction_id",))
+
+_LANDED: Final = Encoding(
+    compression="lz4",
+    coded=CODED_COLUMNS,
+    delta=("position",),
+    plain=("transaction_id", "transaction_at"),
+)
+_QUARANTINED: Final = Encoding(compression="zstd", level=1, coded=CODED_COLUMNS)
 _FOR_READERS: Final = Encoding(
     compression="zstd",
-    level=3,
+    level=1,
     sorted_by=("transaction_at", "transaction_id"),
-    plain=("transaction_id", "transaction_at"),
+    coded=CODED_COLUMNS,
+    delta=("transaction_at",),
+    plain=("transaction_id",),
 )
 
 
@@ -128,8 +139,8 @@ class ValidationConfig(dg.Config):
             is_required=False,
             kinds={"polars", "parquet"},
             metadata=_column_schema(PUBLISHED_SCHEMA),
-            description="The rows that hold the contract: typed, each id once, card numbers"
-            " replaced by token and mask.",
+            description="The rows that hold the contract: typed, in order of time, each id once,"
+            " card numbers replaced by token and mask.",
         ),
         checks.QUARANTINED: dg.AssetOut(
             io_manager_key="lake",
@@ -150,39 +161,48 @@ class ValidationConfig(dg.Config):
 def validation(
     context: dg.AssetExecutionContext,
     config: ValidationConfig,
-    raw_transactions: pq.ParquetFile,
+    raw_transactions: pa.NativeFile,
     lake: dg.ResourceParam[LakeIOManager],
     card_key: CardKeyResource,
 ) -> Iterator[Any]:
     """Judge every row of a landed window; both outputs come from one pass over it."""
     window = window_of(context)
-    raw_totals = validated_totals = quarantined_totals = ControlTotals()
+    validated_totals = quarantined_totals = ControlTotals()
     reasons: Counter[str] = Counter()
+    order = Order()
     with failing_for_users():
         protector = card_key.protector()
         settings = load_settings()
         allowed = config.max_quarantine
         if allowed is None:
             allowed = settings.max_quarantine
-        repeats = find_repeats(lambda: read_batches(raw_transactions))
-        with (
-            lake.lake.stage(PUBLISHED_SCHEMA, _KEPT) as validated,
-            lake.lake.stage(QUARANTINE_SCHEMA, _KEPT) as quarantined,
-        ):
-            for rows in read_batches(raw_transactions):
+        raw = open_parquet(raw_transactions, CODED_COLUMNS)
+        repeats = find_repeats(lambda columns: read_batches(raw, columns))
+        with ExitStack() as staged:
+            validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+            quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
+            for rows in read_batches(raw):
                 judged = validate(rows, window, repeats)
-                masks, tokens = protector.protect(judged.conforming["card_number"])
-                protected = [tokens] if settings.card_policy == "clear" else [masks, tokens]
-                conforming = judged.conforming.with_columns(protected).select(PUBLISHED_COLUMNS)
-                raw_totals += ControlTotals.of(rows)
+                conforming = protected(judged.conforming, protector, settings.card_policy)
                 validated_totals += ControlTotals.of(conforming)
                 quarantined_totals += ControlTotals.of(judged.quarantined)
                 reasons.update(judged.quarantined["reasons"].explode().drop_nulls().to_list())
+                order.add(conforming)
                 validated.write(conforming)
                 quarantined.write(judged.quarantined)
+            landed = _stated(raw)
+            validated.annotate({_CARD_POLICY: settings.card_policy})
+            kept = validated.finish()
+            if not order.holds:
+                ordered = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+                with open_parquet(kept.path) as file:
+                    for rows in in_order(file, window):
+                        ordered.write(rows)
+                ordered.annotate({_CARD_POLICY: settings.card_policy})
+                kept = ordered.finish()
             outputs = {
                 checks.VALIDATED: dg.Output(
-                    validated.finish(),
+                    kept,
                     output_name=checks.VALIDATED,
                     metadata=checks.totals_metadata(validated_totals),
                 ),
@@ -198,11 +218,11 @@ def validation(
             results = [
                 checks.verdict(
                     checks.EVERY_ROW_KEPT,
-                    (validated_totals + quarantined_totals).differences(raw_totals),
+                    (validated_totals + quarantined_totals).differences(landed),
                     {"validated": validated_totals.rows, "quarantined": quarantined_totals.rows},
                 ),
                 checks.quarantine_share(
-                    raw_totals.rows,
+                    landed.rows,
                     quarantined_totals.rows,
                     reasons,
                     allowed=allowed,
@@ -235,39 +255,52 @@ def validation(
         checks.NO_CLEAR_CARDS,
     ],
     metadata=_column_schema(PUBLISHED_SCHEMA),
-    description="The window as it is published: in order of time, laid out for those who read it.",
+    description="The window as it is published: proven whole against the source's control totals.",
 )
 def s3_parquet_transactions(
-    context: dg.AssetExecutionContext,
-    raw_transactions: pq.ParquetFile,
-    validated_transactions: pq.ParquetFile,
-    quarantined_transactions: pq.ParquetFile,
+    raw_transactions: pa.NativeFile,
+    validated_transactions: pa.NativeFile,
+    quarantined_transactions: pa.NativeFile,
     lake: dg.ResourceParam[LakeIOManager],
 ) -> Iterator[Any]:
-    """Order a validated window, prove the file, publish it."""
-    window = window_of(context)
+    """Prove a validated window from its file, and publish it."""
     with failing_for_users():
-        stated = ControlTotals.parse(
-            (raw_transactions.metadata.metadata or {})[_SOURCE_TOTALS.encode()]
-        )
+        stated = _stated(open_parquet(raw_transactions))
         quarantined = sum(
             (
                 ControlTotals.of(rows)
                 for rows in read_batches(
-                    quarantined_transactions, ["transaction_id", "transaction_type", "amount"]
+                    open_parquet(quarantined_transactions, CODED_COLUMNS),
+                    ["transaction_id", "transaction_type", "amount"],
                 )
             ),
             ControlTotals(),
         )
+        validated = open_parquet(validated_transactions)
+        policy = _note(validated, _CARD_POLICY)
         with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
-            for rows in in_order(validated_transactions, window):
-                writer.write(rows)
-            policy = load_settings().card_policy
-            writer.annotate({_CARD_POLICY: policy})
+            # Validated rows are laid out for readers already: they are not made anew, but proven.
+            writer.copy(validated_transactions)
             staged = writer.finish()
-            with pq.ParquetFile(staged.path, memory_map=True) as file:
+            with open_parquet(staged.path, CODED_COLUMNS) as file:
                 totals, results = checks.prove_published(file, stated - quarantined, policy)
             yield from checks.require(results)
             metadata = {**checks.totals_metadata(totals), _CARD_POLICY: policy}
             yield dg.Output(staged, metadata=metadata)
             yield from results
+
+
+def _note(file: pq.ParquetFile, name: str) -> str:
+    """What the step that made a file wrote beside its rows."""
+    notes = file.metadata.metadata or {}
+    if name.encode() not in notes:
+        raise UserError(
+            f"a file of this window was made by an earlier version, for it lacks {name!r}:"
+            " materialize the whole window again"
+        )
+    return notes[name.encode()].decode()
+
+
+def _stated(raw: pq.ParquetFile) -> ControlTotals:
+    """The source's control totals of a window that was landed."""
+    return ControlTotals.parse(_note(raw, _SOURCE_TOTALS))

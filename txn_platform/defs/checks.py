@@ -5,7 +5,7 @@ block: a window that fails one is not published.
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
 
+from txn_platform.columns import Coded, values_and_indices
 from txn_platform.contract import MASKED_CARD_NUMBER, PUBLISHED_SCHEMA, luhn_is_valid
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
@@ -152,20 +153,21 @@ def prove_published(
     """Read back a file that is to be published, and judge it.
 
     Args:
-        file: the file, staged.
+        file: the file, staged; columns of `CODED_COLUMNS` as dictionaries.
         expected: the source's totals less the quarantine's.
         card_policy: `token`, or `clear` where card numbers are published as they are.
 
     Returns:
         The totals of what the file holds, and the verdicts.
     """
-    if not file.schema_arrow.equals(PUBLISHED_SCHEMA):
+    schema = file.metadata.schema.to_arrow_schema()
+    if not schema.equals(PUBLISHED_SCHEMA):
         differing = [
             name
-            for name in {*file.schema_arrow.names, *PUBLISHED_SCHEMA.names}
-            if name not in file.schema_arrow.names
+            for name in {*schema.names, *PUBLISHED_SCHEMA.names}
+            if name not in schema.names
             or name not in PUBLISHED_SCHEMA.names
-            or not file.schema_arrow.field(name).equals(PUBLISHED_SCHEMA.field(name))
+            or not schema.field(name).equals(PUBLISHED_SCHEMA.field(name))
         ]
         wrong = ", ".join(sorted(differing)) or "the order of columns"
         return ControlTotals(), [verdict(SCHEMA, [f"not as in the contract: {wrong}"])]
@@ -175,9 +177,9 @@ def prove_published(
         totals += ControlTotals.of(rows)
         if card_policy == "clear":
             continue
-        in_clear += rows.filter(~pl.col("card_number").str.contains(MASKED_CARD_NUMBER)).height
-        in_clear += sum(_rows_with_card_number(rows[name]) for name in _FREE_TEXT)
-    doubled = repeated_ids(lambda: read_batches(file, ["transaction_id"])).height
+        in_clear += _rows_with(rows.column("card_number"), _is_not_masked)
+        in_clear += sum(_rows_with(rows.column(name), _holds_card_number) for name in _FREE_TEXT)
+    doubled = repeated_ids(lambda columns: read_batches(file, columns)).height
     return totals, [
         verdict(SCHEMA, []),
         verdict(UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []),
@@ -194,13 +196,23 @@ _FREE_TEXT: Final = ["customer_id", "merchant_id", "merchant_name"]
 _PROOF_COLUMNS: Final = ["transaction_id", "transaction_type", "amount", "card_number", *_FREE_TEXT]
 
 
-def _rows_with_card_number(texts: pl.Series) -> int:
-    """How many texts hold 13 to 19 digits on end with a valid check digit."""
-    counted = texts.value_counts(name="rows")
-    found = counted.select(
-        "rows", number=pl.col(texts.name).str.extract_all(r"[0-9]{13,19}")
-    ).explode("number", empty_as_null=False)
-    return int(found.filter(luhn_is_valid(found["number"]))["rows"].sum())
+def _rows_with(column: Coded, condition: Callable[[pl.Series], pl.Series]) -> int:
+    """How many rows have a value of which a condition holds."""
+    values, indices = values_and_indices(column)
+    holds = condition(values).fill_null(value=False)
+    return int(holds.to_numpy()[indices].sum()) if holds.any() else 0
+
+
+def _is_not_masked(numbers: pl.Series) -> pl.Series:
+    return ~numbers.str.contains(MASKED_CARD_NUMBER)
+
+
+def _holds_card_number(texts: pl.Series) -> pl.Series:
+    """Whether a text holds 13 to 19 digits on end with a valid check digit."""
+    runs = texts.rename("text").to_frame().with_row_index("place")
+    suspects = runs.filter(pl.col("text").str.contains("[0-9]{13}"))
+    found = suspects.with_columns(pl.col("text").str.extract_all("[0-9]{13,19}")).explode("text")
+    return runs["place"].is_in(found.filter(luhn_is_valid(found["text"]))["place"].implode())
 
 
 def totals_metadata(totals: ControlTotals) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.defs.failures import failing_for_users, with_tracebacks
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, Lake, Staged, object_key, open_lake
+from txn_platform.lake import Encoding, Lake, Staged, object_key, open_lake, open_parquet
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -31,8 +31,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     Takes what an asset returns: a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
     `pa.RecordBatchReader` or `pd.DataFrame`. Gives what an input is annotated as: one of these
-    frames and tables, or `pq.ParquetFile` to read in pieces; a frame or a table can hold several
-    partitions.
+    frames and tables, `pq.ParquetFile` to read in pieces, or `pa.NativeFile` for the object's
+    bytes; a frame or a table can hold several partitions.
     """
 
     @override
@@ -80,23 +80,25 @@ class LakeIOManager(dg.ConfigurableIOManager):
         with failing_for_users():
             keys = _keys(context)
             match context.dagster_type.typing_type:
-                case pq.ParquetFile:
+                case (pa.NativeFile | pq.ParquetFile) as kind:
                     if len(keys) != 1:
                         raise UserError(
                             f"input {context.name} is {len(keys)} partitions: annotate it as a"
-                            " frame or a table, a pq.ParquetFile is one"
+                            f" frame or a table, a {kind.__name__} is one"
                         )
-                    return self.lake.open(keys[0])
+                    file = self.lake.open(keys[0])
+                    return file if kind is pa.NativeFile else open_parquet(file)
                 case pa.Table:
-                    return pa.concat_tables(self.lake.open(key).read() for key in keys)
+                    return self._table(keys)
                 case pd.DataFrame:
-                    return pa.concat_tables(self.lake.open(key).read() for key in keys).to_pandas(
-                        types_mapper=pd.ArrowDtype
-                    )
+                    return self._table(keys).to_pandas(types_mapper=pd.ArrowDtype)
                 case pl.LazyFrame:
                     return self.lake.scan(keys)
                 case _:
                     return self.lake.scan(keys).collect()
+
+    def _table(self, keys: list[str]) -> pa.Table:
+        return pa.concat_tables(open_parquet(self.lake.open(key)).read() for key in keys)
 
 
 def _reader(table: Any) -> pa.RecordBatchReader:

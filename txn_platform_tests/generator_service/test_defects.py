@@ -32,7 +32,7 @@ from generator_service.models import Defect, parse_moment
 from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import SCHEMA, Configuration, Simulator, Window
 from generator_service.wire import Format
-from txn_platform import contract, validation, windows
+from txn_platform import columns, contract, validation, windows
 from txn_platform.decoding import DECODERS
 from txn_platform.reconciliation import ControlTotals
 from txn_platform_tests.generator_service.test_app import HOUR, NOW, problem, serve, settings
@@ -73,17 +73,18 @@ def spoiler(defects: str = "", drift: str = "", window: Window = WINDOW) -> Spoi
     return Spoiler(Defects.parse(defects), parse_drifts(drift), 0, window)
 
 
-def frames(spoiler: Spoiler, batches: list[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+def frames(spoiler: Spoiler, batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows as sent in Arrow, as the platform lands them: text, unknown fields together."""
     position = 0
     for batch in spoiler.batches(batches, Format.ARROW):
         frame = pl.DataFrame(batch).with_columns(pl.all().cast(pl.String))
         unknown = [name for name in frame.columns if name not in contract.SENT_COLUMNS]
-        yield frame.select(
+        landed = frame.select(
             pl.int_range(position, position + pl.len(), dtype=pl.Int64).alias("position"),
             *contract.SENT_COLUMNS,
             pl.struct(unknown or [pl.lit(None)]).struct.json_encode().alias("extra_fields"),
         )
+        yield columns.as_batch(landed, contract.LANDED_SCHEMA)
         position += frame.height
 
 
@@ -105,10 +106,12 @@ def test_every_reason_of_the_table_is_one_of_the_platforms():
     assert named <= set(validation.REASONS)
 
 
-def quarantined(sent: list[pl.DataFrame]) -> dict[int, list[str]]:
+def quarantined(sent: list[pa.RecordBatch]) -> dict[int, list[str]]:
     """The reasons that the platform finds, by the position of the row."""
     window = windows.Window(datetime(2026, 11, 1, tzinfo=UTC))
-    repeats = validation.find_repeats(lambda: iter(sent))
+    repeats = validation.find_repeats(
+        lambda names: (batch if names is None else batch.select(names) for batch in sent)
+    )
     judged = (validation.validate(frame, window, repeats).quarantined for frame in sent)
     return {
         position: sorted(reasons)
@@ -146,10 +149,11 @@ def test_the_platform_finds_the_same_reasons_in_every_format(
 ):
     spoiled = spoiler("all:0.6")
     body = io.BytesIO(sent_as(spoiled, few, form))
-    landed = pl.concat(DECODERS[form.value](body)).with_row_index("position")
+    decoded = pl.concat(map(columns.as_frame, DECODERS[form.value](body)))
+    landed = columns.as_batch(decoded.with_row_index("position"), contract.LANDED_SCHEMA)
     account = account_of(spoiled, few)
     assert set(account["kind"]) == set(KINDS)
-    assert quarantined([landed.cast({"position": pl.Int64})]) == accused(account)
+    assert quarantined([landed]) == accused(account)
 
 
 def test_the_platform_computes_the_control_totals_that_the_source_states(

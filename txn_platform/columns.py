@@ -1,0 +1,122 @@
+"""Record batches in which columns whose values repeat are dictionaries.
+
+So windows travel from the source to the lake: a value that occurs a thousand times is read, judged,
+protected and written once. Which columns repeat is `contract.py`'s matter (`CODED_COLUMNS`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+type Column = pa.Array[Any]
+type Coded = pa.DictionaryArray[Any, Any]
+
+_CODED = pa.dictionary(pa.int32(), pa.string())
+
+
+def coded_schema(schema: pa.Schema, coded: Collection[str]) -> pa.Schema:
+    """The schema with dictionaries in place of the text columns of the given names."""
+    return pa.schema(
+        [
+            field.with_type(_CODED) if field.name in coded and field.type == pa.string() else field
+            for field in schema
+        ],
+        cast("Any", schema.metadata),
+    )
+
+
+def as_batch(rows: pa.RecordBatch | pa.Table | pl.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
+    """The same rows with the columns of a schema, in its order and types; never other values.
+
+    Raises:
+        pa.ArrowInvalid: a value does not fit its type.
+        KeyError: a column is absent.
+    """
+    if isinstance(rows, pl.DataFrame):
+        rows = rows.to_arrow()
+    columns = [_whole(rows.column(field.name), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def as_frame(rows: pa.RecordBatch) -> pl.DataFrame:
+    """The same rows as a frame, dictionaries as plain text."""
+    plain = [
+        column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
+        for column in rows.columns
+    ]
+    return pl.DataFrame(pa.Table.from_arrays(plain, names=rows.schema.names))
+
+
+def values_and_indices(column: Coded) -> tuple[pl.Series, NDArray[np.int32]]:
+    """A dictionary's values with null behind them, and for each row the place of its value there.
+
+    Args:
+        column: n rows over k values.
+
+    Returns:
+        k + 1 texts, and n numbers from 0 to k.
+    """
+    values = pl.Series(column.dictionary, dtype=pl.String)
+    indices = column.indices
+    if indices.null_count:
+        indices = cast("pa.Int32Array", indices.fill_null(len(values)))
+    return values.extend_constant(None, 1), indices.to_numpy(zero_copy_only=False)
+
+
+def recoded(column: Coded, values: pa.Array[Any]) -> Coded:
+    """The same rows over other values, which stand for the old ones place by place."""
+    return pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
+
+
+def compacted(column: Coded, *, spare: float = 0.1) -> Coded:
+    """The same rows over a dictionary without the values that none of them has.
+
+    Args:
+        column: n rows.
+        spare: the share of values in vain that is left as it is: new numbers for all rows cost
+            more than a few of these.
+    """
+    size = len(column.dictionary)
+    used = np.zeros(size + 1, dtype=np.bool_)
+    filled = column.indices.fill_null(size) if column.null_count else column.indices
+    indices = filled.to_numpy(zero_copy_only=False)
+    used[indices] = True
+    kept = np.flatnonzero(used[:size])
+    if size - len(kept) <= size * spare:
+        return column
+    numbers = np.zeros(size + 1, dtype=np.int32)
+    numbers[kept] = np.arange(len(kept), dtype=np.int32)
+    renumbered = pa.array(
+        numbers[indices], mask=indices == size if column.null_count else None, type=pa.int32()
+    )
+    return pa.DictionaryArray.from_arrays(renumbered, column.dictionary.take(kept), safe=False)
+
+
+def boolean(values: NDArray[np.bool_]) -> pa.BooleanArray:
+    """A column of truth values."""
+    buffer = pa.py_buffer(np.packbits(values, bitorder="little"))
+    return cast("pa.BooleanArray", pa.Array.from_buffers(pa.bool_(), len(values), [None, buffer]))
+
+
+def _whole(column: Column | pa.ChunkedArray[Any], kind: pa.DataType) -> Column:
+    """A column in one piece, of a type."""
+    if isinstance(column, pa.ChunkedArray):
+        if pa.types.is_dictionary(column.type):
+            column = column.unify_dictionaries()
+        column = column.combine_chunks()
+    in_order = not isinstance(column, pa.DictionaryArray) or not column.dictionary.null_count
+    if column.type == kind and in_order:
+        return column
+    if pa.types.is_dictionary(kind):
+        return pc.dictionary_encode(column.cast(pa.string()))
+    return column.cast(kind)
