@@ -57,17 +57,18 @@ def as_frame(rows: pa.RecordBatch) -> pl.DataFrame:
     return pl.DataFrame(pa.Table.from_arrays(plain, names=rows.schema.names))
 
 
-def values_and_indices(column: Coded) -> tuple[pl.Series, NDArray[np.int32]]:
+def values_and_indices(column: Column) -> tuple[pl.Series, NDArray[np.int32]]:
     """A dictionary's values with null behind them, and for each row the place of its value there.
 
     Args:
-        column: n rows over k values.
+        column: a dictionary, n rows over k values.
 
     Returns:
         k + 1 texts, and n numbers from 0 to k.
     """
-    values = pl.Series(column.dictionary, dtype=pl.String)
-    indices = column.indices
+    coded = cast("Coded", column)
+    values = pl.Series(coded.dictionary, dtype=pl.String)
+    indices = coded.indices
     if indices.null_count:
         indices = cast("pa.Int32Array", indices.fill_null(len(values)))
     return values.extend_constant(None, 1), indices.to_numpy(zero_copy_only=False)

@@ -28,6 +28,7 @@ from txn_platform.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -101,7 +102,7 @@ class Encoding:
         row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
         sorted_by: columns that the rows are ordered by, written to the footer for readers.
         coded: text columns whose values repeat, which come as dictionaries and stay so.
-        delta: columns that are written as differences, because each value is near the one before.
+        near: columns of which each value is like the one before, written as differences.
         plain: columns whose values hardly repeat, for which a dictionary would be built in vain.
     """
 
@@ -110,12 +111,14 @@ class Encoding:
     row_group_rows: int = 1 << 20
     sorted_by: tuple[str, ...] = ()
     coded: tuple[str, ...] = ()
-    delta: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
 
 
 class StagingWriter:
-    """Writes record batches to a staged file, with memory bounded by one row group.
+    """Writes record batches to a staged file, with memory bounded by two row groups.
+
+    One is encoded in a thread while the next is gathered.
 
     A context manager: `finish` and `Lake.publish` within it, leaving it removes the file. Until
     then the file is locked, which is how `Lake.sweep` knows the files of processes that died.
@@ -132,6 +135,8 @@ class StagingWriter:
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._pending_bytes = 0
+        self._encoder = ThreadPoolExecutor(1, "encode")
+        self._encoding_now: Future[None] | None = None
         self._copied = False
         self.rows = 0
 
@@ -139,7 +144,13 @@ class StagingWriter:
     def _writer(self) -> pq.ParquetWriter:
         encoding, names = self._encoding, self._schema.names
         not_coded = [name for name in names if name not in encoding.coded]
-        dictionary: Any = [name for name in names if name not in {*encoding.plain, *encoding.delta}]
+        dictionary: Any = [name for name in names if name not in {*encoding.plain, *encoding.near}]
+        delta = {
+            name: "DELTA_BYTE_ARRAY"
+            if pa.types.is_string(self._schema.field(name).type)
+            else "DELTA_BINARY_PACKED"
+            for name in encoding.near
+        }
         writer = pq.ParquetWriter(
             self._path,
             self._coded_schema,
@@ -147,7 +158,7 @@ class StagingWriter:
             compression_level=encoding.level,
             use_dictionary=dictionary,
             dictionary_pagesize_limit=_DICTIONARY_BYTES,
-            column_encoding=dict.fromkeys(encoding.delta, "DELTA_BINARY_PACKED"),
+            column_encoding=delta,
             # Of values that repeat all over the window, no statistics help a reader to skip.
             write_statistics=cast("Any", not_coded),
             write_page_index=True,
@@ -169,6 +180,7 @@ class StagingWriter:
 
     def __exit__(self, *_: object) -> None:
         # What can't be closed here was not finished, and goes.
+        self._encoder.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
             if not self._copied:
                 self._writer.close()
@@ -213,6 +225,7 @@ class StagingWriter:
         if not self._copied:
             if self._pending or not self.rows:
                 self._flush()
+            self._wait()
             self._writer.close()
         footer = pq.read_metadata(self._path)
         if footer.num_rows != self.rows:
@@ -225,10 +238,20 @@ class StagingWriter:
         return Staged(self._path, self.rows, self._path.stat().st_size, sha256)
 
     def _flush(self) -> None:
-        table = pa.Table.from_batches(self._pending, self._coded_schema)
+        self._wait()
+        self._encoding_now = self._encoder.submit(self._encode, self._pending)
         self._pending = []
         self._pending_rows = self._pending_bytes = 0
-        batch = as_batch(table, self._coded_schema)
+
+    def _wait(self) -> None:
+        """Until the row group that was handed over is written; raises what went wrong with it."""
+        if self._encoding_now is not None:
+            self._encoding_now.result()
+            self._encoding_now = None
+
+    def _encode(self, rows: list[pa.RecordBatch]) -> None:
+        batch = as_batch(pa.Table.from_batches(rows, self._coded_schema), self._coded_schema)
+        rows.clear()
         columns = [
             compacted(column) if isinstance(column, pa.DictionaryArray) else column
             for column in batch.columns

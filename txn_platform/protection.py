@@ -13,6 +13,7 @@ from typing import Final, Literal, cast
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from txn_platform.columns import Coded, compacted, recoded
 from txn_platform.contract import PUBLISHED_COLUMNS
@@ -20,7 +21,7 @@ from txn_platform.contract import PUBLISHED_COLUMNS
 CLEAR_PREFIX_DIGITS = 6
 CLEAR_SUFFIX_DIGITS = 4
 
-_BASE32: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype="S1")
+_BASE32: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype=np.uint8)
 _TOKEN_CHARACTERS: Final = 52
 
 
@@ -45,7 +46,7 @@ class CardProtector:
         if len(key) < 16:
             raise ValueError("the card key must have at least 16 bytes")
         self._key = key
-        self._known = pl.DataFrame(schema=dict.fromkeys(("number", "mask", "token"), pl.String))
+        self._numbers = self._masks = self._tokens = pa.array([], pa.string())
 
     def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
         """The masks and the tokens of card numbers, null where the number is null.
@@ -58,35 +59,41 @@ class CardProtector:
         """
         # Of what no row has, nothing is known: it need not be a card number.
         numbers = compacted(numbers, spare=0)
-        distinct = pl.DataFrame({"number": pl.Series(numbers.dictionary, dtype=pl.String)})
         # One window holds each card many times over; a window's cards are few enough to remember.
-        self._known = pl.concat(
-            [self._known, self._protected(distinct.join(self._known, on="number", how="anti"))]
+        places = pc.index_in(numbers.dictionary, value_set=self._numbers)
+        if places.null_count:
+            self._remember(cast("pa.StringArray", numbers.dictionary.filter(pc.is_null(places))))
+            places = pc.index_in(numbers.dictionary, value_set=self._numbers)
+        return recoded(numbers, self._masks.take(places)), recoded(
+            numbers, self._tokens.take(places)
         )
-        found = distinct.join(self._known, on="number", how="left", maintain_order="left")
-        masks, tokens = (found[name].to_arrow().cast(pa.string()) for name in ("mask", "token"))
-        return recoded(numbers, masks), recoded(numbers, tokens)
 
-    def _protected(self, numbers: pl.DataFrame) -> pl.DataFrame:
+    def _remember(self, numbers: pa.StringArray) -> None:
         number = pl.col("number")
         hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
-        return numbers.select(
-            number,
-            mask=number.str.slice(0, CLEAR_PREFIX_DIGITS)
+        masks = pl.DataFrame({"number": pl.Series(numbers, dtype=pl.String)}).select(
+            number.str.slice(0, CLEAR_PREFIX_DIGITS)
             + pl.lit("*").repeat_by(hidden).list.join("")
-            + number.str.slice(-CLEAR_SUFFIX_DIGITS),
-            token=pl.Series(self._tokens(numbers["number"].to_list()), dtype=pl.String),
+            + number.str.slice(-CLEAR_SUFFIX_DIGITS)
         )
+        masks = masks.to_series().to_arrow().cast(pa.string())
+        self._numbers = pa.concat_arrays([self._numbers, numbers])
+        self._masks = pa.concat_arrays([self._masks, masks])
+        self._tokens = pa.concat_arrays([self._tokens, self._tokens_of(numbers)])
 
-    def _tokens(self, numbers: list[str]) -> list[str]:
+    def _tokens_of(self, numbers: pa.StringArray) -> pa.StringArray:
         codes = b"".join(
-            hmac.digest(self._key, number.encode("ascii"), hashlib.sha256) for number in numbers
+            hmac.digest(self._key, str(number).encode("ascii"), hashlib.sha256)
+            for number in numbers.to_pylist()
         )
         bits = np.unpackbits(np.frombuffer(codes, dtype=np.uint8).reshape(-1, 32), axis=1)
         padded = np.zeros((len(numbers), _TOKEN_CHARACTERS * 5), dtype=np.uint8)
         padded[:, : bits.shape[1]] = bits
         places = np.packbits(padded.reshape(-1, 5), axis=1)[:, 0] >> 3
-        return _BASE32[places].reshape(-1).view(f"S{_TOKEN_CHARACTERS}").astype(str).tolist()
+        offsets = np.arange(len(numbers) + 1, dtype=np.int32) * _TOKEN_CHARACTERS
+        return pa.StringArray.from_buffers(
+            len(numbers), pa.py_buffer(offsets), pa.py_buffer(_BASE32[places])
+        )
 
 
 def protected(

@@ -42,10 +42,10 @@ _CARD_POLICY: Final = "card_policy"
 
 
 _LANDED: Final = Encoding(
-    compression="lz4",
+    compression="zstd",
+    level=1,
     coded=CODED_COLUMNS,
-    delta=("position",),
-    plain=("transaction_id", "transaction_at"),
+    near=("position", "transaction_id", "transaction_at"),
 )
 _QUARANTINED: Final = Encoding(compression="zstd", level=1, coded=CODED_COLUMNS)
 _FOR_READERS: Final = Encoding(
@@ -53,8 +53,7 @@ _FOR_READERS: Final = Encoding(
     level=1,
     sorted_by=("transaction_at", "transaction_id"),
     coded=CODED_COLUMNS,
-    delta=("transaction_at",),
-    plain=("transaction_id",),
+    near=("transaction_id", "transaction_at"),
 )
 
 

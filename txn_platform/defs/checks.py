@@ -13,7 +13,7 @@ import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
 
-from txn_platform.columns import Coded, values_and_indices
+from txn_platform.columns import Column, values_and_indices
 from txn_platform.contract import MASKED_CARD_NUMBER, PUBLISHED_SCHEMA, luhn_is_valid
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
@@ -196,7 +196,7 @@ _FREE_TEXT: Final = ["customer_id", "merchant_id", "merchant_name"]
 _PROOF_COLUMNS: Final = ["transaction_id", "transaction_type", "amount", "card_number", *_FREE_TEXT]
 
 
-def _rows_with(column: Coded, condition: Callable[[pl.Series], pl.Series]) -> int:
+def _rows_with(column: Column, condition: Callable[[pl.Series], pl.Series]) -> int:
     """How many rows have a value of which a condition holds."""
     values, indices = values_and_indices(column)
     holds = condition(values).fill_null(value=False)
