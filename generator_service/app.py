@@ -38,11 +38,23 @@ from generator_service.defects import (
 from generator_service.models import moment_text
 from generator_service.scorecard import measure
 from generator_service.settings import Settings, SettingsError
-from generator_service.simulator import SCHEMA, VERSION, ControlTotals, Labels, Simulator, Window
+from generator_service.simulator import (
+    CODED_SCHEMA,
+    SCHEMA,
+    VERSION,
+    ControlTotals,
+    Labels,
+    Simulator,
+    Window,
+)
 from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
+from generator_service.tally import Tallies
 
 # Chunks made ahead of the socket, of 1 to 4 MB each.
 _CHUNKS_AHEAD = 4
+# Customers and cards are coded where there are about as many rows as customers.
+_COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
+_CODED_FROM = 200_000
 _TOTALS_KEPT = 256
 _SCORECARDS_KEPT = 4
 _SCORECARD_HOURS = 744
@@ -69,10 +81,13 @@ class Source:
         # What a window sums to never changes, so that it need not be computed twice.
         self._totals = lru_cache(_TOTALS_KEPT)(self.simulator.control_totals)
         self._sent = lru_cache(_TOTALS_KEPT)(self._sum_up)
+        self.tallies = Tallies()
         self.scorecard = lru_cache(_SCORECARDS_KEPT)(partial(measure, self.simulator))
 
     def totals(self, window: Window, as_of: int | None, defects: str | None) -> ControlTotals:
-        """Return what a window sums to; the last few that were asked for are remembered."""
+        """Return what a window sums to; what was sent or asked for lately is remembered."""
+        if known := self.tallies.of(window, (as_of, defects)):
+            return known
         if self.spoiler(window, defects).alters:
             return self.sent(window, as_of, defects).totals
         return self._totals(window, as_of=as_of)
@@ -92,9 +107,10 @@ class Source:
         position: int = 0,
         stop: int | None = None,
         labels: Labels = "oracle",
+        coded: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a window from position to stop, None for its end."""
-        make = partial(self.simulator.batches, window, as_of=as_of, labels=labels)
+        make = partial(self.simulator.batches, window, as_of=as_of, labels=labels, coded=coded)
         return wire.in_parallel(
             lambda start, stop: make(position=start, stop=stop),
             position,
@@ -156,6 +172,12 @@ class _Page:
     position: int
     stop: int
     around: dict[str, str | None]
+    is_whole: bool
+
+    @property
+    def rows(self) -> int:
+        """How many rows the page has, if all have arrived."""
+        return self.stop - self.position
 
     @classmethod
     def of(
@@ -184,7 +206,7 @@ class _Page:
             if stop < whole:
                 following = _next(request, models.write_cursor(stop, answer))
         around = {"next": following, "start": start, "end": end, "as_of": seen}
-        return cls(form, window, position, stop, around)
+        return cls(form, window, position, stop, around, is_whole=(position, stop) == (0, whole))
 
 
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
@@ -193,29 +215,38 @@ def transactions(
 ) -> Response:
     """Answer with the rows of a window, ordered by time, the same whenever asked.
 
-    JSON gives pages; the other formats stream the whole window, or `limit` rows of it.
+    JSON gives pages; the other formats stream the whole window, or `limit` rows of it. How many
+    there are is in `X-Total-Rows`, but for streams of rows of which some are repeated by request.
     """
     page = _Page.of(request, asked, source, "transactions")
     spoiler = source.spoiler(page.window, asked.defects)
-    if spoiler.repeats:
-        total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
-    else:
+    counted = None
+    if page.is_whole and page.form is not wire.Format.JSON:
+        key = asked.as_of, asked.defects
+        counted = partial(source.tallies.counted, window=page.window, key=key)
+    total = None
+    if not spoiler.repeats:
         total = source.simulator.count(page.window, as_of=asked.as_of)
+    elif counted is None:
+        total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
+    coded = page.form in _COLUMNAR and page.rows >= _CODED_FROM and not spoiler.alters
     return _answer(
         source,
         asked,
         page.form,
-        SCHEMA,
+        CODED_SCHEMA if coded else SCHEMA,
         source.rows(
             page.window,
             asked.as_of,
             position=page.position,
             stop=page.stop,
             labels=asked.labels,
+            coded=coded,
         ),
         total=total,
         around=page.around,
         spoiler=spoiler,
+        counted=counted,
     )
 
 
@@ -449,17 +480,27 @@ def _answer(
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
     *,
-    total: int,
+    total: int | None,
     around: dict[str, str | None],
     spoiler: Spoiler | None = None,
+    counted: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> Response:
-    """Answer with rows in a format; `around` is what JSON says beside them, `total` counts all."""
-    headers = {"X-Total-Rows": str(total), "Vary": "Accept"}
+    """Answer with rows in a format.
+
+    `around` is what JSON says beside them, `total` counts all where that is known already;
+    `counted` sees the rows go by as they are sent.
+    """
+    headers = {"Vary": "Accept"}
+    if total is not None:
+        headers["X-Total-Rows"] = str(total)
     if following := around.get("next"):
         headers["Link"] = f'<{following}>; rel="next"'
+    if counted is not None and not (spoiler and spoiler.alters):
+        batches = counted(batches)
     sent: Iterable[pa.RecordBatch | wire.Mixed] = batches
     if spoiler is not None and spoiler.alters:
         sent, schema = spoiler.batches(batches, form), spoiler.schema
+        sent = counted(sent) if counted else sent
     elif asked.types is wire.Types.TEXT or form in {wire.Format.JSON, *wire.LINES}:
         sent, schema = wire.text_batches(batches), wire.text_schema(schema)
     if form is wire.Format.JSON:

@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 from generator_service import wire
 from generator_service.models import moment_text, nearest, parse_moment
 from generator_service.simulator import SCHEMA, ControlTotals, Window
-from generator_service.simulator.randomness import Flags, Integers, Words, key_of, mix
+from generator_service.simulator.randomness import Flags, Integers, key_of, mix
+from generator_service.tally import Tally, id_hashes
 from generator_service.wire import Column, Format, Mixed
 
 if TYPE_CHECKING:
@@ -389,7 +390,6 @@ _TEXT_SCHEMA = wire.text_schema(SCHEMA)
 _CLEAN = -1
 # Huge strings in one batch: what is written at a time must stay small.
 _HUGE_AT_A_TIME = 32
-_PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
 _JSON_NUMBER = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 
 
@@ -473,30 +473,14 @@ class Spoiler:
     def sent(self, batches: Iterable[pa.RecordBatch]) -> Sent:
         """Return what typed batches sum to when they are sent.
 
-        An amount counts when it is a plain decimal of at most two places; a row without a type
-        counts under "", and one without an id as one whose id is empty.
+        How is said by `Tally`.
         """
-        count = digest = entries = 0
-        amounts: dict[str, Any] = {}
+        tally = Tally()
+        entries = 0
         for rows in self._chosen(batches):
-            columns = self._columns(rows)
-            ids, types, texts = (
-                columns.column(name).cast(pa.string())
-                if name in columns.schema.names
-                else pa.nulls(columns.num_rows, pa.string())
-                for name in ("transaction_id", "transaction_type", "amount")
-            )
-            plain = pc.match_substring_regex(texts, _PLAIN_DECIMAL)
-            values = pc.if_else(plain, texts, None).cast(pa.decimal128(18, 2)).fill_null(0)
-            table = pa.table({"type": types.fill_null(""), "amount": values})
-            sums = table.group_by("type").aggregate([("amount", "sum")])
-            for name, amount in zip(*(column.to_pylist() for column in sums.columns), strict=True):
-                amounts[name] = amounts.get(name, 0) + amount
-            count += columns.num_rows
-            digest += int(_hashes(ids.fill_null("")).sum(dtype=np.uint64))
+            tally.add(self._columns(rows))
             entries += int(np.count_nonzero(self._accused(rows)))
-        totals = ControlTotals(count, dict(sorted(amounts.items())), f"{digest % 2**64:016x}")
-        return Sent(totals, entries)
+        return Sent(tally.totals, entries)
 
     def copies(self, batches: Iterable[pa.RecordBatch]) -> int:
         """Return how many copies are sent besides typed batches."""
@@ -526,7 +510,7 @@ class Spoiler:
 
     def _choose(self, batch: pa.RecordBatch, drifts: tuple[Drift, ...]) -> _Rows:
         """Give every row its kind, and put copies behind the rows that get one."""
-        words = mix(_hashes(batch.column("transaction_id")) ^ self._key)
+        words = mix(id_hashes(batch.column("transaction_id")) ^ self._key)
         codes = np.full(batch.num_rows, _CLEAN, np.int16)
         spoiled = np.flatnonzero((words >> 32) < self._limit)
         # The same hash spoils a row and says how, so that a rate that grows keeps what it spoiled.
@@ -805,22 +789,6 @@ def _retyped(field: _Field, column: Column) -> tuple[_Field, Column]:
     texts = cast("list[str]", column.take(others).to_pylist())
     written = [json.dumps(text, ensure_ascii=False) for text in texts]
     return _in_json(field, "bare"), _replaced(column, [(others, written)])
-
-
-def _hashes(texts: Column) -> Words:
-    """Return the state of each id, as `/v1/control-totals` defines it; no text may be null."""
-    lengths = pc.binary_length(cast("pa.StringArray", texts)).to_numpy()
-    hashes = np.empty(len(texts), np.uint64)
-    for length in np.unique(lengths).tolist():
-        places = np.flatnonzero(lengths == length)
-        alike = texts if places.size == len(texts) else texts.take(places)
-        padded = np.zeros((places.size, -(-length // 8) * 8), np.uint8)
-        padded[:, :length] = wire.utf8(alike).reshape(places.size, length)
-        state = mix(np.full(places.size, length, np.uint64))
-        for word in np.ascontiguousarray(padded.view("<u8").T):
-            state = mix(state ^ word)
-        hashes[places] = state
-    return hashes
 
 
 # What OpenAPI says.

@@ -73,14 +73,43 @@ class Types(StrEnum):
 # A value as text.
 
 
+def _words(form: str, count: int) -> npt.NDArray[np.uint32]:
+    """Return the numbers below count as four characters each, which move as one word."""
+    return np.frombuffer("".join(form % number for number in range(count)).encode(), np.uint32)
+
+
+# 2026-11-01T00:00:00.000000Z, of which each group is written as a word; they meet at characters
+# that are the same in both.
+_TIME = np.dtype(
+    {
+        "names": ["minute", "second", "micros", "end"],
+        "formats": [np.uint32] * 4,
+        "offsets": [13, 16, 20, 23],
+        "itemsize": 27,
+    }
+)
+_MINUTES, _SECONDS = _words(":%02d:", 60), _words(":%02d.", 60)
+_MICROS, _ENDS = _words("%04d", 10_000), _words("%03dZ", 1_000)
+_HOUR = 3_600_000_000
+
+
 def _timestamp_text(column: Column) -> Column:
-    # Without its zone, which is UTC, the cast is thirty times faster; it has a space for the T.
-    plain = column.cast(pa.timestamp("us")).cast(pa.string()).fill_null("?" * 26)
-    rows = len(plain)
+    rows = len(column)
+    moments = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    # Rows come in order of time: mostly the first's hour is that of all.
+    begun, which = moments[:1] // _HOUR, None
+    if rows and not (begun * _HOUR <= moments.min() and moments.max() < (begun + 1) * _HOUR):
+        begun, which = np.unique(moments // _HOUR, return_inverse=True)
+    started = pa.array(begun * _HOUR).cast(pa.timestamp("us")).cast(pa.string())
     text = np.empty((rows, 27), np.uint8)
-    text[:, :26] = utf8(plain).reshape(rows, 26)
+    text[:, :26] = utf8(started).reshape(-1, 26)[slice(None) if which is None else which]
     text[:, 10] = ord("T")
-    text[:, 26] = ord("Z")
+    left = (moments % _HOUR).astype(np.uint32)
+    words = text.reshape(-1).view(_TIME)
+    micros = left % 1_000_000
+    words["micros"], words["end"] = _MICROS[micros // 100], _ENDS[micros % 1_000]
+    left //= 1_000_000
+    words["minute"], words["second"] = _MINUTES[left // 60], _SECONDS[left % 60]
     offsets = np.arange(rows + 1, dtype=np.int32) * 27
     array = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))
     return pc.if_else(column.is_valid(), array, None) if column.null_count else array

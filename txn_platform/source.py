@@ -10,11 +10,9 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -32,14 +30,14 @@ from txn_platform.windows import Window, iso
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
 
     from txn_platform.drift import Drift
     from txn_platform.settings import Settings
 
 # A slice is the unit of a retry, and is held in memory until it is whole.
-_SLICE_ROWS: Final = 1 << 18
-_FETCHED_AHEAD: Final = 1
+_SLICE_ROWS: Final = 1 << 19
+_FIRST_SLICE: Final = timedelta(minutes=1)
+_LARGEST_STEP: Final = 8
 _PAGE_ROWS: Final = 10_000
 _ATTEMPTS: Final = 5
 _LONGEST_PAUSE: Final = 10.0
@@ -175,44 +173,42 @@ class Source:
         route = self._api.transactions.partition("?")[0]
         return find_drift(description, route, self._api.items.split("."), window.end)
 
-    def batches(
-        self, window: Window, as_of: datetime, rows: int | None
-    ) -> Iterator[pa.RecordBatch]:
+    def batches(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
         """The rows of a window as sent, in the source's order.
 
         The window is asked for in slices of time, each tried again by itself when its answer breaks
-        off, so that a fault costs a slice and never the window. One slice is fetched while the one
-        before it is taken.
+        off, so that a fault costs a slice and never the window. A slice is as long as the rows of
+        the one before it suggest, and is fetched while that is taken.
 
         Args:
             window: which.
             as_of: rows that arrived later are left out.
-            rows: how many there are, where the source says it; decides the number of slices.
 
         Yields:
             Batches with the columns of `RAW_SCHEMA`, those of `CODED_COLUMNS` as dictionaries.
         """
-        slices = max(1, -(-(rows or 0) // _SLICE_ROWS))
-        step = (window.end - window.start) / slices
-        bounds = [window.start + step * index for index in range(slices)] + [window.end]
         position = 0
-        for batch in self._slices(pairwise(bounds), as_of):
+        for batch in self._slices(window, as_of):
             positions = pa.array(np.arange(position, position + batch.num_rows))
             yield pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
             position += batch.num_rows
 
-    def _slices(
-        self, spans: Iterator[tuple[datetime, datetime]], as_of: datetime
-    ) -> Iterator[pa.RecordBatch]:
-        pool = ThreadPoolExecutor(_FETCHED_AHEAD, "fetch")
-        waiting: deque[Future[list[pa.RecordBatch]]] = deque()
+    def _slices(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
+        pool = ThreadPoolExecutor(1, "fetch")
         try:
-            for start, end in spans:
-                waiting.append(pool.submit(self._slice, start, end, as_of))
-                if len(waiting) > _FETCHED_AHEAD:
-                    yield from waiting.popleft().result()
-            while waiting:
-                yield from waiting.popleft().result()
+            start, length = window.start, _FIRST_SLICE
+            end = min(start + length, window.end)
+            fetched = pool.submit(self._slice, start, end, as_of)
+            while True:
+                batches = fetched.result()
+                if end == window.end:
+                    yield from batches
+                    return
+                rows = sum(batch.num_rows for batch in batches)
+                length = min(length * _SLICE_ROWS / max(rows, 1), length * _LARGEST_STEP)
+                start, end = end, min(end + length, window.end)
+                fetched = pool.submit(self._slice, start, end, as_of)
+                yield from batches
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

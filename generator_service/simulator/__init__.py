@@ -10,11 +10,17 @@ from generator_service.simulator.configuration import (
     ControlTotals,
     Window,
 )
-from generator_service.simulator.schema import CHANNELS, SCHEMA, TRANSACTION_TYPES
+from generator_service.simulator.schema import (
+    CHANNELS,
+    CODED_SCHEMA,
+    SCHEMA,
+    TRANSACTION_TYPES,
+)
 from generator_service.simulator.windows import Labels, Simulator
 
 __all__ = [
     "CHANNELS",
+    "CODED_SCHEMA",
     "PRESETS",
     "SCHEMA",
     "TRANSACTION_TYPES",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -403,6 +404,11 @@ class Population:
     def customer_ids(self, customers: Integers) -> pa.StringArray:
         """Return the ids of customers; their eight bytes are copied as one word."""
         return arrow.fixed_width(self._customer_words[customers].view(np.uint8).reshape(-1, 8))
+
+    @cached_property
+    def all_customer_ids(self) -> pa.StringArray:
+        """The ids of all customers, in order."""
+        return self.customer_ids(np.arange(self.customers))
 
     def customer_batches(self) -> Iterator[pa.RecordBatch]:
         """Yield the customers: id, name, address and home coordinates."""

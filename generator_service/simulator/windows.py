@@ -35,7 +35,13 @@ from generator_service.simulator.randomness import (
     key_of,
     mix,
 )
-from generator_service.simulator.schema import CHANNELS, MOMENT, SCHEMA, TRANSACTION_TYPES
+from generator_service.simulator.schema import (
+    CHANNELS,
+    CODED_SCHEMA,
+    MOMENT,
+    SCHEMA,
+    TRANSACTION_TYPES,
+)
 from generator_service.simulator.slots import CellFacts, Draft, Slots, single
 
 if TYPE_CHECKING:
@@ -161,15 +167,16 @@ class Simulator:
         stop: int | None = None,
         as_of: int | None = None,
         labels: Labels = "oracle",
+        coded: bool = False,
     ) -> Iterator[pa.RecordBatch]:
         """Yield the window's rows with position <= p < stop, ordered by time and id, as SCHEMA.
 
-        With labels "delayed" a fraud is told only when it had become known by as_of. No batch is
-        empty.
+        With labels "delayed" a fraud is told only when it had become known by as_of; `coded` rows
+        are as CODED_SCHEMA. No batch is empty.
         """
         known_by = as_of if labels == "delayed" else None
         for slots, times in self._arrived_blocks(window, position, stop, as_of):
-            yield self._batch(slots, times, known_by)
+            yield self._batch(slots, times, known_by, coded=coded)
 
     def control_totals(self, window: Window, *, as_of: int | None = None) -> ControlTotals:
         """Return what the window sums to."""
@@ -317,7 +324,9 @@ class Simulator:
     def _tails(self, slots: Slots) -> Words:
         return ids.tails(self._id_key, slots.row_cells(), slots.indices)
 
-    def _batch(self, slots: Slots, times: Integers, known_by: int | None) -> pa.RecordBatch:
+    def _batch(
+        self, slots: Slots, times: Integers, known_by: int | None, *, coded: bool = False
+    ) -> pa.RecordBatch:
         draft = self._model.draft(slots, details=True)
         details = draft.details
         if details is None:
@@ -330,8 +339,12 @@ class Simulator:
         columns = [
             arrow.fixed_width(ids.texts(times, self._tails(slots))),
             arrow.buffered(MOMENT, times),
-            population.customer_ids(draft.customers),
-            arrow.taken(population.card_numbers, details.cards),
+            arrow.coded(draft.customers, population.all_customer_ids)
+            if coded
+            else population.customer_ids(draft.customers),
+            arrow.coded(details.cards, population.card_numbers)
+            if coded
+            else arrow.taken(population.card_numbers, details.cards),
             arrow.coded(merchants, population.merchant_ids),
             arrow.coded(merchants, population.merchant_names),
             arrow.coded(population.merchant_category[merchants], population.categories),
@@ -346,7 +359,7 @@ class Simulator:
             arrow.coded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
             self._parent_ids(slots.size, draft),
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+        return pa.RecordBatch.from_arrays(columns, schema=CODED_SCHEMA if coded else SCHEMA)
 
     def _forget_unreported(
         self, slots: Slots, times: Integers, draft: Draft, known_by: int

@@ -101,12 +101,12 @@ def raw_transactions(
         drift = checks.drift(source.drift(window))
         yield from checks.require([drift])
         as_of = datetime.now(UTC)
-        stated = source.control_totals(window, as_of)
         landed = ControlTotals()
         with lake.lake.stage(RAW_SCHEMA, _LANDED) as writer:
-            for rows in source.batches(window, as_of, stated.rows if stated else None):
+            for rows in source.batches(window, as_of):
                 landed += ControlTotals.of(rows)
                 writer.write(rows)
+            stated = source.control_totals(window, as_of)
             # Of a source that states none, what was landed is all there is to be held against.
             writer.annotate({_SOURCE_TOTALS: (stated or landed).to_json()})
             staged = writer.finish()

@@ -1,0 +1,138 @@
+"""Control totals of rows as they are sent, kept for whoever asks for them afterwards.
+
+What a window sums to is known when its last row is written, so that it need not be made again to
+be stated. Which rows are sent is `app.py`'s matter; what they are written as is `wire.py`'s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from generator_service import wire
+from generator_service.simulator import ControlTotals, Window
+from generator_service.simulator.randomness import mix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from generator_service.simulator.randomness import Words
+
+# As the platform reads them: a plain decimal of at most two places.
+_PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
+_KEPT = 4096
+
+
+class Tally:
+    """What batches sum to, typed or as text; more than one thread may add to it."""
+
+    def __init__(self) -> None:
+        self._rows = self._digest = 0
+        self._amounts: dict[str, Decimal] = {}
+        self._lock = threading.Lock()
+
+    def add(self, batch: pa.RecordBatch | wire.Mixed) -> None:
+        """Count the rows of a batch.
+
+        An amount counts when it is a plain decimal of at most two places; a row without a type
+        counts under "", and one without an id as one whose id is empty.
+        """
+        parts = [batch] if isinstance(batch, pa.RecordBatch) else batch.parts
+        for part in parts:
+            ids, types, amounts = (
+                part.column(name)
+                if name in part.schema.names
+                else pa.nulls(part.num_rows, pa.string())
+                for name in ("transaction_id", "transaction_type", "amount")
+            )
+            sums = _sums(types, amounts)
+            hashed = int(id_hashes(ids.cast(pa.string())).sum(dtype=np.uint64))
+            with self._lock:
+                self._rows += part.num_rows
+                self._digest += hashed
+                for name, amount in sums:
+                    self._amounts[name] = self._amounts.get(name, Decimal(0)) + amount
+
+    @property
+    def totals(self) -> ControlTotals:
+        """What was counted so far."""
+        amounts = dict(sorted(self._amounts.items()))
+        return ControlTotals(self._rows, amounts, f"{self._digest % 2**64:016x}")
+
+
+def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]:
+    if not pa.types.is_decimal(amounts.type):
+        texts = amounts.cast(pa.string())
+        plain = pc.match_substring_regex(texts, _PLAIN_DECIMAL)
+        amounts = pc.if_else(plain, texts, None).cast(pa.decimal128(18, 2))
+    coded: Any = types
+    if not isinstance(types, pa.DictionaryArray):
+        coded = pc.dictionary_encode(types.cast(pa.string()))
+    table = pa.table({"type": coded.indices, "amount": amounts.fill_null(0)})
+    found = table.group_by("type").aggregate([("amount", "sum")])
+    names: list[Any] = coded.dictionary.to_pylist()
+    return [
+        ("" if code is None else names[code], amount)
+        for code, amount in zip(*(column.to_pylist() for column in found.columns), strict=True)
+    ]
+
+
+def id_hashes(ids: wire.Column) -> Words:
+    """Return the state of each id, as `/v1/control-totals` defines it; of null, as of no text."""
+    texts = cast("pa.StringArray", ids.fill_null("") if ids.null_count else ids)
+    lengths = pc.binary_length(texts).to_numpy()
+    hashes = np.empty(len(texts), np.uint64)
+    for length in np.unique(lengths).tolist():
+        places = np.flatnonzero(lengths == length)
+        alike = texts if places.size == len(texts) else texts.take(places)
+        padded = np.zeros((places.size, -(-length // 8) * 8), np.uint8)
+        padded[:, :length] = wire.utf8(alike).reshape(places.size, length)
+        state = mix(np.full(places.size, length, np.uint64))
+        for word in np.ascontiguousarray(padded.view("<u8").T):
+            state = mix(state ^ word)
+        hashes[places] = state
+    return hashes
+
+
+class Tallies:
+    """The totals of the windows sent whole lately, by whatever else decides their rows."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[object, int], tuple[int, ControlTotals]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def counted[T: pa.RecordBatch | wire.Mixed](
+        self, batches: Iterable[T], window: Window, key: object
+    ) -> Iterator[T]:
+        """Yield the batches, and know what they sum to when the last one was taken."""
+        tally = Tally()
+        for batch in batches:
+            tally.add(batch)
+            yield batch
+        with self._lock:
+            self._known[key, window.start] = window.end, tally.totals
+            while len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+
+    def of(self, window: Window, key: object) -> ControlTotals | None:
+        """Return what a window sums to when it was sent whole, at once or in parts; else None."""
+        rows = digest_sum = 0
+        amounts: dict[str, Decimal] = {}
+        at = window.start
+        with self._lock:
+            while at < window.end:
+                end, totals = self._known.get((key, at), (at, None))
+                if totals is None or end > window.end:
+                    return None
+                at = end
+                rows += totals.rows
+                digest_sum += int(totals.ids_digest, 16)
+                for name, amount in totals.amount_by_type.items():
+                    amounts[name] = amounts.get(name, Decimal(0)) + amount
+        return ControlTotals(rows, dict(sorted(amounts.items())), f"{digest_sum % 2**64:016x}")
