@@ -147,8 +147,8 @@ def growth_grid(points: list[dict[str, Any]], lake_name: str) -> Grid:
     title = f"One window by `dagster asset materialize`, lake: {lake_name}"
     if line := line_of(points):
         title += (
-            f". Seconds are {line['seconds_of_none']:.1f} + {line['seconds_a_million']:.2f} a million"
-            f" rows, to within {line['largest_deviation']:.0%}"
+            f". Seconds are {line['seconds_of_none']:.1f} + {line['seconds_a_million']:.2f}"
+            f" a million rows, to within {line['largest_deviation']:.0%}"
         )
     return Grid(
         title,
