@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import pyarrow.parquet as pq
 import urllib3
@@ -95,42 +95,48 @@ def measure(command: Sequence[str], environment: Mapping[str, str], directory: P
             cwd=directory,
             env=environment,
         )
-        watch = _Watch(process.pid)
-        try:
-            status = process.wait()
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        finally:
-            watch.stop()
-        seconds = time.monotonic() - started
+        with Watch(process.pid) as watch:
+            try:
+                status = process.wait()
+            except BaseException:
+                process.kill()
+                process.wait()
+                raise
+            seconds = time.monotonic() - started
     if status:
         last = output.read_text(errors="replace")[-_LAST_CHARACTERS:]
         raise SystemExit(f"{' '.join(command)}\nfailed with status {status}:\n{last}")
-    return Measured(seconds, watch.peak / 1e6)
+    return Measured(seconds, watch.peak_mb)
 
 
-class _Watch:
-    """Looks at the memory of a tree of processes, in bytes, until it is stopped."""
+class Watch:
+    """Looks at the memory of a tree of processes as long as its block lasts.
+
+    Attributes:
+        peak_mb: as in `Measured`.
+    """
 
     def __init__(self, pid: int) -> None:
-        self.peak = 0
+        self.peak_mb = 0.0
         self._pid = pid
-        self._stopped = threading.Event()
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
 
-    def stop(self) -> None:
-        self._stopped.set()
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._thread.join()
 
     def _look(self) -> None:
-        while not self._stopped.wait(_POLL_SECONDS):
+        while not self._over.wait(_POLL_SECONDS):
             tree = _tree(self._pid)
             alone = len(tree) == 1
             file, field = ("status", "VmHWM") if alone else ("smaps_rollup", "Pss")
-            self.peak = max(self.peak, sum(_kilobytes(pid, file, field) for pid in tree) * 1024)
+            now = sum(_kilobytes(pid, file, field) for pid in tree)
+            self.peak_mb = max(self.peak_mb, now * 1024 / 1e6)
 
 
 def _tree(pid: int) -> list[int]:
