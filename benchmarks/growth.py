@@ -27,7 +27,6 @@ import numpy as np
 from measuring import (
     LAKES,
     OURS,
-    PAGE,
     PROGRAMS,
     WINDOW,
     Grid,
@@ -37,6 +36,7 @@ from measuring import (
     conditions,
     materialize,
     measure,
+    page_option,
     rows_sent,
     served,
     targets_grid,
@@ -316,7 +316,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--lake", choices=list(LAKES), default="S3")
     parser.add_argument("--windows", type=int, default=24)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    page_option(parser)
     asked = parser.parse_args()
     sizes = [size for size in SIZES if size.rows <= asked.max_rows]
     points = grow(sizes, asked.runs, asked.lake)

@@ -25,7 +25,6 @@ import matplotlib.pyplot as plt
 from measuring import (
     LAKES,
     OURS,
-    PAGE,
     PROGRAMS,
     WINDOW,
     Grid,
@@ -36,6 +35,7 @@ from measuring import (
     conditions,
     materialize,
     measure,
+    page_option,
     rows_sent,
     served,
     targets_grid,
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("--slow-rows", type=int, default=1_000_000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", choices=list(CONTENDERS), action="append")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    page_option(parser)
     asked = parser.parse_args()
     contenders = compete(asked.only or list(CONTENDERS), asked.rows, asked.slow_rows, asked.runs)
     grids = [grid_of(contenders), targets_grid(targets_of(contenders))]

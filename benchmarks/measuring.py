@@ -6,6 +6,7 @@ measured, which is each script's own matter. Linux only, for it reads /proc.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -261,6 +262,17 @@ def materialize(partition: str) -> list[str]:
         *(str(PROGRAMS / "dagster"), "asset", "materialize", "-m", "txn_platform.definitions"),
         *("--select", "*", "--partition", partition),
     ]
+
+
+def page_option(parser: argparse.ArgumentParser) -> None:
+    """Let the caller name another page; that it is there is seen before anything is measured."""
+
+    def existing(name: str) -> Path:
+        if not Path(name).is_file():
+            raise argparse.ArgumentTypeError(f"{name} is no file: copy {PAGE} there")
+        return Path(name)
+
+    parser.add_argument("--page", type=existing, default=PAGE, help="where the results go")
 
 
 def conditions(*packages: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import dagster as dg
 from measuring import (
     OURS,
-    PAGE,
     PROGRAMS,
     WINDOW,
     Grid,
@@ -33,6 +32,7 @@ from measuring import (
     directory_lake,
     materialize,
     measure,
+    page_option,
     rows_sent,
     served,
     targets_grid,
@@ -97,7 +97,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    page_option(parser)
     asked = parser.parse_args()
     found: dict[str, list[Split]] = {"a source that runs": [], "nothing in the environment": []}
     helps: list[float] = []
