@@ -17,8 +17,7 @@ import argparse
 import statistics
 import sys
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dagster as dg
 from measuring import (
@@ -38,6 +37,9 @@ from measuring import (
     targets_grid,
     write_results,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PACKAGES = ("dagster", "polars", "pyarrow")
 DEFAULT_ROWS = 36_000
