@@ -25,8 +25,11 @@ dev: setup ## The generator, an S3 and the Dagster UI, until Ctrl-C
 test: setup ## All tests
 	@$(BIN)/python -m pytest
 
-bench: setup $(UV) ## Measure: the generator against tpchgen, and the Handbook's protocol (an hour)
+bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock
+	@$(BIN)/python benchmarks/lake.py
+	@$(BIN)/python benchmarks/growth.py
+	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/generate.py
 	@$(BIN)/python benchmarks/fraud_protocol.py
 

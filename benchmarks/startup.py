@@ -1,0 +1,140 @@
+"""What starting costs: the default hour by `dagster asset materialize`, split, and `txn --help`.
+
+The split of a run, from its own event log: imports are what a process takes that only imports what
+the run does; ours is the time until each event that our code leads to (resources made, an input
+loaded, an output made, an output stored, resources ended); the rest is Dagster. Once with a source
+that runs already, and once with nothing in the environment, when a generator is started for the
+run.
+
+    python benchmarks/startup.py [--runs N] [--page FILE]
+
+Needs the extra `bench`, and Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dagster as dg
+from measuring import (
+    OURS,
+    PROGRAMS,
+    WINDOW,
+    Grid,
+    Target,
+    clean_environment,
+    conditions,
+    directory_lake,
+    materialize,
+    measure,
+    page_option,
+    rows_sent,
+    served,
+    targets_grid,
+    write_results,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PACKAGES = ("dagster", "polars", "pyarrow")
+DEFAULT_ROWS = 36_000
+IMPORTS = [sys.executable, "-c", "import dagster._cli, txn_platform.definitions"]
+OUR_EVENTS = {
+    dg.DagsterEventType.RESOURCE_INIT_SUCCESS,
+    dg.DagsterEventType.LOADED_INPUT,
+    dg.DagsterEventType.STEP_OUTPUT,
+    dg.DagsterEventType.ASSET_MATERIALIZATION,
+}
+# After the last step the resources end, and a generator that was started for the run.
+OUR_END = (dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.ENGINE_EVENT)
+
+
+class Split(NamedTuple):
+    """Seconds of one run."""
+
+    total: float
+    imports: float
+    dagster: float
+    ours: float
+
+
+def split_run(variables: dict[str, str], sent: int) -> Split:
+    """Run the default hour once, and split its seconds."""
+    with directory_lake() as lake:
+        (home := lake.directory / "dagster").mkdir()
+        environment = {**variables, **lake.variables, "DAGSTER_HOME": str(home)}
+        imports = measure(IMPORTS, environment, lake.directory).seconds
+        total = measure(materialize(WINDOW.partition_key), environment, lake.directory).seconds
+        if (rows := lake.stored(*OURS).rows) != sent:
+            raise SystemExit(f"{rows:,} rows stored, {sent:,} sent")
+        ours = _ours(home)
+    return Split(total, imports, total - imports - ours, ours)
+
+
+def _ours(home: Path) -> float:
+    """The seconds before the events that our code leads to."""
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        run = instance.get_run_records()[0].dagster_run
+        events = [
+            (entry.timestamp, entry.dagster_event.event_type)
+            for entry in instance.all_logs(run.run_id)
+            if entry.dagster_event is not None
+        ]
+    events.sort(key=lambda event: event[0])
+    return sum(
+        after - before
+        for (before, earlier), (after, led_to) in pairwise(events)
+        if led_to in OUR_EVENTS or (earlier, led_to) == OUR_END
+    )
+
+
+def main() -> None:
+    """Measure, print the tables, keep them as JSON and page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=5)
+    page_option(parser)
+    asked = parser.parse_args()
+    found: dict[str, list[Split]] = {"a source that runs": [], "nothing in the environment": []}
+    helps: list[float] = []
+    with served(DEFAULT_ROWS) as variables, directory_lake() as anywhere:
+        sent = rows_sent(variables["GENERATOR_URL"], WINDOW.start, WINDOW.end)
+        for _ in range(asked.runs):
+            environments = (variables, clean_environment())
+            for splits, environment in zip(found.values(), environments, strict=True):
+                splits.append(split_run(environment, sent))
+            command = [str(PROGRAMS / "txn"), "--help"]
+            helps.append(measure(command, variables, anywhere.directory).seconds)
+    medians = {
+        name: Split(*(statistics.median(column) for column in zip(*splits, strict=True)))
+        for name, splits in found.items()
+    }
+    targets = [
+        Target("seconds, the default hour", medians["nothing in the environment"].total, 6, False),
+        Target("seconds, txn --help", statistics.median(helps), 0.3, False),
+    ]
+    rows = [(name, *(f"{seconds:.2f}" for seconds in split)) for name, split in medians.items()]
+    names = ("the default hour, with", "s", "imports", "Dagster", "ours")
+    title = f"{sent:,} rows by `dagster asset materialize`, to a directory"
+    grids = [Grid(title, names, rows), targets_grid(targets)]
+    for grid in grids:
+        grid.print()
+    results: dict[str, Any] = {
+        **conditions(*PACKAGES),
+        "window": WINDOW.partition_key,
+        "rows": sent,
+        "runs": {name: [split._asdict() for split in splits] for name, splits in found.items()},
+        "help_seconds": helps,
+        "targets": [target._asdict() for target in targets],
+    }
+    write_results(asked.page, "startup", results, grids, None)
+
+
+if __name__ == "__main__":
+    main()
