@@ -196,7 +196,9 @@ class Source:
     def _slices(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
         pool = ThreadPoolExecutor(1, "fetch")
         try:
-            start, length = window.start, _FIRST_SLICE
+            # Of a source that is not ours, it is not known whether it knows shorter windows.
+            length = _FIRST_SLICE if self._api.totals else window.end - window.start
+            start = window.start
             end = min(start + length, window.end)
             fetched = pool.submit(self._slice, start, end, as_of)
             while True:
