@@ -37,7 +37,9 @@ hourly = dg.build_schedule_from_partitioned_job(
 
 
 @dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
-def optimize_delta_table(context: dg.OpExecutionContext, lake: LakeIOManager) -> None:
+def optimize_delta_table(
+    context: dg.OpExecutionContext, lake: dg.ResourceParam[LakeIOManager]
+) -> None:
     """What `txn optimize` does."""
     with failing_for_users():
         done = require_delta(lake.delta).optimize(KEEP)
