@@ -538,6 +538,15 @@ def _messages(result: dg.ExecuteInProcessResult) -> list[str]:
     ]
 
 
+def _publish(source: ServedSource) -> dict[str, Any]:
+    """Materialize the window; the metadata of what is published."""
+    result = _materialize(source)
+    assert _messages(result) == []
+    assert result.success
+    (published,) = result.asset_materializations_for_node("s3_parquet_transactions")
+    return {name: value.value for name, value in published.metadata.items()}
+
+
 def _in_parquet() -> list[tuple[Any, ...]]:
     """The lake's published rows as DuckDB reads them."""
     names = ", ".join(PUBLISHED_SCHEMA.names)
@@ -561,20 +570,18 @@ def source() -> Iterator[ServedSource]:
 
 def test_what_is_published_is_in_the_table(place: Place, source: ServedSource) -> None:
     _commit(_NOON, 5, "a")
-    result = _materialize(source)
-    assert result.success
-    metadata = result.asset_materializations_for_node("s3_parquet_transactions")[0].metadata
-    assert metadata["delta_table"].value == place.uri
-    assert metadata["delta_version"].value == place.table().version() == 2
+    metadata = _publish(source)
+    assert metadata["delta_table"] == place.uri
+    assert metadata["delta_version"] == place.table().version() == 2
     assert len(_in_delta(place)) == 100
     assert _in_delta(place) == _in_parquet()
 
-    assert _materialize(source).success
+    _publish(source)
     assert place.table().version() == 2
 
     source.rows[3]["amount"] = "123456.78"
     del source.rows[7]
-    assert _materialize(source).success
+    _publish(source)
     assert place.table().version() == 3
     assert len(_in_delta(place)) == 99
     assert _in_delta(place) == _in_parquet()
@@ -584,7 +591,7 @@ def test_a_table_that_fell_behind_is_mended_by_the_next_run(
     directory: Place, source: ServedSource
 ) -> None:
     """The Parquet object comes first, the table second."""
-    assert _materialize(source).success
+    _publish(source)
     source.rows[3]["amount"] = "123456.78"
     # In the way of the next version, which is noticed when it is committed.
     obstacle = Path(directory.uri, "_delta_log", f"{2:020}.json")
@@ -595,7 +602,7 @@ def test_a_table_that_fell_behind_is_mended_by_the_next_run(
     obstacle.rmdir()
     assert Decimal("123456.78") in {row[10] for row in _in_parquet()}
     assert Decimal("123456.78") not in {row[10] for row in _in_delta(directory)}
-    assert _materialize(source).success
+    _publish(source)
     assert _in_delta(directory) == _in_parquet()
 
 
