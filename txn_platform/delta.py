@@ -262,7 +262,7 @@ class DeltaLake:
 
     def _load(self) -> DeltaTable:
         """The table as it is now, made if there is none."""
-        from deltalake import DeltaTable, Schema
+        from deltalake import CommitProperties, DeltaTable, Schema
         from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
         wanted = Schema.from_arrow(_SCHEMA)
@@ -282,6 +282,8 @@ class DeltaLake:
                     name="transactions",
                     configuration=_CONFIGURATION,
                     storage_options=options,
+                    # A second attempt would make it again, as a later version of the first.
+                    commit_properties=CommitProperties(max_commit_retries=0),
                     passing=CommitFailedError,
                 )
             except CommitFailedError:
