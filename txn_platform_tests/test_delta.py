@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +39,7 @@ from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.definitions import build_defs
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.delta import Committed, DeltaLake, open_delta
+from txn_platform.delta import Committed, DeltaLake, open_delta, require_delta
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
@@ -120,8 +121,15 @@ def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Place:
 
 
 def _delta() -> DeltaLake:
+    return _opened(os.environ["DELTA_LAKE_S3_PATH"])
+
+
+@cache
+def _opened(place: str) -> DeltaLake:
+    """Once a test, each of which has a place of its own: a client of S3 takes long to make."""
     delta = open_delta(load_settings())
     assert delta is not None
+    assert delta.uri == place
     return delta
 
 
@@ -271,8 +279,7 @@ def _commit_while(window: Window, count: int, tag: str, event: Callable[[], obje
 
 
 @_ONE_STORE
-@pytest.mark.parametrize("before", [None, "old"])
-@pytest.mark.parametrize("meanwhile", [7, 0])
+@pytest.mark.parametrize(("before", "meanwhile"), [(None, 7), ("old", 7), ("old", 0)])
 def test_of_two_at_once_the_last_wins_whole(
     place: Place, before: str | None, meanwhile: int
 ) -> None:
@@ -693,7 +700,7 @@ def test_a_store_that_refuses_is_explained(
     for name, value in (environment | change).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message) as raised:
-        _delta().require_usable()
+        require_delta(open_delta(load_settings())).require_usable()
     assert "secret-of" not in str(raised.value)
     assert "\n" not in str(raised.value)
 
