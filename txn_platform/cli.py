@@ -252,6 +252,30 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
 
 
 @main.command()
+@click.option(
+    "--keep",
+    type=_Days(),
+    default="7d",
+    show_default=True,
+    metavar="7d",
+    help="How long files stay that the newest version does not need.",
+)
+def optimize(keep: timedelta) -> None:
+    """Merge small files of the Delta table, and delete those that no version needs any more."""
+    from txn_platform.delta import open_delta, require_delta
+    from txn_platform.settings import load_settings
+
+    if keep < timedelta(days=1):
+        raise click.UsageError("--keep must be at least 1d: runs and queries under way need files.")
+    delta = require_delta(open_delta(load_settings()))
+    done = delta.optimize(keep)
+    click.echo(
+        f"{delta.uri}, version {done.version}:"
+        f" {done.merged:,} files merged, {done.removed:,} deleted"
+    )
+
+
+@main.command()
 @click.option("--start", type=_Moment(), required=True, help="First moment, with a zone.")
 @click.option("--end", type=_Moment(), required=True, help="First moment after the window.")
 @click.option(

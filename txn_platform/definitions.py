@@ -5,7 +5,13 @@ from typing import Final
 import dagster as dg
 
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
-from txn_platform.defs.automation import LAND_TRANSACTIONS, hourly, on_watermark
+from txn_platform.defs.automation import (
+    LAND_TRANSACTIONS,
+    hourly,
+    nightly_optimize,
+    on_watermark,
+    optimize_delta,
+)
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 
@@ -14,8 +20,8 @@ def build_defs() -> dg.Definitions:
     """Fresh definitions; building them touches no network, no store and no environment."""
     return dg.Definitions(
         assets=[raw_transactions, validation, s3_parquet_transactions],
-        jobs=[LAND_TRANSACTIONS],
-        schedules=[hourly],
+        jobs=[LAND_TRANSACTIONS, optimize_delta],
+        schedules=[hourly, nightly_optimize],
         sensors=[on_watermark],
         resources={
             "generator": GeneratorResource(),

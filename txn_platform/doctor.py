@@ -1,6 +1,7 @@
-"""What `txn doctor` looks at: settings, card key, source, lake, each with what to mend.
+"""What `txn doctor` looks at: settings, card key, source, stores, each with what to mend.
 
-It makes what the first run would make, and a probe object in the lake, which it removes.
+It makes what the first run would make, and probe objects in the lake and beside the Delta table's
+log, which it removes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from txn_platform.card_key import card_protector
+from txn_platform.delta import open_delta, require_delta
 from txn_platform.errors import UserError
 from txn_platform.lake import open_lake
 from txn_platform.processes import start_generator
@@ -48,6 +50,8 @@ def examine() -> Iterator[Finding]:
     yield _try("card key", lambda: _examine_card_key(settings))
     yield _try("source", lambda: _examine_source(settings))
     yield _try("lake", lambda: _examine_lake(settings))
+    if settings.delta_path is not None:
+        yield _try("delta", lambda: _examine_delta(settings))
 
 
 def _try(subject: str, look: Callable[[], str]) -> Finding:
@@ -80,3 +84,9 @@ def _examine_lake(settings: Settings) -> str:
     lake = open_lake(settings)
     lake.probe()
     return f"{lake.uri('')} can be written and read"
+
+
+def _examine_delta(settings: Settings) -> str:
+    delta = require_delta(open_delta(settings))
+    delta.probe()
+    return f"{delta.uri} takes commits, also several at once"

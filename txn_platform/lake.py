@@ -630,6 +630,23 @@ def open_lake(settings: Settings) -> Lake:
     """
     if settings.bucket is None:
         return DirectoryLake((settings.home / "lake").absolute())
+    client, readers = open_s3(settings, settings.bucket)
+    return S3Lake(
+        client=client,
+        bucket=settings.bucket,
+        prefix=settings.lake_prefix,
+        staging=(settings.home / "staging").absolute(),
+        readers=readers,
+        kms_key=settings.raw_sse,
+    )
+
+
+def open_s3(settings: Settings, bucket: str) -> tuple[S3Client, S3Readers]:
+    """A client of the store that has a bucket, and the same access for other libraries.
+
+    Raises:
+        UserError: there are no credentials for the bucket.
+    """
     import boto3
     from botocore.config import Config
 
@@ -646,7 +663,7 @@ def open_lake(settings: Settings) -> Lake:
     credentials = session.get_credentials()
     if credentials is None:
         raise UserError(
-            f"there are no credentials for bucket {settings.bucket!r}: set AWS_ACCESS_KEY_ID and"
+            f"there are no credentials for bucket {bucket!r}: set AWS_ACCESS_KEY_ID and"
             " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI"
         )
     client = session.client(
@@ -661,14 +678,7 @@ def open_lake(settings: Settings) -> Lake:
             s3={"addressing_style": "path"} if settings.endpoint_url else None,
         ),
     )
-    return S3Lake(
-        client=client,
-        bucket=settings.bucket,
-        prefix=settings.lake_prefix,
-        staging=(settings.home / "staging").absolute(),
-        readers=S3Readers(client, credentials, settings.endpoint_url),
-        kms_key=settings.raw_sse,
-    )
+    return client, S3Readers(client, credentials, settings.endpoint_url)
 
 
 def open_parquet(source: pa.NativeFile | Path, coded: Collection[str] = ()) -> pq.ParquetFile:

@@ -7,8 +7,9 @@ elsewhere: `lake.open_lake`, `source.Source`, and the resources in `defs/resourc
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Literal, cast, override
+from typing import Final, Literal, cast, override
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -19,6 +20,8 @@ from pydantic_settings import (
 )
 
 from txn_platform.errors import UserError
+
+_DELTA_URL: Final = re.compile(r"s3://[^/]+/+[^/]")
 
 
 class Settings(BaseSettings):
@@ -96,6 +99,12 @@ class Settings(BaseSettings):
         validation_alias="AWS_BUCKET_NAME",
         description="The bucket of the lake; unset, the lake is the directory TXN_HOME/lake.",
     )
+    delta_path: str | None = Field(
+        default=None,
+        validation_alias="DELTA_LAKE_S3_PATH",
+        description="Where published windows are committed to a Delta table too: s3://bucket/folder"
+        " or a local directory; unset, nowhere.",
+    )
     access_key_id: str | None = Field(
         default=None, validation_alias="AWS_ACCESS_KEY_ID", description="Half of a credential."
     )
@@ -141,6 +150,14 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             msg = "must begin with http:// or https://"
+            raise ValueError(msg)
+        return value.rstrip("/") if value else value
+
+    @field_validator("delta_path")
+    @classmethod
+    def _is_delta_path(cls, value: str | None) -> str | None:
+        if value is not None and "://" in value and not _DELTA_URL.match(value):
+            msg = "must be s3://bucket/folder or a local directory"
             raise ValueError(msg)
         return value.rstrip("/") if value else value
 

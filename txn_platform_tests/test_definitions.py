@@ -50,13 +50,19 @@ def test_every_check_blocks_and_has_the_partitions() -> None:
     assert all(spec.blocking and spec.partitions_def for spec in specs)
 
 
-def test_schedule_and_sensor_are_off_until_turned_on() -> None:
+def test_schedules_and_sensor_are_off_until_turned_on() -> None:
     repository = build_defs().get_repository_def()
-    (schedule,) = repository.schedule_defs
+    jobs = {schedule.name: schedule.job_name for schedule in repository.schedule_defs}
+    assert jobs == {
+        "hourly": LAND_TRANSACTIONS.name,
+        "optimize_delta_nightly": "optimize_delta",
+    }
     (sensor,) = repository.sensor_defs
-    assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
+    assert sensor.job_name == LAND_TRANSACTIONS.name
+    assert {schedule.default_status for schedule in repository.schedule_defs} == {
+        dg.DefaultScheduleStatus.STOPPED
+    }
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
-    assert schedule.job_name == sensor.job_name == LAND_TRANSACTIONS.name
 
 
 def test_every_column_is_in_the_catalogue() -> None:
@@ -90,6 +96,7 @@ _LAYERS = [
     ["errors", "iso_codes", "text_columns", "timestamps", "windows"],
     ["contract", "settings", "protection", "reconciliation"],
     ["validation", "decoding", "drift", "ordering", "lake", "source"],
+    ["delta"],
 ]
 
 

@@ -24,7 +24,7 @@ from txn_platform.contract import (
 )
 from txn_platform.defs import checks
 from txn_platform.defs.failures import failing_for_users
-from txn_platform.defs.io_managers import CLEAR_CARDS, LakeIOManager
+from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, LakeIOManager
 from txn_platform.defs.partitions import HOURS, window_of
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
@@ -253,7 +253,7 @@ def validation(
         checks.PUBLISHED_TOTALS,
         checks.NO_CLEAR_CARDS,
     ],
-    metadata=_column_schema(PUBLISHED_SCHEMA),
+    metadata={IN_DELTA: True, **_column_schema(PUBLISHED_SCHEMA)},
     description="The window as it is published: proven whole against the source's control totals.",
 )
 def s3_parquet_transactions(

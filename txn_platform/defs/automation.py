@@ -1,16 +1,20 @@
-"""What materializes windows by itself: the schedule for the clock, the sensor for the rest.
+"""What happens by itself: windows by a schedule and a sensor, upkeep of the Delta table.
 
-Both are off until somebody turns them on.
+All are off until somebody turns them on.
 """
 
 import hashlib
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
 
+from txn_platform.defs.failures import failing_for_users
+from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import GeneratorResource
+from txn_platform.delta import KEEP, require_delta
 from txn_platform.errors import UserError
 from txn_platform.windows import WINDOW_LENGTH, Window
 
@@ -29,6 +33,32 @@ hourly = dg.build_schedule_from_partitioned_job(
     description="Materializes each hour five minutes after it is over.",
     minute_of_hour=5,
     default_status=dg.DefaultScheduleStatus.STOPPED,
+)
+
+
+@dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
+def optimize_delta_table(
+    context: dg.OpExecutionContext, lake: dg.ResourceParam[LakeIOManager]
+) -> None:
+    """What `txn optimize` does."""
+    with failing_for_users():
+        done = require_delta(lake.delta).optimize(KEEP)
+    context.add_output_metadata(asdict(done))
+
+
+@dg.job(description="Keeps the Delta table small; see `txn optimize`.")
+def optimize_delta() -> None:
+    """One step; the table of the settings."""
+    optimize_delta_table()
+
+
+nightly_optimize = dg.ScheduleDefinition(
+    job=optimize_delta,
+    name="optimize_delta_nightly",
+    cron_schedule="40 3 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Keeps the Delta table small.",
 )
 
 

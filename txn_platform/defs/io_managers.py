@@ -15,13 +15,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.defs.failures import failing_for_users, with_tracebacks
+from txn_platform.delta import DeltaLake, open_delta
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, Lake, Staged, object_key, open_lake, open_parquet
+from txn_platform.lake import (
+    Encoding,
+    Lake,
+    Staged,
+    object_key,
+    open_lake,
+    open_parquet,
+    window_of_key,
+)
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
+# An asset with this metadata is committed to the Delta table too, when there is one.
+IN_DELTA: Final = "in_delta_table"
 
 _ENCODING = Encoding(compression="zstd")
 
@@ -51,6 +62,15 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """
         return open_lake(load_settings())
 
+    @cached_property
+    def delta(self) -> DeltaLake | None:
+        """The Delta table that the settings name, if any.
+
+        Raises:
+            UserError: see `open_delta`.
+        """
+        return open_delta(load_settings())
+
     @override
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Publish one partition of an asset, whole."""
@@ -65,7 +85,18 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 staged = writer.finish()
             (key,) = _keys(context)
             clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
-            stored = self.lake.publish(staged, key, clear_cards=clear_cards)
+            delta = self.delta if context.definition_metadata.get(IN_DELTA) else None
+            if delta is None:
+                stored = self.lake.publish(staged, key, clear_cards=clear_cards)
+            else:
+                delta.require_usable()
+                # Opened before it is moved: both get the same rows, whoever else runs the window.
+                with pq.ParquetFile(staged.path, memory_map=True) as file:
+                    stored = self.lake.publish(staged, key, clear_cards=clear_cards)
+                    committed = delta.commit(file, window_of_key(key), staged.sha256)
+                context.add_output_metadata(
+                    {"delta_table": delta.uri, "delta_version": committed.version}
+                )
         context.add_output_metadata(
             {
                 "dagster/uri": dg.MetadataValue.text(stored.uri),

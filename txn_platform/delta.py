@@ -1,0 +1,410 @@
+"""The published windows as a Delta table: one transaction a window, through `deltalake`.
+
+Which place, how a window gets into it once, and how the table is kept small. The Parquet objects
+that it follows are `lake.py`'s matter; when it is committed is `defs/io_managers.py`'s.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from txn_platform.contract import PUBLISHED_SCHEMA
+from txn_platform.errors import UserError
+from txn_platform.lake import open_s3
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow.parquet as pq
+    from deltalake import DeltaTable
+    from mypy_boto3_s3 import S3Client
+
+    from txn_platform.lake import S3Readers
+    from txn_platform.settings import Settings
+    from txn_platform.windows import Window
+
+PARTITION_COLUMNS: Final = ("event_date", "event_hour")
+# Longer than any commit or query takes.
+KEEP: Final = timedelta(days=7)
+
+# The contract's columns, and the window's two, which are in no Parquet object of the lake: there
+# they are in its key. Delta keeps a column's meaning under the name "comment".
+_SCHEMA: Final = pa.schema(
+    [
+        *(
+            field.with_metadata({"comment": (field.metadata or {})[b"description"].decode()})
+            for field in PUBLISHED_SCHEMA
+        ),
+        pa.field(
+            "event_date",
+            pa.date32(),
+            nullable=False,
+            metadata={"comment": "The day of the window, UTC"},
+        ),
+        pa.field(
+            "event_hour",
+            pa.int32(),
+            nullable=False,
+            metadata={"comment": "The hour of the window, 0 to 23, UTC"},
+        ),
+    ]
+)
+_CONFIGURATION: Final = {
+    # Within an hour no other column's range helps a reader to skip a file, and the log states
+    # ranges of decimals as floats.
+    "delta.dataSkippingStatsColumns": "transaction_at,transaction_id",
+}
+_BATCH_ROWS: Final = 1 << 17
+_ROW_GROUP_ROWS: Final = 1 << 18
+# Of the log's entry alone, when other windows were committed meanwhile: nothing is read or written
+# again for it.
+_LOG_RETRIES: Final = 100
+# Of the whole commit, when the same window was committed, or the table compacted, meanwhile.
+_ATTEMPTS: Final = 20
+_LONGEST_PAUSE: Final = 1.0
+_CONNECTION: Final = {
+    "connect_timeout": "5s",
+    "timeout": "60s",
+    "max_retries": "5",
+    "retry_timeout": "60s",
+}
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What became of a window's commit.
+
+    Attributes:
+        version: of the table, that has the window.
+        changed: whether this commit made it; False when the table had the same content before.
+    """
+
+    version: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What was done to a table.
+
+    Attributes:
+        version: of the table, afterwards.
+        merged: how many files were merged into fewer.
+        removed: how many files that no version needs were deleted.
+    """
+
+    version: int
+    merged: int
+    removed: int
+
+
+class DeltaLake:
+    """The Delta table of published windows, partitioned by `PARTITION_COLUMNS`.
+
+    Several processes may commit, and optimize, at once.
+    """
+
+    def __init__(self, uri: str, s3: tuple[S3Client, S3Readers] | None) -> None:
+        """At `s3://bucket/folder` with access to the store, or in a directory without."""
+        self.uri = uri
+        self._s3 = s3
+
+    def require_usable(self) -> None:
+        """Make the table if there is none yet.
+
+        Raises:
+            UserError: it can't be read or made there, or what is there has other columns.
+        """
+        self._load()
+
+    def probe(self) -> None:
+        """See whether the place takes commits, also of several processes at once.
+
+        Raises:
+            UserError: it does not.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        self.require_usable()
+        if self._s3 is None:
+            return
+        client, _ = self._s3
+        bucket, _, folder = self.uri.removeprefix("s3://").partition("/")
+        place: Any = {"Bucket": bucket, "Key": f"{folder}/_probe-{uuid.uuid4().hex}"}
+        try:
+            client.put_object(**place, Body=b"probe")
+            try:
+                client.put_object(**place, Body=b"probe", IfNoneMatch="*")
+            except ClientError:
+                return
+            finally:
+                client.delete_object(**place)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            raise UserError(f"the Delta table {self.uri} {_explain(code, str(error))}") from None
+        except BotoCoreError as error:
+            raise UserError(f"the Delta table {self.uri} {_explain('', str(error))}") from None
+        raise UserError(
+            f"the store of the Delta table {self.uri} overwrites objects that it is asked to make"
+            " only if there are none (If-None-Match): of two runs that commit at once, one would be"
+            " lost. Use another store, or run one window at a time"
+        )
+
+    def commit(self, file: pq.ParquetFile, window: Window, sha256: str) -> Committed:
+        """Replace one window by a file's rows, in one transaction, or do nothing if they are there.
+
+        The table remembers the digest of each window's file (as a `txn` action of the Delta
+        protocol), and it counts the window's rows: when both agree, the content is the same.
+
+        Args:
+            file: rows of `PUBLISHED_SCHEMA`, read in batches of bounded size.
+            window: that they are all of.
+            sha256: the file's digest, hexadecimal.
+
+        Raises:
+            UserError: the table can't be read or written, or others changed the same window each
+                time it was tried; nothing is committed then.
+        """
+        from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
+
+        application, content = _identity(window, sha256)
+
+        def attempt(table: DeltaTable) -> Committed:
+            if (
+                table.transaction_version(application) == content
+                and _rows_of(table, window) == file.metadata.num_rows
+            ):
+                return Committed(table.version(), changed=False)
+            write_deltalake(
+                table,
+                pa.RecordBatchReader.from_batches(_SCHEMA, _batches(file, window)),
+                mode="overwrite",
+                predicate=f"event_date = '{window.start:%Y-%m-%d}' AND"
+                f" event_hour = {window.start.hour}",
+                writer_properties=WriterProperties(
+                    compression="ZSTD", compression_level=3, max_row_group_size=_ROW_GROUP_ROWS
+                ),
+                commit_properties=CommitProperties(
+                    custom_metadata={"window": window.partition_key, "sha256": sha256},
+                    max_commit_retries=_LOG_RETRIES,
+                    app_transactions=[Transaction(application, content)],
+                ),
+            )
+            return Committed(table.version(), changed=True)
+
+        return self._until_no_conflict(attempt)
+
+    def optimize(self, keep: timedelta) -> Optimized:
+        """Merge small files of a window into larger ones, and delete files no version needs.
+
+        Args:
+            keep: how long files stay after the table ceased to need them. Older versions than this
+                can no longer be read; a commit or a query that takes longer than this may lose its
+                files.
+
+        Raises:
+            UserError: there is no table, or it can't be read or written.
+        """
+
+        def attempt(table: DeltaTable) -> Optimized:
+            merged = table.optimize.compact()["numFilesRemoved"]
+            removed = table.vacuum(
+                retention_hours=int(keep.total_seconds()) // 3600,
+                dry_run=False,
+                enforce_retention_duration=False,
+                # Also what commits that were killed left behind, of which the log knows nothing.
+                full=True,
+            )
+            return Optimized(table.version(), merged, len(removed))
+
+        if not self.exists():
+            raise UserError(f"there is no Delta table at {self.uri} yet: run a window first")
+        return self._until_no_conflict(attempt)
+
+    def exists(self) -> bool:
+        """Whether the table was made.
+
+        Raises:
+            UserError: its place can't be read.
+        """
+        from deltalake import DeltaTable
+
+        return self._call(DeltaTable.is_deltatable, self.uri, self._storage_options())
+
+    def _storage_options(self) -> dict[str, str]:
+        return {**self._s3[1].storage_options(), **_CONNECTION} if self._s3 else {}
+
+    def _until_no_conflict[T](self, attempt: Callable[[DeltaTable], T]) -> T:
+        from deltalake.exceptions import CommitFailedError
+
+        for tried in range(_ATTEMPTS):
+            table = self._load()
+            try:
+                return self._call(attempt, table, passing=CommitFailedError)
+            except CommitFailedError:
+                # Also when an answer got lost and the entry in the log is our own: the next attempt
+                # finds it.
+                time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**tried)))  # noqa: S311
+        raise UserError(
+            f"the Delta table {self.uri} was changed by others each of the {_ATTEMPTS} times that"
+            " it was tried to: run it again when fewer others do"
+        )
+
+    def _load(self) -> DeltaTable:
+        """The table as it is now, made if there is none."""
+        from deltalake import CommitProperties, DeltaTable, Schema
+        from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+        wanted = Schema.from_arrow(_SCHEMA)
+        options = self._storage_options()
+        try:
+            table = self._call(
+                DeltaTable, self.uri, storage_options=options, passing=TableNotFoundError
+            )
+        except TableNotFoundError:
+            try:
+                table = self._call(
+                    DeltaTable.create,
+                    self.uri,
+                    wanted,
+                    mode="ignore",
+                    partition_by=list(PARTITION_COLUMNS),
+                    name="transactions",
+                    configuration=_CONFIGURATION,
+                    storage_options=options,
+                    # A second attempt would make it again, as a later version of the first.
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                    passing=CommitFailedError,
+                )
+            except CommitFailedError:
+                # Another process was first.
+                table = self._call(DeltaTable, self.uri, storage_options=options)
+        columns = {(field.name, str(field.type), field.nullable) for field in wanted.fields}
+        differing = columns ^ {(f.name, str(f.type), f.nullable) for f in table.schema().fields}
+        if differing or table.metadata().partition_columns != list(PARTITION_COLUMNS):
+            names = ", ".join(sorted({name for name, _, _ in differing})) or "its partitions"
+            raise UserError(
+                f"the Delta table {self.uri} is not as in the contract ({names}): name a new place"
+                " in DELTA_LAKE_S3_PATH, and run the windows again to fill it"
+            )
+        return table
+
+    def _call(
+        self,
+        method: Callable[..., Any],
+        *args: Any,
+        passing: type[Exception] | tuple[()] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Call `deltalake`, and put what it says into words, but for the error that may pass."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            return method(*args, **kwargs)
+        except passing:
+            raise
+        except (DeltaError, OSError) as error:
+            # The store's answer is in what `deltalake` says of it.
+            code = re.search(r"<Code>(\w+)</Code>", str(error))
+            said = _explain(code[1] if code else "", str(error))
+            raise UserError(f"the Delta table {self.uri} {said}") from None
+
+
+def open_delta(settings: Settings) -> DeltaLake | None:
+    """The Delta table that the settings name; None when they name none.
+
+    Raises:
+        UserError: the extra is not installed, there are no credentials for the bucket, or the
+            directory can't be made.
+    """
+    place = settings.delta_path
+    if place is None:
+        return None
+    try:
+        import deltalake  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise UserError(
+            "DELTA_LAKE_S3_PATH is set, but the package deltalake is not installed: install"
+            " txn-platform with its extra `delta`, or unset the variable"
+        ) from None
+    if not place.startswith("s3://"):
+        directory = Path(place).absolute()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the directory {directory} of the Delta table can't be made ({error.strerror}):"
+                " set DELTA_LAKE_S3_PATH to a place that can be written"
+            ) from None
+        return DeltaLake(str(directory), None)
+    return DeltaLake(place, open_s3(settings, place.removeprefix("s3://").partition("/")[0]))
+
+
+def require_delta(delta: DeltaLake | None) -> DeltaLake:
+    """The table, for what makes no sense without one.
+
+    Raises:
+        UserError: the settings name none.
+    """
+    if delta is None:
+        raise UserError("there is no Delta table: set DELTA_LAKE_S3_PATH to where it is to be")
+    return delta
+
+
+def _identity(window: Window, sha256: str) -> tuple[str, int]:
+    """A window and its content, as an application and a version of it in Delta's `txn` action."""
+    # A version is a signed number of 64 bits.
+    return f"txn_platform/{window.partition_key}", int(sha256[:16], 16) >> 1
+
+
+def _rows_of(table: DeltaTable, window: Window) -> int:
+    """How many rows the table's log states for a window."""
+    files: Any = pa.table(table.get_add_actions(flatten=True))
+    its_own = pc.and_(
+        pc.equal(files["partition.event_date"], pa.scalar(window.start.date(), pa.date32())),
+        pc.equal(files["partition.event_hour"], pa.scalar(window.start.hour, pa.int32())),
+    )
+    return pc.sum(files.filter(its_own)["num_records"]).as_py() or 0
+
+
+def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
+    date = pa.scalar(window.start.date(), pa.date32())
+    hour = pa.scalar(window.start.hour, pa.int32())
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        yield pa.RecordBatch.from_arrays(
+            [
+                *batch.columns,
+                pa.repeat(date, batch.num_rows),
+                pa.repeat(hour, batch.num_rows),
+            ],
+            schema=_SCHEMA,
+        )
+
+
+def _explain(code: str, said: str) -> str:
+    """What an error of a store, or else what was said of it, means to a user."""
+    match code:
+        case "NoSuchBucket":
+            return "is in a bucket that does not exist: make it, or mend DELTA_LAKE_S3_PATH"
+        case "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" as refused:
+            return (
+                f"refused the credentials ({refused}): mend AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY (or the profile), or let them read and write there"
+            )
+        case "ExpiredToken":
+            return "refused the credentials, which have expired: log in again"
+        case _:
+            # A chain of causes, one a line and the first one last, in colours.
+            plain = re.sub(r"\x1b\[[0-9]*m|↳", "", said)
+            causes = [line.strip() for line in plain.splitlines() if line.strip()]
+            return f"can't be read or written: {causes[0]} ... {causes[-1]}"
