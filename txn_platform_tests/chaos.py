@@ -1,0 +1,547 @@
+"""What breaks things on purpose, and what judges the lake afterwards.
+
+Shared by the tests and by `benchmarks/kills.py`, `races.py` and `soak.py`. The lake is looked at
+with other eyes than the platform's: files, boto3 and DuckDB. What a run is told and how it ends is
+the real `txn run`, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+import urllib.request
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+import duckdb
+import psutil
+
+from txn_platform.cli import main as txn
+from txn_platform.processes import generator_child, generator_url
+from txn_platform.seaweedfs import REGION, SeaweedFS
+from txn_platform.windows import Window, iso
+from txn_platform_tests.conftest import S3Endpoint, eventually, gone
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+    from multiprocessing.process import BaseProcess
+
+    from mypy_boto3_s3 import S3Client
+
+ASSETS: Final = (
+    "raw_transactions",
+    "validated_transactions",
+    "quarantined_transactions",
+    "s3_parquet_transactions",
+)
+PUBLISHED: Final = "s3_parquet_transactions"
+QUARANTINED: Final = "quarantined_transactions"
+# Bad rows enough that every version has a quarantine of its own.
+DEFECTS: Final = "amount_scale:0.005,currency_unknown:0.005,duplicate_id:0.005,null_field:0.005"
+SMALL: Final = {
+    "GENERATOR_TPS": "1",
+    "GENERATOR_CUSTOMERS": "200",
+    "GENERATOR_MERCHANTS": "100",
+    "GENERATOR_DEFECTS": DEFECTS,
+}
+# As control totals count: what is no plain amount counts as a row only.
+_AMOUNT_AS_SENT: Final = (
+    "case when regexp_full_match(amount, '-?[0-9]{1,16}([.][0-9]{1,2})?')"
+    " then amount::decimal(38, 2) end"
+)
+# Every process that a run starts has the world's mark in its environment.
+_MARK: Final = "STARTED_BY_CHAOS"
+_RUN_SECONDS: Final = 120
+
+# Runs are forked from a process that has imported Dagster once, so that a run is its work alone.
+_FORKS: Final = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        __name__,
+        "boto3",
+        "dagster._core.storage.event_log",
+        "dagster._core.storage.runs",
+        "txn_platform.runs",
+        "txn_platform.source",
+    ]
+)
+
+
+class Violation(AssertionError):  # noqa: N818 - it says what happened
+    """The promise was broken; says how."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise a `Violation` unless it holds."""
+    if not holds:
+        raise Violation(message)
+
+
+def moments(count: int, seconds: float, chance: random.Random) -> list[float]:
+    """Random moments that are spread over a time as evenly as so many can be, in no order."""
+    found = [(index + chance.random()) / count * seconds for index in range(count)]
+    chance.shuffle(found)
+    return found
+
+
+def object_key(asset: str, partition: str) -> str:
+    """Where an object must be, by the README."""
+    date, hour = partition[:10], partition[11:13]
+    return f"{asset}/event_date={date}/event_hour={hour}/part-0.parquet"
+
+
+def _txn(
+    arguments: list[str], environment: dict[str, str], directory: Path, output: Path, cold: bool
+) -> None:
+    """Be `txn`: the installed program when cold, or what it calls."""
+    os.chdir(directory)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if cold:
+        program = Path(sys.executable).with_name("txn")
+        os.execve(program, ["txn", *arguments], environment)  # noqa: S606 - without a shell
+    os.environ.clear()
+    os.environ.update(environment)
+    txn(arguments)
+
+
+@dataclass
+class Run:
+    """A `txn run` in a process of its own."""
+
+    process: BaseProcess
+    output: Path
+
+    def wait(self) -> int:
+        """Its exit code, when it has ended by itself."""
+        self.process.join(_RUN_SECONDS)
+        require(self.process.exitcode is not None, f"a run hangs: {self.output.read_text()}")
+        return self.process.exitcode or 0
+
+    def kill(self) -> bool:
+        """SIGKILL; whether it had ended before."""
+        ended = self.process.exitcode is not None
+        self.process.kill()
+        self.process.join()
+        return ended
+
+    def printed(self) -> str:
+        """What it said."""
+        return self.output.read_text() if self.output.exists() else ""
+
+    def require_explained(self) -> None:
+        """Raise a `Violation` when it failed with anything but one message for its user."""
+        code, said = self.wait(), self.printed()
+        explained = code == 0 or (code == 1 and re.search(r"^Error: \S", said, re.MULTILINE))
+        require(bool(explained) and "Traceback" not in said, f"exit code {code}: {said}")
+
+
+class Source:
+    """A generator service that can be killed and comes back at the same address."""
+
+    def __init__(self, **settings: str) -> None:
+        self.settings = {f"GENERATOR_{name}": value for name, value in settings.items()}
+        self._environment = {**os.environ, **SMALL, **self.settings}
+        self._child = generator_child(environment=self._environment)
+        self.url = generator_url(self._child)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        os.kill(self._child.pid, signal.SIGKILL)
+        self._child.stop()
+
+    def restart(self) -> None:
+        """Start it again where it was."""
+        self._child.stop()
+        port = int(self.url.rpartition(":")[2])
+        self._child = generator_child(port=port, environment=self._environment)
+        generator_url(self._child)
+
+    def sent(self, partition: str, **query: str) -> tuple[int, Decimal]:
+        """Rows and amount of a window, by its own word."""
+        return sent_by(self.url, partition, **query)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._child.stop()
+
+
+def sent_by(url: str, partition: str, **query: str) -> tuple[int, Decimal]:
+    """Rows and amount of a window, by the word of the source at a URL."""
+    window = Window.of_partition(partition)
+    asked = {"start": iso(window.start), "end": iso(window.end), **query}
+    address = f"{url}/v1/control-totals?" + "&".join(f"{k}={v}" for k, v in asked.items())
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        totals = json.load(answer)
+    return totals["rows"], sum(map(Decimal, totals["amount_by_type"].values()), Decimal())
+
+
+class Store(Protocol):
+    """Where a lake is, seen from outside."""
+
+    environment: dict[str, str]
+
+    def objects(self) -> dict[str, bytes]:
+        """Every object of the lake, by its key."""
+        ...
+
+    def strays(self) -> list[str]:
+        """What is in the store and is no object of the lake."""
+        ...
+
+
+class DirectoryStore:
+    """A lake in a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.environment: dict[str, str] = {}
+        self._lake = directory / ".txn" / "lake"
+
+    def _files(self) -> list[Path]:
+        return [path for path in self._lake.rglob("*") if path.is_file()]
+
+    def objects(self) -> dict[str, bytes]:
+        """Every object of the lake, by its key."""
+        return {
+            path.relative_to(self._lake).as_posix(): path.read_bytes()
+            for path in self._files()
+            if path.suffix == ".parquet"
+        }
+
+    def strays(self) -> list[str]:
+        """Other files; those that are staged are the directory's."""
+        return [str(path) for path in self._files() if path.suffix not in {".parquet", ".staging"}]
+
+
+class S3Store:
+    """A lake in a bucket, under a prefix of its own."""
+
+    def __init__(self, endpoint: S3Endpoint) -> None:
+        self._endpoint = endpoint
+        self._prefix = f"chaos-{uuid.uuid4().hex}/"
+        self.environment = {
+            "AWS_BUCKET_NAME": endpoint.bucket,
+            "AWS_ACCESS_KEY_ID": endpoint.access_key,
+            "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
+            "AWS_REGION": REGION,
+            "AWS_ENDPOINT_URL": endpoint.url,
+            "TXN_LAKE_PREFIX": self._prefix.rstrip("/"),
+        }
+
+    @property
+    def _client(self) -> S3Client:
+        return self._endpoint.client()
+
+    def _keys(self) -> list[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self._endpoint.bucket, Prefix=self._prefix
+        )
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def objects(self) -> dict[str, bytes]:
+        """Every object of the lake, by its key."""
+        client, bucket = self._client, self._endpoint.bucket
+        return {
+            key.removeprefix(self._prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            for key in self._keys()
+            if key.endswith(".parquet")
+        }
+
+    def strays(self) -> list[str]:
+        """Objects that are none of the lake's, and uploads that nobody completes."""
+        uploads = self._client.list_multipart_uploads(
+            Bucket=self._endpoint.bucket, Prefix=self._prefix
+        )
+        return [
+            *(key for key in self._keys() if not key.endswith(".parquet")),
+            *(f"the upload of {each['Key']}" for each in uploads.get("Uploads", [])),
+        ]
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a source's content ends in.
+
+    Attributes:
+        source: who sends it.
+        digests: the SHA-256 of every object of its window, by key.
+        sent: its rows and amount, by the source's word.
+        published: those of it that are published.
+    """
+
+    source: Source
+    digests: dict[str, str]
+    sent: tuple[int, Decimal]
+    published: tuple[int, Decimal]
+
+
+@dataclass
+class World:
+    """One lake, and the runs that write to it.
+
+    Attributes:
+        directory: where they work; `.txn` and temporary files are in it.
+        store: where the lake is.
+    """
+
+    directory: Path
+    store: Store
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def start(
+        self, source: Source, partition: str, *, own_generator: bool = False, cold: bool = False
+    ) -> Run:
+        """A run of one window; with a generator of its own, it starts what the source is."""
+        temporary = self.directory / "tmp"
+        temporary.mkdir(parents=True, exist_ok=True)
+        logs = self.directory / "logs"
+        logs.mkdir(exist_ok=True)
+        output = logs / f"{uuid.uuid4().hex}.log"
+        environment = {
+            **os.environ,
+            **SMALL,
+            **source.settings,
+            **self.store.environment,
+            "TXN_CARD_KEY": "a key of sixteen bytes and more",
+            "TXN_MAX_QUARANTINE": "0.2",
+            "TMPDIR": str(temporary),
+            _MARK: self.mark,
+        }
+        if not own_generator:
+            environment["GENERATOR_URL"] = source.url
+        arguments = ["run", "--json", "--partition", partition]
+        process = _FORKS.Process(
+            target=_txn, args=(arguments, environment, self.directory, output, cold), daemon=True
+        )
+        process.start()
+        return Run(process, output)
+
+    def staged(self) -> list[Path]:
+        """Files that are written and not yet in the lake."""
+        return list((self.directory / ".txn").rglob("?*.staging"))
+
+    def orphans(self) -> list[psutil.Process]:
+        """What runs started, and still runs."""
+        found: list[psutil.Process] = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(_MARK) == self.mark and not gone(process):
+                    found.append(process)
+        return found
+
+    def require_tidy(self) -> None:
+        """Raise a `Violation` for what dead runs have left."""
+        left = [str(path) for path in [*self.staged(), *(self.directory / "tmp").iterdir()]]
+        left += self.store.strays()
+        require(not left, f"left behind: {', '.join(left)}")
+        require(eventually(lambda: not self.orphans()), f"still running: {self.orphans()}")
+
+    def digests(self) -> dict[str, str]:
+        """The SHA-256 of every object."""
+        return {key: hashlib.sha256(body).hexdigest() for key, body in self.store.objects().items()}
+
+    def read(self, partition: str) -> tuple[tuple[int, Decimal], tuple[int, Decimal]]:
+        """Rows and amount of what is published and of what is quarantined, as DuckDB reads it."""
+        objects = self.store.objects()
+        look = self.directory / "look.parquet"
+        found: list[tuple[int, Decimal]] = []
+        for asset, amount in (
+            (PUBLISHED, "amount"),
+            (
+                QUARANTINED,
+                _AMOUNT_AS_SENT,
+            ),
+        ):
+            look.write_bytes(objects[object_key(asset, partition)])
+            query = f"select count(*), coalesce(sum({amount}), 0) from '{look}'"  # noqa: S608
+            (row,) = duckdb.sql(query).fetchall()
+            found.append((row[0], Decimal(row[1])))
+        look.unlink()
+        return found[0], found[1]
+
+    def require_reconciled(self, partition: str, sent: tuple[int, Decimal]) -> None:
+        """Raise a `Violation` unless published = sent - quarantined, in rows and to the cent."""
+        published, quarantined = self.read(partition)
+        total = (published[0] + quarantined[0], published[1] + quarantined[1])
+        require(total == sent, f"{partition}: {published} + {quarantined} is not the {sent} sent")
+
+
+def version_of(source: Source, partition: str, directory: Path) -> Version:
+    """Learn what a source's window ends in, from a run that nothing disturbs."""
+    world = World(directory, DirectoryStore(directory))
+    run = world.start(source, partition)
+    require(run.wait() == 0, run.printed())
+    sent = source.sent(partition)
+    world.require_reconciled(partition, sent)
+    digests = world.digests()
+    require(
+        set(digests) == {object_key(asset, partition) for asset in ASSETS}, f"only {set(digests)}"
+    )
+    return Version(source, digests, sent, world.read(partition)[0])
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What a kill met, and what it left.
+
+    Attributes:
+        victim: `run`, `cold run`, `generator` or `S3 server`.
+        step: how far the run was, by what it had put into the lake.
+        ended: how the run did: `killed`, `succeeded`, or `failed` with a message.
+    """
+
+    victim: str
+    step: str
+    ended: str
+
+
+class Killing:
+    """Kills one thing after another, and judges what is left.
+
+    Args:
+        world: whose lake it is.
+        versions: two contents of the window; each kill is on the way from one to the other.
+        partition: the window.
+
+    Attributes:
+        seconds: how long a run takes that nobody disturbs.
+    """
+
+    def __init__(self, world: World, versions: Sequence[Version], partition: str) -> None:
+        self._world = world
+        self._partition = partition
+        self._old, self._new = versions
+        started = time.monotonic()
+        self._complete(self._old)
+        self.seconds = time.monotonic() - started
+
+    def run(self, after: float, *, cold: bool = False) -> Kill:
+        """Kill a run so many seconds after its start; a cold one starts its own generator."""
+        run = self._world.start(self._new.source, self._partition, own_generator=cold, cold=cold)
+        run.process.join(after)
+        ended = run.kill()
+        return self.judge("cold run" if cold else "run", "succeeded" if ended else "killed")
+
+    def generator(self, after: float) -> Kill:
+        """Kill the generator so many seconds after the start of a run, which must end by itself."""
+        run = self._world.start(self._new.source, self._partition)
+        run.process.join(after)
+        self._new.source.kill()
+        run.require_explained()
+        ended = "succeeded" if run.wait() == 0 else "failed"
+        self._new.source.restart()
+        return self.judge("generator", ended)
+
+    def server(self, after: float, server: S3Server) -> Kill:
+        """Kill the S3 server so, and start it again at once, with its data."""
+        run = self._world.start(self._new.source, self._partition)
+        run.process.join(after)
+        server.kill_and_restart()
+        run.require_explained()
+        return self.judge("S3 server", "succeeded" if run.wait() == 0 else "failed")
+
+    def judge(self, victim: str, ended: str) -> Kill:
+        """Hold what a kill left against the promise, and have the next run complete it."""
+        found = self._world.digests()
+        for key, digest in found.items():
+            whole = {self._old.digests[key], self._new.digests[key]}
+            require(digest in whole, f"{key} is neither the old nor the new version")
+        require(set(found) == set(self._old.digests), f"objects are missing: {set(found)}")
+        renewed = [asset for asset in ASSETS if self._is_new(found, asset)]
+        if ended == "succeeded":
+            require(len(renewed) == len(ASSETS), f"a run succeeded with {renewed} alone")
+        step = self._step(renewed)
+        self._complete(self._new)
+        self._old, self._new = self._new, self._old
+        return Kill(victim, step, ended)
+
+    def _is_new(self, found: dict[str, str], asset: str) -> bool:
+        key = object_key(asset, self._partition)
+        return found[key] == self._new.digests[key]
+
+    def _step(self, renewed: list[str]) -> str:
+        staged = "while staging" if self._world.staged() else "between files"
+        return f"{len(renewed)} of {len(ASSETS)} published, {staged}"
+
+    def _complete(self, version: Version) -> None:
+        """The next run must complete the window, and leave nothing."""
+        run = self._world.start(version.source, self._partition)
+        require(run.wait() == 0, f"the next run failed: {run.printed()}")
+        require(self._world.digests() == version.digests, "the next run did not complete it")
+        self._world.require_reconciled(self._partition, version.sent)
+        self._world.require_tidy()
+
+
+class S3Server:
+    """A SeaweedFS that can be killed and comes back at the same address with its data."""
+
+    _KEYS: Final = {"access_key": "key-of-chaos", "secret_key": "secret-of-chaos"}
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._server = self._start()
+        self.endpoint = S3Endpoint(self._server.endpoint_url, **self._KEYS, bucket="transactions")
+
+    def _start(self) -> SeaweedFS:
+        return SeaweedFS(
+            self._directory / "data",
+            self._directory / "logs",
+            bucket="transactions",
+            memory_mib=200,
+            **self._KEYS,
+        )
+
+    def kill_and_restart(self) -> None:
+        """SIGKILL, and start it again."""
+        (weed,) = psutil.Process(self._server.child.pid).children()
+        weed.kill()
+        self._server.stop()
+        self._server = self._start()
+        require(self._server.endpoint_url == self.endpoint.url, "the S3's address changed")
+
+    def __enter__(self) -> S3Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+
+
+def race(world: World, versions: Sequence[Version], partition: str) -> int:
+    """Run one window from all sources at once; the last to commit wins whole.
+
+    Returns:
+        How many runs said that they had published; the others said why not.
+    """
+    runs = [world.start(version.source, partition) for version in versions]
+    for run in runs:
+        run.require_explained()
+    found = world.digests()
+    for key, digest in found.items():
+        require(
+            any(version.digests[key] == digest for version in versions),
+            f"{key} is none of the versions",
+        )
+    key = object_key(PUBLISHED, partition)
+    require(key in found, "nothing is published")
+    winner = next(each for each in versions if each.digests[key] == found[key])
+    published, _ = world.read(partition)
+    require(published == winner.published, f"published is {published}")
+    said = [json.loads(run.printed().splitlines()[-1]) for run in runs if run.wait() == 0]
+    reported = {(each["published"], Decimal(each["amount"])) for each in said}
+    require(published in reported, f"no run says that it published {published}: {reported}")
+    world.require_tidy()
+    return len(said)
