@@ -39,8 +39,6 @@ from txn_platform_tests.chaos import (
 )
 
 PARTITION = "2026-11-01-18:00"
-# A cold run imports Dagster and starts a generator before its work.
-COLD_SECONDS = 3.5
 
 
 def victims(kills: int, store: str, chance: random.Random) -> list[str]:
@@ -82,19 +80,18 @@ def main() -> None:
 
         killing = begin()
         planned = victims(asked.kills, asked.store, chance)
-        warm = moments(len(planned) - planned.count("cold run"), killing.seconds, chance)
-        cold = moments(planned.count("cold run"), killing.seconds + COLD_SECONDS, chance)
+        shares = {victim: moments(planned.count(victim), chance) for victim in sorted({*planned})}
         for victim in track(planned, f"killing, {asked.store}", console=console):
-            after = (cold if victim == "cold run" else warm).pop()
+            share = shares[victim].pop()
             try:
                 if victim == "generator":
-                    met[killing.generator(after)] += 1
+                    met[killing.generator(share)] += 1
                 elif victim == "S3 server" and server:
-                    met[killing.server(after, server)] += 1
+                    met[killing.server(share, server)] += 1
                 else:
-                    met[killing.run(after, cold=victim == "cold run")] += 1
+                    met[killing.run(share, cold=victim == "cold run")] += 1
             except Violation as violation:
-                message = f"{victim} killed after {after:.2f} s: {violation}"
+                message = f"{victim} killed at {share:.0%} of a run: {violation}"
                 violations.append(message)
                 console.print(message, markup=False)
                 killing = begin()

@@ -63,6 +63,8 @@ _AMOUNT_AS_SENT: Final = (
 # Every process that a run starts has the world's mark in its environment.
 _MARK: Final = "STARTED_BY_CHAOS"
 _RUN_SECONDS: Final = 120
+# As many times as long as a forked run.
+_COLD_RUNS_TAKE: Final = 4
 
 # Runs are forked from a process that has imported Dagster once, so that a run is its work alone.
 _FORKS: Final = multiprocessing.get_context("forkserver")
@@ -88,9 +90,9 @@ def require(holds: bool, message: str) -> None:
         raise Violation(message)
 
 
-def moments(count: int, seconds: float, chance: random.Random) -> list[float]:
-    """Random moments that are spread over a time as evenly as so many can be, in no order."""
-    found = [(index + chance.random()) / count * seconds for index in range(count)]
+def moments(count: int, chance: random.Random) -> list[float]:
+    """Random shares of a time, spread over it as evenly as so many can be, in no order."""
+    found = [(index + chance.random()) / count for index in range(count)]
     chance.shuffle(found)
     return found
 
@@ -417,39 +419,37 @@ class Killing:
         versions: two contents of the window; each kill is on the way from one to the other.
         partition: the window.
 
-    Attributes:
-        seconds: how long a run takes that nobody disturbs.
+    When something is killed is said as a share of the time that the last undisturbed run took.
     """
 
     def __init__(self, world: World, versions: Sequence[Version], partition: str) -> None:
         self._world = world
         self._partition = partition
         self._old, self._new = versions
-        started = time.monotonic()
+        self._seconds = 0.0
         self._complete(self._old)
-        self.seconds = time.monotonic() - started
 
-    def run(self, after: float, *, cold: bool = False) -> Kill:
-        """Kill a run so many seconds after its start; a cold one starts its own generator."""
+    def run(self, share: float, *, cold: bool = False) -> Kill:
+        """Kill a run; a cold one imports Dagster and starts its own generator."""
         run = self._world.start(self._new.source, self._partition, own_generator=cold, cold=cold)
-        run.process.join(after)
+        run.process.join(share * self._seconds * (_COLD_RUNS_TAKE if cold else 1))
         ended = run.kill()
         return self.judge("cold run" if cold else "run", "succeeded" if ended else "killed")
 
-    def generator(self, after: float) -> Kill:
-        """Kill the generator so many seconds after the start of a run, which must end by itself."""
+    def generator(self, share: float) -> Kill:
+        """Kill the generator during a run, which must end by itself."""
         run = self._world.start(self._new.source, self._partition)
-        run.process.join(after)
+        run.process.join(share * self._seconds)
         self._new.source.kill()
         run.require_explained()
         ended = "succeeded" if run.wait() == 0 else "failed"
         self._new.source.restart()
         return self.judge("generator", ended)
 
-    def server(self, after: float, server: S3Server) -> Kill:
-        """Kill the S3 server so, and start it again at once, with its data."""
+    def server(self, share: float, server: S3Server) -> Kill:
+        """Kill the S3 server during a run, and start it again at once, with its data."""
         run = self._world.start(self._new.source, self._partition)
-        run.process.join(after)
+        run.process.join(share * self._seconds)
         server.kill_and_restart()
         run.require_explained()
         return self.judge("S3 server", "succeeded" if run.wait() == 0 else "failed")
@@ -479,8 +479,10 @@ class Killing:
 
     def _complete(self, version: Version) -> None:
         """The next run must complete the window, and leave nothing."""
+        started = time.monotonic()
         run = self._world.start(version.source, self._partition)
         require(run.wait() == 0, f"the next run failed: {run.printed()}")
+        self._seconds = time.monotonic() - started
         require(self._world.digests() == version.digests, "the next run did not complete it")
         self._world.require_reconciled(self._partition, version.sent)
         self._world.require_tidy()

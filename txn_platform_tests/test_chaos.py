@@ -55,11 +55,11 @@ def test_a_kill_of_a_run_or_of_the_generator_leaves_every_object_whole(
 ) -> None:
     killing = Killing(in_directory(tmp_path), versions, PARTITION)
     chance = random.Random(1)  # noqa: S311 - no secret
-    kills = [killing.run(after) for after in moments(4, killing.seconds, chance)]
+    kills = [killing.run(share) for share in moments(4, chance)]
     assert {kill.ended for kill in kills} <= {"killed", "succeeded"}
     assert "killed" in {kill.ended for kill in kills}
-    killing.run(chance.uniform(1, 4), cold=True)
-    killing.generator(chance.uniform(0, killing.seconds))
+    killing.run(chance.random(), cold=True)
+    killing.generator(chance.random())
 
 
 @needs_seaweedfs
@@ -70,9 +70,9 @@ def test_a_kill_of_a_run_or_of_the_s3_server_leaves_every_object_whole(
         world = World(tmp_path, S3Store(server.endpoint))
         killing = Killing(world, versions, PARTITION)
         chance = random.Random(2)  # noqa: S311 - no secret
-        for after in moments(5, killing.seconds, chance):
-            killing.run(after)
-        killing.server(chance.uniform(0, killing.seconds), server)
+        for share in moments(5, chance):
+            killing.run(share)
+        killing.server(chance.random(), server)
 
 
 def test_of_runs_of_one_window_at_once_the_last_to_commit_wins_whole(
