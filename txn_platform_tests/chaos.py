@@ -17,6 +17,7 @@ import sys
 import time
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -547,3 +548,20 @@ def race(world: World, versions: Sequence[Version], partition: str) -> int:
     require(published in reported, f"no run says that it published {published}: {reported}")
     world.require_tidy()
     return len(said)
+
+
+def side_by_side(world: World, source: Source, partitions: Sequence[str], processes: int) -> None:
+    """Run different windows, so many at once; all must be there, whole."""
+
+    def materialize(partition: str) -> None:
+        run = world.start(source, partition)
+        require(run.wait() == 0, f"{partition}: {run.printed()}")
+
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(materialize, partitions))
+    expected = {object_key(asset, partition) for asset in ASSETS for partition in partitions}
+    found = set(world.digests())
+    require(found == expected, f"lost or too many: {found ^ expected}")
+    for partition in partitions:
+        world.require_reconciled(partition, source.sent(partition))
+    world.require_tidy()

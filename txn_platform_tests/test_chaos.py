@@ -24,6 +24,7 @@ from txn_platform_tests.chaos import (
     moments,
     object_key,
     race,
+    side_by_side,
     version_of,
 )
 
@@ -79,9 +80,16 @@ def test_of_runs_of_one_window_at_once_the_last_to_commit_wins_whole(
     versions: list[Version], tmp_path: Path
 ) -> None:
     world = in_directory(tmp_path)
-    race(world, versions * 2, PARTITION)
+    assert race(world, versions * 2, PARTITION)
     assert world.start(versions[0].source, PARTITION).wait() == 0
     assert world.digests() == versions[0].digests
+
+
+def test_of_runs_of_different_windows_at_once_none_loses_anything(
+    versions: list[Version], tmp_path: Path
+) -> None:
+    partitions = [f"2026-11-02-{hour:02}:00" for hour in range(4)]
+    side_by_side(in_directory(tmp_path), versions[0].source, partitions, 4)
 
 
 def test_a_mixture_a_loss_and_what_is_left_behind_are_noticed(
