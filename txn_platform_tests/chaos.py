@@ -14,13 +14,15 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import urllib.request
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
     from mypy_boto3_s3 import S3Client
+
+    from txn_platform_tests.faulty_proxy import FaultyProxy
 
 ASSETS: Final = (
     "raw_transactions",
@@ -306,9 +310,23 @@ class World:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(
-        self, source: Source, partition: str, *, own_generator: bool = False, cold: bool = False
+        self,
+        source: Source,
+        partition: str,
+        *,
+        url: str | None = None,
+        own_generator: bool = False,
+        cold: bool = False,
     ) -> Run:
-        """A run of one window; with a generator of its own, it starts what the source is."""
+        """A run of one window.
+
+        Args:
+            source: what is asked for the window.
+            partition: which.
+            url: where the source is spoken to, if not at its own address.
+            own_generator: the run starts for itself what the source is.
+            cold: the run begins with importing Dagster.
+        """
         temporary = self.directory / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         logs = self.directory / "logs"
@@ -325,7 +343,7 @@ class World:
             _MARK: self.mark,
         }
         if not own_generator:
-            environment["GENERATOR_URL"] = source.url
+            environment["GENERATOR_URL"] = url or source.url
         arguments = ["run", "--json", "--partition", partition]
         process = _FORKS.Process(
             target=_txn, args=(arguments, environment, self.directory, output, cold), daemon=True
@@ -565,3 +583,97 @@ def side_by_side(world: World, source: Source, partitions: Sequence[str], proces
     for partition in partitions:
         world.require_reconciled(partition, source.sent(partition))
     world.require_tidy()
+
+
+class Soak:
+    """Many windows under faults, defects, late rows, and a restart of every process.
+
+    Args:
+        world: whose lake it is.
+        source: what is asked.
+        proxy: through which it is.
+        partitions: the windows, oldest first.
+        processes: how many runs there are at once.
+        server: the S3 server to restart, if the lake is on one.
+    """
+
+    # A run that failed is started again, as Dagster's run retries do.
+    _ATTEMPTS: Final = 5
+
+    def __init__(
+        self,
+        world: World,
+        source: Source,
+        proxy: FaultyProxy,
+        partitions: Sequence[str],
+        *,
+        processes: int,
+        server: S3Server | None = None,
+    ) -> None:
+        self._world, self._source, self._proxy = world, source, proxy
+        self._partitions = partitions
+        self._processes = processes
+        self._server = server
+        self._under_way: set[int] = set()
+        self._calm = threading.Event()
+        self.restarted = 0
+
+    def before_the_late_rows(self, as_of: str) -> None:
+        """Run all windows as the source had them at a moment, and restart everything halfway."""
+        self._proxy.as_of = as_of.replace(":", "%3A")
+        self._calm.set()
+        with ThreadPoolExecutor(self._processes) as pool:
+            ended = as_completed([pool.submit(self._materialize, key) for key in self._partitions])
+            for each in islice(ended, len(self._partitions) // 2):
+                each.result()
+            self._restart()
+            for each in ended:
+                each.result()
+        self._judge(as_of=as_of)
+
+    def after_the_late_rows(self, as_of: str) -> int:
+        """Run again what has grown since, as the sensor does; how many windows that were."""
+        self._proxy.as_of = None
+        grown = [
+            key
+            for key in self._partitions
+            if self._source.sent(key) != self._source.sent(key, as_of=as_of)
+        ]
+        with ThreadPoolExecutor(self._processes) as pool:
+            list(pool.map(self._materialize, grown))
+        self._judge()
+        return len(grown)
+
+    def _materialize(self, partition: str) -> None:
+        said = ""
+        for _ in range(self._ATTEMPTS):
+            self._calm.wait()
+            run = self._world.start(self._source, partition, url=self._proxy.url)
+            self._under_way.add(run.process.pid or 0)
+            code = run.wait()
+            self._under_way.discard(run.process.pid or 0)
+            if code == 0:
+                break
+            if code != -signal.SIGKILL:
+                run.require_explained()
+            said = run.printed()
+        else:
+            raise Violation(f"{partition} failed {self._ATTEMPTS} times: {said}")
+
+    def _restart(self) -> None:
+        """SIGKILL every process, and start the servers again; the runs are by their callers."""
+        self._calm.clear()
+        for pid in tuple(self._under_way):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                self.restarted += 1
+        self._source.kill()
+        if self._server:
+            self._server.kill_and_restart()
+        self._source.restart()
+        self._calm.set()
+
+    def _judge(self, **query: str) -> None:
+        for partition in self._partitions:
+            self._world.require_reconciled(partition, self._source.sent(partition, **query))
+        self._world.require_tidy()

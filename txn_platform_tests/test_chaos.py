@@ -1,6 +1,6 @@
 """Whole or not at all, whatever is killed and whoever else writes.
 
-A small dose of `benchmarks/kills.py` and `races.py`, which do the same for longer.
+A small dose of `benchmarks/kills.py`, `races.py` and `soak.py`, which do the same for longer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from txn_platform_tests.chaos import (
     Killing,
     S3Server,
     S3Store,
+    Soak,
     Source,
     Version,
     Violation,
@@ -27,6 +28,7 @@ from txn_platform_tests.chaos import (
     side_by_side,
     version_of,
 )
+from txn_platform_tests.faulty_proxy import FaultyProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +92,19 @@ def test_of_runs_of_different_windows_at_once_none_loses_anything(
 ) -> None:
     partitions = [f"2026-11-02-{hour:02}:00" for hour in range(4)]
     side_by_side(in_directory(tmp_path), versions[0].source, partitions, 4)
+
+
+def test_under_faults_defects_late_rows_and_a_restart_every_window_reconciles(
+    tmp_path: Path,
+) -> None:
+    partitions = [f"2026-11-01-{hour:02}:00" for hour in range(4)]
+    as_of = "2026-11-01T04:01:00Z"
+    chance = random.Random(3)  # noqa: S311 - no secret
+    with Source(DEFECTS="all:0.01") as source, FaultyProxy(source.url, 0.15, chance) as proxy:
+        soak = Soak(in_directory(tmp_path), source, proxy, partitions, processes=2)
+        soak.before_the_late_rows(as_of)
+        assert soak.after_the_late_rows(as_of), "no row was late"
+        assert set(proxy.faults) > {"none"}, "nothing was spoiled"
 
 
 def test_a_mixture_a_loss_and_what_is_left_behind_are_noticed(
