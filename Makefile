@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test lint format lock clean
+.PHONY: help setup demo dev test bench chaos lint format lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -29,6 +29,11 @@ bench: setup $(UV) ## Measure: the generator against tpchgen, and the Handbook's
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock
 	@$(BIN)/python benchmarks/generate.py
 	@$(BIN)/python benchmarks/fraud_protocol.py
+
+chaos: setup ## Kill, race and soak for an hour, and judge what is left in the lake
+	@for store in directory s3; do for script in kills races soak; do \
+	  $(BIN)/python benchmarks/$$script.py --store $$store || exit 1; \
+	done; done
 
 lint: setup ## Format check, lint, types
 	@$(BIN)/ruff format --check .

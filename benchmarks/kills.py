@@ -7,8 +7,8 @@ the totals must reconcile, and nothing may stay behind.
     python benchmarks/kills.py [--kills N] [--seed S] [--store directory|s3] [--tps N]
 
 Of ten kills eight hit a run (one of them cold, with a generator of its own), one or two the
-generator, and one the S3 server. 20,000 transactions a minute and more are uploaded in parts:
-`--tps 350`.
+generator, and one the S3 server. With `--tps 400` the raw objects are large enough to be uploaded
+in parts.
 """
 
 from __future__ import annotations
