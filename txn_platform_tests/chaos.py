@@ -25,12 +25,13 @@ from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
+from urllib.parse import urlencode
 
 import duckdb
 import psutil
 
 from txn_platform.cli import main as txn
-from txn_platform.processes import generator_child, generator_url
+from txn_platform.processes import Child, free_ports, generator_child, generator_url
 from txn_platform.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
@@ -161,8 +162,13 @@ class Source:
     def __init__(self, **settings: str) -> None:
         self.settings = {f"GENERATOR_{name}": value for name, value in settings.items()}
         self._environment = {**os.environ, **SMALL, **self.settings}
-        self._child = generator_child(environment=self._environment)
+        # Not any port: one that no outgoing connection takes while the generator is down.
+        (self._port,) = free_ports(1)
+        self._child = self._start()
         self.url = generator_url(self._child)
+
+    def _start(self) -> Child:
+        return generator_child(port=self._port, environment=self._environment)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -172,29 +178,23 @@ class Source:
     def restart(self) -> None:
         """Start it again where it was."""
         self._child.stop()
-        port = int(self.url.rpartition(":")[2])
-        self._child = generator_child(port=port, environment=self._environment)
+        self._child = self._start()
         generator_url(self._child)
 
     def sent(self, partition: str, **query: str) -> tuple[int, Decimal]:
         """Rows and amount of a window, by its own word."""
-        return sent_by(self.url, partition, **query)
+        window = Window.of_partition(partition)
+        asked = {"start": iso(window.start), "end": iso(window.end), **query}
+        address = f"{self.url}/v1/control-totals?{urlencode(asked)}"
+        with urllib.request.urlopen(address, timeout=60) as answer:
+            totals = json.load(answer)
+        return totals["rows"], sum(map(Decimal, totals["amount_by_type"].values()), Decimal())
 
     def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._child.stop()
-
-
-def sent_by(url: str, partition: str, **query: str) -> tuple[int, Decimal]:
-    """Rows and amount of a window, by the word of the source at a URL."""
-    window = Window.of_partition(partition)
-    asked = {"start": iso(window.start), "end": iso(window.end), **query}
-    address = f"{url}/v1/control-totals?" + "&".join(f"{k}={v}" for k, v in asked.items())
-    with urllib.request.urlopen(address, timeout=60) as answer:
-        totals = json.load(answer)
-    return totals["rows"], sum(map(Decimal, totals["amount_by_type"].values()), Decimal())
 
 
 class Store(Protocol):
