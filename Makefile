@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test lint format lock clean
+.PHONY: help setup demo dev test bench chaos lint format lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,6 +32,11 @@ bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/generate.py
 	@$(BIN)/python benchmarks/fraud_protocol.py
+
+chaos: setup ## Kill, race and soak for an hour, and judge what is left in the lake
+	@for store in directory s3; do for script in kills races soak; do \
+	  $(BIN)/python benchmarks/$$script.py --store $$store || exit 1; \
+	done; done
 
 lint: setup ## Format check, lint, types
 	@$(BIN)/ruff format --check .

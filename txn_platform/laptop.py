@@ -31,11 +31,22 @@ if TYPE_CHECKING:
 BUCKET: Final = "transactions"
 
 # Dagster tells its makers how it is used, and asks newcomers for an address, unless told not to.
+# Two runs of one window wait for each other; one whose process vanished is given up after an hour.
 _DAGSTER_YAML: Final = """\
 telemetry:
   enabled: false
 nux:
   enabled: false
+concurrency:
+  runs:
+    tag_concurrency_limits:
+      - key: dagster/partition
+        limit: 1
+        value:
+          applyLimitPerUniqueValue: true
+run_monitoring:
+  enabled: true
+  max_runtime_seconds: 3600
 """
 
 

@@ -18,6 +18,7 @@ from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
 from txn_platform.defs.automation import LAND_TRANSACTIONS
 from txn_platform.errors import UserError
+from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
 _LOGGER: Final = "progress"
@@ -50,10 +51,12 @@ class Summary(BaseModel):
 @contextmanager
 def dagster_instance() -> Generator[dg.DagsterInstance]:
     """The instance of DAGSTER_HOME, or one that remembers nothing."""
-    make = (
-        dg.DagsterInstance.get if os.environ.get("DAGSTER_HOME") else dg.DagsterInstance.ephemeral
-    )
-    with make() as instance:
+    if os.environ.get("DAGSTER_HOME"):
+        instance = dg.DagsterInstance.get()
+    else:
+        # Told no place, it makes a temporary directory, which a killed run would leave behind.
+        instance = dg.DagsterInstance.ephemeral(str(load_settings().home.absolute()))
+    with instance:
         yield instance
 
 

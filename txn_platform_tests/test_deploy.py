@@ -8,25 +8,37 @@ import pytest
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 
 import txn_platform
+from txn_platform.laptop import _DAGSTER_YAML
 
-_DEPLOY = Path(txn_platform.__file__).parents[1] / "deploy"
+_CHECKOUT = Path(txn_platform.__file__).parents[1]
 
 
-def test_the_instance_loads_with_logs_on_s3_and_one_run_a_partition(
+def test_the_instance_loads_with_logs_on_s3_and_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    shutil.copy(_DEPLOY / "dagster.yaml", tmp_path)
+    shutil.copy(_CHECKOUT / "deploy/dagster.yaml", tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert isinstance(instance.compute_log_manager, S3ComputeLogManager)
-        assert not instance.telemetry_enabled
         assert instance.run_retries_enabled
-        config = instance.get_concurrency_config()
-        (limit,) = config.run_queue_config.tag_concurrency_limits
+
+
+@pytest.mark.parametrize("instance", ["deploy/dagster.yaml", "dagster.yaml", "txn dev"])
+def test_every_instance_runs_a_partition_once_at_a_time_and_gives_up_lost_runs(
+    instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
+    text = _DAGSTER_YAML if instance == "txn dev" else (_CHECKOUT / instance).read_text()
+    (tmp_path / "dagster.yaml").write_text(text)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as loaded:
+        (limit,) = loaded.get_concurrency_config().run_queue_config.tag_concurrency_limits
         assert limit == {
             "key": "dagster/partition",
             "limit": 1,
             "value": {"applyLimitPerUniqueValue": True},
         }
+        assert loaded.run_monitoring_enabled
+        assert 0 < loaded.run_monitoring_max_runtime_seconds <= 7200
+        assert not loaded.telemetry_enabled

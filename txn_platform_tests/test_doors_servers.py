@@ -34,7 +34,8 @@ ASSETS = {key.partition("/")[0] for key in OBJECTS}
 def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of a bare `dagster dev`, and the directory that it was started in."""
     directory = tmp_path_factory.mktemp("checkout")
-    (directory / PROJECT.name).symlink_to(PROJECT)
+    for read in (PROJECT, PROJECT.with_name("dagster.yaml")):
+        (directory / read.name).symlink_to(read)
     (port,) = free_ports(1)
     program = Path(sys.executable).with_name("dagster")
     with Child(
@@ -85,6 +86,11 @@ LAUNCH = """mutation ($run: ExecutionParams!) {
   }
 }"""
 STATUS = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+TIMES = """query ($id: ID!) {
+  runOrError(runId: $id) {
+    ... on Run { stats { ... on RunStatsSnapshot { enqueuedTime launchTime endTime } } }
+  }
+}"""
 EVENTS = """query ($id: ID!) {
   logsForRun(runId: $id) {
     ... on EventConnection {
@@ -99,12 +105,8 @@ EVENTS = """query ($id: ID!) {
 }"""
 
 
-def test_a_run_launched_in_dagster_dev_materializes_all_assets_and_passes_every_check(
-    dagster_dev: tuple[str, Path],
-) -> None:
-    address, directory = dagster_dev
-    assets = ask(address, ALL_ASSETS)["assetNodes"]
-    assert {"/".join(asset["assetKey"]["path"]) for asset in assets} == ASSETS
+def launched(address: str, partition: str, assets: list[dict[str, Any]]) -> str:
+    """The number of a run of one partition, launched as the UI does."""
     repository = assets[0]["repository"]
     run_parameters = {
         "selector": {
@@ -113,17 +115,30 @@ def test_a_run_launched_in_dagster_dev_materializes_all_assets_and_passes_every_
             "jobName": "__ASSET_JOB",
             "assetSelection": [asset["assetKey"] for asset in assets],
         },
-        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": PARTITION}]},
+        "executionMetadata": {"tags": [{"key": "dagster/partition", "value": partition}]},
         "mode": "default",
     }
-    launched = ask(address, LAUNCH, run=run_parameters)["launchRun"]
-    number = launched["run"]["runId"]
+    return ask(address, LAUNCH, run=run_parameters)["launchRun"]["run"]["runId"]
+
+
+def succeeded(address: str, number: str) -> bool:
+    """Whether a run ends well."""
 
     def status() -> str:
         return ask(address, STATUS, id=number)["runOrError"]["status"]
 
     assert eventually(lambda: status() in {"SUCCESS", "FAILURE"}, within=120)
-    assert status() == "SUCCESS"
+    return status() == "SUCCESS"
+
+
+def test_a_run_launched_in_dagster_dev_materializes_all_assets_and_passes_every_check(
+    dagster_dev: tuple[str, Path],
+) -> None:
+    address, directory = dagster_dev
+    assets = ask(address, ALL_ASSETS)["assetNodes"]
+    assert {"/".join(asset["assetKey"]["path"]) for asset in assets} == ASSETS
+    number = launched(address, PARTITION, assets)
+    assert succeeded(address, number)
     events = ask(address, EVENTS, id=number)["logsForRun"]["events"]
     materialized = [event for event in events if "partition" in event]
     assert {event["partition"] for event in materialized} == {PARTITION}
@@ -135,7 +150,24 @@ def test_a_run_launched_in_dagster_dev_materializes_all_assets_and_passes_every_
         for asset in assets
         for check in asset["assetChecksOrError"]["checks"]
     }
-    assert stored(directory / LAKE) == OBJECTS
+    assert stored(directory / LAKE) >= OBJECTS
+
+
+def test_two_runs_of_one_partition_are_never_under_way_at_once_and_of_two_partitions_are(
+    dagster_dev: tuple[str, Path],
+) -> None:
+    address, _ = dagster_dev
+    assets = ask(address, ALL_ASSETS)["assetNodes"]
+    raw = [asset for asset in assets if asset["assetKey"]["path"] == ["raw_transactions"]]
+    partitions = ("2026-11-02-00:00", "2026-11-02-00:00", "2026-11-02-01:00")
+    numbers = [launched(address, partition, raw) for partition in partitions]
+    assert all(succeeded(address, number) for number in numbers)
+    times = [ask(address, TIMES, id=number)["runOrError"]["stats"] for number in numbers]
+    earlier, later = sorted(times[:2], key=lambda time: time["launchTime"])
+    other = times[2]
+    assert later["enqueuedTime"] < earlier["endTime"], "they would have met"
+    assert later["launchTime"] >= earlier["endTime"]
+    assert other["launchTime"] < earlier["endTime"]
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
