@@ -144,7 +144,14 @@ def doctor() -> None:
     failed = False
     for finding in examine():
         failed |= not finding.good
-        mark = click.style("ok  ", fg="green") if finding.good else click.style("FAIL", fg="red")
+        mark, colour = (
+            ("FAIL", "red")
+            if not finding.good
+            else ("note", "yellow")
+            if finding.note
+            else ("ok  ", "green")
+        )
+        mark = click.style(mark, fg=colour)
         click.echo(f"{mark}  {finding.subject:8}  {finding.message}")
     if failed:
         sys.exit(1)

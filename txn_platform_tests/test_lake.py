@@ -111,7 +111,7 @@ def test_nothing_stays_behind_after_publishing_or_failing(lake: Lake, tmp_path: 
 
 
 def test_probe_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
-    lake.probe()
+    list(lake.probe())
     assert not list(tmp_path.rglob("*probe*"))
 
 

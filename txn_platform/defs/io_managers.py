@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.defs.failures import failing_for_users, with_tracebacks
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, Lake, Staged, object_key, open_lake
+from txn_platform.lake import Encoding, Lake, Staged, explained_reads, object_key, open_lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -71,6 +71,9 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 "dagster/uri": dg.MetadataValue.text(stored.uri),
                 "dagster/partition_row_count": staged.rows,
                 "size_bytes": stored.size,
+                # Which run's object is at the address: the store keeps the same digest with it.
+                "sha256": staged.sha256,
+                **({"superseded": True} if stored.superseded else {}),
             }
         )
 
@@ -96,7 +99,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 case pl.LazyFrame:
                     return self.lake.scan(keys)
                 case _:
-                    return self.lake.scan(keys).collect()
+                    with explained_reads(f"input {context.name}"):
+                        return self.lake.scan(keys).collect()
 
 
 def _reader(table: Any) -> pa.RecordBatchReader:
