@@ -7,7 +7,7 @@ How requests are made, repeated and explained belongs in `s3`; the layout and th
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, override
 
 import polars as pl
@@ -19,7 +19,7 @@ from txn_platform.s3 import ABORTED, Bucket, Effort, StoreError
 from txn_platform.s3_probe import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -35,6 +35,7 @@ DEAD_AFTER_SECONDS: Final = 24 * 3600.0
 _DIGEST: Final = "sha256"
 # Tells what one run put from what another did, also where both put the same bytes.
 _PUT: Final = "put"
+_PUT_LENGTH: Final = 32
 # An upload that others abort, because they take it for a dead run's, is begun so often.
 _UPLOADS: Final = 3
 
@@ -148,25 +149,22 @@ class S3Lake(Lake):
 
         def look() -> StoredObject | None:
             found = self.bucket.head(place) or {}
-            stored = StoredObject(self.uri(key), found.get("ContentLength", 0))
-            if _put_of(found) == put:
-                kept = found.get("ChecksumSHA256")
-                if stored.size == staged.size and checksum and kept:
-                    # Some stores leave out the number of parts, after the dash.
-                    same = kept.partition("-")[0] == checksum
-                else:
+            there = _put_of(found)
+            if there == put:
+                # Some stores leave out the number of parts, after the dash.
+                kept = found.get("ChecksumSHA256", "").partition("-")[0]
+                if found["ContentLength"] != staged.size or not kept or kept != checksum:
                     digest, metadata = self.bucket.digest(place)
                     if metadata.get(_PUT) != put:
                         return None
-                    same = digest == staged.sha256
-                if not same:
-                    raise UserError(
-                        f"{self.uri(key)} holds other bytes than were sent: the store, or what is"
-                        " in front of it, damages data. Run the partition again"
-                    )
-                return stored
-            if _put_of(found) not in {None, before}:
-                return StoredObject(stored.uri, stored.size, superseded=True)
+                    if digest != staged.sha256:
+                        raise UserError(
+                            f"{self.uri(key)} holds other bytes than were sent: the store, or what"
+                            " is in front of it, damages data. Run the partition again"
+                        )
+                return StoredObject(self.uri(key), staged.size)
+            if there not in {None, before}:
+                return StoredObject(self.uri(key), found["ContentLength"], superseded=True)
             return None
 
         stored = self.bucket.until(look)
@@ -188,14 +186,23 @@ class S3Lake(Lake):
 
     @override
     def open(self, key: str) -> pq.ParquetFile:
-        if self.find(key) is None:
+        place = self._prefix + key
+        found = self.bucket.head(place)
+        if found is None:
             raise self._missing(key)
+
+        def require_unchanged() -> None:
+            now = self.bucket.head(place)
+            if (now or {}).get("ETag") != found.get("ETag"):
+                raise UserError(
+                    f"{self.uri(key)} was replaced by another run while it was read: run it again"
+                )
+
         with explained_reads(self.uri(key)):
             return _StoredParquet(
-                self._readers.filesystem().open_input_file(
-                    f"{self.bucket.name}/{self._prefix}{key}"
-                ),
+                self._readers.filesystem().open_input_file(f"{self.bucket.name}/{place}"),
                 self.uri(key),
+                require_unchanged,
             )
 
     @override
@@ -223,31 +230,43 @@ class S3Lake(Lake):
 
 
 class _StoredParquet(pq.ParquetFile):
-    """A Parquet file whose store may fail at any read, and then says so in words."""
+    """A Parquet object that is read in several requests: of one version, or an error in words."""
 
-    def __init__(self, source: Any, uri: str) -> None:
+    def __init__(self, source: Any, uri: str, require_unchanged: Callable[[], None]) -> None:
         super().__init__(source, pre_buffer=True)
         self._uri = uri
+        self._require_unchanged = require_unchanged
 
     @override
     def read(self, *args: Any, **kwargs: Any) -> Any:
-        with explained_reads(self._uri):
+        with self._of_one_version():
             return super().read(*args, **kwargs)
 
     @override
     def read_row_group(self, *args: Any, **kwargs: Any) -> Any:
-        with explained_reads(self._uri):
+        with self._of_one_version():
             return super().read_row_group(*args, **kwargs)
 
     @override
     def read_row_groups(self, *args: Any, **kwargs: Any) -> Any:
-        with explained_reads(self._uri):
+        with self._of_one_version():
             return super().read_row_groups(*args, **kwargs)
 
     @override
     def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with explained_reads(self._uri):
+        with self._of_one_version():
             yield from super().iter_batches(*args, **kwargs)
+
+    @contextmanager
+    def _of_one_version(self) -> Generator[None]:
+        try:
+            with explained_reads(self._uri):
+                yield
+        except Exception:
+            # Bytes of two objects are nonsense at best: then that is what is to be said.
+            self._require_unchanged()
+            raise
+        self._require_unchanged()
 
 
 class S3Readers:
@@ -370,5 +389,7 @@ def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
 
 
 def _put_of(head: dict[str, Any] | None) -> str | None:
-    """Which run's put an object is; objects of others than this platform have none."""
-    return (head or {}).get("Metadata", {}).get(_PUT)
+    """Which run's put an object is; None of one by others than this platform, and of none."""
+    put = (head or {}).get("Metadata", {}).get(_PUT, "")
+    # An answer that was cut may end in the middle of it.
+    return put if len(put) == _PUT_LENGTH else None
