@@ -240,7 +240,7 @@ class Bucket:
         mode: Any = {"ChecksumMode": "ENABLED"} if self._asks_for_checksums else {}
         return self.call(
             lambda: self.client.head_object(Bucket=self.name, Key=key, **mode),
-            needs=("ContentLength", "LastModified"),
+            needs=("ContentLength", "ETag"),
             none_for=("404", "NoSuchKey"),
             attempts=attempts,
         )

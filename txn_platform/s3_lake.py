@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, override
 
 import polars as pl
@@ -126,11 +127,7 @@ class S3Lake(Lake):
                 try:
                     done = _put_of(self.bucket.head(place, attempts=1)) == put
                 except StoreError:
-                    raise StoreError(
-                        f"{error}. Whether the object was replaced is not known, it is whole in"
-                        " any case: run the partition again",
-                        error.code,
-                    ) from None
+                    raise _unknown(error) from None
                 if done:
                     return None
                 if error.code != ABORTED or not left:
@@ -167,7 +164,10 @@ class S3Lake(Lake):
                 return StoredObject(self.uri(key), found["ContentLength"], superseded=True)
             return None
 
-        stored = self.bucket.until(look)
+        try:
+            stored = self.bucket.until(look)
+        except StoreError as error:
+            raise _unknown(error) from None
         if stored is None:
             raise UserError(
                 f"{self.uri(key)} is not what the store has just accepted, nor what another run"
@@ -345,6 +345,7 @@ def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
         raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
     effort = effort or Effort()
     session = boto3.Session(
+        botocore_session=_botocore(),
         aws_access_key_id=settings.access_key_id,
         aws_secret_access_key=settings.secret_access_key.get_secret_value()
         if settings.secret_access_key
@@ -385,6 +386,30 @@ def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
             bucket, credentials, settings.endpoint_url, virtual_host=addressing == "virtual"
         ),
         kms_key=settings.raw_sse,
+    )
+
+
+def _botocore() -> Any:
+    """A session of its own, whose descriptions of AWS, megabytes of JSON, are read once."""
+    from botocore.session import Session
+
+    session = Session()
+    session.register_component("data_loader", _descriptions())
+    return session
+
+
+@cache
+def _descriptions() -> Any:
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+def _unknown(error: StoreError) -> StoreError:
+    return StoreError(
+        f"{error}. Whether the object was replaced is not known, it is whole in any case: run the"
+        " partition again",
+        error.code,
     )
 
 

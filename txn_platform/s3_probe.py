@@ -201,13 +201,14 @@ class _Probed:
 
 
 def _dead_uploads(bucket: Bucket, prefix: str) -> Capability:
+    name = "incomplete uploads"
     try:
         found = bucket.uploads(prefix)
     except StoreError:
-        found = []
+        return Capability(name, works=False, needed=False, meaning="the store has no list of them")
     oldest = max((upload.age for upload in found), default=0.0)
     return Capability(
-        "incomplete uploads",
+        name,
         works=not found,
         needed=False,
         meaning=f"{len(found)}, the oldest begun {oldest / 3600:,.1f} hours ago: of runs that are"

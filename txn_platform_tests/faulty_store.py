@@ -47,6 +47,7 @@ class Fault(StrEnum):
     GONE = "404 NoSuchBucket"
     NO_LENGTH = "411 MissingContentLength"
     UNKNOWN = "501 NotImplemented"
+    ABORTED = "404 NoSuchUpload"
     # The store says that it has done it, and has not.
     LOST = "lost"
 
@@ -60,21 +61,19 @@ class FaultyStore:
     Attributes:
         url: where it listens.
         seen: the requests that have arrived, by operation.
-        headers: the names of all headers that have arrived, in lower case.
         before: what is called, once, before a request of an operation is passed on.
         after: the same after it was passed on, before its answer is.
         refuses_checksums: answers 501 to every request with a checksum of S3's.
-        virtual_hosts_of: the bucket that is named by the host alone.
+        hosts: that requests were addressed to.
     """
 
     def __init__(self, upstream: str) -> None:
         self.seen: Counter[Operation] = Counter()
-        self.headers: set[str] = set()
         self.before: dict[Operation, Callable[[], object]] = {}
         self.after: dict[Operation, Callable[[], object]] = {}
         self.refuses_checksums = False
-        self.virtual_hosts_of: str | None = None
-        self._faults: dict[Operation, tuple[Fault, int | None]] = {}
+        self.hosts: set[str] = set()
+        self._faults: dict[Operation, tuple[Fault, int | None, int]] = {}
         self._lock = threading.Lock()
         store = self
         host = urlsplit(upstream).netloc
@@ -87,13 +86,11 @@ class FaultyStore:
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def fail(self, operation: Operation, fault: Fault, times: int | None = None) -> None:
-        """Let requests go wrong from now on, so many times; None is for ever."""
-        self._faults[operation] = (fault, times)
-
-    def recover(self) -> None:
-        """Let nothing go wrong any more."""
-        self._faults.clear()
+    def fail(
+        self, operation: Operation, fault: Fault, times: int | None = None, *, after: int = 0
+    ) -> None:
+        """Let requests go wrong from now on, or after some; so many times, None is for ever."""
+        self._faults[operation] = (fault, times, after)
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -105,11 +102,7 @@ class FaultyStore:
 
     def handle(self, request: _Handler, upstream: str) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
-        path = request.path
-        if self.virtual_hosts_of is not None:
-            assert request.headers["Host"].startswith(f"{self.virtual_hosts_of}.")
-            path = f"/{self.virtual_hosts_of}{path}"
-        operation = _operation(request.command, path)
+        operation = _operation(request.command, request.path)
         fault, before, after = self._plan(operation, request)
         if before:
             before()
@@ -127,11 +120,13 @@ class FaultyStore:
         elif fault is not None and fault is not Fault.CUT:
             request.connection.sendall(_refusal(fault, head=operation is Operation.HEAD))
         else:
-            head, content = _forward(upstream, request, path, body)
+            head, content = _forward(upstream, request, body)
             if after:
                 after()
             if fault is Fault.CUT:
-                answer = head + content[: len(content) // 2] if content else head[: len(head) // 2]
+                # Without a body, in the middle of a value that may be taken for the whole.
+                middle = head.lower().find(b"etag: ") + 12
+                answer = head + content[: len(content) // 2] if content else head[:middle]
             else:
                 answer = head + content
             request.connection.sendall(answer)
@@ -140,12 +135,15 @@ class FaultyStore:
         names = {name.lower() for name in request.headers}
         with self._lock:
             self.seen[operation] += 1
-            self.headers |= names
+            self.hosts.add(request.headers["Host"])
             if self.refuses_checksums and any("checksum" in name for name in names):
                 return Fault.UNKNOWN, None, None
-            fault, times = self._faults.get(operation, (None, None))
-            if times is not None and fault is not None:
-                self._faults[operation] = (fault, times - 1)
+            fault, times, after = self._faults.get(operation, (None, None, 0))
+            if fault is not None and after:
+                self._faults[operation] = (fault, times, after - 1)
+                fault = None
+            elif fault is not None and times is not None:
+                self._faults[operation] = (fault, times - 1, 0)
                 if times <= 1:
                     del self._faults[operation]
             return fault, self.before.pop(operation, None), self.after.pop(operation, None)
@@ -165,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
             # The client, or the test, has gone.
             self.close_connection = True
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _one
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _one  # noqa: N815 - the library's names
 
     def finish(self) -> None:
         try:
@@ -180,21 +178,23 @@ class _Handler(BaseHTTPRequestHandler):
 def _operation(method: str, path: str) -> Operation:
     parts = urlsplit(path)
     query = parse_qs(parts.query, keep_blank_values=True)
-    match method:
-        case "POST":
-            return Operation.CREATE if "uploads" in query else Operation.COMPLETE
-        case "PUT":
-            return Operation.PART if "partNumber" in query else Operation.PUT
-        case "DELETE":
-            return Operation.ABORT if "uploadId" in query else Operation.DELETE
-        case "HEAD":
-            return Operation.HEAD
-        case _ if "uploads" in query:
-            return Operation.UPLOADS
-        case _ if "list-type" in query:
-            return Operation.LIST
-        case _:
-            return Operation.GET
+    # The first that fits: by method, then by what only such a request has in its query.
+    return next(
+        operation
+        for of, name, operation in (
+            ("POST", "uploads", Operation.CREATE),
+            ("POST", "uploadId", Operation.COMPLETE),
+            ("PUT", "partNumber", Operation.PART),
+            ("PUT", None, Operation.PUT),
+            ("DELETE", "uploadId", Operation.ABORT),
+            ("DELETE", None, Operation.DELETE),
+            ("HEAD", None, Operation.HEAD),
+            ("GET", "uploads", Operation.UPLOADS),
+            ("GET", "list-type", Operation.LIST),
+            ("GET", None, Operation.GET),
+        )
+        if method == of and (name is None or name in query)
+    )
 
 
 def _refusal(fault: Fault, *, head: bool) -> bytes:
@@ -207,11 +207,13 @@ def _refusal(fault: Fault, *, head: bool) -> bytes:
     ).encode() + body
 
 
-def _forward(upstream: str, request: _Handler, path: str, body: bytes) -> tuple[bytes, bytes]:
+def _forward(upstream: str, request: _Handler, body: bytes) -> tuple[bytes, bytes]:
     """The store's answer, as it goes over the wire: its head and its body."""
     connection = http.client.HTTPConnection(upstream, timeout=60)
     try:
-        connection.putrequest(request.command, path, skip_host=True, skip_accept_encoding=True)
+        connection.putrequest(
+            request.command, request.path, skip_host=True, skip_accept_encoding=True
+        )
         for name, value in request.headers.items():
             if name.lower() not in {"connection", "expect"}:
                 connection.putheader(name, value)

@@ -70,13 +70,8 @@ _REFUSING = (
     Fault.UNKNOWN,
 )
 _OF_ONE_PUT = (Operation.PUT, Operation.GET, Operation.HEAD)
-_OF_PARTS = (
-    Operation.CREATE,
-    Operation.PART,
-    Operation.COMPLETE,
-    Operation.GET,
-    Operation.HEAD,
-)
+# HEAD is the same for both.
+_OF_PARTS = (Operation.CREATE, Operation.PART, Operation.COMPLETE, Operation.GET)
 
 
 def _expected(operation: Operation, fault: Fault, times: int | None) -> str:
