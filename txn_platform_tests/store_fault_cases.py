@@ -69,8 +69,8 @@ _REFUSING = (
     Fault.NO_LENGTH,
     Fault.UNKNOWN,
 )
-_OF_ONE_PUT = (Operation.PUT, Operation.GET, Operation.HEAD)
-# HEAD is the same for both.
+# HEAD is the same for both; of a small object, GET is what it is of a part of a large one.
+_OF_ONE_PUT = (Operation.PUT, Operation.HEAD)
 _OF_PARTS = (Operation.CREATE, Operation.PART, Operation.COMPLETE, Operation.GET)
 
 

@@ -6,12 +6,14 @@ The cases are in `store_fault_cases.py`; the store's faults are a proxy's, the s
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import uuid
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.doctor import examine
@@ -104,13 +107,25 @@ def place(
     for name, value in s3_environment.items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    lake = open_s3_lake(settings)
-    with lake.stage(_SCHEMA, _ENCODING) as writer:
-        writer.write(_rows(3, "old"))
-        staged = writer.finish()
-        lake.publish(staged, _KEY)
+    client = s3_endpoint.client()
     with FaultyStore(s3_endpoint.url) as store:
-        yield Place(s3_endpoint, settings, store, staged.sha256, s3_endpoint.client())
+        place = Place(s3_endpoint, settings, store, hashlib.sha256(_old()).hexdigest(), client)
+        client.put_object(
+            Bucket=s3_endpoint.bucket,
+            Key=place.key,
+            Body=_old(),
+            # As an earlier run left it.
+            Metadata={"sha256": place.old, "put": uuid.uuid4().hex},
+        )
+        yield place
+
+
+@cache
+def _old() -> bytes:
+    """A small Parquet file with the rows of the tests."""
+    content = io.BytesIO()
+    pq.write_table(_rows(3, "old").select("number", "text").to_arrow().cast(_SCHEMA), content)
+    return content.getvalue()
 
 
 def _publish(
