@@ -144,7 +144,14 @@ def doctor() -> None:
     failed = False
     for finding in examine():
         failed |= not finding.good
-        mark = click.style("ok  ", fg="green") if finding.good else click.style("FAIL", fg="red")
+        mark, colour = (
+            ("FAIL", "red")
+            if not finding.good
+            else ("note", "yellow")
+            if finding.note
+            else ("ok  ", "green")
+        )
+        mark = click.style(mark, fg=colour)
         click.echo(f"{mark}  {finding.subject:8}  {finding.message}")
     if failed:
         sys.exit(1)
@@ -422,7 +429,7 @@ def _print_published(summary: Summary) -> None:
     from rich.table import Table
 
     from txn_platform.defs.checks import PUBLISHED
-    from txn_platform.lake import object_key, open_lake, open_parquet
+    from txn_platform.lake import object_key, open_lake
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window, iso
 
@@ -433,7 +440,7 @@ def _print_published(summary: Summary) -> None:
         raise UserError(f"{lake.uri(key)} is not there, although it was just published")
     click.echo(f"{stored.uri}, {stored.size:,} bytes")
     columns = ["transaction_at", "card_number", "merchant_name", "transaction_type", "amount"]
-    batch = next(open_parquet(lake.open(key)).iter_batches(batch_size=5, columns=columns))
+    batch = next(lake.open(key).iter_batches(batch_size=5, columns=columns))
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
         table.add_column(name, overflow="fold", no_wrap=name != "merchant_name")

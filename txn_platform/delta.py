@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
-from txn_platform.lake import open_s3
+from txn_platform.s3 import Effort
+from txn_platform.s3_lake import open_bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
     from mypy_boto3_s3 import S3Client
 
-    from txn_platform.lake import S3Readers
+    from txn_platform.s3_lake import S3Readers
     from txn_platform.settings import Settings
     from txn_platform.windows import Window
 
@@ -347,7 +348,9 @@ def open_delta(settings: Settings) -> DeltaLake | None:
                 " set DELTA_LAKE_S3_PATH to a place that can be written"
             ) from None
         return DeltaLake(str(directory), None)
-    return DeltaLake(place, open_s3(settings, place.removeprefix("s3://").partition("/")[0]))
+    name = place.removeprefix("s3://").partition("/")[0]
+    bucket, readers = open_bucket(settings, name, Effort())
+    return DeltaLake(place, (bucket.client, readers))
 
 
 def require_delta(delta: DeltaLake | None) -> DeltaLake:

@@ -32,11 +32,13 @@ class Finding:
         subject: what it is.
         good: whether a run would get past it.
         message: what was found, and what to mend when it is not good.
+        note: a run gets past it, but not everything is as it could be.
     """
 
     subject: str
     good: bool
     message: str
+    note: bool = False
 
 
 def examine() -> Iterator[Finding]:
@@ -49,7 +51,7 @@ def examine() -> Iterator[Finding]:
     yield Finding("settings", good=True, message=_describe(settings))
     yield _try("card key", lambda: _examine_card_key(settings))
     yield _try("source", lambda: _examine_source(settings))
-    yield _try("lake", lambda: _examine_lake(settings))
+    yield from _examine_lake(settings)
     if settings.delta_path is not None:
         yield _try("delta", lambda: _examine_delta(settings))
 
@@ -80,10 +82,21 @@ def _examine_source(settings: Settings) -> str:
         return f"the generator starts, and has complete hours up to {iso(Source(url).watermark())}"
 
 
-def _examine_lake(settings: Settings) -> str:
-    lake = open_lake(settings)
-    lake.probe()
-    return f"{lake.uri('')} can be written and read"
+def _examine_lake(settings: Settings) -> Iterator[Finding]:
+    try:
+        lake = open_lake(settings)
+        # One by one: what is found before a store fails is said.
+        for number, found in enumerate(lake.probe()):
+            if not number:
+                yield Finding("lake", good=True, message=f"{lake.uri('')} can be written and read")
+            yield Finding(
+                "store",
+                good=found.works or not found.needed,
+                message=f"{found.name}: {found.meaning}",
+                note=not found.works,
+            )
+    except UserError as error:
+        yield Finding("lake", good=False, message=str(error))
 
 
 def _examine_delta(settings: Settings) -> str:

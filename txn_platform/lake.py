@@ -1,16 +1,19 @@
 """The lake: where an object lives, and how it gets there whole.
 
-Two stores with one promise, a directory and a bucket on S3: an object is staged as a local file,
-verified, and put in its place in one step. What is in the files is the assets' matter.
+Two stores with one promise, a directory (here) and a bucket on S3 (`s3_lake`): an object is staged
+as a local file, verified, and put in its place in one step. What is in the files is the assets'
+matter.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import uuid
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -27,24 +30,21 @@ from txn_platform.errors import UserError
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Generator, Iterator
     from concurrent.futures import Future
+    from io import BufferedWriter
     from pathlib import Path
-
-    from mypy_boto3_s3 import S3Client
 
     from txn_platform.settings import Settings
 
 OBJECT_NAME: Final = "part-0.parquet"
 STAGING_SUFFIX: Final = ".staging"
-# Below it one PUT, above it one multipart upload: both replace the object whole.
-_MULTIPART_BYTES: Final = 64 << 20
-_DIGEST_METADATA: Final = "sha256"
 # A dictionary that is larger is given up for plain values, which cost more than it does.
 _DICTIONARY_BYTES: Final = 64 << 20
 # What a row group holds at most where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
-_COPY_BYTES: Final = 8 << 20
+# A full disk, a full quota, a file longer than allowed.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def window_of_key(key: str) -> Window:
@@ -86,10 +86,30 @@ class StoredObject:
     Attributes:
         uri: its address, `s3://...` or an absolute path.
         size: its bytes.
+        superseded: it was published, and then another run put its own, whole, in its place; the
+            size is that one's.
     """
 
     uri: str
     size: int
+    superseded: bool = False
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a store was seen to do, or not.
+
+    Attributes:
+        name: what it is called.
+        works: whether the store does it.
+        needed: whether the lake can't be used without.
+        meaning: what that means for the user, and what to do about it.
+    """
+
+    name: str
+    works: bool
+    needed: bool
+    meaning: str
 
 
 @dataclass(frozen=True)
@@ -125,13 +145,11 @@ class StagingWriter:
     """
 
     def __init__(self, path: Path, schema: pa.Schema, encoding: Encoding) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._schema = schema
         self._encoding = encoding
         self._coded_schema = coded_schema(schema, encoding.coded)
-        self._lock = path.open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = _locked(path)
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
         self._pending_bytes = 0
@@ -178,7 +196,7 @@ class StagingWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         # What can't be closed here was not finished, and goes.
         self._encoder.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
@@ -186,6 +204,9 @@ class StagingWriter:
                 self._writer.close()
         self._path.unlink(missing_ok=True)
         self._lock.close()
+        if isinstance(error, OSError):
+            with room_on_disk(self._path.parent):
+                raise error
 
     def write(self, rows: pa.RecordBatch | pl.DataFrame) -> None:
         """Append rows; columns are put into the schema's order and types, never its values."""
@@ -203,12 +224,9 @@ class StagingWriter:
             ):
                 self._flush()
 
-    def copy(self, source: pa.NativeFile) -> None:
+    def copy(self, source: LakeFile) -> None:
         """Take a Parquet file as it is, to the byte, in place of rows."""
-        source.seek(0)
-        with self._path.open("wb") as file:
-            while chunk := source.read(_COPY_BYTES):
-                file.write(chunk)
+        source.copy_to(self._path)
         self.rows = pq.read_metadata(self._path).num_rows
         self._copied = True
 
@@ -273,13 +291,18 @@ class Lake(ABC):
             UserError: the lake could not take it afterwards.
         """
         self.require_writable()
-        self.sweep()
-        return StagingWriter(
-            self._staging / f"{uuid.uuid4().hex}{STAGING_SUFFIX}", schema, encoding
-        )
+        with room_on_disk(self._staging):
+            self._staging.mkdir(parents=True, exist_ok=True)
+            self.sweep()
+            path = self._staging / f"{uuid.uuid4().hex}{STAGING_SUFFIX}"
+            try:
+                return StagingWriter(path, schema, encoding)
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
 
     def sweep(self) -> int:
-        """Remove staged files whose writers are dead; how many."""
+        """Remove what writers that died have left, here and in the store; how much it was."""
         removed = 0
         for path in self._staging.glob(f"*{STAGING_SUFFIX}"):
             with contextlib.suppress(OSError), path.open("rb") as file:
@@ -306,11 +329,11 @@ class Lake(ABC):
         """Raise a `UserError` when objects can't be put here."""
 
     @abstractmethod
-    def probe(self) -> None:
-        """Write, read and remove a small object, to see whether it can be done.
+    def probe(self) -> Iterator[Capability]:
+        """Try with small objects, which are removed, what the store can do, the needed first.
 
         Raises:
-            UserError: one of them failed.
+            UserError: the store can't be reached, or refuses.
         """
 
     @abstractmethod
@@ -322,8 +345,20 @@ class Lake(ABC):
         """The object at a key, as the store itself says; None when there is none."""
 
     @abstractmethod
-    def open(self, key: str) -> pa.NativeFile:
-        """The object at a key, for reading from any place in it.
+    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+        """The object at a key, for reading a column or a row group at a time.
+
+        Args:
+            key: where it is.
+            coded: text columns to be read as dictionaries, those of them that it has.
+
+        Raises:
+            UserError: there is none, or the store can't be reached.
+        """
+
+    @abstractmethod
+    def copy(self, key: str, path: Path) -> None:
+        """Write the bytes of the object at a key, of one version of it, to a local file.
 
         Raises:
             UserError: there is none, or the store can't be reached.
@@ -348,6 +383,27 @@ class Lake(ABC):
         )
 
 
+@dataclass(frozen=True)
+class LakeFile:
+    """An object of the lake, to be read in pieces, or taken whole.
+
+    Attributes:
+        lake: which.
+        key: where it is there.
+    """
+
+    lake: Lake
+    key: str
+
+    def parquet(self, coded: Collection[str] = ()) -> pq.ParquetFile:
+        """See `Lake.open`."""
+        return self.lake.open(self.key, coded)
+
+    def copy_to(self, path: Path) -> None:
+        """See `Lake.copy`."""
+        self.lake.copy(self.key, path)
+
+
 class DirectoryLake(Lake):
     """A lake in a local directory."""
 
@@ -367,22 +423,30 @@ class DirectoryLake(Lake):
             ) from None
 
     @override
-    def probe(self) -> None:
+    def probe(self) -> Iterator[Capability]:
         self.require_writable()
         path = self._staging / f"probe-{uuid.uuid4().hex}"
         try:
             path.write_bytes(b"probe")
-            path.unlink()
+            path.replace(path.with_suffix(".replaced"))
+            _sync_directory(self._staging)
+            path.with_suffix(".replaced").unlink()
         except OSError as error:
             raise UserError(f"{self._root} can't be written: {error.strerror}") from None
+        yield Capability("objects", works=True, needed=True, meaning="a file is replaced whole")
 
     @override
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         target = self._root / key
+        # An entry is there after a power failure once the directory it stands in is written.
+        entered = [target.parent]
+        while not entered[-1].exists():
+            entered.append(entered[-1].parent)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             staged.path.replace(target)
-            _sync_directory(target.parent)
+            for directory in entered:
+                _sync_directory(directory)
         except OSError as error:
             raise UserError(f"{target} can't be written: {error.strerror}") from None
         return StoredObject(str(target), staged.size)
@@ -397,10 +461,17 @@ class DirectoryLake(Lake):
         return StoredObject(str(path), path.stat().st_size) if path.is_file() else None
 
     @override
-    def open(self, key: str) -> pa.NativeFile:
+    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
         if self.find(key) is None:
             raise self._missing(key)
-        return pa.memory_map(str(self._root / key))
+        return open_parquet(self._root / key, coded)
+
+    @override
+    def copy(self, key: str, path: Path) -> None:
+        try:
+            shutil.copyfile(self._root / key, path)
+        except FileNotFoundError:
+            raise self._missing(key) from None
 
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:
@@ -419,209 +490,6 @@ class DirectoryLake(Lake):
         (self._root / key).unlink(missing_ok=True)
 
 
-class S3Lake(Lake):
-    """A lake in a bucket on S3 or a store that speaks its protocol."""
-
-    def __init__(
-        self,
-        *,
-        client: S3Client,
-        bucket: str,
-        prefix: str,
-        staging: Path,
-        readers: S3Readers,
-        kms_key: str | None,
-    ) -> None:
-        super().__init__(staging)
-        self._client = client
-        self._bucket = bucket
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._readers = readers
-        self._encryption = (
-            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
-        )
-        self._known_writable = False
-
-    @override
-    def require_writable(self) -> None:
-        if not self._known_writable:
-            self._call(self._client.head_bucket, Bucket=self._bucket)
-            self._known_writable = True
-
-    @override
-    def probe(self) -> None:
-        self.require_writable()
-        place: Any = {"Bucket": self._bucket, "Key": f"{self._prefix}probe-{uuid.uuid4().hex}"}
-        self._call(self._client.put_object, **place, Body=b"probe")
-        body = self._call(self._client.get_object, **place)["Body"].read()
-        self._call(self._client.delete_object, **place)
-        if body != b"probe":
-            raise UserError(f"{self.uri('')} gives back other bytes than were written there")
-
-    @override
-    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
-        from boto3.s3.transfer import TransferConfig
-
-        # Uploads whole or not at all: a multipart upload that fails is aborted by the transfer.
-        self._call(
-            self._client.upload_file,
-            str(staged.path),
-            self._bucket,
-            self._prefix + key,
-            ExtraArgs={
-                "ContentType": "application/vnd.apache.parquet",
-                "Metadata": {_DIGEST_METADATA: staged.sha256},
-                **(self._encryption if clear_cards else {}),
-            },
-            Config=TransferConfig(
-                multipart_threshold=_MULTIPART_BYTES,
-                multipart_chunksize=_MULTIPART_BYTES,
-                max_concurrency=2,
-            ),
-        )
-        stored = self._head(key)
-        found = (
-            (stored["ContentLength"], stored["Metadata"].get(_DIGEST_METADATA)) if stored else ()
-        )
-        if found != (staged.size, staged.sha256):
-            raise UserError(
-                f"{self.uri(key)} is not what was just written: another writer was there at the"
-                " same time, or the store loses data. Run the partition again"
-            )
-        return StoredObject(self.uri(key), staged.size)
-
-    @override
-    def uri(self, key: str) -> str:
-        return f"s3://{self._bucket}/{self._prefix}{key}"
-
-    @override
-    def find(self, key: str) -> StoredObject | None:
-        stored = self._head(key)
-        return StoredObject(self.uri(key), stored["ContentLength"]) if stored else None
-
-    @override
-    def open(self, key: str) -> pa.NativeFile:
-        if self.find(key) is None:
-            raise self._missing(key)
-        return self._readers.filesystem().open_input_file(f"{self._bucket}/{self._prefix}{key}")
-
-    @override
-    def scan(self, keys: list[str]) -> pl.LazyFrame:
-        for key in keys:
-            if self.find(key) is None:
-                raise self._missing(key)
-        return pl.scan_parquet(
-            [self.uri(key) for key in keys],
-            hive_partitioning=False,
-            storage_options=self._readers.storage_options(),
-        )
-
-    @override
-    def keys(self, asset: str) -> list[str]:
-        pages = self._client.get_paginator("list_objects_v2").paginate(
-            Bucket=self._bucket, Prefix=f"{self._prefix}{asset}/"
-        )
-        found = self._call(lambda: [entry for page in pages for entry in page.get("Contents", [])])
-        return sorted(
-            entry["Key"].removeprefix(self._prefix)
-            for entry in found
-            if entry["Key"].endswith(f"/{OBJECT_NAME}")
-        )
-
-    @override
-    def remove(self, key: str) -> None:
-        self._call(self._client.delete_object, Bucket=self._bucket, Key=self._prefix + key)
-
-    def _head(self, key: str) -> dict[str, Any] | None:
-        return self._call(
-            self._client.head_object,
-            none_for=("404", "NoSuchKey"),
-            Bucket=self._bucket,
-            Key=self._prefix + key,
-        )
-
-    def _call(
-        self, method: Callable[..., Any], *args: Any, none_for: tuple[str, ...] = (), **kwargs: Any
-    ) -> Any:
-        """Call the store, and put what it says into words."""
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError
-
-        try:
-            return method(*args, **kwargs)
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in none_for:
-                return None
-            raise UserError(self._explain(code)) from None
-        except (BotoCoreError, Boto3Error) as error:
-            # upload_file wraps what S3 answered into an error of its own.
-            cause = error.__context__
-            if isinstance(cause, ClientError):
-                raise UserError(
-                    self._explain(cause.response.get("Error", {}).get("Code", ""))
-                ) from None
-            raise UserError(f"the store of bucket {self._bucket!r} failed: {error}") from None
-
-    def _explain(self, code: str) -> str:
-        where = f"bucket {self._bucket!r}"
-        match code:
-            case "404" | "NoSuchBucket":
-                return f"{where} does not exist: make it, or mend AWS_BUCKET_NAME"
-            case "403" | "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch":
-                return (
-                    f"{where} refused the credentials ({code}): mend AWS_ACCESS_KEY_ID and"
-                    " AWS_SECRET_ACCESS_KEY (or the profile), or let them read and write there"
-                )
-            case "301" | "PermanentRedirect" | "AuthorizationHeaderMalformed":
-                return f"{where} is in another region: set AWS_REGION to the bucket's"
-            case "ExpiredToken" | "ExpiredTokenException":
-                return f"the credentials for {where} have expired: log in again"
-            case "RequestTimeTooSkewed":
-                return f"{where} refused the request because this machine's clock is wrong: set it"
-            case _:
-                return f"{where} answered with the error {code!r}"
-
-
-class S3Readers:
-    """The same credentials and endpoint, in the words of the libraries that read Parquet."""
-
-    def __init__(self, client: S3Client, credentials: Any, endpoint_url: str | None) -> None:
-        self._region = client.meta.region_name
-        self._credentials = credentials
-        self._endpoint_url = endpoint_url
-
-    def filesystem(self) -> Any:
-        """A `pyarrow.fs.S3FileSystem`."""
-        from pyarrow.fs import S3FileSystem
-
-        key = self._credentials.get_frozen_credentials()
-        scheme, _, host = (self._endpoint_url or "https://").partition("://")
-        return S3FileSystem(
-            access_key=key.access_key,
-            secret_key=key.secret_key,
-            session_token=key.token,
-            region=self._region,
-            scheme="http" if scheme == "http" else "https",
-            endpoint_override=host or None,
-        )
-
-    def storage_options(self) -> dict[str, str]:
-        """Polars' storage options."""
-        key = self._credentials.get_frozen_credentials()
-        options = {
-            "aws_access_key_id": key.access_key,
-            "aws_secret_access_key": key.secret_key,
-            "aws_region": self._region,
-        }
-        if key.token:
-            options["aws_session_token"] = key.token
-        if self._endpoint_url:
-            options["aws_endpoint_url"] = self._endpoint_url
-            options["aws_allow_http"] = "true"
-        return options
-
-
 def open_lake(settings: Settings) -> Lake:
     """The lake that the settings name: a bucket when there is one, else a directory.
 
@@ -630,71 +498,48 @@ def open_lake(settings: Settings) -> Lake:
     """
     if settings.bucket is None:
         return DirectoryLake((settings.home / "lake").absolute())
-    client, readers = open_s3(settings, settings.bucket)
-    return S3Lake(
-        client=client,
-        bucket=settings.bucket,
-        prefix=settings.lake_prefix,
-        staging=(settings.home / "staging").absolute(),
-        readers=readers,
-        kms_key=settings.raw_sse,
-    )
+    from txn_platform.s3_lake import open_s3_lake
+
+    return open_s3_lake(settings)
 
 
-def open_s3(settings: Settings, bucket: str) -> tuple[S3Client, S3Readers]:
-    """A client of the store that has a bucket, and the same access for other libraries.
+@contextlib.contextmanager
+def explained_reads(what: str) -> Generator[None]:
+    """Put into words that a store failed while what is named was read.
 
     Raises:
-        UserError: there are no credentials for the bucket.
+        UserError: it did.
     """
-    import boto3
-    from botocore.config import Config
+    try:
+        yield
+    except (OSError, pl.exceptions.ComputeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{what} could not be read: {reason}. Run it again") from None
 
-    session = boto3.Session(
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key.get_secret_value()
-        if settings.secret_access_key
-        else None,
-        aws_session_token=settings.session_token.get_secret_value()
-        if settings.session_token
-        else None,
-        region_name=settings.region,
-    )
-    credentials = session.get_credentials()
-    if credentials is None:
+
+@contextlib.contextmanager
+def room_on_disk(directory: Path) -> Generator[None]:
+    """Put into words that a directory's disk can't take any more.
+
+    Raises:
+        UserError: it can't.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
         raise UserError(
-            f"there are no credentials for bucket {bucket!r}: set AWS_ACCESS_KEY_ID and"
-            " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI"
-        )
-    client = session.client(
-        "s3",
-        region_name=session.region_name or "us-east-1",
-        endpoint_url=settings.endpoint_url,
-        config=Config(
-            connect_timeout=5,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 5},
-            # Stores on an address without a domain have no names for buckets.
-            s3={"addressing_style": "path"} if settings.endpoint_url else None,
-        ),
-    )
-    return client, S3Readers(client, credentials, settings.endpoint_url)
+            f"{directory} can't take more ({os.strerror(error.errno)}): make room there, or set"
+            " TXN_HOME to a directory on a disk that has some"
+        ) from None
 
 
-def open_parquet(source: pa.NativeFile | Path, coded: Collection[str] = ()) -> pq.ParquetFile:
-    """A Parquet file, for reading a row group or a column at a time.
-
-    Args:
-        source: what `Lake.open` gave, or a local file.
-        coded: text columns to be read as dictionaries, those of them that the file has.
-    """
-    file = pq.ParquetFile(source, pre_buffer=True)
-    names = [name for name in file.schema_arrow.names if name in coded]
-    if not names:
-        return file
-    return pq.ParquetFile(
-        source, metadata=file.metadata, pre_buffer=True, read_dictionary=cast("Any", names)
-    )
+def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
+    """A local Parquet file, as `Lake.open` gives one of the lake."""
+    footer = pq.read_metadata(path)
+    names: Any = [name for name in footer.schema.names if name in coded]
+    return pq.ParquetFile(path, memory_map=True, metadata=footer, read_dictionary=names)
 
 
 def read_batches(
@@ -718,6 +563,18 @@ def read_batches(
             following = pool.submit(read, group)
             yield as_batch(table, schema)
         yield as_batch(following.result(), schema)
+
+
+def _locked(path: Path) -> BufferedWriter:
+    """A new file that is locked before anybody can take it for a dead writer's."""
+    while True:
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Between the two, a sweep may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()
 
 
 def _sync_directory(directory: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from txn_platform.columns import as_frame
-from txn_platform.lake import object_key, open_parquet, read_batches
+from txn_platform.lake import object_key, read_batches
 from txn_platform.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGITS
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def reasons_in(lake: Lake, asset: str, window: Window | None) -> dict[str, Reaso
     found: dict[str, Reason] = {}
     for key in keys:
         with lake.open(key) as file:
-            for rows in read_batches(open_parquet(file)):
+            for rows in read_batches(file):
                 for reason, part in (
                     as_frame(rows).explode("reasons").drop_nulls("reasons").group_by("reasons")
                 ):

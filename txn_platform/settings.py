@@ -129,6 +129,23 @@ class Settings(BaseSettings):
         description="An S3-compatible store's address; unset, AWS.",
     )
 
+    s3_addressing: Literal["path", "virtual"] | None = Field(
+        default=None,
+        validation_alias="TXN_S3_ADDRESSING",
+        description="Where the bucket's name goes, the path or the host; unset, the path for a"
+        " store with an address, and what AWS wants otherwise.",
+    )
+    request_checksums: Literal["when_supported", "when_required"] | None = Field(
+        default=None,
+        validation_alias="AWS_REQUEST_CHECKSUM_CALCULATION",
+        description="`when_required` for stores that know no checksums of S3's.",
+    )
+    response_checksums: Literal["when_supported", "when_required"] | None = Field(
+        default=None,
+        validation_alias="AWS_RESPONSE_CHECKSUM_VALIDATION",
+        description="`when_required` for stores that can't be asked for their checksums.",
+    )
+
     @classmethod
     @override
     def settings_customise_sources(
@@ -144,6 +161,11 @@ class Settings(BaseSettings):
         named = {name.lower() for name in os.environ}
         file.env_vars = {name: value for name, value in file.env_vars.items() if name not in named}
         return init_settings, env_settings, file, file_secret_settings
+
+    @field_validator("request_checksums", "response_checksums", mode="before")
+    @classmethod
+    def _in_lower_case(cls, value: str | None) -> str | None:
+        return value.lower() if value else value
 
     @field_validator("generator_url", "endpoint_url")
     @classmethod

@@ -1,5 +1,6 @@
 """The assets under Dagster: what is published, what is kept back, and what the checks say."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -151,7 +152,9 @@ def test_bad_rows_are_quarantined_as_sent_and_the_rest_is_published(there: Serve
         "currency.unknown": 1,
         "transaction_id.duplicate": 1,
     }
-    assert materialized["s3_parquet_transactions"]["dagster/partition_row_count"].value == 200
+    published = materialized["s3_parquet_transactions"]
+    assert published["dagster/partition_row_count"].value == 200
+    assert published["sha256"].value == hashlib.sha256(_PUBLISHED.read_bytes()).hexdigest()
 
 
 def test_too_many_bad_rows_fail_the_window_and_nothing_is_written(there: ServedSource) -> None:

@@ -95,7 +95,7 @@ def test_the_platform_knows_the_source_over_http_only() -> None:
 _LAYERS = [
     ["errors", "iso_codes", "text_columns", "timestamps", "windows"],
     ["contract", "settings", "protection", "reconciliation"],
-    ["validation", "decoding", "drift", "ordering", "lake", "source"],
+    ["validation", "decoding", "drift", "ordering", "lake", "s3", "s3_lake", "s3_probe", "source"],
     ["delta"],
 ]
 

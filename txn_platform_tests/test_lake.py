@@ -1,11 +1,13 @@
 """The lake: an object is whole or not there, in a directory and on two kinds of S3."""
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -20,7 +22,6 @@ from txn_platform.lake import (
     StoredObject,
     object_key,
     open_lake,
-    open_parquet,
     window_of_key,
 )
 from txn_platform.settings import load_settings
@@ -69,7 +70,7 @@ def test_what_is_published_can_be_read_back(lake: Lake) -> None:
     stored = _publish(lake, _rows(150), _rows(30, "b"))
     assert lake.find(_KEY) == stored
     assert stored.uri.endswith(_KEY)
-    with open_parquet(lake.open(_KEY)) as file:
+    with lake.open(_KEY) as file:
         assert file.schema_arrow.equals(_SCHEMA)
         assert file.metadata.num_row_groups == 2
         assert pl.DataFrame(file.read())["number"].to_list() == [*range(150), *range(30)]
@@ -112,7 +113,7 @@ def test_nothing_stays_behind_after_publishing_or_failing(lake: Lake, tmp_path: 
 
 
 def test_probe_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
-    lake.probe()
+    list(lake.probe())
     assert not list(tmp_path.rglob("*probe*"))
 
 
@@ -162,6 +163,29 @@ def test_files_of_killed_writers_are_swept_and_of_live_ones_kept(tmp_path: Path)
         writers[1].communicate()
         assert writers[1].returncode == 0
     assert not list(tmp_path.rglob("?*.staging"))
+
+
+def test_a_file_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep of another run comes between the two steps of a new file."""
+    lake = open_lake(load_settings())
+    lock = fcntl.flock
+    swept: list[int] = []
+
+    def sweep_first(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX and not swept:
+            swept.append(0)
+            swept[0] = lake.sweep()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    with lake.stage(_SCHEMA, _ENCODING) as writer:
+        assert swept == [1]
+        assert lake.sweep() == 0
+        writer.write(_rows(3))
+        lake.publish(writer.finish(), _KEY)
+    assert lake.scan([_KEY]).collect().height == 3
 
 
 def test_other_readers_read_it_too(tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def test_only_its_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GENERATOR_URL", "localhost:8000"),
         ("AWS_ENDPOINT_URL", "localhost:9000"),
         ("TXN_LAKE_PREFIX", "/lake/"),
+        ("TXN_S3_ADDRESSING", "dns"),
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(

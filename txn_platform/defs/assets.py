@@ -28,7 +28,7 @@ from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, LakeIOManager
 from txn_platform.defs.partitions import HOURS, window_of
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, open_parquet, read_batches
+from txn_platform.lake import Encoding, LakeFile, open_parquet, read_batches
 from txn_platform.ordering import Order, in_order
 from txn_platform.protection import protected
 from txn_platform.reconciliation import ControlTotals
@@ -160,7 +160,7 @@ class ValidationConfig(dg.Config):
 def validation(
     context: dg.AssetExecutionContext,
     config: ValidationConfig,
-    raw_transactions: pa.NativeFile,
+    raw_transactions: LakeFile,
     lake: dg.ResourceParam[LakeIOManager],
     card_key: CardKeyResource,
 ) -> Iterator[Any]:
@@ -175,7 +175,7 @@ def validation(
         allowed = config.max_quarantine
         if allowed is None:
             allowed = settings.max_quarantine
-        raw = open_parquet(raw_transactions, CODED_COLUMNS)
+        raw = raw_transactions.parquet(CODED_COLUMNS)
         repeats = find_repeats(lambda columns: read_batches(raw, columns))
         with ExitStack() as staged:
             validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
@@ -257,25 +257,25 @@ def validation(
     description="The window as it is published: proven whole against the source's control totals.",
 )
 def s3_parquet_transactions(
-    raw_transactions: pa.NativeFile,
-    validated_transactions: pa.NativeFile,
-    quarantined_transactions: pa.NativeFile,
+    raw_transactions: LakeFile,
+    validated_transactions: LakeFile,
+    quarantined_transactions: LakeFile,
     lake: dg.ResourceParam[LakeIOManager],
 ) -> Iterator[Any]:
     """Prove a validated window from its file, and publish it."""
     with failing_for_users():
-        stated = _stated(open_parquet(raw_transactions))
+        stated = _stated(raw_transactions.parquet())
         quarantined = sum(
             (
                 ControlTotals.of(rows)
                 for rows in read_batches(
-                    open_parquet(quarantined_transactions, CODED_COLUMNS),
+                    quarantined_transactions.parquet(CODED_COLUMNS),
                     ["transaction_id", "transaction_type", "amount"],
                 )
             ),
             ControlTotals(),
         )
-        validated = open_parquet(validated_transactions)
+        validated = validated_transactions.parquet()
         policy = _note(validated, _CARD_POLICY)
         with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             # Validated rows are laid out for readers already: they are not made anew, but proven.

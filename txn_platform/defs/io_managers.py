@@ -20,10 +20,11 @@ from txn_platform.errors import UserError
 from txn_platform.lake import (
     Encoding,
     Lake,
+    LakeFile,
     Staged,
+    explained_reads,
     object_key,
     open_lake,
-    open_parquet,
     window_of_key,
 )
 from txn_platform.settings import load_settings
@@ -42,8 +43,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     Takes what an asset returns: a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
     `pa.RecordBatchReader` or `pd.DataFrame`. Gives what an input is annotated as: one of these
-    frames and tables, `pq.ParquetFile` to read in pieces, or `pa.NativeFile` for the object's
-    bytes; a frame or a table can hold several partitions.
+    frames and tables, `pq.ParquetFile` to read in pieces, or `LakeFile`
+    for that and for the object's bytes; a frame or a table can hold several partitions.
     """
 
     @override
@@ -102,6 +103,9 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 "dagster/uri": dg.MetadataValue.text(stored.uri),
                 "dagster/partition_row_count": staged.rows,
                 "size_bytes": stored.size,
+                # Which run's object is at the address: the store keeps the same digest with it.
+                "sha256": staged.sha256,
+                **({"superseded": True} if stored.superseded else {}),
             }
         )
 
@@ -111,14 +115,14 @@ class LakeIOManager(dg.ConfigurableIOManager):
         with failing_for_users():
             keys = _keys(context)
             match context.dagster_type.typing_type:
-                case (pa.NativeFile | pq.ParquetFile) as kind:
+                case type() as kind if kind in {LakeFile, pq.ParquetFile}:
                     if len(keys) != 1:
                         raise UserError(
                             f"input {context.name} is {len(keys)} partitions: annotate it as a"
                             f" frame or a table, a {kind.__name__} is one"
                         )
-                    file = self.lake.open(keys[0])
-                    return file if kind is pa.NativeFile else open_parquet(file)
+                    file = LakeFile(self.lake, keys[0])
+                    return file if kind is LakeFile else file.parquet()
                 case pa.Table:
                     return self._table(keys)
                 case pd.DataFrame:
@@ -126,10 +130,11 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 case pl.LazyFrame:
                     return self.lake.scan(keys)
                 case _:
-                    return self.lake.scan(keys).collect()
+                    with explained_reads(f"input {context.name}"):
+                        return self.lake.scan(keys).collect()
 
     def _table(self, keys: list[str]) -> pa.Table:
-        return pa.concat_tables(open_parquet(self.lake.open(key)).read() for key in keys)
+        return pa.concat_tables(self.lake.open(key).read() for key in keys)
 
 
 def _reader(table: Any) -> pa.RecordBatchReader:

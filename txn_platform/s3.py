@@ -1,0 +1,582 @@
+"""One bucket: calls that are tried again, uploads that are whole or not, errors in words.
+
+It knows keys and bytes. What lies under which key belongs in `lake`, how it is published and read
+in `s3_lake`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, override
+
+from txn_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+_RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
+# Of other statuses: a body that was damaged on its way, and what was busy for a moment.
+_RETRIED_CODES: Final = frozenset(
+    {
+        "BadDigest",
+        "IncompleteBody",
+        "InternalError",
+        "OperationAborted",
+        "RequestTimeout",
+        "ServiceUnavailable",
+        "SlowDown",
+        "Throttling",
+        "ThrottlingException",
+        "XAmzContentChecksumMismatch",
+        "XAmzContentSHA256Mismatch",
+    }
+)
+# The code of the error that speaks of an upload which is completed or aborted.
+ABORTED: Final = "NoSuchUpload"
+_READ_BYTES: Final = 1 << 20
+
+
+_EXPLAINED: Final = {
+    ("404", "NoSuchBucket"): "does not exist: make it, or mend AWS_BUCKET_NAME",
+    ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"): "refused the"
+    " credentials ({code}): mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), or"
+    " let them read and write there",
+    ("301", "PermanentRedirect", "AuthorizationHeaderMalformed"): "is in another region: set"
+    " AWS_REGION to the bucket's",
+    ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"): "refused"
+    " the credentials, which have expired ({code}): log in again",
+    ("RequestTimeTooSkewed", "RequestExpired"): "refused the request because this machine's clock"
+    " is {off} the store's: set it",
+    ("411", "MissingContentLength", "501", "NotImplemented"): "answered with the error {code!r}:"
+    " the store may be too old for checksums; set AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED",
+    ("507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"): "is full ({code}): make"
+    " room there",
+    ("429", "503", "SlowDown", "ServiceUnavailable", "TooManyRequests"): "is overloaded ({code}):"
+    " run it again when the store has recovered",
+}
+_UNEXPLAINED: Final = "answered with the error {code!r}"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How hard the store is tried.
+
+    A request takes at the most `attempts` times (`connect_timeout` + `read_timeout` without a
+    byte), and between them `base_delay` doubled from time to time, up to `max_delay`, of which
+    each waits a random share. Times in seconds.
+
+    Attributes:
+        attempts: of one request.
+        first_attempts: of the first request of all: nothing is done yet, and somebody waits.
+        base_delay: the longest wait before the second attempt.
+        max_delay: the longest wait before any.
+        connect_timeout: until a connection stands.
+        read_timeout: until the next byte comes or goes.
+        part_bytes: up to it an object is one PUT, beyond it one upload in parts of that size, of
+            which stores want at least 5 MiB.
+        threads: parts on their way at the same time.
+    """
+
+    attempts: int = 6
+    first_attempts: int = 3
+    base_delay: float = 0.5
+    max_delay: float = 10
+    connect_timeout: float = 5
+    read_timeout: float = 60
+    part_bytes: int = 64 << 20
+    threads: int = 2
+
+    def delays(self) -> Iterator[float]:
+        """The wait before each attempt but the first, without end."""
+        longest = self.base_delay
+        while True:
+            yield random.SystemRandom().uniform(0, longest)
+            longest = min(2 * longest, self.max_delay)
+
+
+class StoreError(UserError):
+    """The store refused, failed, or can't be reached, however often it was tried.
+
+    Attributes:
+        code: what S3 calls it; empty when there was no answer.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An upload in parts that is neither completed nor aborted.
+
+    Attributes:
+        key: what it is to become.
+        upload_id: the store's name for it.
+        age: seconds since it began, by the store's own clock.
+    """
+
+    key: str
+    upload_id: str
+    age: float
+
+
+class Bucket:
+    """A bucket, by a client that doesn't try again by itself.
+
+    Args:
+        client: boto3's, for one attempt a call.
+        name: of the bucket.
+        effort: how hard it is tried.
+    """
+
+    def __init__(self, client: S3Client, name: str, effort: Effort) -> None:
+        self.client = client
+        self.name = name
+        self.effort = effort
+        # Stores that answer 411 or 501 to checksums are used with
+        # AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED.
+        config: Any = client.meta.config
+        self.sends_checksums = config.request_checksum_calculation == "when_supported"
+        self._asks_for_checksums = config.response_checksum_validation == "when_supported"
+
+    def call(
+        self,
+        request: Callable[[], Any],
+        *,
+        needs: tuple[str, ...] = (),
+        none_for: tuple[str, ...] = (),
+        attempts: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> Any:
+        """Make a request until it is answered, within the effort.
+
+        Args:
+            request: makes it once.
+            needs: what an answer has; one without it was cut on its way.
+            none_for: codes of errors for which None is returned.
+            attempts: of another number than the effort's.
+            stop: when it is set, nothing is tried again.
+
+        Raises:
+            StoreError: it can't be made, or not within the effort; says what to mend.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
+
+        limit = attempts or self.effort.attempts
+        stop = stop or threading.Event()
+        begun = time.monotonic()
+        delays = self.effort.delays()
+        attempt = 1
+        while True:
+            try:
+                answer = request()
+                if all(_is_whole(answer.get(name)) for name in needs):
+                    return answer
+                code, message = "", self._failed("an answer was cut on its way")
+            except ClientError as error:
+                code = str(error.response.get("Error", {}).get("Code", ""))
+                if code in none_for:
+                    return None
+                details: dict[str, Any] = dict(error.response.get("ResponseMetadata", {}))
+                message = self._explain(code, details)
+                if (
+                    details.get("HTTPStatusCode") not in _RETRIED_STATUS
+                    and code not in _RETRIED_CODES
+                ):
+                    raise StoreError(message, code) from None
+            except (BotoCoreError, ResponseParserError) as error:
+                code, message = "", self._failed(str(error))
+                if not _may_pass(error):
+                    raise StoreError(message) from None
+            if attempt == limit or stop.wait(next(delays)):
+                seconds = time.monotonic() - begun
+                tried = f" (tried {attempt} times in {seconds:.0f} s)" if attempt > 1 else ""
+                raise StoreError(message + tried, code)
+            attempt += 1
+
+    def until[T](self, look: Callable[[], T | None]) -> T | None:
+        """Look until there is something, as often and as slowly as the effort has it."""
+        for delay in islice(self.effort.delays(), self.effort.attempts - 1):
+            if (found := look()) is not None:
+                return found
+            time.sleep(delay)
+        return look()
+
+    def require(self, prefix: str) -> None:
+        """Ask for what is under a prefix, to see whether the store answers and lets us.
+
+        Raises:
+            StoreError: it doesn't.
+        """
+        # Not HeadBucket: its answers have no body, and so no reason in them.
+        self.call(
+            lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1),
+            attempts=self.effort.first_attempts,
+        )
+
+    def head(self, key: str, *, attempts: int | None = None) -> dict[str, Any] | None:
+        """What the store says of an object, with its own checksum if it keeps one; None without.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        mode: Any = {"ChecksumMode": "ENABLED"} if self._asks_for_checksums else {}
+        return self.call(
+            lambda: self.client.head_object(Bucket=self.name, Key=key, **mode),
+            needs=("ContentLength", "ETag"),
+            none_for=("404", "NoSuchKey"),
+            attempts=attempts,
+        )
+
+    def digest(self, key: str) -> tuple[str, dict[str, str]]:
+        """Read an object: its SHA-256, hexadecimal, and its metadata.
+
+        Raises:
+            StoreError: as for `call`, and when there is none.
+        """
+
+        def read() -> dict[str, Any]:
+            answer = self.client.get_object(Bucket=self.name, Key=key)
+            digest = hashlib.sha256()
+            for chunk in answer["Body"].iter_chunks(_READ_BYTES):
+                digest.update(chunk)
+            return {"sha256": digest.hexdigest(), "Metadata": answer["Metadata"]}
+
+        read_back = self.call(read)
+        return read_back["sha256"], read_back["Metadata"]
+
+    def fetch(self, key: str, path: Path) -> bool:
+        """Write an object to a local file; whether there is one.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+
+        def read() -> dict[str, Any]:
+            answer = self.client.get_object(Bucket=self.name, Key=key)
+            with path.open("wb") as file:
+                for chunk in answer["Body"].iter_chunks(_READ_BYTES):
+                    file.write(chunk)
+            return {"found": True}
+
+        return self.call(read, none_for=("404", "NoSuchKey")) is not None
+
+    def list_objects(self, prefix: str) -> list[str]:
+        """The keys under a prefix.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        keys: list[str] = []
+        more: Any = {}
+        while True:
+            page = self.call(
+                lambda more=more: self.client.list_objects_v2(
+                    Bucket=self.name, Prefix=prefix, **more
+                )
+            )
+            keys += [entry["Key"] for entry in page.get("Contents", [])]
+            if not page.get("IsTruncated"):
+                return keys
+            more = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def delete(self, key: str) -> None:
+        """Remove an object.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        self.call(lambda: self.client.delete_object(Bucket=self.name, Key=key))
+
+    def put(self, path: Path, key: str, sha256: str, properties: dict[str, Any]) -> str:
+        """Put a file at a key by one PUT; the checksum that the store should have of it.
+
+        Args:
+            path: the file.
+            key: where.
+            sha256: its digest, hexadecimal.
+            properties: of the object, in boto3's words.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        checksum = _base64(bytes.fromhex(sha256))
+        sent: Any = {"ChecksumSHA256": checksum} if self.sends_checksums else {}
+
+        def request() -> Any:
+            with path.open("rb") as body:
+                return self.client.put_object(
+                    Bucket=self.name, Key=key, Body=body, **sent, **properties
+                )
+
+        self.call(request)
+        return checksum
+
+    def put_parts(
+        self, path: Path, size: int, key: str, properties: dict[str, Any], claim: Path
+    ) -> str | None:
+        """Put a file at a key by one upload in parts; the checksum the store should have of it.
+
+        Whatever ends it otherwise, Ctrl-C too, the upload is aborted.
+
+        Args:
+            path: the file.
+            size: its bytes.
+            key: where.
+            properties: of the object, in boto3's words.
+            claim: a file that names the upload for as long as it may be there: also after this
+                process was killed, or the store could not be told to abort it. See `settle`.
+
+        Raises:
+            StoreError: as for `call`; with the code of `ABORTED`, somebody else aborted it.
+        """
+        # Line by line: what a killed process leaves is true as far as it goes.
+        claim.write_text(json.dumps([self.name, key]) + "\n", "utf-8")
+        try:
+            upload_id = self._create(key, properties)
+            with claim.open("a", encoding="utf-8") as file:
+                file.write(f"{upload_id}\n")
+            digests = self._send_and_complete(path, size, key, upload_id)
+        except BaseException:
+            with suppress(StoreError):
+                self.settle(claim)
+            raise
+        claim.unlink()
+        if not self.sends_checksums:
+            return None
+        return _base64(hashlib.sha256(b"".join(digests)).digest())
+
+    def settle(self, claim: Path) -> int:
+        """Abort what a claim of a dead or failed upload names, then remove it; how many uploads.
+
+        Where the store had not told the upload's name yet, all of that key are aborted. If one of
+        them is alive, `put_parts` tells its run so, which begins again: an abort harms no object.
+
+        Raises:
+            StoreError: as for `call`; the claim stays.
+        """
+        noted = claim.read_text("utf-8").splitlines(keepends=True)
+        found: list[str] = []
+        if noted and noted[0].endswith("\n"):
+            bucket, key = json.loads(noted[0])
+            if bucket != self.name:
+                return 0
+            if noted[-1] != noted[0] and noted[-1].endswith("\n"):
+                found = [noted[-1].strip()]
+            else:
+                found = [
+                    upload.upload_id
+                    for upload in self.uploads(key, attempts=self.effort.first_attempts)
+                    if upload.key == key
+                ]
+            for upload_id in found:
+                self.abort(key, upload_id)
+        claim.unlink()
+        return len(found)
+
+    def uploads(self, prefix: str, *, attempts: int | None = None) -> list[Upload]:
+        """The uploads in parts that are neither completed nor aborted.
+
+        Raises:
+            StoreError: as for `call`; some stores have no list of them.
+        """
+        found: list[Upload] = []
+        more: Any = {}
+        while True:
+            page = self.call(
+                lambda more=more: self.client.list_multipart_uploads(
+                    Bucket=self.name, Prefix=prefix, **more
+                ),
+                attempts=attempts,
+            )
+            now = _date(page["ResponseMetadata"])
+            found += [
+                Upload(each["Key"], each["UploadId"], (now - each["Initiated"]).total_seconds())
+                for each in page.get("Uploads", [])
+                if each["Key"].startswith(prefix)
+            ]
+            if not page.get("IsTruncated"):
+                return found
+            more = {
+                "KeyMarker": page["NextKeyMarker"],
+                "UploadIdMarker": page["NextUploadIdMarker"],
+            }
+
+    def abort(self, key: str, upload_id: str) -> None:
+        """Give up an upload; one that is already gone is no error.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        self.call(
+            lambda: self.client.abort_multipart_upload(
+                Bucket=self.name, Key=key, UploadId=upload_id
+            ),
+            none_for=(ABORTED,),
+            attempts=self.effort.first_attempts,
+        )
+
+    def _create(self, key: str, properties: dict[str, Any]) -> str:
+        algorithm: Any = {"ChecksumAlgorithm": "SHA256"} if self.sends_checksums else {}
+        tries = 0
+
+        def request() -> Any:
+            nonlocal tries
+            tries += 1
+            return self.client.create_multipart_upload(
+                Bucket=self.name, Key=key, **algorithm, **properties
+            )
+
+        upload_id: str = self.call(request, needs=("UploadId",))["UploadId"]
+        if tries > 1:
+            # Where an answer was lost, an upload has begun that nobody can name.
+            with suppress(StoreError):
+                for upload in self.uploads(key, attempts=1):
+                    if upload.key == key and upload.upload_id != upload_id:
+                        self.abort(key, upload.upload_id)
+        return upload_id
+
+    def _send_and_complete(self, path: Path, size: int, key: str, upload_id: str) -> list[bytes]:
+        """Send the parts, and make them the object; the digest of each."""
+        place: Any = {"Bucket": self.name, "Key": key, "UploadId": upload_id}
+        length = self.effort.part_bytes
+        starts = range(0, size, length)
+        digests = [b""] * len(starts)
+        stop = threading.Event()
+
+        def send(index: int) -> dict[str, Any]:
+            def section() -> _Section:
+                return _Section(path, starts[index], min(length, size - starts[index]), stop)
+
+            def request() -> Any:
+                with section() as body:
+                    return self.client.upload_part(
+                        Body=cast("BinaryIO", body), PartNumber=index + 1, **checksum, **place
+                    )
+
+            checksum: Any = {}
+            if self.sends_checksums:
+                with section() as body:
+                    digests[index] = hashlib.file_digest(body, "sha256").digest()
+                checksum = {"ChecksumSHA256": _base64(digests[index])}
+            answer = self.call(request, needs=("ETag",), stop=stop)
+            # A store that keeps no checksums does not want them again.
+            kept = checksum if "ChecksumSHA256" in answer else {}
+            return {"PartNumber": index + 1, "ETag": answer["ETag"], **kept}
+
+        with ThreadPoolExecutor(self.effort.threads) as pool:
+            try:
+                parts: Any = list(pool.map(send, range(len(starts))))
+            except BaseException:
+                # No part is on its way any more when the upload is aborted.
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+        self.call(
+            lambda: self.client.complete_multipart_upload(
+                MultipartUpload={"Parts": parts}, **place
+            ),
+            needs=("ETag",),
+        )
+        return digests
+
+    def _failed(self, what: str) -> str:
+        return f"the store of bucket {self.name!r} failed: {what}"
+
+    def _explain(self, code: str, details: dict[str, Any]) -> str:
+        off = (datetime.now(UTC) - _date(details)).total_seconds()
+        text = next((text for codes, text in _EXPLAINED.items() if code in codes), _UNEXPLAINED)
+        return f"bucket {self.name!r} " + text.format(
+            code=code, off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}"
+        )
+
+
+class _Section(io.RawIOBase):
+    """A part of a file, as a request's body; it can't be read any more once `stop` is set."""
+
+    def __init__(self, path: Path, start: int, size: int, stop: threading.Event) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._start = start
+        self._size = size
+        self._stop = stop
+        self.seek(0)
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def seekable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any, /) -> int:
+        if self._stop.is_set():
+            raise InterruptedError("the upload was given up")
+        view = memoryview(buffer)
+        return self._file.readinto(view[: max(0, self._size - self.tell())])
+
+    @override
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        base = (0, self.tell() if whence == 1 else 0, self._size)[whence]
+        return self._file.seek(self._start + base + offset) - self._start
+
+    @override
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    @override
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed after what boto3 says of it."""
+    from botocore import exceptions as said
+    from botocore.parsers import ResponseParserError
+
+    return isinstance(
+        error,
+        (
+            said.ConnectionError,
+            said.HTTPClientError,
+            said.IncompleteReadError,
+            said.FlexibleChecksumError,
+            ResponseParserError,
+        ),
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether a header's value arrived: http.client takes one that was cut for what was sent."""
+    return value is not None and (not isinstance(value, str) or value.count('"') in {0, 2})
+
+
+def _date(metadata: Any) -> datetime:
+    """The store's clock as an answer has it, to the second; this machine's if it has none."""
+    try:
+        return parsedate_to_datetime(metadata["HTTPHeaders"]["date"])
+    except (KeyError, ValueError):
+        return datetime.now(UTC)
+
+
+def _base64(digest: bytes) -> str:
+    return base64.b64encode(digest).decode("ascii")

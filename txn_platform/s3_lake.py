@@ -1,0 +1,438 @@
+"""The lake in a bucket: how an object is published there, read, and what its store can do.
+
+How requests are made, repeated and explained belongs in `s3`; the layout and the promise are
+`lake`'s.
+"""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import contextmanager, suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, override
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from txn_platform.errors import UserError
+from txn_platform.lake import OBJECT_NAME, Lake, StoredObject, explained_reads, room_on_disk
+from txn_platform.s3 import ABORTED, Bucket, Effort, StoreError
+from txn_platform.s3_probe import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterator
+    from pathlib import Path
+
+    from mypy_boto3_s3 import S3Client
+
+    from txn_platform.lake import Capability, Staged
+    from txn_platform.s3 import Upload
+    from txn_platform.settings import Settings
+
+CLAIM_SUFFIX: Final = ".upload"
+# Of an upload that nobody on this machine claims: no live run needs so long for one.
+DEAD_AFTER_SECONDS: Final = 24 * 3600.0
+
+_DIGEST: Final = "sha256"
+# Tells what one run put from what another did, also where both put the same bytes.
+_PUT: Final = "put"
+_PUT_LENGTH: Final = 32
+# An upload that others abort, because they take it for a dead run's, is begun so often.
+_UPLOADS: Final = 3
+
+
+class S3Lake(Lake):
+    """A lake in a bucket on S3 or a store that speaks its protocol."""
+
+    def __init__(
+        self,
+        *,
+        bucket: Bucket,
+        prefix: str,
+        staging: Path,
+        readers: S3Readers,
+        kms_key: str | None,
+    ) -> None:
+        super().__init__(staging)
+        self.bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._readers = readers
+        self._encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+        )
+        self._known_writable = False
+
+    @override
+    def require_writable(self) -> None:
+        if not self._known_writable:
+            self.bucket.require(self._prefix)
+            self._known_writable = True
+            # Once: of uploads that died elsewhere, there are new ones every day at the most.
+            with suppress(StoreError):
+                for upload in self.dead_uploads(attempts=1):
+                    self.bucket.abort(upload.key, upload.upload_id)
+
+    @override
+    def probe(self) -> Iterator[Capability]:
+        yield from probe(self.bucket, self._prefix)
+
+    def dead_uploads(self, *, attempts: int | None = None) -> list[Upload]:
+        """Uploads of this lake's objects that are older than any live one, whoever began them.
+
+        Raises:
+            StoreError: the store can't be asked, or has no list of them.
+        """
+        return [
+            upload
+            for upload in self.bucket.uploads(self._prefix, attempts=attempts)
+            if upload.key.endswith(f"/{OBJECT_NAME}") and upload.age > DEAD_AFTER_SECONDS
+        ]
+
+    @override
+    def sweep(self) -> int:
+        removed = super().sweep()
+        # A claim lies beside the staged file of its upload, which stays as long as its process
+        # lives: one without it is of an upload that was killed, or could not be aborted.
+        for claim in self._staging.glob(f"*{CLAIM_SUFFIX}"):
+            if not claim.with_suffix("").exists():
+                with suppress(StoreError, FileNotFoundError):
+                    removed += self.bucket.settle(claim)
+        return removed
+
+    @override
+    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
+        before = _put_of(self.bucket.head(self._prefix + key))
+        put = uuid.uuid4().hex
+        properties = {
+            "ContentType": "application/vnd.apache.parquet",
+            "Metadata": {_DIGEST: staged.sha256, _PUT: put},
+            **(self._encryption if clear_cards else {}),
+        }
+        with room_on_disk(self._staging):
+            checksum = self._upload(staged, self._prefix + key, put, properties)
+        return self._read_back(staged, key, put, before, checksum)
+
+    def _upload(
+        self, staged: Staged, place: str, put: str, properties: dict[str, Any]
+    ) -> str | None:
+        """Put the file there; what the store's checksum of it has to be, if that is known."""
+        for left in reversed(range(_UPLOADS)):
+            try:
+                if staged.size <= self.bucket.effort.part_bytes:
+                    return self.bucket.put(staged.path, place, staged.sha256, properties)
+                claim = staged.path.with_name(staged.path.name + CLAIM_SUFFIX)
+                return self.bucket.put_parts(staged.path, staged.size, place, properties, claim)
+            except StoreError as error:
+                # The store may have done what it gave no answer to.
+                try:
+                    done = _put_of(self.bucket.head(place, attempts=1)) == put
+                except StoreError:
+                    raise _unknown(error) from None
+                if done:
+                    return None
+                if error.code != ABORTED or not left:
+                    raise
+        raise AssertionError
+
+    def _read_back(
+        self, staged: Staged, key: str, put: str, before: str | None, checksum: str | None
+    ) -> StoredObject:
+        """Ask the store what is there now: this, or what another run has put there since.
+
+        Raises:
+            UserError: neither.
+        """
+        place = self._prefix + key
+
+        def look() -> StoredObject | None:
+            found = self.bucket.head(place) or {}
+            there = _put_of(found)
+            if there == put:
+                # Some stores leave out the number of parts, after the dash.
+                kept = found.get("ChecksumSHA256", "").partition("-")[0]
+                if found["ContentLength"] != staged.size or not kept or kept != checksum:
+                    digest, metadata = self.bucket.digest(place)
+                    if metadata.get(_PUT) != put:
+                        return None
+                    if digest != staged.sha256:
+                        raise UserError(
+                            f"{self.uri(key)} holds other bytes than were sent: the store, or what"
+                            " is in front of it, damages data. Run the partition again"
+                        )
+                return StoredObject(self.uri(key), staged.size)
+            if there not in {None, before}:
+                return StoredObject(self.uri(key), found["ContentLength"], superseded=True)
+            return None
+
+        try:
+            stored = self.bucket.until(look)
+        except StoreError as error:
+            raise _unknown(error) from None
+        if stored is None:
+            raise UserError(
+                f"{self.uri(key)} is not what the store has just accepted, nor what another run"
+                " put there since: the store loses data. Run the partition again"
+            )
+        return stored
+
+    @override
+    def uri(self, key: str) -> str:
+        return f"s3://{self.bucket.name}/{self._prefix}{key}"
+
+    @override
+    def find(self, key: str) -> StoredObject | None:
+        stored = self.bucket.head(self._prefix + key)
+        return StoredObject(self.uri(key), stored["ContentLength"]) if stored else None
+
+    @override
+    def copy(self, key: str, path: Path) -> None:
+        if not self.bucket.fetch(self._prefix + key, path):
+            raise self._missing(key)
+
+    @override
+    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+        place = self._prefix + key
+        found = self.bucket.head(place)
+        if found is None:
+            raise self._missing(key)
+
+        def require_unchanged() -> None:
+            now = self.bucket.head(place)
+            if (now or {}).get("ETag") != found.get("ETag"):
+                raise UserError(
+                    f"{self.uri(key)} was replaced by another run while it was read: run it again"
+                )
+
+        with explained_reads(self.uri(key)):
+            source = self._readers.filesystem().open_input_file(f"{self.bucket.name}/{place}")
+            return _StoredParquet(source, coded, self.uri(key), require_unchanged)
+
+    @override
+    def scan(self, keys: list[str]) -> pl.LazyFrame:
+        for key in keys:
+            if self.find(key) is None:
+                raise self._missing(key)
+        return pl.scan_parquet(
+            [self.uri(key) for key in keys],
+            hive_partitioning=False,
+            storage_options=self._readers.storage_options(),
+        )
+
+    @override
+    def keys(self, asset: str) -> list[str]:
+        return sorted(
+            key.removeprefix(self._prefix)
+            for key in self.bucket.list_objects(f"{self._prefix}{asset}/")
+            if key.endswith(f"/{OBJECT_NAME}")
+        )
+
+    @override
+    def remove(self, key: str) -> None:
+        self.bucket.delete(self._prefix + key)
+
+
+class _StoredParquet(pq.ParquetFile):
+    """A Parquet object that is read in several requests: of one version, or an error in words."""
+
+    def __init__(
+        self,
+        source: Any,
+        coded: Collection[str],
+        uri: str,
+        require_unchanged: Callable[[], None],
+    ) -> None:
+        footer = pq.ParquetFile(source).metadata
+        names: Any = [name for name in footer.schema.names if name in coded]
+        super().__init__(source, metadata=footer, pre_buffer=True, read_dictionary=names)
+        self._uri = uri
+        self._require_unchanged = require_unchanged
+
+    @override
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        with self._of_one_version():
+            return super().read(*args, **kwargs)
+
+    @override
+    def read_row_group(self, *args: Any, **kwargs: Any) -> Any:
+        with self._of_one_version():
+            return super().read_row_group(*args, **kwargs)
+
+    @override
+    def read_row_groups(self, *args: Any, **kwargs: Any) -> Any:
+        with self._of_one_version():
+            return super().read_row_groups(*args, **kwargs)
+
+    @override
+    def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self._of_one_version():
+            yield from super().iter_batches(*args, **kwargs)
+
+    @contextmanager
+    def _of_one_version(self) -> Generator[None]:
+        try:
+            with explained_reads(self._uri):
+                yield
+        except Exception:
+            # Bytes of two objects are nonsense at best: then that is what is to be said.
+            self._require_unchanged()
+            raise
+        self._require_unchanged()
+
+
+class S3Readers:
+    """The same credentials and endpoint, in the words of the libraries that read Parquet."""
+
+    def __init__(
+        self, bucket: Bucket, credentials: Any, endpoint_url: str | None, *, virtual_host: bool
+    ) -> None:
+        self._bucket = bucket
+        self._region = bucket.client.meta.region_name
+        self._credentials = credentials
+        self._endpoint_url = endpoint_url
+        self._virtual_host = virtual_host
+
+    def filesystem(self) -> Any:
+        """A `pyarrow.fs.S3FileSystem`."""
+        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+        key = self._credentials.get_frozen_credentials()
+        scheme, _, host = (self._endpoint_url or "https://").partition("://")
+        effort = self._bucket.effort
+        return S3FileSystem(
+            access_key=key.access_key,
+            secret_key=key.secret_key,
+            session_token=key.token,
+            region=self._region,
+            scheme="http" if scheme == "http" else "https",
+            endpoint_override=host or None,
+            force_virtual_addressing=self._virtual_host,
+            connect_timeout=effort.connect_timeout,
+            request_timeout=effort.read_timeout,
+            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=effort.attempts),
+        )
+
+    def storage_options(self) -> dict[str, Any]:
+        """Polars' storage options."""
+        key = self._credentials.get_frozen_credentials()
+        effort = self._bucket.effort
+        options: dict[str, Any] = {
+            "aws_access_key_id": key.access_key,
+            "aws_secret_access_key": key.secret_key,
+            "aws_region": self._region,
+            "max_retries": effort.attempts - 1,
+            "retry_init_backoff_ms": round(effort.base_delay * 1000),
+            "retry_max_backoff_ms": round(effort.max_delay * 1000),
+            "connect_timeout": f"{effort.connect_timeout * 1000:.0f}ms",
+            "timeout": f"{effort.read_timeout * 1000:.0f}ms",
+        }
+        if key.token:
+            options["aws_session_token"] = key.token
+        if self._endpoint_url:
+            scheme, _, host = self._endpoint_url.partition("://")
+            # With the bucket's name in the host, it wants the whole host.
+            bucket = f"{self._bucket.name}." if self._virtual_host else ""
+            options["aws_endpoint_url"] = f"{scheme}://{bucket}{host}"
+            options["aws_allow_http"] = "true"
+        if self._virtual_host:
+            options["aws_virtual_hosted_style_request"] = "true"
+        return options
+
+
+def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
+    """The lake in the bucket that the settings name.
+
+    Args:
+        settings: with a bucket.
+        effort: how hard the store is tried.
+
+    Raises:
+        UserError: there are no credentials for the bucket.
+    """
+    if settings.bucket is None:
+        raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
+    bucket, readers = open_bucket(settings, settings.bucket, effort or Effort())
+    return S3Lake(
+        bucket=bucket,
+        prefix=settings.lake_prefix,
+        staging=(settings.home / "staging").absolute(),
+        readers=readers,
+        kms_key=settings.raw_sse,
+    )
+
+
+def open_bucket(settings: Settings, name: str, effort: Effort) -> tuple[Bucket, S3Readers]:
+    """A bucket of the store that the settings name, and the same access for other libraries.
+
+    Raises:
+        UserError: there are no credentials for it.
+    """
+    import boto3
+    from botocore.config import Config
+
+    session = boto3.Session(
+        botocore_session=_botocore(),
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=settings.secret_access_key.get_secret_value()
+        if settings.secret_access_key
+        else None,
+        aws_session_token=settings.session_token.get_secret_value()
+        if settings.session_token
+        else None,
+        region_name=settings.region,
+    )
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise UserError(
+            f"there are no credentials for bucket {name!r}: set AWS_ACCESS_KEY_ID and"
+            " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI"
+        )
+    # Stores on an address without a domain have no names for buckets.
+    addressing = settings.s3_addressing or ("path" if settings.endpoint_url else "auto")
+    client: S3Client = session.client(
+        "s3",
+        region_name=session.region_name or "us-east-1",
+        endpoint_url=settings.endpoint_url,
+        config=Config(
+            connect_timeout=effort.connect_timeout,
+            read_timeout=effort.read_timeout,
+            # `Bucket` tries again, and has to know of each time.
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": addressing},
+            request_checksum_calculation=settings.request_checksums,
+            response_checksum_validation=settings.response_checksums,
+        ),
+    )
+    bucket = Bucket(client, name, effort)
+    virtual_host = addressing == "virtual"
+    return bucket, S3Readers(bucket, credentials, settings.endpoint_url, virtual_host=virtual_host)
+
+
+def _botocore() -> Any:
+    """A session of its own, whose descriptions of AWS, megabytes of JSON, are read once."""
+    from botocore.session import Session
+
+    session = Session()
+    session.register_component("data_loader", _descriptions())
+    return session
+
+
+@cache
+def _descriptions() -> Any:
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
+def _unknown(error: StoreError) -> StoreError:
+    return StoreError(
+        f"{error}. Whether the object was replaced is not known, it is whole in any case: run the"
+        " partition again",
+        error.code,
+    )
+
+
+def _put_of(head: dict[str, Any] | None) -> str | None:
+    """Which run's put an object is; None of one by others than this platform, and of none."""
+    put = (head or {}).get("Metadata", {}).get(_PUT, "")
+    # An answer that was cut may end in the middle of it.
+    return put if len(put) == _PUT_LENGTH else None

@@ -1,0 +1,239 @@
+"""A proxy in front of an S3, at which requests of a kind go wrong in one way, for a while or ever.
+
+What goes wrong, and how often, the tests say; what has to come of it is theirs as well.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import struct
+import threading
+from collections import Counter
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Operation(StrEnum):
+    CREATE = "create"
+    PART = "upload part"
+    COMPLETE = "complete"
+    ABORT = "abort"
+    UPLOADS = "list uploads"
+    LIST = "list"
+    PUT = "put"
+    GET = "get"
+    HEAD = "head"
+    DELETE = "delete"
+
+
+class Fault(StrEnum):
+    """How a request goes wrong; the store hears of it only when its answer is cut."""
+
+    TOO_MANY = "429"
+    BROKEN = "500"
+    SLOW_DOWN = "503"
+    RESET = "reset"
+    STALL = "stall"
+    CUT = "cut"
+    DENIED = "403 AccessDenied"
+    EXPIRED = "400 ExpiredToken"
+    SKEWED = "403 RequestTimeTooSkewed"
+    GONE = "404 NoSuchBucket"
+    NO_LENGTH = "411 MissingContentLength"
+    UNKNOWN = "501 NotImplemented"
+    ABORTED = "404 NoSuchUpload"
+    # The store says that it has done it, and has not.
+    LOST = "lost"
+
+
+_CODES = {"429": "SlowDown", "500": "InternalError", "503": "SlowDown"}
+
+
+class FaultyStore:
+    """A proxy on 127.0.0.1; a context manager.
+
+    Attributes:
+        url: where it listens.
+        seen: the requests that have arrived, by operation.
+        before: what is called, once, before a request of an operation is passed on.
+        after: the same after it was passed on, before its answer is.
+        refuses_checksums: answers 501 to every request with a checksum of S3's.
+        hosts: that requests were addressed to.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        self.seen: Counter[Operation] = Counter()
+        self.before: dict[Operation, Callable[[], object]] = {}
+        self.after: dict[Operation, Callable[[], object]] = {}
+        self.refuses_checksums = False
+        self.hosts: set[str] = set()
+        self._faults: dict[Operation, tuple[Fault, int | None, int]] = {}
+        self._lock = threading.Lock()
+        store = self
+        host = urlsplit(upstream).netloc
+
+        class Handler(_Handler):
+            def handle_request(self) -> None:
+                store.handle(self, host)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def fail(
+        self, operation: Operation, fault: Fault, times: int | None = None, *, after: int = 0
+    ) -> None:
+        """Let requests go wrong from now on, or after some; so many times, None is for ever."""
+        self._faults[operation] = (fault, times, after)
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def handle(self, request: _Handler, upstream: str) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        operation = _operation(request.command, request.path)
+        fault, before, after = self._plan(operation, request)
+        if before:
+            before()
+        if fault is Fault.STALL:
+            # Until the client has had enough, and closes.
+            request.connection.settimeout(60)
+            request.connection.recv(1)
+        elif fault is Fault.RESET:
+            request.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+            request.connection.close()
+        elif fault is Fault.LOST:
+            request.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        elif fault is not None and fault is not Fault.CUT:
+            request.connection.sendall(_refusal(fault, head=operation is Operation.HEAD))
+        else:
+            head, content = _forward(upstream, request, body)
+            if after:
+                after()
+            if fault is Fault.CUT:
+                # Without a body, in the middle of a value that may be taken for the whole.
+                middle = head.lower().find(b"etag: ") + 12
+                answer = head + content[: len(content) // 2] if content else head[:middle]
+            else:
+                answer = head + content
+            request.connection.sendall(answer)
+
+    def _plan(self, operation: Operation, request: _Handler) -> tuple[Fault | None, Any, Any]:
+        names = {name.lower() for name in request.headers}
+        with self._lock:
+            self.seen[operation] += 1
+            self.hosts.add(request.headers["Host"])
+            if self.refuses_checksums and any("checksum" in name for name in names):
+                return Fault.UNKNOWN, None, None
+            fault, times, after = self._faults.get(operation, (None, None, 0))
+            if fault is not None and after:
+                self._faults[operation] = (fault, times, after - 1)
+                fault = None
+            elif fault is not None and times is not None:
+                self._faults[operation] = (fault, times - 1, 0)
+                if times <= 1:
+                    del self._faults[operation]
+            return fault, self.before.pop(operation, None), self.after.pop(operation, None)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def handle_request(self) -> None:
+        raise NotImplementedError
+
+    def _one(self) -> None:
+        self.close_connection = True
+        try:
+            self.handle_request()
+        except OSError:
+            # The client, or the test, has gone.
+            self.close_connection = True
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _one  # noqa: N815 - the library's names
+
+    def finish(self) -> None:
+        try:
+            super().finish()
+        except (OSError, ValueError):
+            return
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+
+def _operation(method: str, path: str) -> Operation:
+    parts = urlsplit(path)
+    query = parse_qs(parts.query, keep_blank_values=True)
+    # The first that fits: by method, then by what only such a request has in its query.
+    return next(
+        operation
+        for of, name, operation in (
+            ("POST", "uploads", Operation.CREATE),
+            ("POST", "uploadId", Operation.COMPLETE),
+            ("PUT", "partNumber", Operation.PART),
+            ("PUT", None, Operation.PUT),
+            ("DELETE", "uploadId", Operation.ABORT),
+            ("DELETE", None, Operation.DELETE),
+            ("HEAD", None, Operation.HEAD),
+            ("GET", "uploads", Operation.UPLOADS),
+            ("GET", "list-type", Operation.LIST),
+            ("GET", None, Operation.GET),
+        )
+        if method == of and (name is None or name in query)
+    )
+
+
+def _refusal(fault: Fault, *, head: bool) -> bytes:
+    status, _, code = fault.partition(" ")
+    code = code or _CODES[status]
+    body = b"" if head else f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
+    return (
+        f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}"
+        "\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nConnection: close\r\n\r\n"
+    ).encode() + body
+
+
+def _forward(upstream: str, request: _Handler, body: bytes) -> tuple[bytes, bytes]:
+    """The store's answer, as it goes over the wire: its head and its body."""
+    connection = http.client.HTTPConnection(upstream, timeout=60)
+    try:
+        connection.putrequest(
+            request.command, request.path, skip_host=True, skip_accept_encoding=True
+        )
+        for name, value in request.headers.items():
+            if name.lower() not in {"connection", "expect"}:
+                connection.putheader(name, value)
+        connection.endheaders(body or None)
+        answer = connection.getresponse()
+        content = answer.read()
+        headers = {
+            name: value
+            for name, value in answer.getheaders()
+            if name.lower() not in {"transfer-encoding", "connection", "content-length"}
+        }
+        length = len(content)
+        if request.command == "HEAD":
+            length = int(answer.getheader("Content-Length") or 0)
+        lines = [
+            f"HTTP/1.1 {answer.status} {answer.reason}",
+            *(f"{name}: {value}" for name, value in headers.items()),
+            f"Content-Length: {length}",
+            "Connection: close",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode("latin-1"), content
+    finally:
+        connection.close()
