@@ -29,7 +29,9 @@ UNREADABLE: Final = "unreadable"
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES: Final = 1 << 22
-_LONGEST_LINE: Final = 1 << 26
+_LONGEST_LINE: Final = 1 << 24
+_LONGEST_HEADER: Final = 1 << 20
+_MOST_COLUMNS: Final = 1_000
 _FRAME: Final = {**dict.fromkeys(SENT_COLUMNS, pl.String), "extra_fields": pl.String}
 
 
@@ -48,9 +50,11 @@ def arrow(body: Any) -> Iterator[pl.DataFrame]:
     try:
         with pa.ipc.open_stream(body) as reader:
             for batch in reader:
+                # Offsets and text that are not checked here are trusted, to the crash, by polars.
+                batch.validate(full=True)
                 yield _with_extra(pl.DataFrame(batch).with_columns(pl.all().cast(pl.String)))
-    except pa.ArrowInvalid as error:
-        raise UnreadableError(str(error)) from None
+    except (pa.ArrowException, pl.exceptions.PolarsError) as error:
+        raise UnreadableError(f"is no Arrow stream of text ({type(error).__name__})") from None
 
 
 def delimited(body: Any) -> Iterator[pl.DataFrame]:
@@ -58,10 +62,15 @@ def delimited(body: Any) -> Iterator[pl.DataFrame]:
 
     A line with another number of fields is kept as unreadable.
     """
-    head = body.readline(_LONGEST_LINE)
+    head = body.readline(_LONGEST_HEADER)
     if not head.endswith(b"\n"):
-        raise UnreadableError("the header line does not end")
-    names = next(csv.reader([head.decode("utf-8-sig").rstrip("\r\n")]))
+        raise UnreadableError("has a header line that does not end")
+    try:
+        names = next(csv.reader([head.decode("utf-8-sig").rstrip("\r\n")]), [])
+    except (csv.Error, UnicodeDecodeError):
+        names = []
+    if not 0 < len(set(names)) == len(names) <= _MOST_COLUMNS:
+        raise UnreadableError("has no header line of different names")
     broken: list[str] = []
 
     def keep(row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
@@ -83,14 +92,21 @@ def delimited(body: Any) -> Iterator[pl.DataFrame]:
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             return
-        raise UnreadableError(str(error)) from None
+        raise _no_csv(error) from None
     try:
         for batch in reader:
             yield _with_extra(pl.DataFrame(batch))
-    except pa.ArrowInvalid as error:
-        raise UnreadableError(str(error)) from None
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise _no_csv(error) from None
     if broken:
         yield _unreadable(broken)
+
+
+def _no_csv(error: ValueError) -> UnreadableError:
+    """What is wrong with CSV, without the row that Arrow quotes."""
+    if "straddling" in str(error):
+        return UnreadableError(f"has a line longer than {_CHUNK_BYTES:,} bytes")
+    return UnreadableError("is no CSV in UTF-8")
 
 
 def ndjson(body: Any) -> Iterator[pl.DataFrame]:
@@ -101,9 +117,9 @@ def ndjson(body: Any) -> Iterator[pl.DataFrame]:
         if newline:
             yield _objects(whole)
         elif len(rest) > _LONGEST_LINE:
-            raise UnreadableError(f"a line is longer than {_LONGEST_LINE:,} bytes")
+            raise UnreadableError(f"has a line longer than {_LONGEST_LINE:,} bytes")
     if rest:
-        raise UnreadableError("the last line does not end")
+        raise UnreadableError("has a last line that does not end")
 
 
 def items(page: bytes, path: Sequence[str]) -> pl.DataFrame:
@@ -121,7 +137,7 @@ def items(page: bytes, path: Sequence[str]) -> pl.DataFrame:
         pass
     rows = _walk(_loads(page), path)
     if not isinstance(rows, list):
-        raise UnreadableError(f"there is no list under {'.'.join(path)!r}")
+        raise UnreadableError(f"is no JSON with a list under {'.'.join(path)!r}")
     return _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
 
 

@@ -16,6 +16,7 @@ from txn_platform.contract import RAW_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 from txn_platform.source import Source, SourceApi, source_api
+from txn_platform.transport import Limits
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 
@@ -54,13 +55,14 @@ def test_an_answer_that_breaks_off_is_asked_for_again(there: ServedSource) -> No
     assert there.requests.count("/v1/transactions") == 4
 
 
-def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(
-    there: ServedSource, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source_module, "_LONGEST_PAUSE", 0.01)
+def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 50
-    with pytest.raises(UserError, match=r"broke off its answer for .* 5 times"):
-        _all(Source(there.url), 300)
+    source = Source(there.url, limits=Limits(attempts=5, first_pause=0.001))
+    with pytest.raises(
+        UserError, match=r"gave no usable answer for \[2026-.*\) in 5 attempts; the last broke off:"
+    ):
+        _all(source, 300)
+    assert there.requests.count("/v1/transactions") == 5
 
 
 def test_unknown_fields_are_kept_and_absent_ones_are_null(there: ServedSource) -> None:
@@ -88,10 +90,11 @@ def test_no_source_is_said_so() -> None:
 
 def test_another_service_is_said_so(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (200, b"<html>hello</html>"))
+    source = Source(there.url, limits=Limits(first_pause=0.001))
     with pytest.raises(UserError, match="is not JSON: GENERATOR_URL must name"):
-        Source(there.url).watermark()
+        source.watermark()
     with pytest.raises(UserError, match="is no statement of control totals"):
-        Source(there.url).control_totals(_WINDOW, _AS_OF)
+        source.control_totals(_WINDOW, _AS_OF)
 
 
 def test_a_refusal_says_what_the_source_said(
@@ -106,9 +109,11 @@ def test_a_source_that_always_fails_is_given_up(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
-    with pytest.raises(UserError, match="kept answering /v1/watermark with errors"):
-        Source(there.url).watermark()
-    assert len(there.requests) == 6
+    with pytest.raises(
+        UserError, match="no usable answer for /v1/watermark in 3 attempts; the last had status 503"
+    ):
+        Source(there.url, limits=Limits(attempts=3, first_pause=0.001)).watermark()
+    assert len(there.requests) == 3
 
 
 def test_a_redirect_is_not_followed(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
