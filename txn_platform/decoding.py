@@ -7,11 +7,13 @@ read as a row at all is kept as one whose fields are absent. Where the bytes com
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import re
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
 
 import msgspec
 import numpy as np
@@ -53,8 +55,8 @@ def arrow(body: Any) -> Iterator[pl.DataFrame]:
                 # Offsets and text that are not checked here are trusted, to the crash, by polars.
                 batch.validate(full=True)
                 yield _with_extra(pl.DataFrame(batch).with_columns(pl.all().cast(pl.String)))
-    except (pa.ArrowException, pl.exceptions.PolarsError) as error:
-        raise UnreadableError(f"is no Arrow stream of text ({type(error).__name__})") from None
+    except (pa.ArrowException, OSError, pl.exceptions.PolarsError):
+        raise UnreadableError("is no whole Arrow stream of text") from None
 
 
 def delimited(body: Any) -> Iterator[pl.DataFrame]:
@@ -79,7 +81,7 @@ def delimited(body: Any) -> Iterator[pl.DataFrame]:
 
     try:
         reader = pa_csv.open_csv(
-            body,
+            cast("Any", _Utf8(body)),
             read_options=pa_csv.ReadOptions(column_names=names, block_size=_CHUNK_BYTES),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
             convert_options=pa_csv.ConvertOptions(
@@ -87,6 +89,7 @@ def delimited(body: Any) -> Iterator[pl.DataFrame]:
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
+                check_utf8=False,
             ),
         )
     except pa.ArrowInvalid as error:
@@ -96,17 +99,39 @@ def delimited(body: Any) -> Iterator[pl.DataFrame]:
     try:
         for batch in reader:
             yield _with_extra(pl.DataFrame(batch))
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except pa.ArrowInvalid as error:
         raise _no_csv(error) from None
     if broken:
         yield _unreadable(broken)
 
 
-def _no_csv(error: ValueError) -> UnreadableError:
+class _Utf8(io.RawIOBase):
+    """A file that must be text: Arrow would print a traceback for a bad line that is none."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self._body = body
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._body.read(size)
+        try:
+            self._decoder.decode(content, final=not content)
+        except UnicodeDecodeError:
+            raise UnreadableError("is no CSV in UTF-8") from None
+        return content
+
+
+def _no_csv(error: Exception) -> UnreadableError:
     """What is wrong with CSV, without the row that Arrow quotes."""
     if "straddling" in str(error):
         return UnreadableError(f"has a line longer than {_CHUNK_BYTES:,} bytes")
-    return UnreadableError("is no CSV in UTF-8")
+    return UnreadableError("is no CSV")
 
 
 def ndjson(body: Any) -> Iterator[pl.DataFrame]:

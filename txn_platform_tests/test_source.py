@@ -85,7 +85,7 @@ def test_a_window_that_is_not_over_is_refused(there: ServedSource) -> None:
 
 def test_no_source_is_said_so() -> None:
     with pytest.raises(UserError, match=r"no source answers at http://127.0.0.1:9: start it"):
-        Source("http://127.0.0.1:9").watermark()
+        Source("http://127.0.0.1:9", limits=Limits(first_pause=0.001)).watermark()
 
 
 def test_another_service_is_said_so(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
