@@ -158,7 +158,7 @@ def items(page: bytes, path: Sequence[str]) -> pl.DataFrame:
         found = _at(_ROW.decode(page), path)
         if found is not None:
             return _frame_of(_ROWS.decode(found))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     rows = _walk(_loads(page), path)
     if not isinstance(rows, list):
@@ -171,7 +171,7 @@ def address(page: bytes, path: Sequence[str]) -> str | None:
     try:
         found = _at(_ROW.decode(page), path)
         text = None if found is None else _loads(bytes(found))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         text = _walk(_loads(page), path)
     return text if isinstance(text, str) else None
 
@@ -197,7 +197,7 @@ def _objects(lines: bytes) -> pl.DataFrame:
         # The decoder does not look at what is between quotes.
         lines.decode()
         return _frame_of(_ROW.decode_lines(lines))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return _patiently(
         [(_loads(line), line) for line in lines.split(b"\n") if line.strip()],

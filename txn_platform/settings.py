@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     )
     source_attempts: int = Field(
         default=6,
-        ge=1,
+        ge=3,
         validation_alias="TXN_SOURCE_ATTEMPTS",
         description="How often one thing is asked of the source when its answers break off.",
     )

@@ -243,10 +243,13 @@ class Source:
             if path in asked or empty > _EMPTY_PAGES:
                 raise self._endless(what)
             asked.add(path)
-            most = min(limits.page_bytes, left)
-            frame, following, size = self._transport.get(path, read, what=what, most_bytes=most)
+            frame, following, size = self._transport.get(
+                path, read, what=what, most_bytes=limits.page_bytes
+            )
             rows += frame.height
             left -= size
+            if left < 0:
+                raise self._transport.stopped(what, f"is longer than {limits.slice_bytes:,} bytes")
             empty = 0 if frame.height else empty + 1
             if not by_offset:
                 path = self._transport.of_this_origin(following) if following else None

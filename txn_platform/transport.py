@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-# What is read at a time: so much memory goes to waste when a bound is passed.
+# What is read at a time; little of what is compressed, for that may become much.
 _PIECE_BYTES: Final = 1 << 21
+_COMPRESSED_BYTES: Final = 1 << 16
 _BUFFER_BYTES: Final = 1 << 16
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_CHARACTERS: Final = 500
@@ -58,7 +59,7 @@ class Limits:
         first_pause: seconds between the first two attempts; doubles from one to the next.
         longest_pause: seconds between two attempts, whatever Retry-After says.
         document_bytes: of an answer that is not rows.
-        page_bytes: of a JSON page of rows.
+        page_bytes: of a JSON page of rows, or of one message of an Arrow stream.
         slice_bytes: of all answers that make up a slice of a window.
         inflation: how many times larger than on the wire what was sent compressed may become.
     """
@@ -70,7 +71,7 @@ class Limits:
     first_pause: float = 0.2
     longest_pause: float = 60.0
     document_bytes: int = 1 << 20
-    page_bytes: int = 1 << 25
+    page_bytes: int = 1 << 26
     slice_bytes: int = 1 << 30
     inflation: int = 100
 
@@ -154,6 +155,13 @@ class Transport:
             f" the last {failure}: {mend}"
         )
 
+    def stopped(self, what: str, fault: str) -> UserError:
+        """The error of an answer that goes beyond a bound, `fault`, in what is asked for."""
+        return UserError(
+            f"{self.url} was stopped: its answer for {what} {fault}: look at what it sends; if that"
+            " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES"
+        )
+
     def of_this_origin(self, address: str) -> str:
         """The path of an address that the source named, which must be its own.
 
@@ -180,12 +188,9 @@ class Transport:
         try:
             with closing(self._ask(path, deadline)) as response:
                 self._require_success(response, what)
-                return read(Body(response, most_bytes, self.limits.inflation))
+                return read(Body(response, most_bytes, self.limits))
         except _BoundError as error:
-            raise UserError(
-                f"{self.url} was stopped: its answer for {what} {error}: look at what it sends; if"
-                " that is right, ask for smaller pages, or raise TXN_SOURCE_MAX_BYTES"
-            ) from None
+            raise self.stopped(what, str(error)) from None
         except ReadTimeoutError:
             if time.monotonic() < deadline:
                 raise
@@ -221,7 +226,7 @@ class Transport:
                 " that answers"
             )
         error = AbsentError if status == 404 else UserError
-        raise error(f"{refused}{_problem_detail(response)}")
+        raise error(f"{refused}: {_problem_detail(response) or 'look at its log'}")
 
 
 class Body(io.RawIOBase):
@@ -232,13 +237,15 @@ class Body(io.RawIOBase):
         tail: the last eight of them, or fewer.
     """
 
-    def __init__(self, response: urllib3.HTTPResponse, most_bytes: int, inflation: int) -> None:
+    def __init__(self, response: urllib3.HTTPResponse, most_bytes: int, limits: Limits) -> None:
         super().__init__()
         # A reader that looks past the end must find it, not a closed file.
         response.auto_close = False
         self._response = response
         self._most_bytes = most_bytes
-        self._inflation = inflation
+        self._limits = limits
+        compressed = "Content-Encoding" in response.headers
+        self._piece_bytes = _COMPRESSED_BYTES if compressed else _PIECE_BYTES
         self._ended = False
         self.size = 0
         self.tail = b""
@@ -250,27 +257,34 @@ class Body(io.RawIOBase):
     @override
     def read(self, size: int | None = -1, /) -> bytes:
         """So many bytes, fewer only at the end, or all of them."""
-        left = self._most_bytes + 1 if size is None or size < 0 else size
+        if size is None or size < 0:
+            left = self._most_bytes + 1
+        elif size > self._limits.page_bytes:
+            raise _BoundError(f"has a message of {size:,} bytes")
+        else:
+            left = size
         pieces: list[bytes] = []
-        while left and (piece := self._piece(min(left, _PIECE_BYTES))):
+        while left and (piece := self._piece(left)):
             pieces.append(piece)
             left -= len(piece)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     @override
     def readinto(self, buffer: Any, /) -> int:
-        piece = self._piece(min(len(buffer), _PIECE_BYTES))
+        piece = self._piece(len(buffer))
         buffer[: len(piece)] = piece
         return len(piece)
 
     def _piece(self, size: int) -> bytes:
+        # One byte more than is allowed is enough to know.
+        size = min(size, self._piece_bytes, self._most_bytes - self.size + 1)
         piece = b"" if self._ended else self._response.read(size)
         self._ended = not piece
         self.size += len(piece)
         if self.size > self._most_bytes:
             raise _BoundError(f"is longer than {self._most_bytes:,} bytes")
-        if self.size > max(_PIECE_BYTES, self._inflation * self._response.tell()):
-            raise _BoundError(f"inflates more than {self._inflation} times")
+        if self.size > max(_PIECE_BYTES, self._limits.inflation * self._response.tell()):
+            raise _BoundError(f"inflates more than {self._limits.inflation} times")
         self.tail = (self.tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         return piece
 
@@ -370,7 +384,7 @@ def _problem_detail(response: urllib3.HTTPResponse) -> str:
         detail = str(json.loads(response.read(_DETAIL_BYTES))["detail"])
     except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
-    return f": {_printable(detail)}"
+    return _printable(detail)
 
 
 def _printable(text: str) -> str:

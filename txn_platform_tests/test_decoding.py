@@ -106,10 +106,11 @@ def test_json_values_keep_what_was_sent(sent: str, text: str | None) -> None:
 def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
     good = json.dumps(sent_row(1)).encode()
     lines = [good, b"{", b"[1]", b"7", b'"\xff"', b'{"amount":"\xff"}', good]
+    lines.insert(1, b'{"amount":' + b"[" * 100_000)
     rows = _decoded("ndjson", b"\n".join(lines) + b"\n")
-    assert len(rows) == 7
-    assert rows[0] == rows[6] == _expected(sent_row(1))
-    for row, line in zip(rows[1:6], lines[1:6], strict=True):
+    assert len(rows) == 8
+    assert rows[0] == rows[7] == _expected(sent_row(1))
+    for row, line in zip(rows[1:7], lines[1:7], strict=True):
         kept = json.loads(row["extra_fields"] or "")
         assert kept == {"unreadable": line.decode("utf-8", "backslashreplace")}
         assert all(row[name] is None for name in SENT_COLUMNS)

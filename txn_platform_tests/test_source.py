@@ -1,14 +1,20 @@
 """The source's client: whole windows from an API that breaks, and messages when it can't."""
 
+import io
 import json
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from txn_platform import source as source_module
@@ -184,3 +190,89 @@ def test_a_next_page_of_another_origin_is_not_followed(
     source = Source(there.url, SourceApi(format="json"))
     with pytest.raises(UserError, match=r"next page at http://127.0.0.1:9: .* not followed"):
         _all(source, 1)
+
+
+def test_what_is_no_row_is_believed_when_it_comes_three_times(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = json.dumps(sent_row(1)).encode()
+    bodies = [b"{spoilt\n", b"{another\n", *[line + b"\n{the source's own\n"] * 3, b"{never\n"]
+    monkeypatch.setattr(there, "answer", lambda *_: (200, bodies.pop(0)))
+    source = Source(there.url, SourceApi(format="ndjson"), Limits(first_pause=0.001))
+    good, bad = _all(source, 2).to_dicts()
+    assert good["transaction_id"] == sent_row(1)["transaction_id"]
+    assert bad["extra_fields"] == '{"unreadable":"{the source\'s own"}'
+    assert bodies == [b"{never\n"]
+
+
+def test_an_arrow_stream_without_its_end_is_believed_when_it_comes_three_times(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"transaction_id": ["a", "b"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body = sink.getvalue()[:-8]
+    monkeypatch.setattr(there, "answer", lambda *_: (200, body))
+    frame = _all(Source(there.url, limits=Limits(first_pause=0.001)), 2)
+    assert frame["transaction_id"].to_list() == ["a", "b"]
+    assert there.requests.count("/v1/transactions") == 3
+
+
+def test_retry_after_is_heeded_up_to_the_longest_pause(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def answer(*_: object) -> tuple[int, bytes]:
+        asked.append(time.monotonic())
+        return 503, b""
+
+    monkeypatch.setattr(there, "answer", answer)
+    there.headers["Retry-After"] = "1"
+    limits = Limits(attempts=3, first_pause=0.001)
+    with pytest.raises(UserError, match="the last had status 503"):
+        Source(there.url, limits=limits).watermark()
+    assert all(after - before >= 1 for before, after in pairwise(asked))
+    asked.clear()
+    limits = replace(limits, longest_pause=0.1, attempts=5)
+    for header in ("3600", "9" * 5_000, "Fri, 31 Dec 9999 23:59:59 GMT"):
+        there.headers["Retry-After"] = header
+        with pytest.raises(UserError, match="the last had status 503"):
+            Source(there.url, limits=limits).watermark()
+    assert len(asked) == 15
+    assert 3 * 4 * 0.1 <= asked[-1] - asked[0] < 10
+
+
+@pytest.mark.parametrize("header", ["-5", "soon", "Fri, 99 Zzz 9999", "0", ""])
+def test_a_retry_after_that_says_nothing_is_none(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    there.headers["Retry-After"] = header
+    monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
+    with pytest.raises(UserError, match="in 2 attempts; the last had status 503"):
+        Source(there.url, limits=Limits(attempts=2, first_pause=0.001)).watermark()
+
+
+def test_pages_by_an_offset_that_the_source_ignores_are_said_so(there: ServedSource) -> None:
+    api = SourceApi(format="json", transactions="/tx?start={start}&end={end}&skip={offset}")
+    there.answer = lambda *_: (200, json.dumps({"data": [sent_row(1), sent_row(2)]}).encode())
+    with pytest.raises(UserError, match=r"leads in a circle: .* TXN_SOURCE_NEXT or \{offset\}"):
+        _all(Source(there.url, api), 2)
+    assert len(there.requests) == 2
+
+
+def test_threads_may_ask_at_once(there: ServedSource) -> None:
+    there.faults = ["/v1/transactions"] * 8
+    source = Source(there.url, limits=Limits(attempts=9, first_pause=0.001))
+    with ThreadPoolExecutor(8) as threads:
+        frames = list(threads.map(lambda _: _all(source, 300), range(16)))
+    assert all(frame.equals(frames[0]) for frame in frames)
+    assert frames[0].height == 300
+
+
+def test_a_source_that_states_any_number_of_rows_is_asked_for_as_many_slices_as_make_sense(
+    there: ServedSource,
+) -> None:
+    first = next(iter(Source(there.url).batches(_WINDOW, _AS_OF, 10**30)))
+    assert first.height == 1
