@@ -52,11 +52,19 @@ def arrow(body: Any) -> Iterator[pl.DataFrame]:
     try:
         with pa.ipc.open_stream(body) as reader:
             for batch in reader:
-                # Offsets and text that are not checked here are trusted, to the crash, by polars.
-                batch.validate(full=True)
-                yield _with_extra(pl.DataFrame(batch).with_columns(pl.all().cast(pl.String)))
-    except (pa.ArrowException, OSError, pl.exceptions.PolarsError):
+                frame = pl.DataFrame(_sound(batch))
+                yield _with_extra(frame.with_columns(pl.all().cast(pl.String)))
+    except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         raise UnreadableError("is no whole Arrow stream of text") from None
+
+
+def _sound(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch without what polars trusts to the crash: offsets, text, names and metadata."""
+    batch.validate(full=True)
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        raise UnreadableError("has two columns of one name")
+    return pa.RecordBatch.from_arrays(batch.columns, names=names)
 
 
 def delimited(body: Any) -> Iterator[pl.DataFrame]:

@@ -89,12 +89,14 @@ class Settings(BaseSettings):
     source_read_seconds: float = Field(
         default=60.0,
         gt=0,
+        le=86_400,
         validation_alias="TXN_SOURCE_READ_SECONDS",
         description="How long the source may send nothing before it is asked again.",
     )
     source_whole_seconds: float = Field(
         default=300.0,
         gt=0,
+        le=86_400,
         validation_alias="TXN_SOURCE_WHOLE_SECONDS",
         description="How long one answer of the source may take.",
     )

@@ -21,7 +21,7 @@ from txn_platform import source as source_module
 from txn_platform.contract import RAW_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, SourceApi, source_api
+from txn_platform.source import Source, SourceApi, source_api, source_limits
 from txn_platform.transport import Limits
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import ServedSource, sent_row, served
@@ -276,3 +276,14 @@ def test_a_source_that_states_any_number_of_rows_is_asked_for_as_many_slices_as_
 ) -> None:
     first = next(iter(Source(there.url).batches(_WINDOW, _AS_OF, 10**30)))
     assert first.height == 1
+
+
+def test_the_settings_say_what_the_source_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert source_limits(load_settings()) == Limits()
+    monkeypatch.setenv("TXN_SOURCE_READ_SECONDS", "1.5")
+    monkeypatch.setenv("TXN_SOURCE_WHOLE_SECONDS", "9")
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+    monkeypatch.setenv("TXN_SOURCE_MAX_BYTES", "2000000")
+    assert source_limits(load_settings()) == Limits(
+        read_seconds=1.5, whole_seconds=9, attempts=3, slice_bytes=2_000_000
+    )

@@ -92,11 +92,15 @@ def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def _land(service: _Service) -> dg.ExecuteInProcessResult:
+    return _land_from(_Impatient(url=service.url))
+
+
+def _land_from(generator: GeneratorResource) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [raw_transactions],
         partition_key=_PARTITION,
         resources={
-            "generator": _Impatient(url=service.url),
+            "generator": generator,
             "lake": LakeIOManager(),
             "card_key": CardKeyResource(),
         },
@@ -141,3 +145,21 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
     assert case.message in (said.description or "")
     assert (said.description or "").count(service.url) <= 1
     assert _files(Path(".txn")) == _files(sound_lake)
+
+
+def test_the_generator_that_a_run_starts_takes_its_faults_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"TPS": "0.1", "CUSTOMERS": "100", "MERCHANTS": "100"}.items():
+        monkeypatch.setenv(f"GENERATOR_{name}", value)
+    monkeypatch.setenv("GENERATOR_FAULTS", "cut=30:first1")
+    assert _land_from(GeneratorResource()).success
+    assert pl.read_parquet(_LANDED).height > 100
+    monkeypatch.setenv("GENERATOR_FAULTS", "status=418")
+    result = _land_from(GeneratorResource())
+    (failed,) = [event for event in result.all_events if event.is_step_failure]
+    said = failed.step_failure_data.user_failure_data
+    assert said
+    assert "refused /v1/watermark with status 418: The service was asked, by" in (
+        said.description or ""
+    )
