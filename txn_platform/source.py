@@ -207,7 +207,7 @@ class Source:
         doubted: list[int] = []
 
         def read(body: Body) -> list[pl.DataFrame]:
-            content = body if wire == "arrow" else io.BufferedReader(body)
+            content = io.BufferedReader(body) if wire == "csv" else body
             frames = list(DECODERS[wire](content))
             if body.read(1):
                 raise UnreadableError("goes on behind its end")

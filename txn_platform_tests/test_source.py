@@ -61,6 +61,16 @@ def test_an_answer_that_breaks_off_is_asked_for_again(there: ServedSource) -> No
     assert there.requests.count("/v1/transactions") == 4
 
 
+def test_an_answer_that_breaks_off_costs_its_slice_and_not_the_window(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_SLICE_ROWS", 100)
+    source = Source(there.url, limits=Limits(first_pause=0.001))
+    there.faults = ["/v1/transactions"] * 2
+    assert _all(source, 300).height == 300
+    assert there.requests.count("/v1/transactions") == 3 + 2
+
+
 def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 50
     source = Source(there.url, limits=Limits(attempts=5, first_pause=0.001))

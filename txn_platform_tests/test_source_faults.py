@@ -155,11 +155,3 @@ def test_the_generator_that_a_run_starts_takes_its_faults_from_the_environment(
     monkeypatch.setenv("GENERATOR_FAULTS", "cut=30:first1")
     assert _land_from(GeneratorResource()).success
     assert pl.read_parquet(_LANDED).height > 100
-    monkeypatch.setenv("GENERATOR_FAULTS", "status=418")
-    result = _land_from(GeneratorResource())
-    (failed,) = [event for event in result.all_events if event.is_step_failure]
-    said = failed.step_failure_data.user_failure_data
-    assert said
-    assert "refused /v1/watermark with status 418: The service was asked, by" in (
-        said.description or ""
-    )
