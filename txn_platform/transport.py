@@ -208,7 +208,8 @@ class Transport:
         except (ConnectTimeoutError, NewConnectionError, ReadTimeoutError, ProtocolError):
             raise
         except (HTTPError, ValueError) as error:
-            raise UserError(f"GENERATOR_URL {self.url} can't be used: {error}") from None
+            fault = _printable(str(error))
+            raise UserError(f"GENERATOR_URL {self.url} can't be used: {fault}") from None
         finally:
             _DEADLINE.reset(token)
         return cast("urllib3.HTTPResponse", response)
