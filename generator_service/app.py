@@ -26,7 +26,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from generator_service import models, wire
+from generator_service import faults, models, wire
 from generator_service.defects import (
     ACCOUNT_SCHEMA,
     Sent,
@@ -592,10 +592,11 @@ def _problem(request: Request, error: Exception) -> models.Problem:
 class _Service(FastAPI):
     @override
     def openapi(self) -> dict[str, Any]:
-        """Describe what FastAPI has no way to say: drifts, and problems' own media type."""
+        """Describe what FastAPI has no way to say: drifts, faults, problems' own media type."""
         description = copy.deepcopy(super().openapi())
         transaction = description["components"]["schemas"]["Transaction"]
         describe(transaction, parse_drifts(self.state.settings.drift), self.state.now())
+        faults.describe(description)
         for path in description["paths"].values():
             for operation in path.values():
                 content = operation["responses"]["4XX"]["content"]
@@ -625,6 +626,9 @@ def create_app(settings: Settings, *, now: Callable[[], int] = _now) -> FastAPI:
     )
     app.state.settings, app.state.now = settings, now
     app.include_router(router)
+    app.add_middleware(
+        faults.FaultsMiddleware, setting=settings.faults, seed=settings.seed, refuse=_refuse
+    )
     app.add_middleware(_Named)
     for kind in (models.RequestError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)

@@ -34,6 +34,7 @@ _MOMENT = re.compile(
 
 _PROBLEMS = {
     HTTPStatus.BAD_REQUEST: ("invalid-cursor", "The cursor does not belong to this request"),
+    HTTPStatus.FORBIDDEN: ("faults-not-allowed", "This service spoils no answer on request"),
     HTTPStatus.NOT_FOUND: ("not-found", "There is nothing at this address"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", "This address cannot do that"),
     HTTPStatus.NOT_ACCEPTABLE: ("not-acceptable", "No format that is accepted can be made"),

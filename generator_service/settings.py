@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from generator_service.defects import Defects, Spoiler, parse_drifts
+from generator_service.faults import parse_setting
 from generator_service.simulator import Configuration, Window, pools
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
 
     defects: str = ""
     drift: str = ""
+    faults: str = ""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
@@ -76,6 +78,11 @@ class Settings(BaseSettings):
     @classmethod
     def _names_drifts(cls, value: str) -> str:
         return _readable(value, parse_drifts)
+
+    @field_validator("faults")
+    @classmethod
+    def _names_faults(cls, value: str) -> str:
+        return _readable(value, parse_setting)
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:

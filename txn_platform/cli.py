@@ -370,11 +370,13 @@ def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
         url = settings.generator_url or ""
         child = None if url else stack.enter_context(generator_child())
         from txn_platform.runs import dagster_instance, materialize
-        from txn_platform.source import Source, source_api
+        from txn_platform.source import Source, source_api, source_limits
 
         if child:
             url = generator_url(child)
-        for window in asked or _newest(Source(url, source_api(settings)).watermark(), last):
+        for window in asked or _newest(
+            Source(url, source_api(settings), source_limits(settings)).watermark(), last
+        ):
             yield materialize(
                 window,
                 instance=stack.enter_context(dagster_instance()),

@@ -7,11 +7,13 @@ read as a row at all is kept as one whose fields are absent. Where the bytes com
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
 import re
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
 
 import msgspec
 import numpy as np
@@ -31,7 +33,9 @@ UNREADABLE: Final = "unreadable"
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES: Final = 1 << 22
-_LONGEST_LINE: Final = 1 << 26
+_LONGEST_LINE: Final = 1 << 24
+_LONGEST_HEADER: Final = 1 << 20
+_MOST_COLUMNS: Final = 1_000
 _GATHERED_ROWS: Final = 1 << 18
 _FRAME: Final = {**dict.fromkeys(SENT_COLUMNS, pl.String), "extra_fields": pl.String}
 _SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
@@ -52,7 +56,7 @@ def arrow(body: Any) -> Iterator[pa.RecordBatch]:
     try:
         with pa.ipc.open_stream(body) as reader:
             if len({*reader.schema.names}) < len(reader.schema):
-                raise UnreadableError("two columns have the same name")
+                raise UnreadableError("has two columns of one name")
             gathered: list[pa.RecordBatch] = []
             rows = 0
             for batch in reader:
@@ -63,8 +67,8 @@ def arrow(body: Any) -> Iterator[pa.RecordBatch]:
                     gathered, rows = [], 0
             if gathered:
                 yield _believed(gathered)
-    except pa.ArrowException as error:
-        raise UnreadableError(str(error)) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        raise UnreadableError("is no whole Arrow stream of text") from None
 
 
 def delimited(body: Any) -> Iterator[pa.RecordBatch]:
@@ -72,10 +76,15 @@ def delimited(body: Any) -> Iterator[pa.RecordBatch]:
 
     A line with another number of fields is kept as unreadable.
     """
-    head = body.readline(_LONGEST_LINE)
+    head = body.readline(_LONGEST_HEADER)
     if not head.endswith(b"\n"):
-        raise UnreadableError("the header line does not end")
-    names = next(csv.reader([head.decode("utf-8-sig").rstrip("\r\n")]))
+        raise UnreadableError("has a header line that does not end")
+    try:
+        names = next(csv.reader([head.decode("utf-8-sig").rstrip("\r\n")]), [])
+    except (csv.Error, UnicodeDecodeError):
+        names = []
+    if not 0 < len(set(names)) == len(names) <= _MOST_COLUMNS:
+        raise UnreadableError("has no header line of different names")
     broken: list[str] = []
 
     def keep(row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
@@ -84,7 +93,7 @@ def delimited(body: Any) -> Iterator[pa.RecordBatch]:
 
     try:
         reader = pa_csv.open_csv(
-            body,
+            cast("Any", _Utf8(body)),
             read_options=pa_csv.ReadOptions(column_names=names, block_size=_CHUNK_BYTES),
             parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
             convert_options=pa_csv.ConvertOptions(
@@ -92,19 +101,49 @@ def delimited(body: Any) -> Iterator[pa.RecordBatch]:
                 null_values=[""],
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
+                check_utf8=False,
             ),
         )
     except pa.ArrowInvalid as error:
         if "Empty CSV" in str(error):
             return
-        raise UnreadableError(str(error)) from None
+        raise _no_csv(error) from None
     try:
         for batch in reader:
             yield _from_arrow(batch)
     except pa.ArrowInvalid as error:
-        raise UnreadableError(str(error)) from None
+        raise _no_csv(error) from None
     if broken:
         yield _unreadable(broken)
+
+
+class _Utf8(io.RawIOBase):
+    """A file that must be text: Arrow would print a traceback for a bad line that is none."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self._body = body
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._body.read(size)
+        try:
+            self._decoder.decode(content, final=not content)
+        except UnicodeDecodeError:
+            raise UnreadableError("is no CSV in UTF-8") from None
+        return content
+
+
+def _no_csv(error: Exception) -> UnreadableError:
+    """What is wrong with CSV, without the row that Arrow quotes."""
+    if "straddling" in str(error):
+        return UnreadableError(f"has a line longer than {_CHUNK_BYTES:,} bytes")
+    return UnreadableError("is no CSV")
 
 
 def ndjson(body: Any) -> Iterator[pa.RecordBatch]:
@@ -115,9 +154,9 @@ def ndjson(body: Any) -> Iterator[pa.RecordBatch]:
         if newline:
             yield _objects(whole)
         elif len(rest) > _LONGEST_LINE:
-            raise UnreadableError(f"a line is longer than {_LONGEST_LINE:,} bytes")
+            raise UnreadableError(f"has a line longer than {_LONGEST_LINE:,} bytes")
     if rest:
-        raise UnreadableError("the last line does not end")
+        raise UnreadableError("has a last line that does not end")
 
 
 def items(page: bytes, path: Sequence[str]) -> pa.RecordBatch:
@@ -131,11 +170,11 @@ def items(page: bytes, path: Sequence[str]) -> pa.RecordBatch:
         found = _at(_ROW.decode(page), path)
         if found is not None:
             return _batch_of(_ROWS.decode(found))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     rows = _walk(_loads(page), path)
     if not isinstance(rows, list):
-        raise UnreadableError(f"there is no list under {'.'.join(path)!r}")
+        raise UnreadableError(f"is no JSON with a list under {'.'.join(path)!r}")
     return _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
 
 
@@ -144,7 +183,7 @@ def address(page: bytes, path: Sequence[str]) -> str | None:
     try:
         found = _at(_ROW.decode(page), path)
         text = None if found is None else _loads(bytes(found))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         text = _walk(_loads(page), path)
     return text if isinstance(text, str) else None
 
@@ -170,7 +209,7 @@ def _objects(lines: bytes) -> pa.RecordBatch:
         # The decoder does not look at what is between quotes.
         lines.decode()
         return _batch_of(_ROW.decode_lines(lines))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return _patiently(
         [(_loads(line), line) for line in lines.split(b"\n") if line.strip()],

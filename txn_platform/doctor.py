@@ -15,7 +15,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake import open_lake
 from txn_platform.processes import start_generator
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, source_api
+from txn_platform.source import Source, source_api, source_limits
 from txn_platform.windows import iso
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def _examine_card_key(settings: Settings) -> str:
 
 def _examine_source(settings: Settings) -> str:
     if settings.generator_url is not None:
-        watermark = Source(settings.generator_url, source_api(settings)).watermark()
+        watermark = Source(
+            settings.generator_url, source_api(settings), source_limits(settings)
+        ).watermark()
         return f"{settings.generator_url} has complete hours up to {iso(watermark)}"
     child, url = start_generator()
     with child:

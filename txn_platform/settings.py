@@ -89,6 +89,32 @@ class Settings(BaseSettings):
         validation_alias="TXN_SOURCE_NEXT",
         description="The names under which a JSON page has the next page's address.",
     )
+    source_read_seconds: float = Field(
+        default=60.0,
+        gt=0,
+        le=86_400,
+        validation_alias="TXN_SOURCE_READ_SECONDS",
+        description="How long the source may send nothing before it is asked again.",
+    )
+    source_whole_seconds: float = Field(
+        default=300.0,
+        gt=0,
+        le=86_400,
+        validation_alias="TXN_SOURCE_WHOLE_SECONDS",
+        description="How long one answer of the source may take.",
+    )
+    source_attempts: int = Field(
+        default=6,
+        ge=3,
+        validation_alias="TXN_SOURCE_ATTEMPTS",
+        description="How often one thing is asked of the source when its answers break off.",
+    )
+    source_max_bytes: int = Field(
+        default=1 << 30,
+        ge=1 << 20,
+        validation_alias="TXN_SOURCE_MAX_BYTES",
+        description="How much the source may send for one slice of a window, which is in memory.",
+    )
     generator_url: str | None = Field(
         default=None,
         validation_alias="GENERATOR_URL",
@@ -172,6 +198,9 @@ class Settings(BaseSettings):
     def _is_http(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
             msg = "must begin with http:// or https://"
+            raise ValueError(msg)
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            msg = "must not hold a name or password: addresses are shown in messages"
             raise ValueError(msg)
         return value.rstrip("/") if value else value
 

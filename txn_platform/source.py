@@ -9,40 +9,45 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
-from urllib.parse import quote, urljoin, urlsplit
+from typing import TYPE_CHECKING, Any, Final, Literal
+from urllib.parse import quote
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
-import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, ResponseError
 
+from txn_platform.columns import as_frame
 from txn_platform.contract import LANDED_SCHEMA
-from txn_platform.decoding import DECODERS, UnreadableError, address, items
+from txn_platform.decoding import DECODERS, UNREADABLE, UnreadableError, address, items
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
 from txn_platform.reconciliation import ControlTotals
+from txn_platform.transport import AbsentError, Limits, Transport
 from txn_platform.windows import Window, iso
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from txn_platform.drift import Drift
     from txn_platform.settings import Settings
+    from txn_platform.transport import Body
 
-# A slice is the unit of a retry, and is held in memory until it is whole.
+# A slice is held in memory until it is whole; in formats that stream, it is the unit of a retry.
 _SLICE_ROWS: Final = 1 << 19
 _FIRST_SLICE: Final = timedelta(minutes=1)
+_SHORTEST_SLICE: Final = timedelta(milliseconds=100)
 _LARGEST_STEP: Final = 8
 _PAGE_ROWS: Final = 10_000
-_ATTEMPTS: Final = 5
-_LONGEST_PAUSE: Final = 10.0
-_CONNECT_SECONDS: Final = 5.0
-_READ_SECONDS: Final = 60.0
+_EMPTY_PAGES: Final = 100
+_TIMES_BELIEVED: Final = 3
+_END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
+_OTHER_SERVICE: Final = (
+    "GENERATOR_URL must name a service with the API of generator_service, or TXN_SOURCE_ settings"
+    " say how it is spoken to"
+)
 
 
 @dataclass(frozen=True)
@@ -92,44 +97,42 @@ def source_api(settings: Settings) -> SourceApi:
     )
 
 
+def source_limits(settings: Settings) -> Limits:
+    """What the source that the settings name may take."""
+    return Limits(
+        read_seconds=settings.source_read_seconds,
+        whole_seconds=settings.source_whole_seconds,
+        attempts=settings.source_attempts,
+        slice_bytes=settings.source_max_bytes,
+    )
+
+
 class Source:
     """A generator service, or another source of transactions.
 
     Every method raises `UserError` when the source can't be reached or refuses.
     """
 
-    def __init__(self, url: str, api: SourceApi | None = None) -> None:
-        """Args: url: where it answers, as `http://127.0.0.1:8000`; api: how it is spoken to."""
-        self._url = url.rstrip("/")
+    def __init__(
+        self, url: str, api: SourceApi | None = None, limits: Limits | None = None
+    ) -> None:
+        """Args: url: where it answers; api: how it is spoken to; limits: what it may take."""
         self._api = api or SourceApi()
-        self._pool = urllib3.PoolManager(
-            timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=_READ_SECONDS),
-            retries=urllib3.Retry(
-                total=_ATTEMPTS,
-                backoff_factor=0.1,
-                backoff_jitter=0.1,
-                backoff_max=_LONGEST_PAUSE,
-                status_forcelist=(429, 500, 502, 503, 504),
-                redirect=False,
-                raise_on_status=True,
-            ),
-            headers={"User-Agent": "txn_platform"},
-        )
+        self._transport = Transport(url.rstrip("/"), limits or Limits())
 
     def watermark(self) -> datetime:
         """The end of the newest window that is complete."""
-        path = self._api.watermark
-        if path is None:
+        if self._api.watermark is None:
             return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-        body = self._get(path).data
-        try:
-            answer: Any = json.loads(body)
-        except ValueError:
-            raise self._unexpected(path, "is not JSON") from None
-        try:
-            return datetime.fromisoformat(answer["watermark"]).astimezone(UTC)
-        except (KeyError, TypeError, ValueError):
-            raise self._unexpected(path, "has no time under 'watermark'") from None
+
+        def read(body: Body) -> datetime:
+            answer = _json(body)
+            try:
+                return datetime.fromisoformat(answer["watermark"]).astimezone(UTC)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                raise UnreadableError("has no time under 'watermark'") from None
+
+        return self._document(self._api.watermark, read)
 
     def require_complete(self, window: Window) -> None:
         """Raise a `UserError` when the window is not over yet."""
@@ -150,10 +153,14 @@ class Source:
         if self._api.totals is None:
             return None
         path = _filled(self._api.totals, start=window.start, end=window.end, as_of=as_of)
-        try:
-            return ControlTotals.parse(self._get(path).data)
-        except ValueError:
-            raise self._unexpected(path, "is no statement of control totals") from None
+
+        def read(body: Body) -> ControlTotals:
+            try:
+                return ControlTotals.parse(body.read())
+            except ValueError:
+                raise UnreadableError("is no statement of control totals") from None
+
+        return self._document(path, read)
 
     def drift(self, window: Window) -> list[Drift] | None:
         """How the source's own description of its rows differs from the contract in a window.
@@ -163,13 +170,10 @@ class Source:
         """
         if self._api.description is None:
             return None
-        body = self._get(self._api.description, absent=True)
-        if body is None:
-            return None
         try:
-            description: Any = json.loads(body.data)
-        except ValueError:
-            raise self._unexpected(self._api.description, "is not JSON") from None
+            description = self._document(self._api.description, _json)
+        except AbsentError:
+            return None
         route = self._api.transactions.partition("?")[0]
         return find_drift(description, route, self._api.items.split("."), window.end)
 
@@ -207,7 +211,11 @@ class Source:
                     yield from batches
                     return
                 rows = sum(batch.num_rows for batch in batches)
-                length = min(length * _SLICE_ROWS / max(rows, 1), length * _LARGEST_STEP)
+                # However many rows there are, the slices come to an end.
+                length = max(
+                    min(length * _SLICE_ROWS / max(rows, 1), length * _LARGEST_STEP),
+                    _SHORTEST_SLICE,
+                )
                 start, end = end, min(end + length, window.end)
                 fetched = pool.submit(self._slice, start, end, as_of)
                 yield from batches
@@ -216,105 +224,107 @@ class Source:
 
     def _slice(self, start: datetime, end: datetime, as_of: datetime) -> list[pa.RecordBatch]:
         ask = self._pages if self._api.format == "json" else self._stream
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
-                return list(ask(start=start, end=end, as_of=as_of))
-            except (HTTPError, OSError, UnreadableError) as error:
-                if attempt == _ATTEMPTS:
-                    raise UserError(
-                        f"{self._url} broke off its answer for [{iso(start)}, {iso(end)}), or sent"
-                        f" no {self._api.format}, {_ATTEMPTS} times ({type(error).__name__}):"
-                        " look at its log"
-                    ) from None
-                time.sleep(min(_LONGEST_PAUSE, 0.1 * 2**attempt))
-        raise AssertionError  # the last attempt returns or raises
+        return ask(f"[{iso(start)}, {iso(end)})", start=start, end=end, as_of=as_of)
 
-    def _stream(self, **window: datetime) -> Iterator[pa.RecordBatch]:
-        path = _filled(self._api.transactions, format=self._api.format, offset=0, **window)
-        response = self._get(path, stream=True)
-        # A reader that looks past the end must find it, not a closed file.
-        response.auto_close = False
-        try:
-            body = response if self._api.format == "arrow" else io.BufferedReader(response)
-            yield from DECODERS[self._api.format](body)
-        finally:
-            response.close()
+    def _stream(self, what: str, **window: datetime) -> list[pa.RecordBatch]:
+        wire = self._api.format
+        doubted: list[int] = []
 
-    def _pages(self, **window: datetime) -> Iterator[pa.RecordBatch]:
+        def read(body: Body) -> list[pa.RecordBatch]:
+            content = io.BufferedReader(body) if wire == "csv" else body
+            batches = list(DECODERS[wire](content))
+            if body.read(1):
+                raise UnreadableError("goes on behind its end")
+            if _is_doubtful(wire, body.tail, batches):
+                # What a network spoils is another thing each time; the source's own is the same.
+                doubted.append(sum(map(_digest, batches)))
+                if doubted.count(doubted[-1]) < _TIMES_BELIEVED:
+                    raise UnreadableError(f"has what is no {wire}, and is not the same each time")
+            return batches
+
+        return self._transport.get(
+            _filled(self._api.transactions, format=wire, offset=0, **window),
+            read,
+            what=what,
+            most_bytes=self._transport.limits.slice_bytes,
+        )
+
+    def _pages(self, what: str, **window: datetime) -> list[pa.RecordBatch]:
+        names, next_names = self._api.items.split("."), self._api.next.split(".")
         by_offset = "{offset}" in self._api.transactions
-        offset = 0
+
+        def read(body: Body) -> tuple[pa.RecordBatch, str | None, int]:
+            page = body.read()
+            return items(page, names), address(page, next_names), body.size
+
+        limits = self._transport.limits
+        batches: list[pa.RecordBatch] = []
+        rows = empty = 0
+        left = limits.slice_bytes
         path: str | None = _filled(self._api.transactions, format="json", offset=0, **window)
+        asked: set[str] = set()
         while path is not None:
-            page = self._get(path).data
-            batch = items(page, self._api.items.split("."))
-            yield batch
-            offset += batch.num_rows
-            if by_offset:
-                query = window | {"offset": offset}
+            if path in asked or empty > _EMPTY_PAGES:
+                raise self._endless(what)
+            asked.add(path)
+            batch, following, size = self._transport.get(
+                path, read, what=what, most_bytes=limits.page_bytes
+            )
+            rows += batch.num_rows
+            left -= size
+            if left < 0:
+                raise self._transport.stopped(what, f"is longer than {limits.slice_bytes:,} bytes")
+            empty = 0 if batch.num_rows else empty + 1
+            if not by_offset:
+                path = self._transport.of_this_origin(following) if following else None
+            elif batch.num_rows:
+                if batches and batch.equals(batches[-1]):
+                    raise self._endless(what)
+                query = window | {"offset": rows}
                 path = _filled(self._api.transactions, format="json", **query)
-                path = path if batch.num_rows else None
             else:
-                following = address(page, self._api.next.split("."))
-                path = self._of_this_origin(following) if following else None
+                path = None
+            batches.append(batch)
+        return batches
 
-    def _of_this_origin(self, address: str) -> str:
-        """The path of an address that the source named, which must be its own."""
-        joined = urlsplit(urljoin(f"{self._url}/", address))
-        own = urlsplit(self._url)
-        if (joined.scheme, joined.netloc) != (own.scheme, own.netloc):
-            raise UserError(
-                f"{self._url} names a next page at {joined.scheme}://{joined.netloc}: a page of"
-                " another origin is not followed"
-            )
-        return joined._replace(scheme="", netloc="").geturl().removeprefix(own.path)
-
-    @overload
-    def _get(self, path: str, *, stream: bool = False) -> urllib3.HTTPResponse: ...
-    @overload
-    def _get(self, path: str, *, absent: Literal[True]) -> urllib3.HTTPResponse | None: ...
-    def _get(
-        self, path: str, *, stream: bool = False, absent: bool = False
-    ) -> urllib3.HTTPResponse | None:
-        """Ask, and have what is not an answer explained; `absent` allows there to be none."""
-        url, route = f"{self._url}{path}", path.partition("?")[0]
-        try:
-            response = cast(
-                "urllib3.HTTPResponse",
-                self._pool.request("GET", url, preload_content=not stream, redirect=False),
-            )
-        except MaxRetryError as error:
-            if isinstance(error.reason, ResponseError):
-                raise UserError(
-                    f"{self._url} kept answering {route} with errors"
-                    f" ({error.reason}): look at its log"
-                ) from None
-            raise UserError(
-                f"no source answers at {self._url}: start it (python -m generator_service),"
-                " mend GENERATOR_URL, or unset it to have a generator started for each run"
-            ) from None
-        except (HTTPError, ValueError) as error:
-            raise UserError(f"GENERATOR_URL {self._url} can't be used: {error}") from None
-        if absent and response.status == 404:
-            return None
-        if response.status != 200:
-            detail = _problem_detail(response.data)
-            response.release_conn()
-            raise UserError(f"{self._url} refused {route} with status {response.status}{detail}")
-        return response
-
-    def _unexpected(self, path: str, fault: str) -> UserError:
+    def _endless(self, what: str) -> UserError:
         return UserError(
-            f"{self._url}{path.partition('?')[0]} {fault}: GENERATOR_URL must name a service with"
-            " the API of generator_service, or TXN_SOURCE_ settings say how it is spoken to"
+            f"{self._transport.url} leads in a circle: its pages for {what} come to no end; look"
+            " at the address of the next page in its answers, and at TXN_SOURCE_NEXT or {offset}"
+        )
+
+    def _document[T](self, path: str, read: Callable[[Body], T]) -> T:
+        return self._transport.get(
+            path,
+            read,
+            what=path.partition("?")[0],
+            most_bytes=self._transport.limits.document_bytes,
+            hint=_OTHER_SERVICE,
         )
 
 
-def _problem_detail(body: bytes) -> str:
-    """What an RFC 9457 problem says, for a message."""
+def _json(body: Body) -> Any:
     try:
-        return f": {str(json.loads(body)['detail'])[:500]}"
-    except (ValueError, KeyError, TypeError):
-        return ""
+        return json.loads(body.read())
+    except (ValueError, RecursionError):
+        raise UnreadableError("is not JSON") from None
+
+
+def _is_doubtful(wire: str, tail: bytes, batches: list[pa.RecordBatch]) -> bool:
+    """Whether an answer that is whole by HTTP's account may be less, or other, than was sent."""
+    match wire:
+        case "arrow":
+            return tail != _END_OF_ARROW
+        case "csv" if not tail.endswith(b"\n"):
+            return True
+        case _:
+            mark = f'{{"{UNREADABLE}":'
+            extra = (pl.Series(batch.column("extra_fields")) for batch in batches)
+            return any(fields.str.starts_with(mark).any() for fields in extra)
+
+
+def _digest(batch: pa.RecordBatch) -> int:
+    return int(as_frame(batch).hash_rows().sum() or 0)
 
 
 def _filled(path: str, **values: datetime | str | int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from txn_platform_tests import store_fault_cases
+from txn_platform_tests import source_fault_cases, store_fault_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -41,6 +41,8 @@ class FaultCase(Protocol):
 # By the title of the list's section.
 LISTS: Mapping[str, Iterable[FaultCase]] = {
     "The store, each on two kinds of S3 server": store_fault_cases.CASES,
+    "The source, in every format": source_fault_cases.FAULT_CASES,
+    "Hostile sources": source_fault_cases.HOSTILE_CASES,
 }
 
 

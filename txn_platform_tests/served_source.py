@@ -83,6 +83,7 @@ class ServedSource:
     openapi: dict[str, Any] | None = None
     faults: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
     url: str = ""
 
     @staticmethod
@@ -127,6 +128,8 @@ def served(source: ServedSource) -> Iterator[ServedSource]:
             status, body = source.answer(parts.path, dict(parse_qsl(parts.query)))
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in source.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             if fault:
                 self.wfile.write(body[: len(body) // 2])

@@ -68,7 +68,10 @@ def test_hours_that_have_settled_are_left_alone(there: ServedSource) -> None:
     assert "2026-11-01-00:00" not in _asked(_tick(there, first.cursor))
 
 
-def test_a_source_that_does_not_answer_skips_the_tick_with_a_message() -> None:
+def test_a_source_that_does_not_answer_skips_the_tick_with_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
     result = _tick(ServedSource([], url="http://127.0.0.1:9"), None)
     assert isinstance(result, dg.SkipReason)
     assert "no source answers" in (result.skip_message or "")

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 
 import polars as pl
 import pyarrow as pa
@@ -107,10 +108,11 @@ def test_json_values_keep_what_was_sent(sent: str, text: str | None) -> None:
 def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
     good = json.dumps(sent_row(1)).encode()
     lines = [good, b"{", b"[1]", b"7", b'"\xff"', b'{"amount":"\xff"}', good]
+    lines.insert(1, b'{"amount":' + b"[" * 100_000)
     rows = _decoded("ndjson", b"\n".join(lines) + b"\n")
-    assert len(rows) == 7
-    assert rows[0] == rows[6] == _expected(sent_row(1))
-    for row, line in zip(rows[1:6], lines[1:6], strict=True):
+    assert len(rows) == 8
+    assert rows[0] == rows[7] == _expected(sent_row(1))
+    for row, line in zip(rows[1:7], lines[1:7], strict=True):
         kept = json.loads(row["extra_fields"] or "")
         assert kept == {"unreadable": line.decode("utf-8", "backslashreplace")}
         assert all(row[name] is None for name in SENT_COLUMNS)
@@ -142,6 +144,47 @@ def test_csv_tells_null_from_empty() -> None:
 def test_what_breaks_off_is_noticed(name: str, body: bytes) -> None:
     with pytest.raises((UnreadableError, OSError)):
         _decoded(name, body)
+
+
+def test_no_byte_of_an_arrow_stream_is_trusted() -> None:
+    """Whatever becomes of its bytes, it is rows or refused, and never a crash."""
+    rows = pa.Table.from_pylist([sent_row(number) for number in range(100)])
+    kinds = rows["transaction_type"].combine_chunks().dictionary_encode()
+    named = rows.schema.field("currency").with_metadata({"source": "café"})
+    table = rows.append_column("kind", kinds).drop_columns(["transaction_type"])
+    table = table.set_column(table.schema.get_field_index("currency"), named, table["currency"])
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema.with_metadata({"made_by": "café"})) as writer:
+        writer.write_table(table)
+    sound = sink.getvalue()
+    chance = random.Random(5)  # noqa: S311
+    refused = 0
+    for _ in range(1_000):
+        spoilt = bytearray(sound)
+        # Most of what can go wrong is in the schema, at the beginning.
+        place = chance.randrange(min(len(sound), chance.choice([3_000, len(sound)])))
+        spoilt[place : place + chance.choice([1, 4, 8])] = chance.randbytes(4)
+        try:
+            for row in _decoded("arrow", bytes(spoilt)):
+                assert set(row) == {*SENT_COLUMNS, "extra_fields"}
+        except UnreadableError:
+            refused += 1
+    assert refused > 500
+
+
+@pytest.mark.parametrize("header", ["\n", "a,a\n", "a,\xff\n", '"' + "x" * 200_000 + '"\n', "a"])
+def test_a_csv_header_that_names_no_columns_is_refused(header: str) -> None:
+    with pytest.raises(UnreadableError, match="header line"):
+        _decoded("csv", header.encode("latin-1"))
+
+
+@pytest.mark.parametrize("spoilt", ["a,\xc3\n", "a,b,\xff\n", "\xe2\x82"])
+def test_csv_that_is_not_utf8_is_refused_quietly(
+    spoilt: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UnreadableError, match="is no CSV in UTF-8"):
+        _decoded("csv", b"transaction_id,amount\na,1\n" + spoilt.encode("latin-1"))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -93,10 +93,11 @@ def test_the_platform_knows_the_source_over_http_only() -> None:
 
 # Each may import what is named before it.
 _LAYERS = [
-    ["errors", "iso_codes", "text_columns", "timestamps", "windows"],
+    ["columns", "errors", "iso_codes", "text_columns", "timestamps", "windows"],
     ["contract", "settings", "protection", "reconciliation"],
-    ["validation", "decoding", "drift", "ordering", "lake", "s3", "s3_lake", "s3_probe", "source"],
-    ["delta"],
+    ["validation", "decoding", "drift", "ordering", "lake", "s3", "s3_lake", "s3_probe"],
+    ["transport"],
+    ["source", "delta"],
 ]
 
 

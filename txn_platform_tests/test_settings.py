@@ -54,7 +54,12 @@ def test_only_its_own_variables_count(monkeypatch: pytest.MonkeyPatch) -> None:
         ("TXN_MAX_QUARANTINE", "2"),
         ("TXN_MAX_QUARANTINE", "some"),
         ("GENERATOR_URL", "localhost:8000"),
+        ("GENERATOR_URL", "http://me:very-secret@127.0.0.1:8000"),
         ("AWS_ENDPOINT_URL", "localhost:9000"),
+        ("TXN_SOURCE_READ_SECONDS", "nan"),
+        ("TXN_SOURCE_WHOLE_SECONDS", "inf"),
+        ("TXN_SOURCE_ATTEMPTS", "2"),
+        ("TXN_SOURCE_MAX_BYTES", "1000"),
         ("TXN_LAKE_PREFIX", "/lake/"),
         ("TXN_S3_ADDRESSING", "dns"),
         ("AWS_REQUEST_CHECKSUM_CALCULATION", "never"),
@@ -64,8 +69,9 @@ def test_a_value_that_is_not_allowed_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=name) as raised:
         load_settings()
+    assert "very-secret" not in str(raised.value)
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

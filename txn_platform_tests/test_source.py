@@ -1,14 +1,20 @@
 """The source's client: whole windows from an API that breaks, and messages when it can't."""
 
+import io
 import json
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from txn_platform import source as source_module
@@ -16,7 +22,8 @@ from txn_platform.columns import as_frame
 from txn_platform.contract import RAW_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, SourceApi, source_api
+from txn_platform.source import Source, SourceApi, source_api, source_limits
+from txn_platform.transport import Limits
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 
@@ -55,13 +62,28 @@ def test_an_answer_that_breaks_off_is_asked_for_again(there: ServedSource) -> No
     assert there.requests.count("/v1/transactions") == 3 + 3
 
 
-def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(
+def test_an_answer_that_breaks_off_costs_its_slice_and_not_the_window(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source_module, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(source_module, "_SLICE_ROWS", 100)
+    source = Source(there.url, limits=Limits(first_pause=0.001))
+    whole = _all(source)
+    slices = there.requests.count("/v1/transactions")
+    assert slices > 3
+    there.requests.clear()
+    there.faults = ["/v1/transactions"] * 2
+    assert _all(source).equals(whole)
+    assert there.requests.count("/v1/transactions") == slices + 2
+
+
+def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 50
-    with pytest.raises(UserError, match=r"broke off its answer for .* 5 times"):
-        _all(Source(there.url))
+    source = Source(there.url, limits=Limits(attempts=5, first_pause=0.001))
+    with pytest.raises(
+        UserError, match=r"gave no usable answer for \[2026-.*\) in 5 attempts; the last broke off:"
+    ):
+        _all(source)
+    assert there.requests.count("/v1/transactions") == 5
 
 
 def test_unknown_fields_are_kept_and_absent_ones_are_null(there: ServedSource) -> None:
@@ -84,15 +106,16 @@ def test_a_window_that_is_not_over_is_refused(there: ServedSource) -> None:
 
 def test_no_source_is_said_so() -> None:
     with pytest.raises(UserError, match=r"no source answers at http://127.0.0.1:9: start it"):
-        Source("http://127.0.0.1:9").watermark()
+        Source("http://127.0.0.1:9", limits=Limits(first_pause=0.001)).watermark()
 
 
 def test_another_service_is_said_so(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (200, b"<html>hello</html>"))
+    source = Source(there.url, limits=Limits(first_pause=0.001))
     with pytest.raises(UserError, match="is not JSON: GENERATOR_URL must name"):
-        Source(there.url).watermark()
+        source.watermark()
     with pytest.raises(UserError, match="is no statement of control totals"):
-        Source(there.url).control_totals(_WINDOW, _AS_OF)
+        source.control_totals(_WINDOW, _AS_OF)
 
 
 def test_a_refusal_says_what_the_source_said(
@@ -107,9 +130,11 @@ def test_a_source_that_always_fails_is_given_up(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
-    with pytest.raises(UserError, match="kept answering /v1/watermark with errors"):
-        Source(there.url).watermark()
-    assert len(there.requests) == 6
+    with pytest.raises(
+        UserError, match="no usable answer for /v1/watermark in 3 attempts; the last had status 503"
+    ):
+        Source(there.url, limits=Limits(attempts=3, first_pause=0.001)).watermark()
+    assert len(there.requests) == 3
 
 
 def test_a_redirect_is_not_followed(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,3 +205,93 @@ def test_a_next_page_of_another_origin_is_not_followed(
     source = Source(there.url, SourceApi(format="json"))
     with pytest.raises(UserError, match=r"next page at http://127.0.0.1:9: .* not followed"):
         _all(source)
+
+
+def test_what_is_no_row_is_believed_when_it_comes_three_times(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = json.dumps(sent_row(1)).encode()
+    bodies = [b"{spoilt\n", b"{another\n", *[line + b"\n{the source's own\n"] * 3, b"{never\n"]
+    monkeypatch.setattr(there, "answer", lambda *_: (200, bodies.pop(0)))
+    source = Source(there.url, SourceApi(format="ndjson"), Limits(first_pause=0.001))
+    good, bad = _all(source).to_dicts()
+    assert good["transaction_id"] == sent_row(1)["transaction_id"]
+    assert bad["extra_fields"] == '{"unreadable":"{the source\'s own"}'
+    assert bodies == [b"{never\n"]
+
+
+def test_an_arrow_stream_without_its_end_is_believed_when_it_comes_three_times(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = io.BytesIO()
+    table = pa.table({"transaction_id": ["a", "b"]})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    body = sink.getvalue()[:-8]
+    monkeypatch.setattr(there, "answer", lambda *_: (200, body))
+    frame = _all(Source(there.url, limits=Limits(first_pause=0.001)))
+    assert frame["transaction_id"].to_list() == ["a", "b"]
+    assert there.requests.count("/v1/transactions") == 3
+
+
+def test_retry_after_is_heeded_up_to_the_longest_pause(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def answer(*_: object) -> tuple[int, bytes]:
+        asked.append(time.monotonic())
+        return 503, b""
+
+    monkeypatch.setattr(there, "answer", answer)
+    there.headers["Retry-After"] = "1"
+    limits = Limits(attempts=3, first_pause=0.001)
+    with pytest.raises(UserError, match="the last had status 503"):
+        Source(there.url, limits=limits).watermark()
+    assert all(after - before >= 1 for before, after in pairwise(asked))
+    asked.clear()
+    limits = replace(limits, longest_pause=0.1, attempts=5)
+    for header in ("3600", "9" * 5_000, "Fri, 31 Dec 9999 23:59:59 GMT"):
+        there.headers["Retry-After"] = header
+        with pytest.raises(UserError, match="the last had status 503"):
+            Source(there.url, limits=limits).watermark()
+    assert len(asked) == 15
+    assert 3 * 4 * 0.1 <= asked[-1] - asked[0] < 10
+
+
+@pytest.mark.parametrize("header", ["-5", "soon", "Fri, 99 Zzz 9999", "0", ""])
+def test_a_retry_after_that_says_nothing_is_none(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    there.headers["Retry-After"] = header
+    monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
+    with pytest.raises(UserError, match="in 2 attempts; the last had status 503"):
+        Source(there.url, limits=Limits(attempts=2, first_pause=0.001)).watermark()
+
+
+def test_pages_by_an_offset_that_the_source_ignores_are_said_so(there: ServedSource) -> None:
+    api = SourceApi(format="json", transactions="/tx?start={start}&end={end}&skip={offset}")
+    there.answer = lambda *_: (200, json.dumps({"data": [sent_row(1), sent_row(2)]}).encode())
+    with pytest.raises(UserError, match=r"leads in a circle: .* TXN_SOURCE_NEXT or \{offset\}"):
+        _all(Source(there.url, api))
+    assert len(there.requests) == 2
+
+
+def test_threads_may_ask_at_once(there: ServedSource) -> None:
+    there.faults = ["/v1/transactions"] * 8
+    source = Source(there.url, limits=Limits(attempts=9, first_pause=0.001))
+    with ThreadPoolExecutor(8) as threads:
+        frames = list(threads.map(lambda _: _all(source), range(16)))
+    assert all(frame.equals(frames[0]) for frame in frames)
+    assert frames[0].height == 300
+
+
+def test_the_settings_say_what_the_source_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert source_limits(load_settings()) == Limits()
+    monkeypatch.setenv("TXN_SOURCE_READ_SECONDS", "1.5")
+    monkeypatch.setenv("TXN_SOURCE_WHOLE_SECONDS", "9")
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+    monkeypatch.setenv("TXN_SOURCE_MAX_BYTES", "2000000")
+    assert source_limits(load_settings()) == Limits(
+        read_seconds=1.5, whole_seconds=9, attempts=3, slice_bytes=2_000_000
+    )

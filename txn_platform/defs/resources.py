@@ -11,7 +11,7 @@ from txn_platform.card_key import card_protector
 from txn_platform.processes import start_generator
 from txn_platform.protection import CardProtector
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, source_api
+from txn_platform.source import Source, source_api, source_limits
 
 
 class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
@@ -45,7 +45,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             if url is None:
                 child, url = start_generator()
                 self._running.enter_context(child)
-            self._source = Source(url, source_api(settings))
+            self._source = Source(url, source_api(settings), source_limits(settings))
         return self._source
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import itertools
 import json
-import socket
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +36,7 @@ from generator_service.simulator import SCHEMA, VERSION, Simulator
 from generator_service.simulator.configuration import FIRST_MOMENT
 from generator_service.wire import MEDIA_TYPES, Format
 from txn_platform_tests.conftest import eventually
+from txn_platform_tests.served_app import served_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,19 +74,11 @@ class Service:
 
 @contextmanager
 def serve(app: FastAPI) -> Iterator[Service]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            assert eventually(lambda: server.started)
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-                yield Service(client, app)
-        finally:
-            server.should_exit = True
-            thread.join()
+    with (
+        served_app(app) as url,
+        httpx.Client(base_url=url, trust_env=False) as client,
+    ):
+        yield Service(client, app)
 
 
 def settings(**given: Any) -> Settings:
@@ -445,7 +436,8 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
     }
     operation = description["paths"]["/v1/transactions"]["get"]
     assert {parameter["name"] for parameter in operation["parameters"]} == {
-        *("start", "end", "as_of", "limit", "cursor", "format", "types", "labels", "defects")
+        *("start", "end", "as_of", "limit", "cursor", "format", "types", "labels", "defects"),
+        "X-Generator-Faults",
     }
     assert set(operation["responses"]["200"]["content"]) == set(MEDIA_TYPES.values())
     assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}

@@ -1,0 +1,393 @@
+"""Requests to the source over a network that breaks: time-outs, retries, bounds.
+
+What breaks off is asked for again; what goes beyond a bound is refused at once. Which addresses
+are asked, and what the bytes mean, is the matter of `source.py` and `decoding.py`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import random
+import time
+from contextlib import closing
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, cast, override
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    DecodeError,
+    HTTPError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
+
+from txn_platform.decoding import UnreadableError
+from txn_platform.errors import UserError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+# What is read at a time; little of what is compressed, for that may become much.
+_PIECE_BYTES: Final = 1 << 21
+_COMPRESSED_BYTES: Final = 1 << 16
+_BUFFER_BYTES: Final = 1 << 16
+_DETAIL_BYTES: Final = 1 << 16
+_DETAIL_CHARACTERS: Final = 500
+_TAIL_BYTES: Final = 8
+_CONNECTIONS: Final = 16
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a source may take.
+
+    Attributes:
+        connect_seconds: for a connection to be made.
+        read_seconds: without a byte, when more is to come.
+        whole_seconds: for one answer, from the request to its last byte.
+        attempts: how often one thing is asked for when its answers break off.
+        first_pause: seconds between the first two attempts; doubles from one to the next.
+        longest_pause: seconds between two attempts, whatever Retry-After says.
+        document_bytes: of an answer that is not rows.
+        page_bytes: of a JSON page of rows, or of one message of an Arrow stream.
+        slice_bytes: of all answers that make up a slice of a window.
+        inflation: how many times larger than on the wire what was sent compressed may become.
+    """
+
+    connect_seconds: float = 5.0
+    read_seconds: float = 60.0
+    whole_seconds: float = 300.0
+    attempts: int = 6
+    first_pause: float = 0.2
+    longest_pause: float = 60.0
+    document_bytes: int = 1 << 20
+    page_bytes: int = 1 << 26
+    slice_bytes: int = 1 << 30
+    inflation: int = 100
+
+
+class AbsentError(UserError):
+    """The source has nothing at the address (404)."""
+
+
+class Transport:
+    """Asks one source, from any number of threads at once."""
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        """Args: url: where it answers, without a slash at its end; limits: what it may take."""
+        self.url = url
+        self.limits = limits
+        self._pool = urllib3.PoolManager(
+            maxsize=_CONNECTIONS,
+            timeout=urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds),
+            headers={"User-Agent": "txn_platform"},
+        )
+        self._pool.pool_classes_by_scheme = _POOLS
+
+    def get[T](
+        self,
+        path: str,
+        read: Callable[[Body], T],
+        *,
+        what: str,
+        most_bytes: int,
+        hint: str = "look at its log",
+    ) -> T:
+        """Ask until an answer comes whole, and return what `read` makes of it.
+
+        Args:
+            path: what is asked for, below the source's address.
+            read: reads the answer's content to its end; raises `UnreadableError` for what is to be
+                asked for again. Called anew with each attempt.
+            what: names it in messages.
+            most_bytes: how long the content may be.
+            hint: what to do when it can't be read.
+
+        Raises:
+            AbsentError: there is nothing at the address.
+            UserError: the source can't be reached, refuses, keeps failing, or goes beyond a bound.
+        """
+        for attempt in range(1, self.limits.attempts + 1):
+            try:
+                return self._once(path, read, what, most_bytes)
+            except (UnreadableError, _FailedError, HTTPError, OSError) as error:
+                if attempt == self.limits.attempts:
+                    raise self._given_up(error, what, hint) from None
+                time.sleep(self._pause(attempt, error))
+        raise AssertionError  # the last attempt returns or raises
+
+    def _pause(self, attempt: int, error: Exception) -> float:
+        # Jitter, so that what failed together does not come back together.
+        pause = self.limits.first_pause * 2 ** (attempt - 1) * random.uniform(1, 1.25)  # noqa: S311
+        after = error.after if isinstance(error, _FailedError) else 0.0
+        return min(self.limits.longest_pause, max(pause, after))
+
+    def _given_up(self, error: Exception, what: str, hint: str) -> UserError:
+        if isinstance(error, NewConnectionError | ConnectTimeoutError):
+            return UserError(
+                f"no source answers at {self.url}: start it (python -m generator_service),"
+                " mend GENERATOR_URL, or unset it to have a generator started for each run"
+            )
+        mend = "look at its log"
+        match error:
+            case _FailedError():
+                failure = f"had status {error.status}"
+            case UnreadableError():
+                failure, mend = str(error), hint
+            case ReadTimeoutError():
+                failure = f"stalled for {self.limits.read_seconds:g} s"
+            case DecodeError():
+                failure = "is not compressed as it says"
+            case _:
+                failure = "broke off"
+        return UserError(
+            f"{self.url} gave no usable answer for {what} in {self.limits.attempts} attempts;"
+            f" the last {failure}: {mend}"
+        )
+
+    def stopped(self, what: str, fault: str) -> UserError:
+        """The error of an answer that goes beyond a bound, `fault`, in what is asked for."""
+        return UserError(
+            f"{self.url} was stopped: its answer for {what} {fault}: look at what it sends; if that"
+            " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES"
+        )
+
+    def of_this_origin(self, address: str) -> str:
+        """The path of an address that the source named, which must be its own.
+
+        Raises:
+            UserError: it is another's.
+        """
+        own = urlsplit(self.url)
+        try:
+            joined = urlsplit(urljoin(f"{self.url}/", address))
+            same = (joined.scheme, joined.netloc) == (own.scheme, own.netloc)
+        except ValueError:
+            raise UserError(f"{self.url} names a next page that is no address") from None
+        if not same:
+            origin = _printable(f"{joined.scheme}://{joined.netloc.rpartition('@')[2]}")
+            raise UserError(
+                f"{self.url} names a next page at {origin}: a page of another origin is not"
+                " followed"
+            )
+        path = joined._replace(scheme="", netloc="", fragment="").geturl()
+        return path.removeprefix(own.path)
+
+    def _once[T](self, path: str, read: Callable[[Body], T], what: str, most_bytes: int) -> T:
+        deadline = time.monotonic() + self.limits.whole_seconds
+        try:
+            with closing(self._ask(path, deadline)) as response:
+                self._require_success(response, what)
+                return read(Body(response, most_bytes, self.limits))
+        except _BoundError as error:
+            raise self.stopped(what, str(error)) from None
+        except ReadTimeoutError:
+            if time.monotonic() < deadline:
+                raise
+            raise UserError(
+                f"{self.url} was stopped: its answer for {what} took longer than"
+                f" {self.limits.whole_seconds:g} s; raise TXN_SOURCE_WHOLE_SECONDS if it is slow"
+            ) from None
+
+    def _ask(self, path: str, deadline: float) -> urllib3.HTTPResponse:
+        token = _DEADLINE.set(deadline)
+        try:
+            response = self._pool.request(
+                "GET", f"{self.url}{path}", preload_content=False, redirect=False, retries=False
+            )
+        except (ConnectTimeoutError, NewConnectionError, ReadTimeoutError, ProtocolError):
+            raise
+        except (HTTPError, ValueError) as error:
+            fault = _printable(str(error))
+            raise UserError(f"GENERATOR_URL {self.url} can't be used: {fault}") from None
+        finally:
+            _DEADLINE.reset(token)
+        return cast("urllib3.HTTPResponse", response)
+
+    def _require_success(self, response: urllib3.HTTPResponse, what: str) -> None:
+        status = response.status
+        if status == 200:
+            return
+        if status == 429 or status >= 500:
+            raise _FailedError(status, _seconds(response.headers.get("Retry-After")))
+        refused = f"{self.url} refused {what} with status {status}"
+        if 300 <= status < 400:
+            raise UserError(
+                f"{refused}, a redirect: none is followed; let GENERATOR_URL name the service"
+                " that answers"
+            )
+        error = AbsentError if status == 404 else UserError
+        raise error(f"{refused}: {_problem_detail(response) or 'look at its log'}")
+
+
+class Body(io.RawIOBase):
+    """An answer's content, inflated, that must end within its bounds.
+
+    Attributes:
+        size: bytes so far.
+        tail: the last eight of them, or fewer.
+    """
+
+    def __init__(self, response: urllib3.HTTPResponse, most_bytes: int, limits: Limits) -> None:
+        super().__init__()
+        # A reader that looks past the end must find it, not a closed file.
+        response.auto_close = False
+        self._response = response
+        self._most_bytes = most_bytes
+        self._limits = limits
+        compressed = "Content-Encoding" in response.headers
+        self._piece_bytes = _COMPRESSED_BYTES if compressed else _PIECE_BYTES
+        self._ended = False
+        self.size = 0
+        self.tail = b""
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        """So many bytes, fewer only at the end, or all of them."""
+        if size is None or size < 0:
+            left = self._most_bytes + 1
+        elif size > self._limits.page_bytes:
+            raise _BoundError(f"has a message of {size:,} bytes")
+        else:
+            left = size
+        pieces: list[bytes] = []
+        while left and (piece := self._piece(left)):
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @override
+    def readinto(self, buffer: Any, /) -> int:
+        piece = self._piece(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _piece(self, size: int) -> bytes:
+        # One byte more than is allowed is enough to know.
+        size = min(size, self._piece_bytes, self._most_bytes - self.size + 1)
+        piece = b"" if self._ended else self._response.read(size)
+        self._ended = not piece
+        self.size += len(piece)
+        if self.size > self._most_bytes:
+            raise _BoundError(f"is longer than {self._most_bytes:,} bytes")
+        if self.size > max(_PIECE_BYTES, self._limits.inflation * self._response.tell()):
+            raise _BoundError(f"inflates more than {self._limits.inflation} times")
+        self.tail = (self.tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        return piece
+
+
+class _FailedError(Exception):
+    """An answer with a status that may be another the next time."""
+
+    def __init__(self, status: int, after: float) -> None:
+        super().__init__(status)
+        self.status = status
+        self.after = after
+
+
+class _BoundError(Exception):
+    """An answer goes beyond a bound; says which, as the end of a sentence."""
+
+
+# The moment by which the answer to the request that this thread makes must be whole.
+_DEADLINE: ContextVar[float] = ContextVar("_DEADLINE")
+
+
+class _Timed(io.RawIOBase):
+    """A socket's bytes, until a moment.
+
+    A socket's own time-out begins anew with every byte, so that a byte a second never ends.
+    """
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket, deadline: float) -> None:
+        super().__init__()
+        self._raw = raw
+        self._connection = connection
+        self._deadline = deadline
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if left < (self._connection.gettimeout() or left):
+            self._connection.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    @override
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Reply(http.client.HTTPResponse):
+    """An answer that is read until its deadline, wherever in it the reader is."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        timed = _Timed(self.fp.detach(), sock, _DEADLINE.get())
+        self.fp = io.BufferedReader(timed, _BUFFER_BYTES)
+
+
+class _Connection(HTTPConnection):
+    response_class = _Reply
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Reply
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = cast("Any", _Connection)
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = cast("Any", _SecureConnection)
+
+
+_POOLS: Final[dict[str, type[urllib3.HTTPConnectionPool]]] = {"http": _Pool, "https": _SecurePool}
+
+
+def _seconds(retry_after: str | None) -> float:
+    """How long a Retry-After header asks to wait, as seconds or as a date; 0 when it does not."""
+    text = (retry_after or "").strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:10])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (zoned - datetime.now(UTC)).total_seconds())
+
+
+def _problem_detail(response: urllib3.HTTPResponse) -> str:
+    """What an RFC 9457 problem says, for a message."""
+    try:
+        detail = str(json.loads(response.read(_DETAIL_BYTES))["detail"])
+    except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return _printable(detail)
+
+
+def _printable(text: str) -> str:
+    """What another wrote, fit for a message: one line, and not a long one."""
+    return "".join(filter(str.isprintable, text))[:_DETAIL_CHARACTERS]
