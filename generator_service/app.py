@@ -206,7 +206,7 @@ class _Page:
             if stop < whole:
                 following = _next(request, models.write_cursor(stop, answer))
         around = {"next": following, "start": start, "end": end, "as_of": seen}
-        return cls(form, window, position, stop, around, is_whole=(position, stop) == (0, whole))
+        return cls(form, window, position, stop, around, is_whole=limit is None and position == 0)
 
 
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))

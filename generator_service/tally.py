@@ -43,8 +43,7 @@ class Tally:
         An amount counts when it is a plain decimal of at most two places; a row without a type
         counts under "", and one without an id as one whose id is empty.
         """
-        parts = [batch] if isinstance(batch, pa.RecordBatch) else batch.parts
-        for part in parts:
+        for part in [batch] if isinstance(batch, pa.RecordBatch) else _sent(batch):
             ids, types, amounts = (
                 part.column(name)
                 if name in part.schema.names
@@ -64,6 +63,15 @@ class Tally:
         """What was counted so far."""
         amounts = dict(sorted(self._amounts.items()))
         return ControlTotals(self._rows, amounts, f"{self._digest % 2**64:016x}")
+
+
+def _sent(rows: wire.Mixed) -> Iterator[pa.RecordBatch]:
+    """Yield of every part the rows that are sent."""
+    first = 0
+    for part in rows.parts:
+        places = rows.order - first
+        first += part.num_rows
+        yield part.take(places[(places >= 0) & (places < part.num_rows)])
 
 
 def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]:

@@ -67,7 +67,7 @@ def arrow(body: Any) -> Iterator[pa.RecordBatch]:
                     gathered, rows = [], 0
             if gathered:
                 yield _believed(gathered)
-    except (pa.ArrowException, OSError, UnicodeDecodeError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         raise UnreadableError("is no whole Arrow stream of text") from None
 
 
@@ -327,6 +327,8 @@ def _believed(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
         pa.ArrowInvalid: they are not.
     """
     table = pa.Table.from_batches(batches)
+    # Metadata need not be text, and says nothing here.
+    table = pa.Table.from_arrays(table.columns, names=table.schema.names)
     for column in table.columns:
         checked: pa.Array[Any] | None = None
         for chunk in column.chunks:

@@ -472,7 +472,9 @@ def test_the_service_states_the_totals_of_what_it_sends(service: Service, seen: 
     computed = ControlTotals.of(table.with_columns(pl.all().cast(pl.String)))
     stated = service.get("/v1/control-totals", **asked)
     assert ControlTotals.parse(stated.content).differences(computed) == []
-    assert int(response.headers["X-Total-Rows"]) == computed.rows
+    assert "X-Total-Rows" not in response.headers
+    counted = service.get(PATH, **asked, limit=50_000)
+    assert int(counted.headers["X-Total-Rows"]) == computed.rows
 
 
 def test_pages_put_together_are_the_whole(service: Service):
@@ -527,7 +529,7 @@ def test_an_export_is_spoiled_as_the_service_spoils(service: Service, form: Form
     rows = export(simulator, WINDOW, form, sink, spoiler=given_settings.spoiler(WINDOW))
     response = service.get(PATH, **HOUR, defects=SMALL, format=form.value)
     assert sink.getvalue() == response.content
-    assert rows == int(response.headers["X-Total-Rows"])
+    assert rows == len(read(response.content, form))
 
 
 # Drift.
