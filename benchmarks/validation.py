@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 
 import polars as pl
+import pyarrow as pa
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter
 
 from generator_service.export import export
@@ -21,13 +22,14 @@ from generator_service.settings import Settings
 from generator_service.simulator import Simulator
 from generator_service.simulator import Window as Span
 from generator_service.wire import Format
-from txn_platform.contract import CHANNELS, TRANSACTION_TYPES
+from txn_platform.columns import as_batch, as_frame
+from txn_platform.contract import CHANNELS, LANDED_SCHEMA, TRANSACTION_TYPES
 from txn_platform.decoding import DECODERS
 from txn_platform.validation import find_repeats, validate
 from txn_platform.windows import Window
 
 WINDOW = Window.of_partition("2026-11-01-18:00")
-BATCH = 1 << 17
+BATCH = 1 << 20
 # A mixture without strings of a megabyte, which would measure memory and nothing else.
 BAD = "amount:0.02,time:0.01,null_field:0.01,currency_unknown:0.01"
 
@@ -54,8 +56,8 @@ class Row(BaseModel):
     original_transaction_id: str | None
 
 
-def sent(rows: int, defects: str) -> tuple[list[pl.DataFrame], bytes]:
-    """Rows as the platform holds them, in batches, and as lines of JSON."""
+def sent(rows: int, defects: str) -> tuple[list[pa.RecordBatch], bytes]:
+    """Rows as validation reads them, a row group a batch, and as lines of JSON."""
     seconds = (WINDOW.end - WINDOW.start).total_seconds()
     settings = Settings.load(tps=rows / seconds, defects=defects)
     simulator = Simulator(settings.configuration())
@@ -63,14 +65,16 @@ def sent(rows: int, defects: str) -> tuple[list[pl.DataFrame], bytes]:
     lines = io.BytesIO()
     export(simulator, span, Format.NDJSON, lines, spoiler=settings.spoiler(span))
     body = lines.getvalue()
-    frame = pl.concat(DECODERS["ndjson"](io.BytesIO(body)))
-    frame = frame.select(pl.int_range(pl.len(), dtype=pl.Int64).alias("position"), *frame.columns)
-    return list(frame.iter_slices(BATCH)), body
+    frame = pl.concat(map(as_frame, DECODERS["ndjson"](io.BytesIO(body))))
+    frame = frame.with_row_index("position")
+    return [as_batch(part, LANDED_SCHEMA) for part in frame.iter_slices(BATCH)], body
 
 
-def ours(batches: list[pl.DataFrame]) -> int:
+def ours(batches: list[pa.RecordBatch]) -> int:
     """Judge all rows: the quarantined ones."""
-    repeats = find_repeats(lambda: iter(batches))
+    repeats = find_repeats(
+        lambda names: (batch if names is None else batch.select(names) for batch in batches)
+    )
     return sum(validate(batch, WINDOW, repeats).quarantined.height for batch in batches)
 
 
@@ -101,7 +105,7 @@ def main() -> None:
     asked = parser.parse_args()
     for label, defects in (("clean", ""), ("5 % bad", BAD)):
         batches, body = sent(asked.rows, defects)
-        rows = sum(batch.height for batch in batches)
+        rows = sum(batch.num_rows for batch in batches)
         lines = body.splitlines()[: rows // 5]
         rates: list[float] = []
         peers: list[float] = []

@@ -243,7 +243,10 @@ class DeltaLake:
         return self._call(DeltaTable.is_deltatable, self.uri, self._storage_options())
 
     def _storage_options(self) -> dict[str, str]:
-        return {**self._s3[1].storage_options(), **_CONNECTION} if self._s3 else {}
+        if self._s3 is None:
+            return {}
+        options = self._s3[1].storage_options() | _CONNECTION
+        return {name: str(value) for name, value in options.items()}
 
     def _until_no_conflict[T](self, attempt: Callable[[DeltaTable], T]) -> T:
         from deltalake.exceptions import CommitFailedError

@@ -5,11 +5,13 @@ What the digits mean is the callers' matter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+
+from txn_platform.columns import boolean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,20 +42,36 @@ def by_length(
         array = array.fill_null("")
     if array.type != pa.string():
         array = array.cast(pa.large_string())
-    _, offsets_buffer, data_buffer = cast("list[Any]", array.buffers())
-    offsets = np.frombuffer(
-        offsets_buffer, dtype=np.int32 if array.type == pa.string() else np.int64
-    )[array.offset : array.offset + len(array) + 1]
-    data = np.frombuffer(data_buffer or b"", dtype=np.uint8)
-    lengths = np.diff(offsets)
-    length = int(lengths[0])
-    if (lengths == length).all():
-        texts_of_bytes = data[offsets[0] : offsets[-1]].reshape(len(array), length)
-        for start in range(0, len(array), _BLOCK_ROWS):
-            rows = slice(start, start + _BLOCK_ROWS)
-            yield rows, texts_of_bytes[rows]
+    lengths = np.diff(_offsets(array))
+    usual = int(lengths[len(lengths) // 2])
+    alike = lengths == usual
+    everywhere = np.flatnonzero(alike)
+    if len(everywhere) == len(lengths):
+        for block, texts_of_bytes in _blocks(array, usual):
+            yield block, texts_of_bytes
         return
-    by_size = np.argsort(lengths, kind="stable")
-    ends = np.flatnonzero(np.diff(lengths[by_size])) + 1
-    for rows in np.split(by_size, ends):
-        yield rows, data[offsets[rows][:, None] + np.arange(int(lengths[rows[0]]))]
+    for block, texts_of_bytes in _blocks(array.filter(boolean(alike)), usual):
+        yield everywhere[block], texts_of_bytes
+    rest = np.flatnonzero(~alike)
+    rest = rest[np.argsort(lengths[rest], kind="stable")]
+    starts = _offsets(array)[rest]
+    data = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
+    for places in np.split(np.arange(len(rest)), np.flatnonzero(np.diff(lengths[rest])) + 1):
+        length = int(lengths[rest[places[0]]])
+        yield rest[places], data[starts[places][:, None] + np.arange(length)]
+
+
+def _offsets(array: Any) -> NDArray[np.integer[Any]]:
+    width = np.int32 if array.type == pa.string() else np.int64
+    offsets = np.frombuffer(array.buffers()[1], dtype=width)
+    return offsets[array.offset : array.offset + len(array) + 1]
+
+
+def _blocks(array: Any, length: int) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+    """Texts of one length, which lie one behind the other in memory."""
+    offsets = _offsets(array)
+    data = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
+    texts = data[offsets[0] : offsets[-1]].reshape(len(array), length)
+    for start in range(0, len(array), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
+        yield block, texts[block]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import polars as pl
@@ -69,14 +69,14 @@ class Judgement:
     quarantined: pl.DataFrame
 
 
-def _parse(formed: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
-    """Texts of the form that the contract asks for to values; null where there is none."""
-    dtype = SentTransaction.columns()[formed.name].dtype
+def _parse(sent: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
+    """Texts to values: of those that have not the form that the contract asks for, any or null."""
+    dtype = SentTransaction.columns()[sent.name].dtype
     if dtype == pl.Boolean():
-        return formed == "true"
+        return sent == "true"
     if isinstance(dtype, pl.Datetime):
         return parse_timestamps(texts)
-    return formed.cast(dtype, strict=False)
+    return sent.cast(dtype, strict=False)
 
 
 def _parsers() -> list[pl.Expr]:
@@ -216,10 +216,9 @@ def _judge_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Serie
     values = sent
     if name in TEXT_PATTERNS:
         formed = sent.str.contains(TEXT_PATTERNS[name])
+        values = _parse(sent, texts).alias(name)
         if not formed.all(ignore_nulls=False):
-            sent_or_null = pl.select(pl.when(formed).then(sent)).to_series()
-            texts, values = sent_or_null.to_arrow(), sent_or_null
-        values = _parse(values, texts).alias(name)
+            values = pl.select(pl.when(formed).then(values).alias(name)).to_series()
     frame = pl.DataFrame([values, sent.alias(f"sent.{name}")])
     return values, frame.select(_OF_ONE_COLUMN[name]).to_series()
 
@@ -237,16 +236,13 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pl
         )
         .collect()
     )
-    reasons = pl.concat_list(
-        *(
-            pl.when(~pl.col(f"rule.{reason}")).then(pl.lit(reason))
-            for reason in (*_RULES, OUTSIDE_WINDOW)
-        ),
-        pl.col("repeat"),
-    ).list.drop_nulls()
+    reasons = _every_reason(
+        {reason: ~judged[f"rule.{reason}"] for reason in (*_RULES, OUTSIDE_WINDOW)}
+        | {repeat: judged["repeat"] == repeat for repeat in (DUPLICATE, CONFLICT)}
+    )
     quarantined = judged.select(
         "position",
-        reasons.alias("reasons"),
+        reasons,
         pl.lit(window.start).dt.cast_time_unit("us").alias("window_start"),
         pl.lit(CONTRACT_VERSION).alias("contract_version"),
         *(
@@ -257,6 +253,26 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pl
     if not (quarantined["reasons"].list.len() > 0).all():
         raise RuntimeError("a row was refused for no reason")
     return quarantined
+
+
+def _every_reason(holds: dict[str, pl.Series]) -> pl.Series:
+    """For each of n rows the reasons that hold of it, in the order they are given.
+
+    Args:
+        holds: for each reason n truth values; null is false.
+    """
+    rows = [of_reason.fill_null(value=False).arg_true().to_numpy() for of_reason in holds.values()]
+    of_rows = np.concatenate(rows)
+    kinds = np.repeat(np.arange(len(rows), dtype=np.int32), [len(found) for found in rows])
+    order = np.argsort(of_rows, kind="stable")
+    counts = np.bincount(of_rows, minlength=len(next(iter(holds.values()))))
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    names = pa.array(list(holds)).take(kinds[order])
+    return pl.Series(
+        "reasons",
+        pa.ListArray.from_arrays(cast("Any", pa.array(offsets)), names),
+        dtype=pl.List(pl.String),
+    )
 
 
 def _is_inside(window: Window) -> pl.Expr:
