@@ -122,8 +122,7 @@ def boolean(values: NDArray[np.bool_]) -> pa.BooleanArray:
 def _whole(column: Column | pa.ChunkedArray[Any], kind: pa.DataType) -> Column:
     """A column in one piece, of a type."""
     if isinstance(column, pa.ChunkedArray):
-        if pa.types.is_dictionary(column.type):
-            column = column.unify_dictionaries()
+        # Where chunks have different dictionaries it makes one of them.
         column = column.combine_chunks()
     in_order = not isinstance(column, pa.DictionaryArray) or not column.dictionary.null_count
     if column.type == kind and in_order:
