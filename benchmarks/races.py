@@ -74,8 +74,10 @@ def main() -> None:
             f"2026-11-{2 + number // 24:02}-{number % 24:02}:00"
             for number in range(asked.partitions)
         ]
+        apart = world("apart")
+        apart.delta = f"s3://{server.endpoint.bucket}/delta" if server else str(place / "delta")
         try:
-            side_by_side(world("apart"), sources[0], partitions, asked.processes)
+            side_by_side(apart, sources[0], partitions, asked.processes)
         except Violation as violation:
             violations += 1
             console.print(str(violation), markup=False)
@@ -83,7 +85,9 @@ def main() -> None:
         f"{asked.rounds} races of {asked.processes} processes for one window:"
         f" {sum(published)} runs published, the others said that they did not"
     )
-    console.print(f"{asked.partitions} windows by {asked.processes} processes at once")
+    console.print(
+        f"{asked.partitions} windows by {asked.processes} processes at once, and to Delta"
+    )
     console.print(f"{violations} violations of the promise")
     sys.exit(bool(violations))
 

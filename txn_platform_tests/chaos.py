@@ -24,13 +24,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode
 
 import duckdb
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from txn_platform.cli import main as txn
+from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.processes import Child, free_ports, generator_child, generator_url
 from txn_platform.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
@@ -303,10 +307,12 @@ class World:
     Attributes:
         directory: where they work; `.txn` and temporary files are in it.
         store: where the lake is.
+        delta: the Delta table that the windows are committed to as well, if any.
     """
 
     directory: Path
     store: Store
+    delta: str | None = None
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def start(
@@ -337,6 +343,7 @@ class World:
             **SMALL,
             **source.settings,
             **self.store.environment,
+            "DELTA_LAKE_S3_PATH": self.delta or "",
             "TXN_CARD_KEY": "a key of sixteen bytes and more",
             "TXN_MAX_QUARANTINE": "0.2",
             "TMPDIR": str(temporary),
@@ -585,7 +592,42 @@ def side_by_side(world: World, source: Source, partitions: Sequence[str], proces
     require(found == expected, f"lost or too many: {found ^ expected}")
     for partition in partitions:
         world.require_reconciled(partition, source.sent(partition))
+    if world.delta is not None:
+        require_delta_agrees(world, partitions)
     world.require_tidy()
+
+
+def require_delta_agrees(world: World, partitions: Sequence[str]) -> None:
+    """Raise a `Violation` unless the Delta table has each window once, with the Parquet's rows."""
+    environment = world.store.environment
+    options = {
+        name.lower(): environment[name]
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL")
+        if name in environment
+    }
+    table = DeltaTable(world.delta or "", storage_options=options | {"aws_allow_http": "true"})
+    versions = [entry["version"] for entry in table.history()]
+    require(
+        sorted(versions) == list(range(len(partitions) + 1)), f"the log has versions {versions}"
+    )
+    rows: Any = pa.table(table.scan())
+    objects = world.store.objects()
+    look = world.directory / "look.parquet"
+    columns = ", ".join(PUBLISHED_SCHEMA.names)
+    total = 0
+    for partition in partitions:
+        look.write_bytes(objects[object_key(PUBLISHED, partition)])
+        differing = f"""
+            with parquet as (select {columns} from '{look}'),
+            delta as (select {columns} from rows where event_date = '{partition[:10]}'
+                and event_hour = {int(partition[11:13])})
+            (from parquet except all from delta) union all (from delta except all from parquet)
+        """  # noqa: S608
+        found = duckdb.sql(differing).fetchall()
+        require(not found, f"{partition}: {len(found)} rows differ between Delta and Parquet")
+        total += pq.read_metadata(look).num_rows
+    look.unlink()
+    require(rows.num_rows == total, f"Delta has {rows.num_rows} rows, the Parquet {total}")
 
 
 class Soak:

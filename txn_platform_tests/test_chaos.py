@@ -73,7 +73,7 @@ def test_a_kill_of_a_run_or_of_the_s3_server_leaves_every_object_whole(
         world = World(tmp_path, S3Store(server.endpoint))
         killing = Killing(world, versions, PARTITION)
         chance = random.Random(2)  # noqa: S311 - no secret
-        for share in moments(5, chance):
+        for share in moments(4, chance):
             killing.run(share)
         killing.server(chance.random(), server)
 
@@ -91,7 +91,9 @@ def test_of_runs_of_different_windows_at_once_none_loses_anything(
     versions: list[Version], tmp_path: Path
 ) -> None:
     partitions = [f"2026-11-02-{hour:02}:00" for hour in range(4)]
-    side_by_side(in_directory(tmp_path), versions[0].source, partitions, 4)
+    world = in_directory(tmp_path)
+    world.delta = str(tmp_path / "delta")
+    side_by_side(world, versions[0].source, partitions, 4)
 
 
 def test_under_faults_defects_late_rows_and_a_restart_every_window_reconciles(
