@@ -22,6 +22,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import duckdb
 import pandas as pd
 import psutil
@@ -207,6 +208,28 @@ def test_run_json_is_one_object_that_accounts_for_every_row() -> None:
     table = pq.read_table(summary["uri"])
     assert summary["published"] == table.num_rows == 18
     assert summary["amount"] == str(sum(table["amount"].to_pylist()))
+
+
+def test_too_many_bad_rows_fail_the_command_and_leave_the_window_as_it_was(tmp_path: Path) -> None:
+    there = ServedSource([sent_row(number) for number in range(20)])
+    with served(there):
+        settings = {"GENERATOR_URL": there.url, "DAGSTER_HOME": str(tmp_path)}
+        command = [*MATERIALIZE, "--partition", PARTITION]
+        succeed(*command, environment=settings)
+        before = {path: path.read_bytes() for path in Path(".txn/lake").rglob("*.parquet")}
+        there.rows[3]["amount"], there.rows[4]["amount"] = "a lot", "more"
+        result = run(*command, environment=settings)
+    assert result.returncode == 1
+    assert "2 of 20 rows are quarantined, 10.00%, and 5.00% is allowed" in result.stderr
+    assert "Traceback" not in result.stderr
+    # The raw zone has what was landed: it is the evidence.
+    changed = {path.parts[2] for path, body in before.items() if path.read_bytes() != body}
+    assert changed == {"raw_transactions"}
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        (record,) = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(dg.AssetKey("validated_transactions"), "quarantine_share"), limit=1
+        )
+    assert record.status.value == "FAILED"
 
 
 def test_run_last_takes_the_newest_complete_hours_oldest_first() -> None:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -39,3 +40,21 @@ def test_rows_come_out_in_order_whatever_the_layout(
     with pq.ParquetFile(path) as file:
         parts = list(ordering.in_order(file, _WINDOW))
     assert pl.concat([frame.clear(), *parts]).equals(frame.sort("transaction_at", "transaction_id"))
+
+
+_ROWS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("abc")), max_size=12)
+
+
+@settings(deadline=None)
+@given(_ROWS, st.integers(1, 5))
+def test_an_order_is_seen_across_batches(rows: list[tuple[int, str]], size: int) -> None:
+    batch = pa.record_batch(
+        {
+            "transaction_at": pa.array([at for at, _ in rows], pa.timestamp("us", tz="UTC")),
+            "transaction_id": pa.array([text for _, text in rows], pa.string()),
+        }
+    )
+    order = ordering.Order()
+    for start in range(0, len(rows), size):
+        order.add(batch.slice(start, size))
+    assert order.holds == (rows == sorted(rows))

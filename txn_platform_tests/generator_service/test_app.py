@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from generator_service import app
 from generator_service.app import create_app
 from generator_service.models import (
     Card,
@@ -211,6 +212,20 @@ def test_arrow_and_parquet_say_in_themselves_what_made_them(service: Service, fo
         b"generator.version": response.headers["X-Generator-Version"].encode(),
         b"generator.configuration": response.headers["X-Generator-Configuration"].encode(),
     }
+
+
+@pytest.mark.parametrize("types", ["typed", "text"])
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_large_answers_are_coded_and_say_the_same(
+    service: Service, monkeypatch: pytest.MonkeyPatch, form: str, types: str
+):
+    small = service.get(WINDOW_PATH, **HOUR, format=form, types=types).content
+    monkeypatch.setattr(app, "_CODED_FROM", 1)
+    large = service.get(WINDOW_PATH, **HOUR, format=form, types=types).content
+    assert read(form, large) == read(form, small)
+    if form == "arrow":
+        kinds = pa.ipc.open_stream(large).schema
+        assert pa.types.is_dictionary(kinds.field("card_number").type)
 
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])

@@ -15,7 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from generator_service.simulator import SCHEMA, Configuration, Simulator, Window
+from generator_service.simulator import (
+    CODED_SCHEMA,
+    SCHEMA,
+    Configuration,
+    Simulator,
+    Window,
+)
 from generator_service.simulator.randomness import mix_one
 from txn_platform_tests.generator_service.simulator.conftest import (
     DAY,
@@ -133,6 +139,15 @@ def test_batches_have_the_schema_and_are_never_empty(small: Simulator):
         assert batch.schema.equals(SCHEMA)
         assert 0 < batch.num_rows <= 32_768
         batch.validate(full=True)
+
+
+def test_coded_customers_and_cards_are_the_same_ones(small: Simulator):
+    window = Window(NOON, NOON + HOUR)
+    plain = pa.Table.from_batches(list(small.batches(window)))
+    coded = pa.Table.from_batches(list(small.batches(window, coded=True)), CODED_SCHEMA)
+    for name in ("customer_id", "card_number"):
+        assert pa.types.is_dictionary(coded.schema.field(name).type)
+    assert coded.to_pylist() == plain.to_pylist()
 
 
 def test_coded_columns_share_one_dictionary(small: Simulator):

@@ -1,0 +1,81 @@
+"""Columns: the same rows, whatever dictionaries they are over."""
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from txn_platform.columns import (
+    as_batch,
+    as_frame,
+    coded_schema,
+    compacted,
+    is_same,
+    values_and_indices,
+)
+
+_SCHEMA = pa.schema([("word", pa.string()), ("number", pa.int64())])
+_CODED = coded_schema(_SCHEMA, ["word", "number", "absent"])
+_WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"])), max_size=30)
+
+
+def test_only_text_is_coded() -> None:
+    assert pa.types.is_dictionary(_CODED.field("word").type)
+    assert _CODED.field("number").type == pa.int64()
+
+
+@settings(deadline=None)
+@given(_WORDS, st.integers(1, 7), st.booleans())
+def test_rows_survive_every_way_of_bringing_them(
+    words: list[str | None], size: int, coded: bool
+) -> None:
+    parts = [pa.array(words[at : at + size], pa.string()) for at in range(0, len(words), size)]
+    column = pa.chunked_array(
+        [part.dictionary_encode() if coded else part for part in parts],
+        type=_CODED.field("word").type if coded else pa.string(),
+    )
+    numbers = pa.array(range(len(words)), pa.int64())
+    batch = as_batch(pa.table({"number": numbers, "more": numbers, "word": column}), _CODED)
+    assert batch.schema.equals(_CODED)
+    assert as_frame(batch)["word"].to_list() == words
+    kinds = {"word": pl.String, "number": pl.Int64}
+    plain = pl.DataFrame({"word": words, "number": numbers}, schema=kinds)
+    assert as_frame(as_batch(plain, _CODED)).equals(as_frame(batch))
+
+
+@settings(deadline=None)
+@given(_WORDS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
+def test_what_is_compacted_has_the_same_rows_and_no_value_in_vain(
+    words: list[str | None], more: list[str], spare: float
+) -> None:
+    dictionary = pa.array([*more, *dict.fromkeys(word for word in words if word is not None)])
+    places = [None if word is None else dictionary.to_pylist().index(word) for word in words]
+    column = pa.DictionaryArray.from_arrays(
+        pa.array(places, pa.int32()), dictionary.cast(pa.string())
+    )
+    smaller = compacted(column, spare=spare)
+    assert smaller.to_pylist() == words
+    in_vain = len(smaller.dictionary) - len({*words} - {None})
+    assert in_vain <= spare * len(dictionary)
+    values, indices = values_and_indices(smaller)
+    assert [values[int(index)] for index in indices] == words
+
+
+def test_a_null_among_the_values_is_a_null_among_the_rows() -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1], pa.int32()), pa.array(["a", None]))
+    batch = as_batch(pa.table({"word": column, "number": [1, 2, 3]}), _CODED)
+    assert batch.column("word").to_pylist() == [None, "a", None]
+    assert batch.column("word").null_count == 2
+
+
+def test_a_value_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(pa.ArrowInvalid):
+        as_batch(pa.table({"word": ["a"], "number": ["seven"]}), _CODED)
+
+
+def test_views_of_the_same_memory_are_told_from_copies() -> None:
+    column = pa.array(["a", "b"])
+    assert is_same(column, column.slice(0))
+    assert not is_same(column, column.slice(1))
+    assert not is_same(column, pa.array(["a", "b"]))
