@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import uuid
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, override
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
@@ -37,6 +38,8 @@ _DIGEST: Final = "sha256"
 # Tells what one run put from what another did, also where both put the same bytes.
 _PUT: Final = "put"
 _PUT_LENGTH: Final = 32
+# An object that is replaced while it is opened is opened again, so often.
+_OPENINGS: Final = 5
 # An upload that others abort, because they take it for a dead run's, is begun so often.
 _UPLOADS: Final = 3
 
@@ -192,20 +195,39 @@ class S3Lake(Lake):
     @override
     def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
         place = self._prefix + key
-        found = self.bucket.head(place)
-        if found is None:
-            raise self._missing(key)
+        for left in reversed(range(_OPENINGS)):
+            found = self.bucket.head(place)
+            if found is None:
+                raise self._missing(key)
+            require_unchanged = partial(self._require_unchanged, key, found.get("ETag"))
+            try:
+                with explained_reads(self.uri(key)):
+                    source = self._readers.filesystem().open_input_file(
+                        f"{self.bucket.name}/{place}"
+                    )
+                    file = _StoredParquet(source, coded, self.uri(key), require_unchanged)
+            except (UserError, pa.ArrowException) as error:
+                # Of two versions the size of one and the end of the other make no file.
+                if not left or self._is_unchanged(key, found.get("ETag")):
+                    require_unchanged()
+                    if isinstance(error, UserError):
+                        raise
+                    raise UserError(
+                        f"{self.uri(key)} is no whole Parquet file ({error}): materialize it again"
+                    ) from None
+            else:
+                if not left or self._is_unchanged(key, found.get("ETag")):
+                    return file
+        raise AssertionError
 
-        def require_unchanged() -> None:
-            now = self.bucket.head(place)
-            if (now or {}).get("ETag") != found.get("ETag"):
-                raise UserError(
-                    f"{self.uri(key)} was replaced by another run while it was read: run it again"
-                )
+    def _is_unchanged(self, key: str, tag: str | None) -> bool:
+        return (self.bucket.head(self._prefix + key) or {}).get("ETag") == tag
 
-        with explained_reads(self.uri(key)):
-            source = self._readers.filesystem().open_input_file(f"{self.bucket.name}/{place}")
-            return _StoredParquet(source, coded, self.uri(key), require_unchanged)
+    def _require_unchanged(self, key: str, tag: str | None) -> None:
+        if not self._is_unchanged(key, tag):
+            raise UserError(
+                f"{self.uri(key)} was replaced by another run while it was read: run it again"
+            )
 
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:

@@ -243,6 +243,23 @@ def test_of_two_runs_the_last_to_commit_wins_whole(place: Place, *, in_parts: bo
         assert place.digest() == staged.sha256
 
 
+def test_an_object_that_is_replaced_while_it_is_opened_is_opened_again(place: Place) -> None:
+    """The size of the one and the end of the other would make no file."""
+    with place.direct().stage(_SCHEMA, _ENCODING) as writer:
+        writer.write(_rows(5_000, "other"))
+        other = writer.finish()
+        place.store.after[Operation.HEAD] = lambda: place.direct().publish(other, _KEY)
+        with place.lake().open(_KEY) as file:
+            assert set(file.read()["text"].to_pylist()) == {"other"}
+            assert file.metadata.num_rows == 5_000
+
+
+def test_an_object_that_is_no_file_is_said_to_be_none(place: Place) -> None:
+    place.client.put_object(Bucket=place.endpoint.bucket, Key=place.key, Body=b"no Parquet" * 9)
+    with pytest.raises(UserError, match=r"is no whole Parquet file \(.*\): materialize it again"):
+        place.lake().open(_KEY)
+
+
 def test_a_store_that_loses_what_it_accepted_is_found_out(place: Place) -> None:
     place.store.fail(Operation.PUT, Fault.LOST)
     _, result = _publish(place.lake(), in_parts=False)
