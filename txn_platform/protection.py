@@ -23,6 +23,8 @@ CLEAR_SUFFIX_DIGITS = 4
 
 _BASE32: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype=np.uint8)
 _TOKEN_CHARACTERS: Final = 52
+_BYTE_SHIFTS: Final = np.arange(32, -1, -8, dtype=np.uint64)
+_CHARACTER_SHIFTS: Final = np.arange(35, -1, -5, dtype=np.uint64)
 
 
 class CardProtector:
@@ -83,16 +85,18 @@ class CardProtector:
 
     def _tokens_of(self, numbers: pa.StringArray) -> pa.StringArray:
         codes = b"".join(
-            hmac.digest(self._key, str(number).encode("ascii"), hashlib.sha256)
-            for number in numbers.to_pylist()
+            hmac.digest(self._key, number.encode("ascii"), hashlib.sha256)
+            for number in pl.Series(numbers, dtype=pl.String).to_list()
         )
-        bits = np.unpackbits(np.frombuffer(codes, dtype=np.uint8).reshape(-1, 32), axis=1)
-        padded = np.zeros((len(numbers), _TOKEN_CHARACTERS * 5), dtype=np.uint8)
-        padded[:, : bits.shape[1]] = bits
-        places = np.packbits(padded.reshape(-1, 5), axis=1)[:, 0] >> 3
+        # Five bytes are eight characters; the last of seven such groups is not full.
+        padded = np.zeros((len(numbers), 7, 5), dtype=np.uint64)
+        padded.reshape(-1, 35)[:, :32] = np.frombuffer(codes, dtype=np.uint8).reshape(-1, 32)
+        groups = (padded << _BYTE_SHIFTS).sum(axis=2, dtype=np.uint64)
+        places = ((groups[:, :, np.newaxis] >> _CHARACTER_SHIFTS) & np.uint64(31)).astype(np.uint8)
+        characters = _BASE32[places.reshape(-1, 56)[:, :_TOKEN_CHARACTERS]]
         offsets = np.arange(len(numbers) + 1, dtype=np.int32) * _TOKEN_CHARACTERS
         return pa.StringArray.from_buffers(
-            len(numbers), pa.py_buffer(offsets), pa.py_buffer(_BASE32[places])
+            len(numbers), pa.py_buffer(offsets), pa.py_buffer(characters)
         )
 
 
