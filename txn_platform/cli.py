@@ -6,6 +6,8 @@ at once.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from contextlib import ExitStack
@@ -78,6 +80,13 @@ class _Days(click.ParamType[timedelta]):
         if not number.isdecimal() or number == value or int(number) > _MAX_DAYS:
             self.fail(f"{value!r} is not a number of days up to {_MAX_DAYS}: write 30d", param, ctx)
         return timedelta(days=int(number))
+
+
+def program() -> None:
+    """The program `txn`, in a process of its own."""
+    # What is there at its end need not be searched for cycles, which takes as long as a small run.
+    atexit.register(gc.freeze)
+    main()
 
 
 @click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,8 +3,6 @@
 Where objects live and how they get there whole is `lake.py`'s matter.
 """
 
-import atexit
-import gc
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -53,10 +51,6 @@ class LakeIOManager(dg.ConfigurableIOManager):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self]:
         """For as long as a run lasts."""
-        # What is there when the process ends need not be searched for cycles, which takes as long
-        # as a small run.
-        atexit.unregister(gc.freeze)
-        atexit.register(gc.freeze)
         with with_tracebacks():
             yield self
 
