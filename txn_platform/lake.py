@@ -462,9 +462,10 @@ class DirectoryLake(Lake):
 
     @override
     def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
-        if self.find(key) is None:
-            raise self._missing(key)
-        return open_parquet(self._root / key, coded)
+        try:
+            return open_parquet(self._root / key, coded)
+        except FileNotFoundError:
+            raise self._missing(key) from None
 
     @override
     def copy(self, key: str, path: Path) -> None:
@@ -536,10 +537,16 @@ def room_on_disk(directory: Path) -> Generator[None]:
 
 
 def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
-    """A local Parquet file, as `Lake.open` gives one of the lake."""
-    footer = pq.read_metadata(path)
+    """A local Parquet file, as `Lake.open` gives one of the lake.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    # Opened once: what replaces the file meanwhile is another one.
+    source = pa.memory_map(str(path))
+    footer = pq.ParquetFile(source).metadata
     names: Any = [name for name in footer.schema.names if name in coded]
-    return pq.ParquetFile(path, memory_map=True, metadata=footer, read_dictionary=names)
+    return pq.ParquetFile(source, metadata=footer, read_dictionary=names)
 
 
 def read_batches(
