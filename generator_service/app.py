@@ -55,6 +55,7 @@ _CHUNKS_AHEAD = 4
 # Customers and cards are coded where there are about as many rows as customers.
 _COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
 _CODED_FROM = 200_000
+_WARM_UP_ROWS = 1_000
 _TOTALS_KEPT = 256
 _SCORECARDS_KEPT = 4
 _SCORECARD_HOURS = 744
@@ -119,7 +120,9 @@ class Source:
 
     def warm_up(self) -> None:
         """Make a few rows for nobody, so that the first who asks does not wait for what is lazy."""
-        batches = wire.text_batches(self.rows(Window(FIRST_MOMENT, FIRST_MOMENT + HOUR), None))
+        hour = Window(FIRST_MOMENT, FIRST_MOMENT + HOUR)
+        few = min(_WARM_UP_ROWS, self.simulator.count(hour))
+        batches = wire.text_batches(self.rows(hour, None, stop=few))
         for _ in wire.encode(batches, wire.text_schema(SCHEMA), wire.Format.ARROW):
             pass
 
