@@ -40,6 +40,7 @@ from generator_service.scorecard import measure
 from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import (
     CODED_SCHEMA,
+    PLACED_SCHEMA,
     SCHEMA,
     VERSION,
     ControlTotals,
@@ -108,10 +109,10 @@ class Source:
         position: int = 0,
         stop: int | None = None,
         labels: Labels = "oracle",
-        coded: bool = False,
+        schema: pa.Schema = SCHEMA,
     ) -> Iterator[pa.RecordBatch]:
         """Yield the rows of a window from position to stop, None for its end."""
-        make = partial(self.simulator.batches, window, as_of=as_of, labels=labels, coded=coded)
+        make = partial(self.simulator.batches, window, as_of=as_of, labels=labels, schema=schema)
         return wire.in_parallel(
             lambda start, stop: make(position=start, stop=stop),
             position,
@@ -232,19 +233,21 @@ def transactions(
         total = source.simulator.count(page.window, as_of=asked.as_of)
     elif counted is None:
         total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
-    coded = page.form in _COLUMNAR and page.rows >= _CODED_FROM and not spoiler.alters
+    schema = SCHEMA
+    if page.form in _COLUMNAR and page.rows >= _CODED_FROM and not spoiler.alters:
+        schema = PLACED_SCHEMA if asked.types is wire.Types.TEXT else CODED_SCHEMA
     return _answer(
         source,
         asked,
         page.form,
-        CODED_SCHEMA if coded else SCHEMA,
+        schema,
         source.rows(
             page.window,
             asked.as_of,
             position=page.position,
             stop=page.stop,
             labels=asked.labels,
-            coded=coded,
+            schema=schema,
         ),
         total=total,
         around=page.around,

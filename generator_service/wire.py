@@ -17,6 +17,7 @@ from collections.abc import Buffer, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import IO, Any, Self, cast, override
 
 import numpy as np
@@ -128,6 +129,32 @@ def _boolean_text(column: Column) -> Column:
 
 
 @dataclass(frozen=True)
+class _Numbers:
+    """A dictionary of numbers, which is the same as another when it is the same memory."""
+
+    column: Column
+
+    @override
+    def __hash__(self) -> int:
+        return hash(_memory(self.column))
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Numbers) and is_same(self.column, other.column)
+
+
+@lru_cache(maxsize=8)
+def _dictionary_text(numbers: _Numbers) -> Column:
+    return _coordinate_text(numbers.column)
+
+
+def _coded_coordinate_text(column: Column) -> Column:
+    coded = cast("pa.DictionaryArray[Any, Any]", column)
+    words = _dictionary_text(_Numbers(coded.dictionary))
+    return pa.DictionaryArray.from_arrays(coded.indices, words, safe=False)
+
+
+@dataclass(frozen=True)
 class _Form:
     """How the values of one kind of Arrow column are written, in every format."""
 
@@ -135,6 +162,10 @@ class _Form:
     text: Callable[[Column], Column]
     type: pa.DataType | None  # of the text; None: as the column's own
     in_json: str  # "string", or "bare" for what JSON writes without quotes
+
+
+def _is_coded_number(kind: pa.DataType) -> bool:
+    return isinstance(kind, pa.DictionaryType) and pa.types.is_floating(kind.value_type)
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -149,6 +180,7 @@ _FORMS = (
     _Form(pa.types.is_timestamp, _timestamp_text, pa.string(), "string"),
     _Form(pa.types.is_decimal, _plain_text, pa.string(), "string"),
     _Form(pa.types.is_floating, _coordinate_text, pa.string(), "bare"),
+    _Form(_is_coded_number, _coded_coordinate_text, _WORDS, "bare"),
     _Form(pa.types.is_integer, _plain_text, pa.string(), "bare"),
     _Form(pa.types.is_boolean, _boolean_text, _WORDS, "bare"),
 )
@@ -328,12 +360,13 @@ class _Lines:
 
 def is_same(one: Column, other: Column) -> bool:
     """Tell whether two arrays are views of the same memory: cheaper than to compare the values."""
+    return _memory(one) == _memory(other)
 
-    def place(array: Column) -> list[int]:
-        buffers = [buffer.address for buffer in array.buffers() if buffer is not None]
-        return [array.offset, len(array), *buffers]
 
-    return place(one) == place(other)
+def _memory(array: Column) -> tuple[int, ...]:
+    """Return what tells a view of some memory from all others, while it lasts."""
+    buffers = [buffer.address for buffer in array.buffers() if buffer is not None]
+    return array.offset, len(array), *buffers
 
 
 def _merged(pieces: Iterable[Column | str]) -> Iterator[Column | str]:

@@ -213,8 +213,11 @@ CODED_COLUMNS: Final = (
     "merchant_category_code",
     "transaction_type",
     "channel",
+    "amount",
     "currency",
     "country",
+    "latitude",
+    "longitude",
     "is_fraud",
     "fraud_scenario",
 )

@@ -119,7 +119,8 @@ class Encoding:
     Attributes:
         compression: pyarrow's name of the codec.
         level: of the codec, where it has levels.
-        row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
+        row_group_rows: rows a row group, the unit that readers skip and memory is bounded by: what
+            is judged at once takes a few times its size.
         sorted_by: columns that the rows are ordered by, written to the footer for readers.
         coded: text columns whose values repeat, which come as dictionaries and stay so.
         near: columns of which each value is like the one before, written as differences.
@@ -128,7 +129,7 @@ class Encoding:
 
     compression: Literal["lz4", "zstd"]
     level: int | None = None
-    row_group_rows: int = 1 << 20
+    row_group_rows: int = 1 << 19
     sorted_by: tuple[str, ...] = ()
     coded: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
@@ -161,7 +162,9 @@ class StagingWriter:
     @cached_property
     def _writer(self) -> pq.ParquetWriter:
         encoding, names = self._encoding, self._schema.names
-        not_coded = [name for name in names if name not in encoding.coded]
+        not_coded = [
+            field.name for field in self._coded_schema if not pa.types.is_dictionary(field.type)
+        ]
         dictionary: Any = [name for name in names if name not in {*encoding.plain, *encoding.near}]
         delta = {
             name: "DELTA_BYTE_ARRAY"

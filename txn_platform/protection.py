@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from txn_platform.columns import Coded, compacted, recoded
+from txn_platform.columns import Coded, Column, boolean, compacted, recoded
 from txn_platform.contract import PUBLISHED_COLUMNS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CLEAR_PREFIX_DIGITS = 6
 CLEAR_SUFFIX_DIGITS = 4
 
+# Of each length, how many numbers are shorter, from 13 digits on.
+_SHORTER: Final = np.array(
+    [sum(10**shorter for shorter in range(13, length)) for length in range(20)], dtype=np.uint64
+)
 _BASE32: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype=np.uint8)
 _TOKEN_CHARACTERS: Final = 52
 _BYTE_SHIFTS: Final = np.arange(32, -1, -8, dtype=np.uint64)
@@ -47,8 +53,12 @@ class CardProtector:
         """
         if len(key) < 16:
             raise ValueError("the card key must have at least 16 bytes")
-        self._key = key
-        self._numbers = self._masks = self._tokens = pa.array([], pa.string())
+        # Copies of it have the key in them already, which is half of the work.
+        self._keyed = hmac.new(key, digestmod=hashlib.sha256)
+        # The cards met so far: their codes in ascending order, and where their mask and token are.
+        self._codes = np.empty(0, dtype=np.uint64)
+        self._places = np.empty(0, dtype=np.int64)
+        self._masks = self._tokens = pa.array([], pa.string())
 
     def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
         """The masks and the tokens of card numbers, null where the number is null.
@@ -62,15 +72,24 @@ class CardProtector:
         # Of what no row has, nothing is known: it need not be a card number.
         numbers = compacted(numbers, spare=0)
         # One window holds each card many times over; a window's cards are few enough to remember.
-        places = pc.index_in(numbers.dictionary, value_set=self._numbers)
-        if places.null_count:
-            self._remember(cast("pa.StringArray", numbers.dictionary.filter(pc.is_null(places))))
-            places = pc.index_in(numbers.dictionary, value_set=self._numbers)
+        codes = _codes(numbers.dictionary)
+        unknown = ~self._known(codes)
+        if unknown.any():
+            self._remember(numbers.dictionary.filter(boolean(unknown)), codes[unknown])
+        places = self._places[np.searchsorted(self._codes, codes)]
         return recoded(numbers, self._masks.take(places)), recoded(
             numbers, self._tokens.take(places)
         )
 
-    def _remember(self, numbers: pa.StringArray) -> None:
+    def _known(self, codes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        if not len(self._codes):
+            return np.zeros(len(codes), dtype=np.bool_)
+        places = np.searchsorted(self._codes, codes)
+        return self._codes[np.minimum(places, len(self._codes) - 1)] == codes
+
+    def _remember(self, numbers: Column, codes: NDArray[np.uint64]) -> None:
+        codes, firsts = np.unique(codes, return_index=True)
+        numbers = numbers.take(firsts)
         number = pl.col("number")
         hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
         masks = pl.DataFrame({"number": pl.Series(numbers, dtype=pl.String)}).select(
@@ -79,18 +98,18 @@ class CardProtector:
             + number.str.slice(-CLEAR_SUFFIX_DIGITS)
         )
         masks = masks.to_series().to_arrow().cast(pa.string())
-        self._numbers = pa.concat_arrays([self._numbers, numbers])
+        at = np.searchsorted(self._codes, codes)
+        self._codes = np.insert(self._codes, at, codes)
+        places = np.arange(len(self._masks), len(self._masks) + len(codes))
+        self._places = np.insert(self._places, at, places)
         self._masks = pa.concat_arrays([self._masks, masks])
         self._tokens = pa.concat_arrays([self._tokens, self._tokens_of(numbers)])
 
-    def _tokens_of(self, numbers: pa.StringArray) -> pa.StringArray:
-        codes = b"".join(
-            hmac.digest(self._key, number.encode("ascii"), hashlib.sha256)
-            for number in pl.Series(numbers, dtype=pl.String).to_list()
-        )
+    def _tokens_of(self, numbers: Column) -> pa.StringArray:
+        digests = b"".join(map(self._digest, pl.Series(numbers, dtype=pl.String).to_list()))
         # Five bytes are eight characters; the last of seven such groups is not full.
         padded = np.zeros((len(numbers), 7, 5), dtype=np.uint64)
-        padded.reshape(-1, 35)[:, :32] = np.frombuffer(codes, dtype=np.uint8).reshape(-1, 32)
+        padded.reshape(-1, 35)[:, :32] = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
         groups = (padded << _BYTE_SHIFTS).sum(axis=2, dtype=np.uint64)
         places = ((groups[:, :, np.newaxis] >> _CHARACTER_SHIFTS) & np.uint64(31)).astype(np.uint8)
         characters = _BASE32[places.reshape(-1, 56)[:, :_TOKEN_CHARACTERS]]
@@ -98,6 +117,18 @@ class CardProtector:
         return pa.StringArray.from_buffers(
             len(numbers), pa.py_buffer(offsets), pa.py_buffer(characters)
         )
+
+    def _digest(self, number: str) -> bytes:
+        keyed = self._keyed.copy()
+        keyed.update(number.encode("ascii"))
+        return keyed.digest()
+
+
+def _codes(numbers: Column) -> NDArray[np.uint64]:
+    """Numbers of 13 to 19 digits as integers of 64 bits: other digits, or more, another integer."""
+    digits = pl.Series(numbers, dtype=pl.String)
+    # Leading zeros count: those of each length come behind all those that are shorter.
+    return digits.cast(pl.UInt64).to_numpy() + _SHORTER[digits.str.len_bytes().to_numpy()]
 
 
 def protected(

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from txn_platform.columns import as_frame, boolean
+from txn_platform.columns import as_frame, boolean, values_and_indices
 from txn_platform.text_columns import by_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 _UUID_LENGTH: Final = 36
@@ -91,32 +91,34 @@ class ControlTotals:
         return sum(self.amount_by_type.values(), Decimal("0.00"))
 
     @classmethod
-    def of(cls, rows: pa.RecordBatch | pl.DataFrame) -> ControlTotals:
+    def of(
+        cls, rows: pa.RecordBatch | pl.DataFrame, hashes: NDArray[np.uint64] | None = None
+    ) -> ControlTotals:
         """The totals of rows, as sent (text) or typed.
 
         Args:
             rows: columns `transaction_id`, `transaction_type`, `amount` (text or decimal).
+            hashes: the `id_hashes` of the rows, where they are known.
         """
-        if isinstance(rows, pl.DataFrame):
-            ids, frame = rows["transaction_id"], rows
-        else:
-            ids = rows.column("transaction_id")
-            frame = pl.DataFrame(rows.select(["transaction_type", "amount"]))
-        amount = pl.col("amount")
-        if frame.schema["amount"] == pl.String:
-            amount = pl.when(amount.str.contains(_PLAIN_DECIMAL)).then(amount)
+        if hashes is None:
+            ids = (
+                rows["transaction_id"]
+                if isinstance(rows, pl.DataFrame)
+                else rows.column("transaction_id")
+            )
+            hashes = id_hashes(ids)
         sums = (
-            frame.lazy()
-            .group_by("transaction_type")
-            .agg(amount.cast(pl.Decimal(38, 2), strict=False).sum())
-            .with_columns(pl.col("transaction_type").cast(pl.String))
-            .sort("transaction_type", nulls_last=True)
+            pl.LazyFrame({"type": rows["transaction_type"], "amount": _amounts(rows["amount"])})
+            .group_by("type")
+            .agg(pl.col("amount").sum())
+            .with_columns(pl.col("type").cast(pl.String))
+            .sort("type", nulls_last=True)
             .collect()
         )
         return cls(
-            rows=frame.height,
+            rows=len(hashes),
             amount_by_type={kind or "": total for kind, total in sums.iter_rows()},
-            ids_digest=int(id_hashes(ids).sum(dtype=np.uint64)),
+            ids_digest=int(hashes.sum(dtype=np.uint64)),
         )
 
     @classmethod
@@ -159,6 +161,18 @@ class ControlTotals:
         return found
 
 
+def _amounts(column: pl.Series | pa.Array[Any]) -> pl.Series:
+    """Amounts as decimals, null where there is none that counts; n values."""
+    if isinstance(column, pa.DictionaryArray):
+        values, indices = values_and_indices(column)
+        return _amounts(values).gather(indices)
+    amounts = pl.Series(column)
+    if amounts.dtype == pl.String:
+        plain = amounts.str.contains(_PLAIN_DECIMAL)
+        amounts = pl.select(pl.when(plain).then(amounts)).to_series()
+    return amounts.cast(pl.Decimal(38, 2), strict=False)
+
+
 def id_hashes(ids: pl.Series | pa.Array[Any]) -> NDArray[np.uint64]:
     """A 64-bit hash of every id; null counts as the empty text.
 
@@ -195,70 +209,91 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
-def repeated_ids(batches: Batches) -> pl.DataFrame:
-    """The rows whose id occurs more than once.
+class Repeats:
+    """Looks for ids that occur more than once, as they pass by.
 
     Equal ids have equal times in them. So among rows that come in the order of those times, ids
     can only repeat close to each other; the hashes of the others are remembered. Of a source that
     sends in order memory stays flat, of any other it takes 8 bytes a row.
-
-    Args:
-        batches: gives the rows anew each time it is called, one batch at least, with columns of
-            given names, or with all.
-
-    Returns:
-        The rows, all columns, in the order they came.
     """
 
-    def ids() -> Iterator[pa.Array[Any]]:
-        return (batch.column("transaction_id") for batch in batches(["transaction_id"]))
+    def __init__(self) -> None:
+        self._near: list[NDArray[np.uint64]] = []
+        self._strays: list[NDArray[np.uint64]] = []
+        self._newest: int | None = None
+        self._newest_hashes = np.empty(0, dtype=np.uint64)
 
-    near, strays = _near_repeats(ids())
-    if len(strays):
-        met = [hashes[_are_in(hashes, strays)] for hashes in map(id_hashes, ids())]
-        near = np.union1d(near, _repeated(np.sort(np.concatenate(met))))
-    found: list[pl.DataFrame] = []
-    for batch in batches(None):
-        rows = batch.slice(0, 0)
-        if len(near):
-            suspect = _are_in(id_hashes(batch.column("transaction_id")), near)
-            rows = batch.filter(boolean(suspect))
-        found.append(as_frame(rows))
-        if not len(near):
-            break
-    return pl.concat(found).filter(pl.col("transaction_id").is_duplicated())
+    @property
+    def suspected(self) -> bool:
+        """Whether an id can have occurred twice; false is certain."""
+        return any(map(len, self._near)) or any(map(len, self._strays))
+
+    def add(self, ids: pa.Array[Any], hashes: NDArray[np.uint64]) -> None:
+        """Look at the next n ids and their `id_hashes`."""
+        if not len(ids):
+            return
+        times = _id_times(ids)
+        if self._newest is None:
+            self._newest = max(int(np.median(times)) - _LONGEST_JUMP_MS, 0)
+        before = np.maximum.accumulate(np.concatenate([[self._newest], times]))
+        if before[-1] - self._newest > 2 * _LONGEST_JUMP_MS:
+            times[times > self._newest + 2 * _LONGEST_JUMP_MS] = -1
+            before = np.maximum.accumulate(np.concatenate([[self._newest], times]))
+        in_order = times >= before[:-1]
+        self._strays.append(hashes[~in_order])
+        ordered = np.sort(np.concatenate([self._newest_hashes, hashes[in_order]]))
+        self._near.append(_repeated(ordered))
+        latest = hashes[times == before[-1]]
+        known = self._newest_hashes if before[-1] == self._newest else latest[:0]
+        self._newest_hashes = np.concatenate([known, latest])
+        self._newest = int(before[-1])
+
+    def rows(self, batches: Batches) -> pl.DataFrame:
+        """The rows whose id occurs more than once.
+
+        Args:
+            batches: gives the rows that were looked at anew each time it is called, one batch at
+                least, with columns of given names, or with all.
+
+        Returns:
+            The rows, all columns, in the order they came.
+        """
+        empty = np.empty(0, dtype=np.uint64)
+        near, strays = (
+            np.unique(np.concatenate([*found, empty])) for found in (self._near, self._strays)
+        )
+        if len(strays):
+            met = [
+                hashes[_are_in(hashes, strays)]
+                for hashes in (
+                    id_hashes(batch.column("transaction_id"))
+                    for batch in batches(["transaction_id"])
+                )
+            ]
+            near = np.union1d(near, _repeated(np.sort(np.concatenate(met))))
+        found: list[pl.DataFrame] = []
+        for batch in batches(None):
+            rows = batch.slice(0, 0)
+            if len(near):
+                suspect = _are_in(id_hashes(batch.column("transaction_id")), near)
+                rows = batch.filter(boolean(suspect))
+            found.append(as_frame(rows))
+            if not len(near):
+                break
+        return pl.concat(found).filter(pl.col("transaction_id").is_duplicated())
+
+
+def repeated_ids(batches: Batches) -> pl.DataFrame:
+    """The rows whose id occurs more than once; see `Repeats.rows`, for rows not looked at yet."""
+    repeats = Repeats()
+    for batch in batches(["transaction_id"]):
+        ids = batch.column("transaction_id")
+        repeats.add(ids, id_hashes(ids))
+    return repeats.rows(batches)
 
 
 # Ids of a window are made within it, so one that jumps further ahead is none of those in order.
 _LONGEST_JUMP_MS: Final = 3_600_000
-
-
-def _near_repeats(
-    batches: Iterator[pa.Array[Any]],
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Hashes that repeat among the ids in order of time, and all those of the others; ascending."""
-    repeated: list[NDArray[np.uint64]] = []
-    strays: list[NDArray[np.uint64]] = []
-    newest: int | None = None
-    newest_hashes = np.empty(0, dtype=np.uint64)
-    for ids in batches:
-        if not len(ids):
-            continue
-        hashes, times = id_hashes(ids), _id_times(ids)
-        if newest is None:
-            newest = max(int(np.median(times)) - _LONGEST_JUMP_MS, 0)
-        before = np.maximum.accumulate(np.concatenate([[newest], times]))
-        if before[-1] - newest > 2 * _LONGEST_JUMP_MS:
-            times[times > newest + 2 * _LONGEST_JUMP_MS] = -1
-            before = np.maximum.accumulate(np.concatenate([[newest], times]))
-        in_order = times >= before[:-1]
-        strays.append(hashes[~in_order])
-        repeated.append(_repeated(np.sort(np.concatenate([newest_hashes, hashes[in_order]]))))
-        latest = hashes[times == before[-1]]
-        newest_hashes = np.concatenate([newest_hashes, latest]) if before[-1] == newest else latest
-        newest = int(before[-1])
-    empty = [np.empty(0, dtype=np.uint64)]
-    return np.unique(np.concatenate(repeated + empty)), np.unique(np.concatenate(strays + empty))
 
 
 def _id_times(ids: pa.Array[Any]) -> NDArray[np.int64]:

@@ -41,6 +41,9 @@ OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
 DUPLICATE: Final = "transaction_id.duplicate"
 CONFLICT: Final = "transaction_id.conflict"
 
+# What `find_repeats` finds in a window without.
+NO_REPEATS: Final = pl.DataFrame(schema={"position": pl.Int64, "repeat": pl.String})
+
 # What the library calls its rules, in the words of the reasons.
 _PROBLEMS: Final = {
     "nullability": "missing",

@@ -13,6 +13,7 @@ from generator_service.simulator.configuration import (
 from generator_service.simulator.schema import (
     CHANNELS,
     CODED_SCHEMA,
+    PLACED_SCHEMA,
     SCHEMA,
     TRANSACTION_TYPES,
 )
@@ -21,6 +22,7 @@ from generator_service.simulator.windows import Labels, Simulator
 __all__ = [
     "CHANNELS",
     "CODED_SCHEMA",
+    "PLACED_SCHEMA",
     "PRESETS",
     "SCHEMA",
     "TRANSACTION_TYPES",

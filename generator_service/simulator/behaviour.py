@@ -39,7 +39,7 @@ from generator_service.simulator.rates import (
     Calendar,
 )
 from generator_service.simulator.schema import CHANNELS, TRANSACTION_TYPES
-from generator_service.simulator.slots import CellFacts, Deal, Details, Draft, Slots, single
+from generator_service.simulator.slots import CellFacts, Deal, Details, Draft, Places, Slots, single
 from generator_service.simulator.standing import StandingOrders, is_standing, standing_rows
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ class Behaviour:
         """Draw the population and lay out its tables."""
         seed = configuration.seed
         self.population = Population(configuration, pools)
+        self.places = Places(
+            np.concatenate([self.population.site_latitude, self.population.customer_latitude]),
+            np.concatenate([self.population.site_longitude, self.population.customer_longitude]),
+        )
         self.scenarios = arrow.strings([scenario.name for scenario in fraud.SCENARIOS])
         self.look_back = _GENERATIONS * (int(_LAGS.max()) + 1)
         self._calendar = Calendar(pools.utc_offset)
@@ -316,13 +320,8 @@ class Behaviour:
         sites *= deal.regions
         sites += population.site_starts[deal.merchants]
         in_person = self._in_person[channels]
-        home = (population.customer_latitude, population.customer_longitude)
-        site = (population.site_latitude, population.site_longitude)
-        latitudes, longitudes = (
-            np.where(in_person, there[sites], here[deal.customers])
-            for there, here in zip(site, home, strict=True)
-        )
-        return Details(cards, channels, latitudes, longitudes)
+        homes = population.site_latitude.size + deal.customers
+        return Details(cards, channels, places=np.where(in_person, sites, homes))
 
     # Refunds
 

@@ -32,7 +32,7 @@ from generator_service.simulator.randomness import (
 )
 from generator_service.simulator.rates import MINUTES_OF_DAY
 from generator_service.simulator.schema import CHANNELS, TRANSACTION_TYPES
-from generator_service.simulator.slots import CellFacts, Details, Draft
+from generator_service.simulator.slots import CellFacts, Details, Draft, Places
 
 if TYPE_CHECKING:
     from generator_service.simulator.configuration import Configuration
@@ -74,6 +74,7 @@ class Handbook:
         places = np.arange(1 << _NORMAL_BITS, dtype=np.float64)
         self._normal = normal_quantile((places + 0.5) * 2.0**-_NORMAL_BITS)
         self._draw_square(key_of("square", seed))
+        self.places = Places(self.population.merchant_latitude, self.population.merchant_longitude)
         # Two terminals of 10,000 and three customers of 5,000 are compromised a day.
         self._compromised_terminals = _Draws(
             key=key_of("compromised terminals", seed),
@@ -148,8 +149,7 @@ class Handbook:
         return Details(
             cards=population.card_starts[customers],
             channels=np.full(customers.size, CHANNELS.index("CHIP")),
-            latitudes=population.merchant_latitude[terminals],
-            longitudes=population.merchant_longitude[terminals],
+            places=terminals,
         )
 
     def _customers(self, roots: Words) -> Integers:

@@ -125,14 +125,21 @@ class Deal:
     cards: Words
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where rows can happen, in degrees."""
+
+    latitudes: Floats
+    longitudes: Floats
+
+
 @dataclass
 class Details:
-    """What control totals do not need of rows: card, channel (by code) and place in degrees."""
+    """What control totals do not need of rows, by code: card, channel and place."""
 
     cards: Integers
     channels: Integers
-    latitudes: Floats
-    longitudes: Floats
+    places: Integers
 
 
 @dataclass
@@ -160,8 +167,7 @@ class Draft:
         if self.details and other.details:
             self.details.cards[rows] = other.details.cards
             self.details.channels[rows] = other.details.channels
-            self.details.latitudes[rows] = other.details.latitudes
-            self.details.longitudes[rows] = other.details.longitudes
+            self.details.places[rows] = other.details.places
 
 
 class Model(Cells, Protocol):
@@ -175,6 +181,11 @@ class Model(Cells, Protocol):
     @property
     def scenarios(self) -> pa.StringArray:
         """The names of its scenarios of fraud."""
+        ...
+
+    @property
+    def places(self) -> Places:
+        """Where its rows can happen."""
         ...
 
     @property

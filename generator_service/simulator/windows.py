@@ -37,7 +37,6 @@ from generator_service.simulator.randomness import (
 )
 from generator_service.simulator.schema import (
     CHANNELS,
-    CODED_SCHEMA,
     MOMENT,
     SCHEMA,
     TRANSACTION_TYPES,
@@ -125,6 +124,8 @@ class Simulator:
         self._report_key = np.uint64(key_of("reports", configuration.seed))
         self._transaction_types = arrow.strings(TRANSACTION_TYPES)
         self._channels = arrow.strings(CHANNELS)
+        self._latitudes = arrow.buffered(pa.float64(), self._model.places.latitudes)
+        self._longitudes = arrow.buffered(pa.float64(), self._model.places.longitudes)
 
     # What the service asks
 
@@ -167,16 +168,16 @@ class Simulator:
         stop: int | None = None,
         as_of: int | None = None,
         labels: Labels = "oracle",
-        coded: bool = False,
+        schema: pa.Schema = SCHEMA,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the window's rows with position <= p < stop, ordered by time and id, as SCHEMA.
+        """Yield the window's rows with position <= p < stop, ordered by time and id.
 
-        With labels "delayed" a fraud is told only when it had become known by as_of; `coded` rows
-        are as CODED_SCHEMA. No batch is empty.
+        With labels "delayed" a fraud is told only when it had become known by as_of; the schema is
+        SCHEMA, CODED_SCHEMA or PLACED_SCHEMA. No batch is empty.
         """
         known_by = as_of if labels == "delayed" else None
         for slots, times in self._arrived_blocks(window, position, stop, as_of):
-            yield self._batch(slots, times, known_by, coded=coded)
+            yield self._batch(slots, times, known_by, schema)
 
     def control_totals(self, window: Window, *, as_of: int | None = None) -> ControlTotals:
         """Return what the window sums to."""
@@ -325,7 +326,7 @@ class Simulator:
         return ids.tails(self._id_key, slots.row_cells(), slots.indices)
 
     def _batch(
-        self, slots: Slots, times: Integers, known_by: int | None, *, coded: bool = False
+        self, slots: Slots, times: Integers, known_by: int | None, schema: pa.Schema = SCHEMA
     ) -> pa.RecordBatch:
         draft = self._model.draft(slots, details=True)
         details = draft.details
@@ -334,16 +335,21 @@ class Simulator:
         if known_by is not None:
             self._forget_unreported(slots, times, draft, known_by)
         population = self._model.population
+        places = self._model.places
         merchants = draft.merchants
+
+        def is_coded(name: str) -> bool:
+            return isinstance(schema.field(name).type, pa.DictionaryType)
+
         fraud = draft.fraud > 0
         columns = [
             arrow.fixed_width(ids.texts(times, self._tails(slots))),
             arrow.buffered(MOMENT, times),
             arrow.coded(draft.customers, population.all_customer_ids)
-            if coded
+            if is_coded("customer_id")
             else population.customer_ids(draft.customers),
             arrow.coded(details.cards, population.card_numbers)
-            if coded
+            if is_coded("card_number")
             else arrow.taken(population.card_numbers, details.cards),
             arrow.coded(merchants, population.merchant_ids),
             arrow.coded(merchants, population.merchant_names),
@@ -353,13 +359,17 @@ class Simulator:
             arrow.decimals(draft.cents),
             arrow.coded(population.merchant_currency[merchants], population.currencies),
             arrow.coded(population.merchant_country[merchants], population.countries),
-            arrow.buffered(pa.float64(), details.latitudes),
-            arrow.buffered(pa.float64(), details.longitudes),
+            arrow.coded(details.places, self._latitudes)
+            if is_coded("latitude")
+            else arrow.buffered(pa.float64(), places.latitudes[details.places]),
+            arrow.coded(details.places, self._longitudes)
+            if is_coded("longitude")
+            else arrow.buffered(pa.float64(), places.longitudes[details.places]),
             arrow.flags(fraud),
             arrow.coded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
             self._parent_ids(slots.size, draft),
         ]
-        return pa.RecordBatch.from_arrays(columns, schema=CODED_SCHEMA if coded else SCHEMA)
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def _forget_unreported(
         self, slots: Slots, times: Integers, draft: Draft, known_by: int

@@ -4,6 +4,7 @@ Each step stages its files, proves them, and only then hands them to the IO mana
 `contract.py`'s, the proofs `checks.py`'s.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -31,21 +32,21 @@ from txn_platform.errors import UserError
 from txn_platform.lake import Encoding, LakeFile, open_parquet, read_batches
 from txn_platform.ordering import Order, in_order
 from txn_platform.protection import protected
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.reconciliation import ControlTotals, Repeats, id_hashes
 from txn_platform.settings import load_settings
-from txn_platform.validation import find_repeats, validate
+from txn_platform.validation import NO_REPEATS, find_repeats, validate
 
 # The source's statement travels in the footer of what was landed, so that every later step can be
 # held against it without asking again.
 _SOURCE_TOTALS: Final = "source_control_totals"
+# Likewise whether an id can be in it twice: what is known to have none need not be searched.
+_REPEATS_SUSPECTED: Final = "repeats_suspected"
 _CARD_POLICY: Final = "card_policy"
 
 
 _LANDED: Final = Encoding(
     compression="zstd",
     level=1,
-    # A row group is what is judged at once, with a few times its size in memory.
-    row_group_rows=1 << 19,
     coded=CODED_COLUMNS,
     near=("position", "transaction_id", "transaction_at"),
 )
@@ -104,13 +105,22 @@ def raw_transactions(
         yield from checks.require([drift])
         as_of = datetime.now(UTC)
         landed = ControlTotals()
+        repeats = Repeats()
         with lake.lake.stage(RAW_SCHEMA, _LANDED) as writer:
             for rows in source.batches(window, as_of):
-                landed += ControlTotals.of(rows)
+                ids = rows.column("transaction_id")
+                hashes = id_hashes(ids)
+                landed += ControlTotals.of(rows, hashes)
+                repeats.add(ids, hashes)
                 writer.write(rows)
             stated = source.control_totals(window, as_of)
             # Of a source that states none, what was landed is all there is to be held against.
-            writer.annotate({_SOURCE_TOTALS: (stated or landed).to_json()})
+            writer.annotate(
+                {
+                    _SOURCE_TOTALS: (stated or landed).to_json(),
+                    _REPEATS_SUSPECTED: json.dumps(repeats.suspected),
+                }
+            )
             staged = writer.finish()
             result = checks.verdict(
                 checks.LANDED_TOTALS,
@@ -178,7 +188,11 @@ def validation(
         if allowed is None:
             allowed = settings.max_quarantine
         raw = raw_transactions.parquet(CODED_COLUMNS)
-        repeats = find_repeats(lambda columns: read_batches(raw, columns))
+        repeats = (
+            find_repeats(lambda columns: read_batches(raw, columns))
+            if json.loads(_note(raw, _REPEATS_SUSPECTED))
+            else NO_REPEATS
+        )
         with ExitStack() as staged:
             validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
             quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))

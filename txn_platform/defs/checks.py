@@ -19,7 +19,7 @@ from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
 from txn_platform.drift import Drift
 from txn_platform.lake import read_batches
-from txn_platform.reconciliation import ControlTotals, repeated_ids
+from txn_platform.reconciliation import ControlTotals, Repeats, id_hashes
 
 RAW: Final = "raw_transactions"
 VALIDATED: Final = "validated_transactions"
@@ -172,14 +172,20 @@ def prove_published(
         wrong = ", ".join(sorted(differing)) or "the order of columns"
         return ControlTotals(), [verdict(SCHEMA, [f"not as in the contract: {wrong}"])]
     totals = ControlTotals()
+    repeats = Repeats()
     in_clear = 0
     for rows in read_batches(file, _PROOF_COLUMNS):
-        totals += ControlTotals.of(rows)
+        ids = rows.column("transaction_id")
+        hashes = id_hashes(ids)
+        totals += ControlTotals.of(rows, hashes)
+        repeats.add(ids, hashes)
         if card_policy == "clear":
             continue
         in_clear += _rows_with(rows.column("card_number"), _is_not_masked)
         in_clear += sum(_rows_with(rows.column(name), _holds_card_number) for name in _FREE_TEXT)
-    doubled = repeated_ids(lambda columns: read_batches(file, columns)).height
+    doubled = (
+        repeats.rows(lambda columns: read_batches(file, columns)).height if repeats.suspected else 0
+    )
     return totals, [
         verdict(SCHEMA, []),
         verdict(UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []),

@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from generator_service import wire
 from generator_service.simulator import (
     CODED_SCHEMA,
+    PLACED_SCHEMA,
     SCHEMA,
     Configuration,
     Simulator,
@@ -141,13 +143,29 @@ def test_batches_have_the_schema_and_are_never_empty(small: Simulator):
         batch.validate(full=True)
 
 
-def test_coded_customers_and_cards_are_the_same_ones(small: Simulator):
+@pytest.mark.parametrize(
+    ("schema", "more"),
+    [
+        (CODED_SCHEMA, {"customer_id", "card_number"}),
+        (PLACED_SCHEMA, {"customer_id", "card_number", "latitude", "longitude"}),
+    ],
+)
+def test_coded_columns_hold_the_same_values(small: Simulator, schema: pa.Schema, more: set[str]):
     window = Window(NOON, NOON + HOUR)
     plain = pa.Table.from_batches(list(small.batches(window)))
-    coded = pa.Table.from_batches(list(small.batches(window, coded=True)), CODED_SCHEMA)
-    for name in ("customer_id", "card_number"):
-        assert pa.types.is_dictionary(coded.schema.field(name).type)
+    coded = pa.Table.from_batches(list(small.batches(window, schema=schema)), schema)
+    assert {field.name for field in schema if field.type != SCHEMA.field(field.name).type} == more
+    assert all(pa.types.is_dictionary(schema.field(name).type) for name in more)
     assert coded.to_pylist() == plain.to_pylist()
+
+
+def test_coded_places_are_written_as_plain_ones_are(small: Simulator):
+    window = Window(NOON, NOON + HOUR)
+    texts = [
+        pa.Table.from_batches(wire.text_batches(small.batches(window, schema=schema)))
+        for schema in (SCHEMA, PLACED_SCHEMA)
+    ]
+    assert texts[0].to_pylist() == texts[1].to_pylist()
 
 
 def test_coded_columns_share_one_dictionary(small: Simulator):
