@@ -119,8 +119,7 @@ class Encoding:
     Attributes:
         compression: pyarrow's name of the codec.
         level: of the codec, where it has levels.
-        row_group_rows: rows a row group, the unit that readers skip and memory is bounded by: what
-            is judged at once takes a few times its size.
+        row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
         sorted_by: columns that the rows are ordered by, written to the footer for readers.
         coded: text columns whose values repeat, which come as dictionaries and stay so.
         near: columns of which each value is like the one before, written as differences.
@@ -129,7 +128,7 @@ class Encoding:
 
     compression: Literal["lz4", "zstd"]
     level: int | None = None
-    row_group_rows: int = 1 << 19
+    row_group_rows: int = 1 << 20
     sorted_by: tuple[str, ...] = ()
     coded: tuple[str, ...] = ()
     near: tuple[str, ...] = ()
@@ -546,7 +545,7 @@ def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
         FileNotFoundError: there is none.
     """
     # Opened once: what replaces the file meanwhile is another one.
-    source = pa.memory_map(str(path))
+    source = pa.OSFile(str(path), "rb")
     footer = pq.ParquetFile(source).metadata
     names: Any = [name for name in footer.schema.names if name in coded]
     return pq.ParquetFile(source, metadata=footer, read_dictionary=names)

@@ -77,7 +77,7 @@ class CardProtector:
         if unknown.any():
             self._remember(numbers.dictionary.filter(boolean(unknown)), codes[unknown])
         places = self._places[np.searchsorted(self._codes, codes)]
-        return recoded(numbers, self._masks.take(places)), recoded(
+        return _each_once(recoded(numbers, self._masks.take(places))), recoded(
             numbers, self._tokens.take(places)
         )
 
@@ -122,6 +122,13 @@ class CardProtector:
         keyed = self._keyed.copy()
         keyed.update(number.encode("ascii"))
         return keyed.digest()
+
+
+def _each_once(column: Coded) -> Coded:
+    """The same rows over a dictionary in which no value stands twice, as Parquet needs it."""
+    values = cast("Coded", column.dictionary.dictionary_encode())
+    indices = cast("pa.Int32Array", values.indices.take(column.indices))
+    return pa.DictionaryArray.from_arrays(indices, values.dictionary, safe=False)
 
 
 def _codes(numbers: Column) -> NDArray[np.uint64]:

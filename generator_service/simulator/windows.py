@@ -103,6 +103,22 @@ class _NearSpan:
         return self._run.take(cells - self._first)
 
 
+class _Degrees:
+    """The latitudes or longitudes of all places."""
+
+    def __init__(self, of_places: Floats) -> None:
+        # Each is there once: a dictionary in which one stands twice is none to Parquet's writers.
+        self._values, self._codes = np.unique(of_places, return_inverse=True)
+        self._dictionary = arrow.buffered(pa.float64(), self._values)
+
+    def at(self, places: Integers, *, coded: bool) -> arrow.Column:
+        """Return those of some places, over a dictionary of all or as they are."""
+        codes = self._codes[places]
+        if coded:
+            return arrow.coded(codes, self._dictionary)
+        return arrow.buffered(pa.float64(), self._values[codes])
+
+
 class Simulator:
     """A source of transactions: the same rows for a window whenever and wherever it is asked.
 
@@ -124,8 +140,8 @@ class Simulator:
         self._report_key = np.uint64(key_of("reports", configuration.seed))
         self._transaction_types = arrow.strings(TRANSACTION_TYPES)
         self._channels = arrow.strings(CHANNELS)
-        self._latitudes = arrow.buffered(pa.float64(), self._model.places.latitudes)
-        self._longitudes = arrow.buffered(pa.float64(), self._model.places.longitudes)
+        self._latitudes = _Degrees(self._model.places.latitudes)
+        self._longitudes = _Degrees(self._model.places.longitudes)
 
     # What the service asks
 
@@ -335,7 +351,6 @@ class Simulator:
         if known_by is not None:
             self._forget_unreported(slots, times, draft, known_by)
         population = self._model.population
-        places = self._model.places
         merchants = draft.merchants
 
         def is_coded(name: str) -> bool:
@@ -359,12 +374,8 @@ class Simulator:
             arrow.decimals(draft.cents),
             arrow.coded(population.merchant_currency[merchants], population.currencies),
             arrow.coded(population.merchant_country[merchants], population.countries),
-            arrow.coded(details.places, self._latitudes)
-            if is_coded("latitude")
-            else arrow.buffered(pa.float64(), places.latitudes[details.places]),
-            arrow.coded(details.places, self._longitudes)
-            if is_coded("longitude")
-            else arrow.buffered(pa.float64(), places.longitudes[details.places]),
+            self._latitudes.at(details.places, coded=is_coded("latitude")),
+            self._longitudes.at(details.places, coded=is_coded("longitude")),
             arrow.flags(fraud),
             arrow.coded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
             self._parent_ids(slots.size, draft),

@@ -47,6 +47,8 @@ _CARD_POLICY: Final = "card_policy"
 _LANDED: Final = Encoding(
     compression="zstd",
     level=1,
+    # A row group is what is judged at once, with a few times its size in memory.
+    row_group_rows=1 << 19,
     coded=CODED_COLUMNS,
     near=("position", "transaction_id", "transaction_at"),
 )
