@@ -144,8 +144,11 @@ class StagingWriter:
     then the file is locked, which is how `Lake.sweep` knows the files of processes that died.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, encoding: Encoding) -> None:
+    def __init__(
+        self, path: Path, schema: pa.Schema, encoding: Encoding, *, durable: bool = True
+    ) -> None:
         self._path = path
+        self._durable = durable
         self._schema = schema
         self._encoding = encoding
         self._coded_schema = coded_schema(schema, encoding.coded)
@@ -253,7 +256,8 @@ class StagingWriter:
         if not self._copied and not footer.schema.to_arrow_schema().equals(self._schema):
             raise RuntimeError("the staged file's schema is not the one it was written with")
         with self._path.open("rb") as file:
-            os.fsync(file.fileno())
+            if self._durable:
+                os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return Staged(self._path, self.rows, self._path.stat().st_size, sha256)
 
@@ -283,8 +287,10 @@ class StagingWriter:
 class Lake(ABC):
     """A place for objects under keys; see `object_key` for the layout."""
 
-    def __init__(self, staging: Path) -> None:
+    def __init__(self, staging: Path, *, staged_stays: bool) -> None:
+        """Args: staging: where; staged_stays: whether a staged file becomes the object itself."""
         self._staging = staging
+        self._staged_stays = staged_stays
 
     def stage(self, schema: pa.Schema, encoding: Encoding) -> StagingWriter:
         """A writer of a file that `publish` can take.
@@ -298,7 +304,8 @@ class Lake(ABC):
             self.sweep()
             path = self._staging / f"{uuid.uuid4().hex}{STAGING_SUFFIX}"
             try:
-                return StagingWriter(path, schema, encoding)
+                # What is sent elsewhere need not survive a power cut here.
+                return StagingWriter(path, schema, encoding, durable=self._staged_stays)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -411,7 +418,7 @@ class DirectoryLake(Lake):
 
     def __init__(self, root: Path) -> None:
         # Within the root, because a file can replace another in one step on one file system only.
-        super().__init__(root / ".staging")
+        super().__init__(root / ".staging", staged_stays=True)
         self._root = root
 
     @override

@@ -56,7 +56,7 @@ class S3Lake(Lake):
         readers: S3Readers,
         kms_key: str | None,
     ) -> None:
-        super().__init__(staging)
+        super().__init__(staging, staged_stays=False)
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._readers = readers

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # What is worked on at a time then stays in the processor's cache.
-_BLOCK_ROWS: Final = 1 << 15
+_BLOCK_ROWS: Final = 1 << 14
 
 
 def by_length(
@@ -75,3 +75,22 @@ def _blocks(array: Any, length: int) -> Iterator[tuple[slice, NDArray[np.uint8]]
     for start in range(0, len(array), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         yield block, texts[block]
+
+
+def words(texts: NDArray[np.uint8]) -> Iterator[NDArray[np.uint64]]:
+    """Texts of one length as little-endian words of 64 bits, the last padded with zeros.
+
+    Args:
+        texts: bytes of shape (n, length).
+
+    Yields:
+        Every first word, n of them; every second; and so on.
+    """
+    count, length = texts.shape
+    rest = length % 8
+    for place in range(0, length - rest, 8):
+        yield texts[:, place : place + 8].view("<u8")[:, 0]
+    if rest:
+        last = np.zeros((count, 8), dtype=np.uint8)
+        last[:, :rest] = texts[:, -rest:]
+        yield last.view("<u8")[:, 0]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import polars as pl
 
-from txn_platform.text_columns import by_length
+from txn_platform.text_columns import by_length, words
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +53,7 @@ def parse_timestamps(texts: pl.Series | pa.Array[Any]) -> pl.Series:
 def _usual(characters: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Microseconds since the epoch of texts like `_USUAL`; the least integer for no such moment."""
     # Texts of a window mostly share their hour, whose digits then need be read only once.
-    shared = (characters[:, :_HOUR_ENDS] == characters[0, :_HOUR_ENDS]).all()
+    shared = all((word == word[0]).all() for word in words(characters[:, :_HOUR_ENDS]))
     hours, exist = _hours(characters[:1] if shared else characters)
     # A place at a time lies on end in memory, which is several times faster than a text at a time.
     places = np.ascontiguousarray(characters[:, _HOUR_ENDS:].T) - np.uint8(ord("0"))
