@@ -50,7 +50,8 @@ class SeaweedFS:
         access_key: the only access key it knows.
         secret_key: the key's secret.
         memory_mib: the memory that its garbage collector aims to stay under, in MiB; half as much
-            again happens. 200 halves the throughput of 384.
+            again happens where that is too little. An upload makes it hold some 300: of 768 it
+            takes 630, and 12 ns of CPU a byte written; of 384, 18 ns; more gains nothing.
         holds: as for `Child`.
 
     Raises:
@@ -66,7 +67,7 @@ class SeaweedFS:
         bucket: str,
         access_key: str,
         secret_key: str,
-        memory_mib: int = 384,
+        memory_mib: int = 768,
         holds: Sequence[int] = (),
     ) -> None:
         weed = _binary()
