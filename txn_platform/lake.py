@@ -25,6 +25,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from txn_platform.ahead import ahead
 from txn_platform.columns import as_batch, coded_schema, compacted
 from txn_platform.errors import UserError
 from txn_platform.windows import Window
@@ -572,13 +573,7 @@ def read_batches(
         yield as_batch(schema.empty_table(), schema)
         return
     read = partial(file.read_row_group, columns=columns)
-    with ThreadPoolExecutor(1, "read") as pool:
-        following = pool.submit(read, 0)
-        for group in range(1, file.num_row_groups):
-            table = following.result()
-            following = pool.submit(read, group)
-            yield as_batch(table, schema)
-        yield as_batch(following.result(), schema)
+    yield from ahead(as_batch(read(group), schema) for group in range(file.num_row_groups))
 
 
 def _locked(path: Path) -> BufferedWriter:

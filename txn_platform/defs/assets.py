@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from txn_platform.ahead import ahead
 from txn_platform.contract import (
     CODED_COLUMNS,
     CONTRACT_VERSION,
@@ -198,8 +199,7 @@ def validation(
         with ExitStack() as staged:
             validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
             quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
-            for rows in read_batches(raw):
-                judged = validate(rows, window, repeats)
+            for judged in ahead(validate(rows, window, repeats) for rows in read_batches(raw)):
                 conforming = protected(judged.conforming, protector, settings.card_policy)
                 validated_totals += ControlTotals.of(conforming)
                 quarantined_totals += ControlTotals.of(judged.quarantined)

@@ -1,0 +1,50 @@
+"""Items made ahead come in order, one at a time, with the errors of their making."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from txn_platform.ahead import ahead
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def test_items_come_in_order_and_end() -> None:
+    assert list(ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
+    assert list(ahead(iter(()))) == []
+
+
+def test_the_next_item_is_made_while_one_is_worked_on_and_no_further() -> None:
+    made = [threading.Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+
+    for number in ahead(items()):
+        assert all(event.wait(10) for event in made[: number + 2])
+        assert not any(event.is_set() for event in made[number + 2 :])
+
+
+def test_an_error_comes_after_the_items_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise ValueError("the second")
+
+    taken = ahead(items())
+    assert next(taken) == 1
+    with pytest.raises(ValueError, match="the second"):
+        next(taken)
+
+
+def test_leaving_early_ends_the_thread() -> None:
+    before = set(threading.enumerate())
+    taken = ahead(iter(range(100)))
+    assert next(taken) == 0
+    taken.close()
+    assert set(threading.enumerate()) <= before
