@@ -358,6 +358,10 @@ class _Lines:
         return known[1]
 
 
+# Of all pages, for words that are escaped once are the same in the next page.
+_ITEM_LINES = _Lines(_JSON_ITEMS)
+
+
 def is_same(one: Column, other: Column) -> bool:
     """Tell whether two arrays are views of the same memory: cheaper than to compare the values."""
     return _memory(one) == _memory(other)
@@ -386,8 +390,10 @@ def _merged(pieces: Iterable[Column | str]) -> Iterator[Column | str]:
 
 def json_items(batches: Iterable[pa.RecordBatch | Mixed]) -> bytes:
     """Return text batches as the items of a JSON array, one a line, without the brackets."""
-    lines = _Lines(_JSON_ITEMS)
-    return b"".join(lines(batch) for batch in batches).removesuffix(b",\n")
+    pieces = [_ITEM_LINES(batch) for batch in batches if batch.num_rows]
+    if pieces:
+        pieces[-1] = pieces[-1][: -len(b",\n")]
+    return b"".join(pieces)
 
 
 # Streams.

@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import re
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
 
 import msgspec
@@ -24,9 +23,12 @@ import pyarrow.csv as pa_csv
 
 from txn_platform.columns import as_batch, is_same
 from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
+from txn_platform.json_columns import read_alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
 
 # Where what could not be read is kept, among the fields that the contract does not know.
 UNREADABLE: Final = "unreadable"
@@ -37,7 +39,7 @@ _LONGEST_LINE: Final = 1 << 24
 _LONGEST_HEADER: Final = 1 << 20
 _MOST_COLUMNS: Final = 1_000
 _GATHERED_ROWS: Final = 1 << 18
-_FRAME: Final = {**dict.fromkeys(SENT_COLUMNS, pl.String), "extra_fields": pl.String}
+_SHAPES_TRIED: Final = 4
 _SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
 
 
@@ -48,7 +50,8 @@ class UnreadableError(ValueError):
 # JSON, each value as the bytes that were sent.
 _Row = dict[str, msgspec.Raw]
 _ROW: Final = msgspec.json.Decoder(_Row)
-_ROWS: Final = msgspec.json.Decoder(list[_Row])
+_VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
+_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def arrow(body: Any) -> Iterator[pa.RecordBatch]:
@@ -169,7 +172,7 @@ def items(page: bytes, path: Sequence[str]) -> pa.RecordBatch:
         page.decode()
         found = _at(_ROW.decode(page), path)
         if found is not None:
-            return _batch_of(_ROWS.decode(found))
+            return _batch_of(_VALUES.decode(found))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     rows = _walk(_loads(page), path)
@@ -208,7 +211,7 @@ def _objects(lines: bytes) -> pa.RecordBatch:
     try:
         # The decoder does not look at what is between quotes.
         lines.decode()
-        return _batch_of(_ROW.decode_lines(lines))
+        return _batch_of(_VALUE.decode_lines(lines))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return _patiently(
@@ -218,14 +221,13 @@ def _objects(lines: bytes) -> pa.RecordBatch:
 
 def _patiently(rows: list[tuple[Any, bytes]]) -> pa.RecordBatch:
     """Rows that the fast decoder refused, one by one: parsed, and as sent."""
-    found = [
+    found: list[dict[str, str | None]] = [
         {_printed(name): _as_text(value) for name, value in row.items()}
         if isinstance(row, dict)
         else {UNREADABLE: sent.decode("utf-8", "backslashreplace")}
         for row, sent in rows
     ]
-    names = dict.fromkeys(name for row in found for name in row)
-    return _with_extra(pl.DataFrame(found, schema=dict.fromkeys(names, pl.String)))
+    return _from_fields(found)
 
 
 def _loads(document: bytes) -> Any:
@@ -248,58 +250,33 @@ def _as_text(value: Any) -> str | None:
             return _printed(json.dumps(value, ensure_ascii=False))
 
 
-def _batch_of(rows: list[_Row]) -> pa.RecordBatch:
-    columns = {name: [row.get(name) for row in rows] for name in SENT_COLUMNS}
-    odd = {index for index, row in enumerate(rows) if len(row) != len(SENT_COLUMNS)} | set(
-        chain.from_iterable(
-            (index for index, value in enumerate(values) if value is None)
-            for values in columns.values()
-            if None in values
-        )
-    )
-    extra: list[str | None] = [None] * len(rows)
-    for index in odd:
-        unknown = {
-            name: _text(bytes(value)) for name, value in rows[index].items() if name not in columns
-        }
-        extra[index] = _extra(unknown)
-    frame = pl.DataFrame(
-        {name: _texts(values) for name, values in columns.items()} | {"extra_fields": extra},
-        schema=_FRAME,
-    )
-    return as_batch(frame, _SCHEMA)
+def _batch_of(rows: list[msgspec.Raw]) -> pa.RecordBatch:
+    """Rows of valid JSON: those of the commonest shapes by columns, the others one by one."""
+    parts: list[pa.RecordBatch] = []
+    places: list[NDArray[np.int64]] = []
+    left = np.arange(len(rows))
+    for tried in range(_SHAPES_TRIED):
+        if not left.size:
+            break
+        some = [rows[place] for place in left] if places else rows
+        # Another place each time: the first row may be one that is like no other.
+        like = some[len(some) * tried // _SHAPES_TRIED]
+        columns, alike = read_alike(some, bytes(like), list(_ROW.decode(like)), _text)
+        if alike.all() and not places:
+            return _from_arrow(columns)
+        parts.append(_from_arrow(columns))
+        places.append(left[alike])
+        left = left[~alike]
+    parts.append(_one_by_one([rows[place] for place in left]))
+    order = np.argsort(np.concatenate([*places, left]))
+    return as_batch(pa.Table.from_batches(parts), _SCHEMA).take(pa.array(order, pa.int64()))
 
 
-def _texts(values: list[msgspec.Raw | None]) -> pl.Series:
-    """A column of JSON values as text: strings without their quotes, the rest as sent."""
-    # No JSON document holds a zero byte, so it can stand between the values.
-    joined = b"\0".join([value or b"" for value in values]) + b"\0" if values else b""
-    data = np.frombuffer(joined, dtype=np.uint8)
-    ends = np.flatnonzero(data == 0)
-    offsets = np.empty(len(values) + 1, dtype=np.int64)
-    offsets[0] = 0
-    offsets[1:] = ends + 1
-    array = pa.LargeStringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(data))
-    token = pl.Series(array).str.strip_suffix("\0")
-    frame = (
-        token.alias("token")
-        .to_frame()
-        .select(
-            text=pl.when(pl.col("token").is_in(["", "null"]))
-            .then(None)
-            .when(pl.col("token").str.starts_with('"'))
-            .then(pl.col("token").str.slice(1, pl.col("token").str.len_chars() - 2))
-            .otherwise(pl.col("token")),
-            escaped=pl.col("token").str.starts_with('"')
-            & pl.col("token").str.contains("\\", literal=True),
-        )
+def _one_by_one(rows: list[msgspec.Raw]) -> pa.RecordBatch:
+    found = [_ROW.decode(row) for row in rows]
+    return _from_fields(
+        [{name: _text(bytes(value)) for name, value in row.items()} for row in found]
     )
-    if not frame["escaped"].any():
-        return frame["text"]
-    text = frame["text"].to_list()
-    for index in frame["escaped"].arg_true():
-        text[index] = _text(token[index].encode())
-    return pl.Series(text, dtype=pl.String)
 
 
 def _text(value: bytes) -> str | None:
@@ -353,8 +330,9 @@ def _from_arrow(batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     unknown = [name for name in batch.schema.names if name not in SENT_COLUMNS]
     extra: list[str | None] = [None] * batch.num_rows
     if unknown:
-        fields = pl.DataFrame(batch.select(unknown)).with_columns(pl.all().cast(pl.String))
-        extra = [_extra(row) for row in fields.to_dicts()]
+        # Column by column: a frame gives a column without a name one of its own.
+        texts = [pl.Series(batch.column(name)).cast(pl.String) for name in unknown]
+        extra = [_extra(dict(zip(unknown, row, strict=True))) for row in zip(*texts, strict=True)]
     columns: dict[str, Any] = {
         name: batch.column(name) for name in batch.schema.names if name in SENT_COLUMNS
     }
@@ -364,14 +342,15 @@ def _from_arrow(batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     return as_batch(pa.table(columns), _SCHEMA)
 
 
-def _with_extra(frame: pl.DataFrame) -> pa.RecordBatch:
-    """The same of a frame of text."""
-    columns: dict[str, Any] = {name: frame[name].to_arrow() for name in frame.columns}
-    return _from_arrow(pa.RecordBatch.from_pydict(columns))
+def _from_fields(rows: list[dict[str, str | None]]) -> pa.RecordBatch:
+    """The same of rows that are read one by one."""
+    names = dict.fromkeys([*SENT_COLUMNS, *(name for row in rows for name in row)])
+    frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
+    return _from_arrow(frame.to_arrow())
 
 
 def _unreadable(texts: list[str]) -> pa.RecordBatch:
-    return _with_extra(pl.DataFrame({UNREADABLE: texts}))
+    return _from_fields([{UNREADABLE: text} for text in texts])
 
 
 def _extra(fields: dict[str, str | None]) -> str | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -198,26 +199,32 @@ class Source:
             position += batch.num_rows
 
     def _slices(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
-        pool = ThreadPoolExecutor(1, "fetch")
+        # Pages come one after the other, so that of one slice alone both sides would wait in turns.
+        abreast = 2 if self._api.format == "json" else 1
+        pool = ThreadPoolExecutor(abreast, "fetch")
+        fetched: deque[tuple[timedelta, Future[list[pa.RecordBatch]]]] = deque()
+        start = window.start
+
+        def ask(length: timedelta) -> None:
+            nonlocal start
+            end = min(start + length, window.end)
+            fetched.append((end - start, pool.submit(self._slice, start, end, as_of)))
+            start = end
+
         try:
             # Of a source that is not ours, it is not known whether it knows shorter windows.
-            length = _FIRST_SLICE if self._api.totals else window.end - window.start
-            start = window.start
-            end = min(start + length, window.end)
-            fetched = pool.submit(self._slice, start, end, as_of)
-            while True:
-                batches = fetched.result()
-                if end == window.end:
-                    yield from batches
-                    return
+            ask(_FIRST_SLICE if self._api.totals else window.end - window.start)
+            while fetched:
+                length, slice_ = fetched.popleft()
+                batches = slice_.result()
                 rows = sum(batch.num_rows for batch in batches)
                 # However many rows there are, the slices come to an end.
                 length = max(
                     min(length * _SLICE_ROWS / max(rows, 1), length * _LARGEST_STEP),
                     _SHORTEST_SLICE,
                 )
-                start, end = end, min(end + length, window.end)
-                fetched = pool.submit(self._slice, start, end, as_of)
+                while start < window.end and len(fetched) < abreast:
+                    ask(length)
                 yield from batches
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -5,12 +5,14 @@ import io
 import json
 import random
 
+import msgspec
 import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from txn_platform import decoding
 from txn_platform.columns import as_frame
 from txn_platform.contract import SENT_COLUMNS
 from txn_platform.decoding import DECODERS, UnreadableError, address, items
@@ -103,6 +105,95 @@ def test_json_values_keep_what_was_sent(sent: str, text: str | None) -> None:
     assert (row["amount"], row["currency"]) == (text, "USD")
     (row,) = items(b'{"data":[' + line.strip() + b"]}", ["data"]).to_pylist()
     assert (row["amount"], row["currency"]) == (text, "USD")
+
+
+# Values as they may be sent, with what a careless search for quotes, commas and braces stumbles on.
+_SENT = st.one_of(
+    st.sampled_from(["null", "true", "false", "0", "-0", "1e5", "12.340000", "1E+400", '""']),
+    st.sampled_from(['"\\\\"', '"\\""', '"a\\\\\\"b"', '"\\u00e9"', '"\\ud83d\\ude00"', '"},{"']),
+    st.sampled_from(
+        ["[]", "{}", "[1, 2]", '["a","b"]', '{"amount":1}', '{"amount":{"country":"x"}}']
+    ),
+    st.text('ab":,\\{}[] é\U0001f600\n', max_size=5).map(json.dumps),
+    st.text('ab":,\\{}[] é\U0001f600\n', max_size=5).map(
+        lambda text: json.dumps(text, ensure_ascii=False)
+    ),
+)
+_FIELD = st.sampled_from(
+    ["amount", "country", "currency", "loyalty", "café", 'a"b', "x:y", "extra_fields", ""]
+)
+_BLANKS = st.sampled_from([(":", ","), (": ", ", "), (":", ", "), (" :", " ,"), (": ", " , ")])
+
+
+@st.composite
+def _json_rows(draw: st.DrawFn) -> list[str]:
+    """Objects of a few shapes, some of them with a field twice, mixed with some of no shape."""
+    shapes = draw(st.lists(st.lists(_FIELD, max_size=4), min_size=1, max_size=3))
+    blanks = draw(_BLANKS)
+    rows: list[str] = []
+    for _ in range(draw(st.integers(1, 8))):
+        usual = draw(st.integers(0, 4)) > 0
+        names = draw(st.sampled_from(shapes) if usual else st.lists(_FIELD, max_size=4))
+        colon, comma = blanks if usual else draw(_BLANKS)
+        fields = (
+            json.dumps(name, ensure_ascii=draw(st.booleans())) + colon + draw(_SENT)
+            for name in names
+        )
+        rows.append("{" + comma.join(fields) + "}")
+    return rows
+
+
+def _one_value(sent: object) -> str | None:
+    """One JSON value, read with its numbers as sent and what is nested as sent."""
+    match sent:
+        case None:
+            return None
+        case bool():
+            return "true" if sent else "false"
+        case _:
+            return str(sent)
+
+
+@settings(deadline=None, max_examples=400)
+@given(_json_rows(), st.sampled_from([",", ",\n", " , "]), st.sampled_from(["\n", "\n\n", " \r\n"]))
+def test_json_is_read_the_same_however_it_is_written(
+    rows: list[str], between: str, newline: str
+) -> None:
+    """By columns or one by one, alone or among others, a row is what it is."""
+    expected: list[dict[str, str | None]] = []
+    for row in rows:
+        sent: dict[str, str | None] = {}
+        for name, value in msgspec.json.decode(row, type=dict[str, msgspec.Raw]).items():
+            text = bytes(value).decode()
+            nested = text[0] in "[{"
+            sent[name] = (
+                text if nested else _one_value(json.loads(text, parse_float=str, parse_int=str))
+            )
+        expected.append(_expected(sent))
+    page = f'{{"data":[{between.join(rows)}],"next":null}}'.encode()
+    assert items(page, ["data"]).to_pylist() == expected
+    assert _decoded("ndjson", (newline.join(rows) + "\n").encode()) == expected
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2_999])
+def test_a_row_unlike_the_others_stays_in_its_place(odd: int) -> None:
+    rows = [sent_row(number, merchant_name=f'"{number}"') for number in range(3_000)]
+    rows[odd] = {"loyalty": "gold"} | rows[odd]
+    texts = [json.dumps(row) for row in rows]
+    texts[odd - 1] = texts[odd - 1].replace('"US"', '{"code":"US"}')
+    rows[odd - 1] |= {"country": '{"code":"US"}'}
+    page = f'{{"data":[{",".join(texts)}]}}'.encode()
+    assert items(page, ["data"]).to_pylist() == [_expected(row) for row in rows]
+
+
+def test_rows_written_alike_are_read_by_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a window from JSON would take ten times as long."""
+    monkeypatch.setattr(decoding, "_text", None)
+    rows = [sent_row(number) for number in range(3_000)]
+    expected = [_expected(row) for row in rows]
+    for separators in [(",", ":"), (", ", ": ")]:
+        page = json.dumps({"data": rows}, ensure_ascii=False, separators=separators).encode()
+        assert items(page, ["data"]).to_pylist() == expected
 
 
 def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
