@@ -93,8 +93,8 @@ def test_the_platform_knows_the_source_over_http_only() -> None:
 
 # Each may import what is named before it.
 _LAYERS = [
-    ["columns", "errors", "iso_codes", "text_columns", "timestamps", "windows"],
-    ["contract", "settings", "protection", "reconciliation"],
+    ["ahead", "columns", "errors", "iso_codes", "text_columns", "timestamps", "windows"],
+    ["contract", "json_columns", "settings", "protection", "reconciliation"],
     ["validation", "decoding", "drift", "ordering", "lake", "s3", "s3_lake", "s3_probe"],
     ["transport"],
     ["source", "delta"],

@@ -26,7 +26,7 @@ from txn_platform_tests.source_fault_cases import FAULT_CASES, FaultCase
 _PARTITION = "2026-11-01-00:00"
 _ROUTE = "/v1/transactions"
 _LANDED = Path(".txn/lake/raw_transactions/event_date=2026-11-01/event_hour=00/part-0.parquet")
-_LIMITS = Limits(read_seconds=0.25, attempts=4, first_pause=0.002, longest_pause=0.02)
+_LIMITS = Limits(attempts=4, first_pause=0.002, longest_pause=0.02)
 _PAGE_ROWS = 150
 
 
@@ -64,12 +64,16 @@ class _Service:
 class _Impatient(GeneratorResource):
     """The source, with the limits of these tests and small pages."""
 
+    # Of what does not stall, however busy the machine is, nothing is asked for once more.
+    read_seconds: float = 30
+
     @override
     def source(self) -> Source:
         assert self.url
         api = source_api(load_settings())
         transactions = api.transactions.replace("limit=10000", f"limit={_PAGE_ROWS}")
-        return Source(self.url, replace(api, transactions=transactions), _LIMITS)
+        limits = replace(_LIMITS, read_seconds=self.read_seconds)
+        return Source(self.url, replace(api, transactions=transactions), limits)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,9 @@ def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> P
     return home / ".txn"
 
 
-def _land(service: _Service) -> dg.ExecuteInProcessResult:
+def _land(service: _Service, faults: str = "") -> dg.ExecuteInProcessResult:
+    if "stall" in faults:
+        return _land_from(_Impatient(url=service.url, read_seconds=0.5))
     return _land_from(_Impatient(url=service.url))
 
 
@@ -127,7 +133,7 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
     monkeypatch.setenv("GENERATOR_FORMAT", case.wire)
     service.faulty.spoil(case.faults, everywhere=case.everywhere)
     if case.message is None:
-        assert _land(service).success
+        assert _land(service, case.faults).success
         landed = pl.read_parquet(_LANDED)
         assert landed.height > 2 * _PAGE_ROWS
         assert landed.equals(pl.read_parquet(sound_lake.parent / _LANDED))
@@ -137,7 +143,7 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
         assert {asked.count(one) for one in asked} == {3}
         return
     shutil.copytree(sound_lake, ".txn")
-    result = _land(service)
+    result = _land(service, case.faults)
     assert not result.success
     (failed,) = [event for event in result.all_events if event.is_step_failure]
     said = failed.step_failure_data.user_failure_data
