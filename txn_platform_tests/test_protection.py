@@ -7,6 +7,8 @@ import hmac
 import polars as pl
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from txn_platform.columns import as_frame
 from txn_platform.contract import Transaction
@@ -34,6 +36,28 @@ def test_tokens_are_hmac_sha256_under_the_key() -> None:
     assert base64.b32decode(tokens[0].upper() + "====") == code
     assert tokens[0] == tokens[3] != tokens[2]
     assert tokens[1] is None
+
+
+# Numbers that differ in their leading zeros alone are others.
+_DIGITS = st.one_of(
+    st.text("0123456789", min_size=13, max_size=19),
+    st.integers(13, 19).map("0".__mul__),
+    st.just("9" * 19),
+)
+
+
+@given(st.lists(st.lists(_DIGITS, max_size=8), max_size=4))
+def test_each_number_has_its_own_token_however_many_were_met_before(
+    batches: list[list[str]],
+) -> None:
+    protector = CardProtector(_KEY)
+    for numbers in batches:
+        masks, tokens = protector.protect(pa.array(numbers, pa.string()).dictionary_encode())
+        assert len(set(masks.dictionary.to_pylist())) == len(masks.dictionary)
+        for number, mask, token in zip(numbers, masks.to_pylist(), tokens.to_pylist(), strict=True):
+            assert mask == f"{number[:6]}{'*' * (len(number) - 10)}{number[-4:]}"
+            code = hmac.new(_KEY, number.encode(), hashlib.sha256).digest()
+            assert token == base64.b32encode(code).decode().rstrip("=").lower()
 
 
 def test_another_key_makes_other_tokens() -> None:

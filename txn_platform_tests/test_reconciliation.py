@@ -1,6 +1,7 @@
 """Control totals: additive, independent of order, and the same as a calculation by hand."""
 
 from decimal import Decimal
+from uuid import UUID
 
 import polars as pl
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform.reconciliation import ControlTotals, id_hashes, repeated_ids
+from txn_platform.reconciliation import ControlTotals, Repeats, id_hashes, repeated_ids
 from txn_platform_tests.served_source import in_batches
 
 _MASK = (1 << 64) - 1
@@ -110,8 +111,44 @@ def test_differences_name_what_differs() -> None:
     assert one.differences(one) == []
 
 
-@given(st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(1, 5))
-def test_repeated_ids_are_found_across_batches(ids: list[str], size: int) -> None:
+_START = 0x019A_0B1C_2D3E
+
+
+def _uuid7(age: int, tail: int) -> str:
+    return str(UUID(int=(_START + age << 80) + (0x7 << 76) + (0b10 << 62) + tail))
+
+
+# Few moments, some of them hours away, and few ids of each; and what is no id.
+_SOME_IDS = st.one_of(
+    st.builds(_uuid7, st.sampled_from([0, 1, 2, 60_000, 10**8]), st.integers(0, 3)),
+    st.sampled_from("ab"),
+)
+
+
+@given(st.lists(_SOME_IDS, max_size=16), st.booleans(), st.integers(1, 5))
+def test_repeated_ids_are_found_across_batches(ids: list[str], in_order: bool, size: int) -> None:
+    if in_order:
+        ids.sort()
     batch = pa.record_batch({"transaction_id": pa.array(ids, pa.string())})
     found = repeated_ids(in_batches(batch, size))
     assert found["transaction_id"].to_list() == [text for text in ids if ids.count(text) > 1]
+
+
+@given(st.lists(_SOME_IDS, max_size=16), st.booleans(), st.integers(1, 5))
+def test_no_repeat_goes_by_without_suspicion(ids: list[str], in_order: bool, size: int) -> None:
+    if in_order:
+        ids.sort()
+    assert _suspected(ids, size) or len(set(ids)) == len(ids)
+
+
+@given(st.lists(st.integers(0, 1_000_000), unique=True), st.integers(1, 5))
+def test_ids_in_order_of_time_are_above_suspicion(ages: list[int], size: int) -> None:
+    assert not _suspected([_uuid7(age, 0) for age in sorted(ages)], size)
+
+
+def _suspected(ids: list[str], size: int) -> bool:
+    repeats = Repeats()
+    for start in range(0, len(ids), size):
+        some = pa.array(ids[start : start + size], pa.string())
+        repeats.add(some, id_hashes(some))
+    return repeats.suspected
