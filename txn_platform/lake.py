@@ -18,14 +18,13 @@ import uuid
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, override
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from txn_platform.ahead import ahead
 from txn_platform.columns import as_batch, coded_schema, compacted
 from txn_platform.errors import UserError
 from txn_platform.windows import Window
@@ -562,18 +561,15 @@ def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
 def read_batches(
     file: pq.ParquetFile, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file in order, a row group at a time, at least one batch.
-
-    While one is worked on, the next is read.
-    """
+    """The rows of a Parquet file in order, a row group at a time, at least one batch."""
     schema = file.schema_arrow
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
     if not file.num_row_groups:
         yield as_batch(schema.empty_table(), schema)
         return
-    read = partial(file.read_row_group, columns=columns)
-    yield from ahead(as_batch(read(group), schema) for group in range(file.num_row_groups))
+    for group in range(file.num_row_groups):
+        yield as_batch(file.read_row_group(group, columns=columns), schema)
 
 
 def _locked(path: Path) -> BufferedWriter:

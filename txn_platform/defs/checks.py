@@ -13,6 +13,7 @@ import dagster as dg
 import polars as pl
 import pyarrow.parquet as pq
 
+from txn_platform.ahead import ahead
 from txn_platform.columns import Column, values_and_indices
 from txn_platform.contract import MASKED_CARD_NUMBER, PUBLISHED_SCHEMA, luhn_is_valid
 from txn_platform.defs.failures import failure
@@ -174,7 +175,7 @@ def prove_published(
     totals = ControlTotals()
     repeats = Repeats()
     in_clear = 0
-    for rows in read_batches(file, _PROOF_COLUMNS):
+    for rows in ahead(read_batches(file, _PROOF_COLUMNS)):
         ids = rows.column("transaction_id")
         hashes = id_hashes(ids)
         totals += ControlTotals.of(rows, hashes)
