@@ -117,7 +117,7 @@ class Source:
         return wire.in_parallel(
             lambda start, stop: make(position=start, stop=stop),
             position,
-            self.simulator.count(window) if stop is None else stop,
+            self.count(window) if stop is None else stop,
         )
 
     def warm_up(self) -> None:

@@ -144,9 +144,7 @@ class StagingWriter:
     then the file is locked, which is how `Lake.sweep` knows the files of processes that died.
     """
 
-    def __init__(
-        self, path: Path, schema: pa.Schema, encoding: Encoding, *, durable: bool = True
-    ) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, encoding: Encoding, *, durable: bool) -> None:
         self._path = path
         self._durable = durable
         self._schema = schema
@@ -287,10 +285,10 @@ class StagingWriter:
 class Lake(ABC):
     """A place for objects under keys; see `object_key` for the layout."""
 
-    def __init__(self, staging: Path, *, staged_stays: bool) -> None:
-        """Args: staging: where; staged_stays: whether a staged file becomes the object itself."""
+    def __init__(self, staging: Path, *, durable: bool) -> None:
+        """Args: staging: where; durable: whether what is staged must survive a power cut there."""
         self._staging = staging
-        self._staged_stays = staged_stays
+        self._durable = durable
 
     def stage(self, schema: pa.Schema, encoding: Encoding) -> StagingWriter:
         """A writer of a file that `publish` can take.
@@ -304,8 +302,7 @@ class Lake(ABC):
             self.sweep()
             path = self._staging / f"{uuid.uuid4().hex}{STAGING_SUFFIX}"
             try:
-                # What is sent elsewhere need not survive a power cut here.
-                return StagingWriter(path, schema, encoding, durable=self._staged_stays)
+                return StagingWriter(path, schema, encoding, durable=self._durable)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
@@ -418,7 +415,7 @@ class DirectoryLake(Lake):
 
     def __init__(self, root: Path) -> None:
         # Within the root, because a file can replace another in one step on one file system only.
-        super().__init__(root / ".staging", staged_stays=True)
+        super().__init__(root / ".staging", durable=True)
         self._root = root
 
     @override

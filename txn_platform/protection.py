@@ -56,8 +56,9 @@ class CardProtector:
         # Copies of it have the key in them already, which is half of the work.
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
         # The cards met so far: their codes in ascending order, and where their mask and token are.
-        self._codes = np.empty(0, dtype=np.uint64)
-        self._places = np.empty(0, dtype=np.int64)
+        # Last what is above every code, so that a search ends at one that is there.
+        self._codes = np.array([np.iinfo(np.uint64).max])
+        self._places = np.array([-1], dtype=np.int64)
         self._masks = self._tokens = pa.array([], pa.string())
 
     def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
@@ -73,19 +74,15 @@ class CardProtector:
         numbers = compacted(numbers, spare=0)
         # One window holds each card many times over; a window's cards are few enough to remember.
         codes = _codes(numbers.dictionary)
-        unknown = ~self._known(codes)
+        found = np.searchsorted(self._codes, codes)
+        unknown = self._codes[found] != codes
         if unknown.any():
             self._remember(numbers.dictionary.filter(boolean(unknown)), codes[unknown])
-        places = self._places[np.searchsorted(self._codes, codes)]
+            found = np.searchsorted(self._codes, codes)
+        places = self._places[found]
         return _each_once(recoded(numbers, self._masks.take(places))), recoded(
             numbers, self._tokens.take(places)
         )
-
-    def _known(self, codes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        if not len(self._codes):
-            return np.zeros(len(codes), dtype=np.bool_)
-        places = np.searchsorted(self._codes, codes)
-        return self._codes[np.minimum(places, len(self._codes) - 1)] == codes
 
     def _remember(self, numbers: Column, codes: NDArray[np.uint64]) -> None:
         codes, firsts = np.unique(codes, return_index=True)

@@ -101,12 +101,7 @@ class ControlTotals:
             hashes: the `id_hashes` of the rows, where they are known.
         """
         if hashes is None:
-            ids = (
-                rows["transaction_id"]
-                if isinstance(rows, pl.DataFrame)
-                else rows.column("transaction_id")
-            )
-            hashes = id_hashes(ids)
+            hashes = id_hashes(rows["transaction_id"])
         sums = (
             pl.LazyFrame({"type": rows["transaction_type"], "amount": _amounts(rows["amount"])})
             .group_by("type")
@@ -234,10 +229,11 @@ class Repeats:
         """Whether an id can have occurred twice; false is certain."""
         return any(map(len, self._near)) or any(map(len, self._strays))
 
-    def add(self, ids: pa.Array[Any], hashes: NDArray[np.uint64]) -> None:
-        """Look at the next n ids and their `id_hashes`."""
+    def add(self, ids: pa.Array[Any]) -> NDArray[np.uint64]:
+        """Look at the next n ids; their `id_hashes`, for who needs them too."""
+        hashes = id_hashes(ids)
         if not len(ids):
-            return
+            return hashes
         times = _id_times(ids)
         if self._newest is None:
             self._newest = max(int(np.median(times)) - _LONGEST_JUMP_MS, 0)
@@ -253,6 +249,7 @@ class Repeats:
         known = self._newest_hashes if before[-1] == self._newest else latest[:0]
         self._newest_hashes = np.concatenate([known, latest])
         self._newest = int(before[-1])
+        return hashes
 
     def rows(self, batches: Batches) -> pl.DataFrame:
         """The rows whose id occurs more than once.
@@ -293,8 +290,7 @@ def repeated_ids(batches: Batches) -> pl.DataFrame:
     """The rows whose id occurs more than once; see `Repeats.rows`, for rows not looked at yet."""
     repeats = Repeats()
     for batch in batches(["transaction_id"]):
-        ids = batch.column("transaction_id")
-        repeats.add(ids, id_hashes(ids))
+        repeats.add(batch.column("transaction_id"))
     return repeats.rows(batches)
 
 

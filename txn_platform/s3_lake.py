@@ -56,7 +56,8 @@ class S3Lake(Lake):
         readers: S3Readers,
         kms_key: str | None,
     ) -> None:
-        super().__init__(staging, staged_stays=False)
+        # What is staged is sent on, and staged again when it was not.
+        super().__init__(staging, durable=False)
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._readers = readers

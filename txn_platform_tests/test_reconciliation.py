@@ -149,6 +149,5 @@ def test_ids_in_order_of_time_are_above_suspicion(ages: list[int], size: int) ->
 def _suspected(ids: list[str], size: int) -> bool:
     repeats = Repeats()
     for start in range(0, len(ids), size):
-        some = pa.array(ids[start : start + size], pa.string())
-        repeats.add(some, id_hashes(some))
+        repeats.add(pa.array(ids[start : start + size], pa.string()))
     return repeats.suspected

@@ -33,7 +33,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake import Encoding, LakeFile, open_parquet, read_batches
 from txn_platform.ordering import Order, in_order
 from txn_platform.protection import protected
-from txn_platform.reconciliation import ControlTotals, Repeats, id_hashes
+from txn_platform.reconciliation import ControlTotals, Repeats
 from txn_platform.settings import load_settings
 from txn_platform.validation import NO_REPEATS, find_repeats, validate
 
@@ -111,10 +111,7 @@ def raw_transactions(
         repeats = Repeats()
         with lake.lake.stage(RAW_SCHEMA, _LANDED) as writer:
             for rows in source.batches(window, as_of):
-                ids = rows.column("transaction_id")
-                hashes = id_hashes(ids)
-                landed += ControlTotals.of(rows, hashes)
-                repeats.add(ids, hashes)
+                landed += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
                 writer.write(rows)
             stated = source.control_totals(window, as_of)
             # Of a source that states none, what was landed is all there is to be held against.
