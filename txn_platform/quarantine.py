@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = 3
 _LONGEST: Final = 60
-_NUMBER: Final = re.compile(r"[0-9](?:[ -]?[0-9]){11,}")
+_NUMBER: Final = re.compile(r"[0-9](?:[ -]*[0-9]){11,}")
 
 
 @dataclass
