@@ -7,6 +7,8 @@ what is answered (`app.py`), what can be set (`settings.py`).
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import os
 import socket
 import sys
@@ -33,6 +35,14 @@ _LOGGING: dict[str, Any] = {
         "uvicorn.access": {"level": "INFO"},
     },
 }
+
+
+class _NoPandas:
+    """Nothing here uses pandas, but pyarrow imports it where it can: a quarter of the start."""
+
+    def find_spec(self, fullname: str, *_: object) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname)
 
 
 class _Server(uvicorn.Server):
@@ -141,5 +151,13 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def program() -> int:
+    """Serve in a process of its own; see `main`."""
+    sys.meta_path.insert(0, _NoPandas())
+    # What is there at the end need not be searched for cycles, which takes as long as to start.
+    atexit.register(gc.freeze)
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program())

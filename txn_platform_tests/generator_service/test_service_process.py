@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 import pytest
 
 from generator_service.settings import Settings, SettingsError
@@ -73,6 +74,14 @@ def test_it_says_one_line_when_it_can_answer():
         assert get(f"{url}/nowhere").status_code == 404
         said, complaints = running.communicate(timeout=WITHIN)
         assert (said, complaints) == ("", "")
+
+
+def test_it_does_not_spend_time_and_memory_on_pandas():
+    with service() as (running, url):
+        assert get(f"{url}/v1/transactions?{HOUR}&format=arrow").status_code == 200
+        mapped = {file.path for file in psutil.Process(running.pid).memory_maps()}
+        assert any("/pyarrow/" in path for path in mapped)
+        assert not any("/pandas/" in path for path in mapped)
 
 
 def test_it_ends_when_its_stdin_ends():
