@@ -22,7 +22,7 @@ from generator_service.simulator.randomness import mix
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from generator_service.simulator.randomness import Words
+    from generator_service.simulator.randomness import Integers, Words
 
 # As the platform reads them: a plain decimal of at most two places.
 _PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
@@ -75,20 +75,39 @@ def _sent(rows: wire.Mixed) -> Iterator[pa.RecordBatch]:
 
 
 def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]:
+    if not isinstance(types, pa.DictionaryArray):
+        types = pc.dictionary_encode(types.cast(pa.string()))
+    words = cast("pa.DictionaryArray[Any, Any]", types).dictionary
+    names = [*cast("list[str]", words.to_pylist()), ""]
+    codes = _indices(types)
+    cents = _cents(amounts)
+    # Floats add up the halves of so many 64-bit numbers exactly, as 64 bits might not the whole.
+    high, low = (
+        np.bincount(codes, half, len(names)).astype(np.int64).tolist()
+        for half in (cents >> 32, cents & 0xFFFFFFFF)
+    )
+    return [
+        (names[code], Decimal((high[code] << 32) + low[code]).scaleb(-2))
+        for code in np.flatnonzero(np.bincount(codes)).tolist()
+    ]
+
+
+def _cents(amounts: wire.Column) -> Integers:
+    """Return amounts in hundredths, 0 where there is none that counts."""
+    if isinstance(amounts, pa.DictionaryArray):
+        return np.append(_cents(amounts.dictionary), 0)[_indices(amounts)]
     if not pa.types.is_decimal(amounts.type):
         texts = amounts.cast(pa.string())
-        plain = pc.match_substring_regex(texts, _PLAIN_DECIMAL)
-        amounts = pc.if_else(plain, texts, None).cast(pa.decimal128(18, 2))
-    coded: Any = types
-    if not isinstance(types, pa.DictionaryArray):
-        coded = pc.dictionary_encode(types.cast(pa.string()))
-    table = pa.table({"type": coded.indices, "amount": amounts.fill_null(0)})
-    found = table.group_by("type").aggregate([("amount", "sum")])
-    names: list[Any] = coded.dictionary.to_pylist()
-    return [
-        ("" if code is None else names[code], amount)
-        for code, amount in zip(*(column.to_pylist() for column in found.columns), strict=True)
-    ]
+        amounts = pc.if_else(pc.match_substring_regex(texts, _PLAIN_DECIMAL), texts, None)
+    decimals = amounts.cast(pa.decimal128(18, 2)).fill_null(Decimal(0))
+    words = np.frombuffer(cast("pa.Buffer", decimals.buffers()[1]), np.int64).reshape(-1, 2)
+    return words[decimals.offset : decimals.offset + len(decimals), 0]
+
+
+def _indices(column: wire.Column) -> Integers:
+    """Return the place of each value in a column's dictionary; that of null is behind the last."""
+    coded = cast("pa.DictionaryArray[Any, Any]", column)
+    return coded.indices.fill_null(len(coded.dictionary)).to_numpy().astype(np.int64, copy=False)
 
 
 def id_hashes(ids: wire.Column) -> Words:
