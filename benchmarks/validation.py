@@ -75,7 +75,7 @@ def ours(batches: list[pa.RecordBatch]) -> int:
     repeats = find_repeats(
         lambda names: (batch if names is None else batch.select(names) for batch in batches)
     )
-    return sum(validate(batch, WINDOW, repeats).quarantined.height for batch in batches)
+    return sum(validate(batch, WINDOW, repeats).quarantined.num_rows for batch in batches)
 
 
 def theirs(lines: list[bytes]) -> int:

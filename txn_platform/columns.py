@@ -50,11 +50,15 @@ def as_batch(rows: pa.RecordBatch | pa.Table | pl.DataFrame, schema: pa.Schema) 
 
 def as_frame(rows: pa.RecordBatch) -> pl.DataFrame:
     """The same rows as a frame, dictionaries as plain text."""
-    plain = [
-        column.dictionary_decode() if isinstance(column, pa.DictionaryArray) else column
-        for column in rows.columns
-    ]
-    return pl.DataFrame(pa.Table.from_arrays(plain, names=rows.schema.names))
+    return pl.DataFrame([_series(name, rows.column(name)) for name in rows.schema.names])
+
+
+def _series(name: str, column: Column) -> pl.Series:
+    if not isinstance(column, pa.DictionaryArray):
+        return pl.Series(name, column)
+    # Rows point to their values here: a text of a megabyte is there once, however many have it.
+    values, indices = values_and_indices(column)
+    return values.gather(indices).alias(name)
 
 
 def values_and_indices(column: Column) -> tuple[pl.Series, NDArray[np.int32]]:
@@ -79,14 +83,16 @@ def recoded(column: Coded, values: pa.Array[Any]) -> Coded:
     return pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
 
 
-def compacted(column: Coded, *, spare: float = 0.1) -> Coded:
-    """The same rows over a dictionary without the values that none of them has.
+def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
+    """The same rows, of a dictionary without the values that none of them has.
 
     Args:
         column: n rows.
         spare: the share of values in vain that is left as it is: new numbers for all rows cost
             more than a few of these.
     """
+    if not isinstance(column, pa.DictionaryArray):
+        return column
     size = len(column.dictionary)
     used = np.zeros(size + 1, dtype=np.bool_)
     filled = column.indices.fill_null(size) if column.null_count else column.indices
@@ -100,7 +106,8 @@ def compacted(column: Coded, *, spare: float = 0.1) -> Coded:
     renumbered = pa.array(
         numbers[indices], mask=indices == size if column.null_count else None, type=pa.int32()
     )
-    return pa.DictionaryArray.from_arrays(renumbered, column.dictionary.take(kept), safe=False)
+    smaller = pa.DictionaryArray.from_arrays(renumbered, column.dictionary.take(kept), safe=False)
+    return cast("T", smaller)
 
 
 def is_same(one: Column, other: Column) -> bool:

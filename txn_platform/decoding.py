@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from txn_platform.columns import as_batch, is_same
+from txn_platform.columns import as_batch, boolean, is_same
 from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.json_columns import read_alike
 
@@ -327,16 +327,11 @@ def _believed(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
 
 def _from_arrow(batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
     """The contract's columns, absent ones null, and the unknown ones together."""
-    unknown = [name for name in batch.schema.names if name not in SENT_COLUMNS]
-    extra: list[str | None] = [None] * batch.num_rows
-    if unknown:
-        # Column by column: a frame gives a column without a name one of its own.
-        texts = [pl.Series(batch.column(name)).cast(pl.String) for name in unknown]
-        extra = [_extra(dict(zip(unknown, row, strict=True))) for row in zip(*texts, strict=True)]
+    unknown = sorted(name for name in batch.schema.names if name not in SENT_COLUMNS)
     columns: dict[str, Any] = {
         name: batch.column(name) for name in batch.schema.names if name in SENT_COLUMNS
     }
-    columns["extra_fields"] = pa.array(extra, pa.string())
+    columns["extra_fields"] = _extra([(name, batch.column(name)) for name in unknown], batch)
     for name in SENT_COLUMNS:
         columns.setdefault(name, pa.nulls(batch.num_rows, pa.string()))
     return as_batch(pa.table(columns), _SCHEMA)
@@ -353,10 +348,33 @@ def _unreadable(texts: list[str]) -> pa.RecordBatch:
     return _from_fields([{UNREADABLE: text} for text in texts])
 
 
-def _extra(fields: dict[str, str | None]) -> str | None:
-    """Unknown fields as a JSON object of text, without those that are null."""
-    kept = {name: fields[name] for name in sorted(fields) if fields[name] is not None}
-    return json.dumps(kept, ensure_ascii=False, separators=(",", ":")) if kept else None
+def _extra(fields: list[tuple[str, Any]], rows: pa.RecordBatch | pa.Table) -> Any:
+    """Unknown fields as a JSON object of text for each row, without those that are null."""
+    absent = pa.nulls(rows.num_rows, pa.string())
+    # By place: a frame gives a column without a name one of its own.
+    texts = pl.DataFrame(
+        [pl.Series(str(place), column).cast(pl.String) for place, (_, column) in enumerate(fields)]
+    )
+    if not any(column.null_count() < len(column) for column in texts):
+        return absent
+    pairs = [
+        json.dumps(name, ensure_ascii=False) + ":" + _quoted(pl.col(str(place)))
+        for place, (name, _) in enumerate(fields)
+    ]
+    some = pl.any_horizontal(pl.all().is_not_null())
+    objects = texts.filter(some).select(
+        "{" + pl.concat_str(pairs, separator=",", ignore_nulls=True) + "}"
+    )
+    found = boolean(texts.select(some).to_series().to_numpy())
+    said = objects.to_series().to_arrow().cast(pa.string())
+    return pc.replace_with_mask(absent, found, said)
+
+
+def _quoted(text: pl.Expr) -> pl.Expr:
+    """Text as JSON has it, null where there is none."""
+    # Of an object with one member, what is behind its name.
+    written = pl.struct(text.alias("")).struct.json_encode().str.slice(4).str.strip_suffix("}")
+    return pl.when(text.is_not_null()).then(written)
 
 
 DECODERS: Final[dict[str, Callable[[Any], Iterator[pa.RecordBatch]]]] = {

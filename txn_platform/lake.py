@@ -274,10 +274,7 @@ class StagingWriter:
     def _encode(self, rows: list[pa.RecordBatch]) -> None:
         batch = as_batch(pa.Table.from_batches(rows, self._coded_schema), self._coded_schema)
         rows.clear()
-        columns = [
-            compacted(column) if isinstance(column, pa.DictionaryArray) else column
-            for column in batch.columns
-        ]
+        columns = [compacted(column) for column in batch.columns]
         table = pa.Table.from_arrays(columns, schema=self._coded_schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
 

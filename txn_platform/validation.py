@@ -15,12 +15,16 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.columns import (
+    as_batch,
     as_frame,
     boolean,
+    coded_schema,
+    compacted,
     recoded,
     values_and_indices,
 )
 from txn_platform.contract import (
+    CODED_COLUMNS,
     CONFORMING_SCHEMA,
     CONTRACT_VERSION,
     QUARANTINE_SCHEMA,
@@ -69,7 +73,12 @@ class Judgement:
     """
 
     conforming: pa.RecordBatch
-    quarantined: pl.DataFrame
+    quarantined: pa.RecordBatch
+
+    @property
+    def reasons(self) -> pl.Series:
+        """Every reason, as often as a row was quarantined for it."""
+        return as_frame(self.quarantined.select(["reasons"]))["reasons"].explode().drop_nulls()
 
 
 def _parse(sent: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
@@ -144,6 +153,8 @@ _OF_ROWS: Final = [
 ]
 _LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
 _WORKERS: Final = 2
+_QUARANTINED: Final = coded_schema(QUARANTINE_SCHEMA, CODED_COLUMNS)
+_MOMENT: Final = QUARANTINE_SCHEMA.field("window_start").type
 
 
 def validate(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> Judgement:
@@ -226,7 +237,7 @@ def _judge_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Serie
     return values, frame.select(_OF_ONE_COLUMN[name]).to_series()
 
 
-def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pl.DataFrame:
+def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa.RecordBatch:
     """Rows that do not conform, as the quarantine keeps them."""
     judged = (
         as_frame(sent)
@@ -243,19 +254,15 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pl
         {reason: ~judged[f"rule.{reason}"] for reason in (*_RULES, OUTSIDE_WINDOW)}
         | {repeat: judged["repeat"] == repeat for repeat in (DUPLICATE, CONFLICT)}
     )
-    quarantined = judged.select(
-        "position",
-        reasons,
-        pl.lit(window.start).dt.cast_time_unit("us").alias("window_start"),
-        pl.lit(CONTRACT_VERSION).alias("contract_version"),
-        *(
-            pl.col(f"sent.{name}").alias(name) if name in TEXT_PATTERNS else pl.col(name)
-            for name in QUARANTINE_SCHEMA.names[4:]
-        ),
-    )
-    if not (quarantined["reasons"].list.len() > 0).all():
+    if not (reasons.list.len() > 0).all():
         raise RuntimeError("a row was refused for no reason")
-    return quarantined
+    columns: dict[str, pa.Array[Any]] = {
+        **{name: compacted(sent.column(name)) for name in sent.schema.names},
+        "reasons": reasons.to_arrow(),
+        "window_start": pa.repeat(pa.scalar(window.start, _MOMENT), sent.num_rows),
+        "contract_version": pa.repeat(CONTRACT_VERSION, sent.num_rows),
+    }
+    return as_batch(pa.Table.from_pydict(columns), _QUARANTINED)
 
 
 def _every_reason(holds: dict[str, pl.Series]) -> pl.Series:

@@ -200,7 +200,7 @@ def validation(
                 conforming = protected(judged.conforming, protector, settings.card_policy)
                 validated_totals += ControlTotals.of(conforming)
                 quarantined_totals += ControlTotals.of(judged.quarantined)
-                reasons.update(judged.quarantined["reasons"].explode().drop_nulls().to_list())
+                reasons.update(judged.reasons.to_list())
                 order.add(conforming)
                 validated.write(conforming)
                 quarantined.write(judged.quarantined)

@@ -114,9 +114,9 @@ def quarantined(sent: list[pa.RecordBatch]) -> dict[int, list[str]]:
     )
     judged = (validation.validate(frame, window, repeats).quarantined for frame in sent)
     return {
-        position: sorted(reasons)
-        for frame in judged
-        for position, reasons in frame.select("position", "reasons").iter_rows()
+        row["position"]: sorted(row["reasons"])
+        for rows in judged
+        for row in rows.select(["position", "reasons"]).to_pylist()
     }
 
 
