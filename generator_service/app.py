@@ -128,10 +128,10 @@ class Source:
         for _ in wire.encode(batches, wire.text_schema(SCHEMA), wire.Format.ARROW):
             pass
 
-    def spoiler(self, window: Window, defects: str | None) -> Spoiler:
+    def spoiler(self, window: Window, defects: str | None, schema: pa.Schema = SCHEMA) -> Spoiler:
         """Return what spoils the rows of a window; raises RequestError for unusable defects."""
         try:
-            return self.settings.spoiler(window, defects)
+            return self.settings.spoiler(window, defects, schema)
         except ValueError as error:
             raise models.refused("defects", defects, str(error)) from None
 
@@ -224,7 +224,10 @@ def transactions(
     there are is in `X-Total-Rows`, but for streams of rows of which some are repeated by request.
     """
     page = _Page.of(request, asked, source, "transactions")
-    spoiler = source.spoiler(page.window, asked.defects)
+    schema = SCHEMA
+    if page.form in _COLUMNAR and page.rows >= _CODED_FROM:
+        schema = PLACED_SCHEMA if asked.types is wire.Types.TEXT else CODED_SCHEMA
+    spoiler = source.spoiler(page.window, asked.defects, schema)
     counted = None
     if page.is_whole and page.form is not wire.Format.JSON:
         key = asked.as_of, asked.defects
@@ -234,9 +237,6 @@ def transactions(
         total = source.count(page.window, as_of=asked.as_of)
     elif counted is None:
         total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
-    schema = SCHEMA
-    if page.form in _COLUMNAR and page.rows >= _CODED_FROM and not spoiler.alters:
-        schema = PLACED_SCHEMA if asked.types is wire.Types.TEXT else CODED_SCHEMA
     return _answer(
         source,
         asked,

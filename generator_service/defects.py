@@ -415,11 +415,17 @@ class Spoiler:
     """Spoils the rows of a window as asked, and lets their schema drift.
 
     Which rows it spoils is a hash of their ids and the seed: it does not depend on the format, the
-    page, the slice of the window or the process. It takes the simulator's batches and gives text.
+    page, the slice of the window or the process. It takes the simulator's batches, of a schema of
+    its, and gives text.
     """
 
     def __init__(
-        self, defects: Defects, drifts: tuple[Drift, ...], seed: int, window: Window
+        self,
+        defects: Defects,
+        drifts: tuple[Drift, ...],
+        seed: int,
+        window: Window,
+        schema: pa.Schema = SCHEMA,
     ) -> None:
         self._kinds = [KINDS[name] for name, _ in defects.rates]
         rates = np.array([rate for _, rate in defects.rates])
@@ -428,7 +434,13 @@ class Spoiler:
         self._shares = np.cumsum(rates) / rates.sum() if self._kinds else rates
         self._drifts = drifts
         self._words: dict[str, _Words] = {}
-        self._fields = {field.name: field.with_nullable(True) for field in _TEXT_SCHEMA}
+        # Words are spoiled once for all rows, whether one has them or not; where that makes others
+        # of each, they must be few, as those that every schema has.
+        own_words = {kind.field for kind in self._kinds if callable(kind.spoil)}
+        self._fields = {
+            field.name: (field if field.name in own_words else coded).with_nullable(True)
+            for field, coded in zip(_TEXT_SCHEMA, wire.text_schema(schema), strict=True)
+        }
         touched = {kind.field for kind in self._kinds} & self._fields.keys()
         self._coded = [name for name in touched if _is_coded(self._fields[name])]
         self._extra = sorted({kind.adds for kind in self._kinds if kind.adds})
@@ -491,7 +503,15 @@ class Spoiler:
     def _chosen(self, batches: Iterable[pa.RecordBatch]) -> Iterator[_Rows]:
         for part, drifts in self._by_drift(batches):
             for batch in wire.text_batches([part]):
-                yield from self._light(self._choose(batch, drifts))
+                yield from self._light(self._choose(self._decoded(batch), drifts))
+
+    def _decoded(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Return text as the fields have it: some dictionaries are too large to be spoiled."""
+        columns: dict[str, Column] = {
+            name: column if _is_coded(self._fields[name]) else column.cast(pa.string())
+            for name, column in zip(batch.schema.names, batch.columns, strict=True)
+        }
+        return _batch(self._with_fields(columns))
 
     def _by_drift(
         self, batches: Iterable[pa.RecordBatch]

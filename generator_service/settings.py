@@ -14,10 +14,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from generator_service.defects import Defects, Spoiler, parse_drifts
 from generator_service.faults import parse_setting
-from generator_service.simulator import Configuration, Window, pools
+from generator_service.simulator import SCHEMA, Configuration, Window, pools
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pyarrow as pa
 
 _PREFIX = "GENERATOR_"
 _DECIDING = tuple(field.name for field in fields(Configuration))
@@ -108,13 +110,15 @@ class Settings(BaseSettings):
         """Return the part of the settings that decides the rows."""
         return Configuration(**{name: getattr(self, name) for name in _DECIDING})
 
-    def spoiler(self, window: Window, defects: str | None = None) -> Spoiler:
-        """Return what spoils the rows of a window.
+    def spoiler(
+        self, window: Window, defects: str | None = None, schema: pa.Schema = SCHEMA
+    ) -> Spoiler:
+        """Return what spoils the rows of a window, which come with a schema.
 
         `defects` go before those of the settings. Raises ValueError, saying what to send instead.
         """
         rates = Defects.parse(self.defects if defects is None else defects)
-        return Spoiler(rates, parse_drifts(self.drift), self.seed, window)
+        return Spoiler(rates, parse_drifts(self.drift), self.seed, window, schema)
 
 
 def _readable(value: str, parse: Callable[[str], object]) -> str:

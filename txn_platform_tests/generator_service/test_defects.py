@@ -30,7 +30,14 @@ from generator_service.defects import (
 from generator_service.export import export
 from generator_service.models import Defect, parse_moment
 from generator_service.settings import Settings, SettingsError
-from generator_service.simulator import SCHEMA, Configuration, Simulator, Window
+from generator_service.simulator import (
+    CODED_SCHEMA,
+    PLACED_SCHEMA,
+    SCHEMA,
+    Configuration,
+    Simulator,
+    Window,
+)
 from generator_service.wire import Format
 from txn_platform import columns, contract, validation, windows
 from txn_platform.decoding import DECODERS
@@ -267,6 +274,21 @@ def test_two_parts_of_a_window_are_spoiled_as_the_whole(simulator: Simulator, pl
 
 
 # Formats.
+
+
+def test_the_same_is_spoiled_however_the_rows_are_coded(batches: list[pa.RecordBatch]):
+    defects = f"{SMALL},huge_string:0.0005"
+    plain = pa.Table.from_batches(spoiler(defects).batches(batches, Format.ARROW))
+    simulator = Simulator(Configuration(tps=16, customers=500, merchants=100))
+    for schema in (CODED_SCHEMA, PLACED_SCHEMA):
+        coded = Spoiler(Defects.parse(defects), (), 0, WINDOW, schema)
+        rows = simulator.batches(WINDOW, schema=schema)
+        sent = pa.Table.from_batches(coded.batches(rows, Format.ARROW), coded.schema)
+        assert sent.schema.names == plain.schema.names
+        for name in plain.schema.names:
+            assert sent[name].cast(pa.string()).equals(plain[name].cast(pa.string())), name
+    assert pa.types.is_dictionary(sent.schema.field("customer_id").type)
+    assert pa.types.is_dictionary(sent.schema.field("latitude").type)
 
 
 def sent_as(spoiler: Spoiler, batches: list[pa.RecordBatch], form: Format) -> bytes:
