@@ -156,6 +156,8 @@ class StagingWriter:
         self._pending_bytes = 0
         self._encoder = ThreadPoolExecutor(1, "encode")
         self._encoding_now: Future[None] | None = None
+        self._syncer = ThreadPoolExecutor(1, "sync")
+        self._syncing: Future[None] | None = None
         self._copied = False
         self.rows = 0
 
@@ -202,6 +204,7 @@ class StagingWriter:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         # What can't be closed here was not finished, and goes.
         self._encoder.shutdown(cancel_futures=True)
+        self._syncer.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
             if not self._copied:
                 self._writer.close()
@@ -254,9 +257,11 @@ class StagingWriter:
         if not self._copied and not footer.schema.to_arrow_schema().equals(self._schema):
             raise RuntimeError("the staged file's schema is not the one it was written with")
         with self._path.open("rb") as file:
-            if self._durable:
-                os.fsync(file.fileno())
+            self._begin_sync()
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            if self._syncing is not None:
+                self._syncing.result()
+                os.fsync(file.fileno())
         return Staged(self._path, self.rows, self._path.stat().st_size, sha256)
 
     def _flush(self) -> None:
@@ -277,6 +282,20 @@ class StagingWriter:
         columns = [compacted(column) for column in batch.columns]
         table = pa.Table.from_arrays(columns, schema=self._coded_schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._begin_sync()
+
+    def _begin_sync(self) -> None:
+        """Begin to bring to the disk what is written, so that little is left to wait for."""
+        if not self._durable or (self._syncing is not None and not self._syncing.done()):
+            return
+        if self._syncing is not None:
+            # The kernel tells of what went wrong once only.
+            self._syncing.result()
+        self._syncing = self._syncer.submit(self._sync)
+
+    def _sync(self) -> None:
+        with self._path.open("rb") as file:
+            os.fdatasync(file.fileno())
 
 
 class Lake(ABC):

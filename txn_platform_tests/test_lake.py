@@ -1,6 +1,8 @@
 """The lake: an object is whole or not there, in a directory and on two kinds of S3."""
 
+import errno
 import fcntl
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +112,26 @@ def test_nothing_stays_behind_after_publishing_or_failing(lake: Lake, tmp_path: 
         _publish(lake, *frames)
     assert not list(tmp_path.rglob("?*.staging"))
     assert set(lake.scan([_KEY]).collect()["text"]) == {"a"}
+
+
+def test_a_disk_that_fails_while_rows_still_come_is_not_overlooked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_HOME", str(tmp_path))
+    synced: list[int] = []
+
+    def fail_once(_: int) -> None:
+        synced.append(1)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    # The kernel tells of it once; later calls succeed, though what was written is lost.
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    lake = open_lake(load_settings())
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        _publish(lake, *(_rows(100) for _ in range(5)))
+    assert lake.find(_KEY) is None
+    assert not list(tmp_path.rglob("?*.staging"))
 
 
 def test_probe_leaves_nothing(lake: Lake, tmp_path: Path) -> None:
