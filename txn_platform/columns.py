@@ -110,6 +110,13 @@ def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
     return cast("T", smaller)
 
 
+def few(rows: pa.RecordBatch, chosen: NDArray[np.bool_]) -> pa.RecordBatch:
+    """Some rows of many, of dictionaries without the values that only the others have."""
+    picked = rows.filter(boolean(chosen))
+    columns = [compacted(column) for column in picked.columns]
+    return pa.RecordBatch.from_arrays(columns, schema=picked.schema)
+
+
 def is_same(one: Column, other: Column) -> bool:
     """Whether two columns are views of the same memory: cheaper than to compare the values."""
 

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
-from txn_platform.columns import as_frame, boolean, values_and_indices
+from txn_platform.columns import as_frame, few, values_and_indices
 from txn_platform.text_columns import by_length, words
 
 if TYPE_CHECKING:
@@ -276,11 +276,10 @@ class Repeats:
             near = np.union1d(near, _repeated(np.sort(np.concatenate(met))))
         found: list[pl.DataFrame] = []
         for batch in batches(None):
-            rows = batch.slice(0, 0)
+            suspect = np.zeros(batch.num_rows, dtype=np.bool_)
             if len(near):
                 suspect = _are_in(id_hashes(batch.column("transaction_id")), near)
-                rows = batch.filter(boolean(suspect))
-            found.append(as_frame(rows))
+            found.append(as_frame(few(batch, suspect)))
             if not len(near):
                 break
         return pl.concat(found).filter(pl.col("transaction_id").is_duplicated())

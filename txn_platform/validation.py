@@ -19,7 +19,7 @@ from txn_platform.columns import (
     as_frame,
     boolean,
     coded_schema,
-    compacted,
+    few,
     recoded,
     values_and_indices,
 )
@@ -187,11 +187,9 @@ def validate(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> Jud
     if repeats.height and sent.num_rows:
         places = repeats["position"].to_numpy() - sent.column("position")[0].as_py()
         conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
-    if conforms.all():
-        return Judgement(typed, _reasoned(sent.slice(0, 0), window, repeats))
     return Judgement(
-        typed.filter(boolean(conforms)),
-        _reasoned(sent.filter(boolean(~conforms)), window, repeats),
+        typed if conforms.all() else typed.filter(boolean(conforms)),
+        _reasoned(few(sent, ~conforms), window, repeats),
     )
 
 
@@ -257,7 +255,7 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa
     if not (reasons.list.len() > 0).all():
         raise RuntimeError("a row was refused for no reason")
     columns: dict[str, pa.Array[Any]] = {
-        **{name: compacted(sent.column(name)) for name in sent.schema.names},
+        **{name: sent.column(name) for name in sent.schema.names},
         "reasons": reasons.to_arrow(),
         "window_start": pa.repeat(pa.scalar(window.start, _MOMENT), sent.num_rows),
         "contract_version": pa.repeat(CONTRACT_VERSION, sent.num_rows),
