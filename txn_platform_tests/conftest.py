@@ -126,7 +126,7 @@ def _start_seaweedfs(servers: ExitStack, directory: Path) -> S3Endpoint:
         pytest.skip("SeaweedFS has no wheel for this machine")
     keys = {"access_key": "key-of-tests", "secret_key": "secret-of-tests"}
     server = SeaweedFS(
-        directory / "data", directory / "logs", bucket="transactions", memory_mib=200, **keys
+        directory / "data", directory / "logs", bucket="transactions", memory_mib=384, **keys
     )
     servers.enter_context(server)
     return S3Endpoint(server.endpoint_url, **keys, bucket="transactions")

@@ -31,7 +31,7 @@ KEYS = {"access_key": "an-access-key", "secret_key": "a-secret"}
 
 def start(directory: Path) -> SeaweedFS:
     return SeaweedFS(
-        directory / "data", directory / "logs", bucket="transactions", memory_mib=200, **KEYS
+        directory / "data", directory / "logs", bucket="transactions", memory_mib=384, **KEYS
     )
 
 
