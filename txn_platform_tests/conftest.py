@@ -18,6 +18,7 @@ import boto3
 import psutil
 import pytest
 from botocore.config import Config
+from hypothesis import settings
 
 # Before any test imports DuckDB, so that its objects are not among those left out at the end.
 import txn_platform.defs  # noqa: F401
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
+
+# How long an example takes is a matter of what else the machine does.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 _OTHERS_SETTINGS = ("AWS_", "GENERATOR_", "TXN_", "DAGSTER_", "DELTA_")
 
