@@ -59,6 +59,8 @@ async def _never(*_: object) -> None:
 class _Service:
     url: str
     faulty: _Faulty
+    # One for all runs, none of which looks at another: to make it takes a third of a run's time.
+    instance: dg.DagsterInstance
 
 
 class _Impatient(GeneratorResource):
@@ -80,8 +82,8 @@ class _Impatient(GeneratorResource):
 def service() -> Iterator[_Service]:
     settings = Settings.load(tps=0.1, customers=100, merchants=100)
     faulty = _Faulty(create_app(settings))
-    with served_app(faulty) as url:
-        yield _Service(url, faulty)
+    with served_app(faulty) as url, dg.DagsterInstance.ephemeral() as instance:
+        yield _Service(url, faulty, instance)
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +99,16 @@ def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def _land(service: _Service, faults: str = "") -> dg.ExecuteInProcessResult:
     if "stall" in faults:
-        return _land_from(_Impatient(url=service.url, read_seconds=0.5))
-    return _land_from(_Impatient(url=service.url))
+        return _land_from(_Impatient(url=service.url, read_seconds=0.5), service.instance)
+    return _land_from(_Impatient(url=service.url), service.instance)
 
 
-def _land_from(generator: GeneratorResource) -> dg.ExecuteInProcessResult:
+def _land_from(
+    generator: GeneratorResource, instance: dg.DagsterInstance | None = None
+) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [raw_transactions],
+        instance=instance,
         partition_key=_PARTITION,
         resources={
             "generator": generator,
