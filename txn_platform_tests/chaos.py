@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import urllib.request
@@ -23,7 +21,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode
 
@@ -33,17 +30,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from txn_platform.cli import main as txn
 from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.processes import Child, free_ports, generator_child, generator_url
 from txn_platform.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
+from txn_platform_tests import forked
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
     from multiprocessing.process import BaseProcess
+    from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
@@ -76,19 +74,6 @@ _RUN_SECONDS: Final = 120
 # As many times as long as a forked run.
 _COLD_RUNS_TAKE: Final = 4
 
-# Runs are forked from a process that has imported Dagster once, so that a run is its work alone.
-_FORKS: Final = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        __name__,
-        "boto3",
-        "dagster._core.storage.event_log",
-        "dagster._core.storage.runs",
-        "txn_platform.runs",
-        "txn_platform.source",
-    ]
-)
-
 
 class Violation(AssertionError):  # noqa: N818 - it says what happened
     """The promise was broken; says how."""
@@ -111,22 +96,6 @@ def object_key(asset: str, partition: str) -> str:
     """Where an object must be, by the README."""
     date, hour = partition[:10], partition[11:13]
     return f"{asset}/event_date={date}/event_hour={hour}/part-0.parquet"
-
-
-def _txn(
-    arguments: list[str], environment: dict[str, str], directory: Path, output: Path, cold: bool
-) -> None:
-    """Be `txn`: the installed program when cold, or what it calls."""
-    os.chdir(directory)
-    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    if cold:
-        program = Path(sys.executable).with_name("txn")
-        os.execve(program, ["txn", *arguments], environment)  # noqa: S606 - without a shell
-    os.environ.clear()
-    os.environ.update(environment)
-    txn(arguments)
 
 
 @dataclass
@@ -351,11 +320,14 @@ class World:
         }
         if not own_generator:
             environment["GENERATOR_URL"] = url or source.url
-        arguments = ["run", "--json", "--partition", partition]
-        process = _FORKS.Process(
-            target=_txn, args=(arguments, environment, self.directory, output, cold), daemon=True
+        process = forked.start(
+            forked.program_anew if cold else forked.program,
+            *("txn", "run", "--json", "--partition", partition),
+            environment=environment,
+            directory=self.directory,
+            stdout=output,
+            stderr=output,
         )
-        process.start()
         return Run(process, output)
 
     def staged(self) -> list[Path]:
@@ -529,7 +501,7 @@ class S3Server:
             self._directory / "data",
             self._directory / "logs",
             bucket="transactions",
-            memory_mib=200,
+            memory_mib=384,
             **self._KEYS,
         )
 

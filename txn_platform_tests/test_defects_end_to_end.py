@@ -3,8 +3,6 @@
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,6 +18,7 @@ from txn_platform.lake import object_key
 from txn_platform.processes import Child, generator_child, generator_url
 from txn_platform.runs import Summary, dagster_instance, materialize
 from txn_platform.windows import Window
+from txn_platform_tests.test_doors import run
 
 _WINDOW = Window.of_partition("2026-11-01-18:00")
 _HOUR = {"start": "2026-11-01T18:00:00Z", "end": "2026-11-01T19:00:00Z"}
@@ -124,22 +123,17 @@ def test_no_card_number_is_written_down_but_where_it_belongs(spoiling: str, tmp_
         "GENERATOR_URL": spoiling,
         "TXN_MAX_QUARANTINE": "0.2",
     }
-    programs = Path(sys.executable).parent
     partition = ["--partition", _WINDOW.partition_key]
-    printed = b""
+    printed = ""
     for command in (
         ["dagster", "asset", "materialize", "-m", "txn_platform.definitions", "--select", "*"],
         ["txn", "run", "--json"],
         ["txn", "quarantine"],
     ):
-        done = subprocess.run(
-            [programs / command[0], *command[1:], *partition],
-            env={**os.environ, **variables},
-            capture_output=True,
-            check=True,
-        )
+        done = run(*command, *partition, environment=variables)
+        assert done.returncode == 0, done.stderr
         printed += done.stdout + done.stderr
-    assert _card_numbers(printed) == set()
+    assert _card_numbers(printed.encode()) == set()
     stored = {path: b"\n".join(_contents(path)) for path in home.rglob("*") if path.is_file()}
     databases = [text for path, text in stored.items() if path.suffix == ".db"]
     assert any(_WINDOW.partition_key.encode() in text for text in databases)

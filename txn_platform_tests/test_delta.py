@@ -46,6 +46,7 @@ from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.served_source import ServedSource, sent_row, served
+from txn_platform_tests.test_doors import run
 
 _FIRST = Window(datetime(2026, 11, 1, tzinfo=UTC))
 _NOON = Window(datetime(2026, 11, 1, 12, tzinfo=UTC))
@@ -505,20 +506,15 @@ def test_files_that_killed_commits_left_are_removed_in_time(directory: Place) ->
 # What users do.
 
 
-def _txn(*arguments: str) -> subprocess.CompletedProcess[str]:
-    program = Path(sys.executable).with_name("txn")
-    return subprocess.run([program, *arguments], check=False, capture_output=True, text=True)
-
-
 def test_optimize_is_a_command(directory: Place) -> None:
-    result = _txn("optimize")
+    result = run("txn", "optimize")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"Error: there is no Delta table at {directory.uri} yet: run a window first\n"
     )
     _commit(_NOON, 10, "a")
     _append(directory, _NOON, "b")
-    result = _txn("optimize", "--keep", "1d")
+    result = run("txn", "optimize", "--keep", "1d")
     assert re.fullmatch(
         rf"{re.escape(directory.uri)}, version \d+: 2 files merged, 0 deleted\n", result.stdout
     )

@@ -1,5 +1,7 @@
-"""The commands that users type, as they are installed, each in an empty directory.
+"""The commands that users type, from the entry points that are installed, in an empty directory.
 
+Each program is also started anew, with all that it imports, and so is what a signal ends or what
+has a terminal; the others are forked from a process that has imported it.
 What a command promises is tested here; what the parts behind it do is tested beside them. Servers
 with a user interface are in `test_doors_servers.py`.
 """
@@ -20,6 +22,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -32,6 +35,7 @@ import pytest
 
 from txn_platform.cli import main
 from txn_platform.seaweedfs import SeaweedFS, available
+from txn_platform_tests import forked
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 
@@ -89,17 +93,51 @@ def started(
 
 
 def run(
+    *command: str, environment: Mapping[str, str] | None = None, cwd: str = "."
+) -> subprocess.CompletedProcess[str]:
+    """A command, from start to end, forked from a process that has imported what it needs."""
+    mark = uuid.uuid4().hex
+    directory = Path(cwd).absolute()
+    with TemporaryDirectory(prefix="printed-") as printed:
+        outputs = (Path(printed, "stdout"), Path(printed, "stderr"))
+        process = forked.start(
+            forked.program,
+            *command,
+            environment={**os.environ, **(environment or {}), MARK: mark},
+            directory=directory,
+            stdout=outputs[0],
+            stderr=outputs[1],
+        )
+        try:
+            process.join(200)
+            assert process.exitcode is not None, f"{command} hangs: {outputs[1].read_text()}"
+            assert eventually(lambda: not started_by(mark)), started_by(mark)
+            stdout, stderr = (output.read_text() for output in outputs)
+        finally:
+            process.kill()
+            for left in started_by(mark):
+                with suppress(psutil.Error):
+                    left.kill()
+    return subprocess.CompletedProcess(command, process.exitcode, stdout, stderr)
+
+
+def run_anew(
     *command: str, environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """An installed command, from start to end."""
+    """An installed command, from start to end, with all that it imports."""
     with started(*command, environment=environment, **options) as process:
         stdout, stderr = process.communicate(timeout=200)
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def succeed(*command: str, environment: Mapping[str, str] | None = None, **options: Any) -> str:
+def succeed(
+    *command: str,
+    environment: Mapping[str, str] | None = None,
+    by: Callable[..., subprocess.CompletedProcess[str]] = run,
+    **options: Any,
+) -> str:
     """What the command printed on standard output."""
-    result = run(*command, environment=environment, **options)
+    result = by(*command, environment=environment, **options)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     return result.stdout
@@ -120,7 +158,7 @@ def body_of(endpoint: S3Endpoint, key: str) -> bytes:
 
 
 def test_materialize_without_any_setting_publishes_one_typed_object_to_the_directory() -> None:
-    succeed(*MATERIALIZE, "--partition", PARTITION)
+    succeed(*MATERIALIZE, "--partition", PARTITION, by=run_anew)
     assert stored() == OBJECTS
     assert not list(Path(".txn/staging").glob("*"))
     path = LAKE / PUBLISHED
@@ -235,7 +273,7 @@ def test_too_many_bad_rows_fail_the_command_and_leave_the_window_as_it_was(tmp_p
 def test_run_last_takes_the_newest_complete_hours_oldest_first() -> None:
     hour = timedelta(hours=1)
     before = datetime.now(UTC)
-    output = succeed("txn", "run", "--last", "2", "--json", environment=SMALL)
+    output = succeed("txn", "run", "--last", "2", "--json", environment=SMALL, by=run_anew)
     after = datetime.now(UTC)
     older, newer = (
         datetime.strptime(json.loads(line)["partition"], "%Y-%m-%d-%H:%M").replace(tzinfo=UTC)
@@ -463,7 +501,7 @@ def test_generate_makes_the_same_rows_in_every_format_for_a_file_and_a_pipe() ->
     found: dict[str, list[tuple[Any, ...]]] = {}
     command = (*GENERATE, "2026-11-01T01:30:00+01:00")
     for form, read in READERS.items():
-        piped = run(*command, "--format", form, environment=SMALL, text=False)
+        piped = run_anew(*command, "--format", form, environment=SMALL, text=False)
         assert (piped.returncode, piped.stderr) == (0, b"")
         found[form] = [facts(row) for row in read(piped.stdout)]
     assert found["csv"] == found["ndjson"] == found["arrow"] == found["parquet"]
@@ -525,14 +563,14 @@ for arguments in [[], *([name] for name in main.commands)]:
 heavy = {"boto3", "dagster", "numpy", "pandas", "polars", "pyarrow", "pydantic", "rich", "urllib3"}
 print("loaded:", *(heavy & set(sys.modules)))
 """
-    output = succeed("python", "-c", program)
+    output = succeed("python", "-c", program, by=run_anew)
     assert output.endswith("loaded:\n")
     assert output.count("Usage: ") == len(main.commands) + 1
 
 
 @pytest.mark.parametrize("arguments", [["no-such-command"], ["--no-such-option"], []])
 def test_txn_alone_says_what_there_is(arguments: list[str]) -> None:
-    result = run("txn", *arguments)
+    result = run_anew("txn", *arguments)
     assert result.returncode == 2
     assert "Usage: txn [OPTIONS] COMMAND" in result.stderr
     assert all(argument in result.stderr for argument in arguments)

@@ -30,6 +30,7 @@ from txn_platform.lake import Encoding, Staged, StoredObject, explained_reads
 from txn_platform.s3 import Effort
 from txn_platform.s3_lake import S3Lake, open_s3_lake
 from txn_platform.settings import Settings, load_settings
+from txn_platform_tests import forked
 from txn_platform_tests import store_fault_cases as expected
 from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.store_fault_cases import CASES, StoreCase
@@ -304,18 +305,12 @@ def test_an_upload_that_others_abort_is_begun_again(place: Place) -> None:
     assert place.uploads() == []
 
 
-_PUBLISH = """
-import sys
-from txn_platform.s3 import Effort
-from txn_platform.s3_lake import open_s3_lake
-from txn_platform.settings import load_settings
-from txn_platform_tests.test_lake_faults import _ENCODING, _KEY, _SCHEMA, _new_rows
-
-lake = open_s3_lake(load_settings(), Effort(part_bytes=5 << 20, read_timeout=1))
-with lake.stage(_SCHEMA, _ENCODING) as writer:
-    writer.write(_new_rows(in_parts=True))
-    lake.publish(writer.finish(), _KEY)
-"""
+def _publish_in_parts() -> None:
+    """What a run does, in a process of its own."""
+    lake = open_s3_lake(load_settings(), Effort(part_bytes=_PART_BYTES, read_timeout=1))
+    with lake.stage(_SCHEMA, _ENCODING) as writer:
+        writer.write(_new_rows(in_parts=True))
+        lake.publish(writer.finish(), _KEY)
 
 
 @pytest.mark.parametrize(
@@ -337,17 +332,24 @@ def test_an_upload_of_a_run_that_was_ended_is_aborted_by_it_or_the_next(
         released.wait(60)
 
     place.store.after[moment] = hold
-    with subprocess.Popen(
-        [sys.executable, "-c", _PUBLISH],
-        env={**os.environ, "AWS_ENDPOINT_URL": place.store.url},
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    printed = Path("printed")
+    process = forked.start(
+        _publish_in_parts,
+        environment={**os.environ, "AWS_ENDPOINT_URL": place.store.url},
+        directory=Path.cwd(),
+        stdout=printed,
+        stderr=printed,
+    )
+    try:
         assert reached.wait(60)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        assert process.pid
+        os.kill(process.pid, number)
+        process.join(60)
+        assert process.exitcode
         released.set()
-    assert process.returncode != 0
+    finally:
+        process.kill()
+    errors = printed.read_text()
     assert place.digest() == place.old
     if number is signal.SIGINT:
         assert "KeyboardInterrupt" in errors

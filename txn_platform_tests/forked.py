@@ -1,0 +1,90 @@
+"""Processes that are forked from one that has imported Dagster, once for all of a worker's tests.
+
+Such a process is its work alone: Dagster's imports take longer than most of what tests have it do.
+What is about the installed programs themselves starts them anew.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from multiprocessing.process import BaseProcess
+
+_FORKS: Final = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    [
+        __name__,
+        "boto3",
+        "dagster._cli",
+        "dagster._core.storage.event_log",
+        "dagster._core.storage.runs",
+        "deltalake",
+        "duckdb",
+        "txn_platform.doctor",
+        "txn_platform.runs",
+        "txn_platform.source",
+    ]
+)
+
+
+def start(
+    target: Callable[..., None],
+    *arguments: Any,
+    environment: Mapping[str, str],
+    directory: Path,
+    stdout: Path,
+    stderr: Path,
+) -> BaseProcess:
+    """A process that calls the target, in an environment and a directory, and writes to files.
+
+    The target is a function of a module that can be imported; it and its arguments are pickled.
+    """
+    process = _FORKS.Process(
+        target=_call,
+        args=(target, arguments, dict(environment), directory, (stdout, stderr)),
+        daemon=True,
+    )
+    process.start()
+    return process
+
+
+def _call(
+    target: Callable[..., None],
+    arguments: tuple[Any, ...],
+    environment: dict[str, str],
+    directory: Path,
+    outputs: tuple[Path, Path],
+) -> None:
+    os.chdir(directory)
+    for standard, output in enumerate(outputs, 1):
+        # Both can be the same file: neither writes over the other.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        descriptor = os.open(output, flags, 0o600)
+        os.dup2(descriptor, standard)
+        os.close(descriptor)
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
+
+
+def program(name: str, *arguments: str) -> None:
+    """Be an installed program, from its entry point on."""
+    sys.argv = [str(_installed(name)), *arguments]
+    (entry,) = entry_points(group="console_scripts", name=name)
+    sys.exit(entry.load()())
+
+
+def program_anew(name: str, *arguments: str) -> None:
+    """Be an installed program from the first instruction on, with all that it imports."""
+    os.execve(_installed(name), [name, *arguments], os.environ)  # noqa: S606 - without a shell
+
+
+def _installed(name: str) -> Path:
+    return Path(sys.executable).with_name(name)
