@@ -20,8 +20,6 @@ import pytest
 from botocore.config import Config
 from hypothesis import settings
 
-# Before any test imports DuckDB, so that its objects are not among those left out at the end.
-import txn_platform.defs  # noqa: F401
 from txn_platform import processes
 from txn_platform.processes import Child
 from txn_platform.seaweedfs import REGION, SeaweedFS, available

@@ -141,3 +141,19 @@ import txn_platform.definitions
         env={"TXN_MAX_QUARANTINE": "nonsense", "GENERATOR_URL": "nonsense", "PATH": ""},
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("first", "left_out"), [("", True), ("import duckdb; ", False)])
+def test_a_process_of_dagsters_ends_soon_and_says_nothing_of_leaks(
+    first: str, left_out: bool
+) -> None:
+    program = f"""
+{first}import dagster._cli, txn_platform.definitions
+import duckdb, gc
+duckdb.connect().sql("SELECT 1").fetchall()
+print(gc.get_freeze_count() > 100_000)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == (f"{left_out}\n", "")

@@ -1,6 +1,7 @@
 """All that knows Dagster: partitions, resources, the IO manager, assets, checks, automation."""
 
 import gc
+import sys
 
 import dagster as dagster
 import pandas as pandas
@@ -8,7 +9,8 @@ import polars as polars
 
 from txn_platform import contract as contract
 
-# What is imported so far lasts as long as the process. Left out of the search for cycles, it does
-# not cost a second at the process's end. What else a user imports is searched as ever: there are
-# libraries that print what they take for leaked.
-gc.freeze()
+# In a process of Dagster's own, what is imported so far lasts as long as the process. Left out of
+# the search for cycles, it does not cost a second at the process's end. What else a user imports is
+# searched as ever: DuckDB, and what is built as it is, would print that it has leaked.
+if "dagster._cli" in sys.modules and "duckdb" not in sys.modules:
+    gc.freeze()
