@@ -415,8 +415,8 @@ class Spoiler:
     """Spoils the rows of a window as asked, and lets their schema drift.
 
     Which rows it spoils is a hash of their ids and the seed: it does not depend on the format, the
-    page, the slice of the window or the process. It takes the simulator's batches, of a schema of
-    its, and gives text.
+    page, the slice of the window or the process. It takes the simulator's batches, of the given
+    schema, and gives text.
     """
 
     def __init__(
@@ -434,8 +434,8 @@ class Spoiler:
         self._shares = np.cumsum(rates) / rates.sum() if self._kinds else rates
         self._drifts = drifts
         self._words: dict[str, _Words] = {}
-        # Words are spoiled once for all rows, whether one has them or not; where that makes others
-        # of each, they must be few, as those that every schema has.
+        # The words of a dictionary are spoiled all at once, whether a row has them or not. Where
+        # each becomes another, only the short dictionaries that `SCHEMA` has too are kept.
         own_words = {kind.field for kind in self._kinds if callable(kind.spoil)}
         self._fields = {
             field.name: (field if field.name in own_words else coded).with_nullable(True)
