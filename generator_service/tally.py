@@ -77,9 +77,10 @@ def _sent(rows: wire.Mixed) -> Iterator[pa.RecordBatch]:
 def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]:
     if not isinstance(types, pa.DictionaryArray):
         types = pc.dictionary_encode(types.cast(pa.string()))
-    words = cast("pa.DictionaryArray[Any, Any]", types).dictionary
-    names = [*cast("list[str]", words.to_pylist()), ""]
-    codes = _indices(types)
+    coded = cast("pa.DictionaryArray[Any, Any]", types)
+    names = [*cast("list[str]", coded.dictionary.to_pylist()), ""]
+    # A row without a type counts under the name behind the last.
+    codes = coded.indices.fill_null(len(names) - 1).to_numpy()
     cents = _cents(amounts)
     # Floats add up the halves of so many 64-bit numbers exactly, as 64 bits might not the whole.
     high, low = (
@@ -94,20 +95,12 @@ def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]
 
 def _cents(amounts: wire.Column) -> Integers:
     """Return amounts in hundredths, 0 where there is none that counts."""
-    if isinstance(amounts, pa.DictionaryArray):
-        return np.append(_cents(amounts.dictionary), 0)[_indices(amounts)]
     if not pa.types.is_decimal(amounts.type):
         texts = amounts.cast(pa.string())
         amounts = pc.if_else(pc.match_substring_regex(texts, _PLAIN_DECIMAL), texts, None)
     decimals = amounts.cast(pa.decimal128(18, 2)).fill_null(Decimal(0))
     words = np.frombuffer(cast("pa.Buffer", decimals.buffers()[1]), np.int64).reshape(-1, 2)
     return words[decimals.offset : decimals.offset + len(decimals), 0]
-
-
-def _indices(column: wire.Column) -> Integers:
-    """Return the place of each value in a column's dictionary; that of null is behind the last."""
-    coded = cast("pa.DictionaryArray[Any, Any]", column)
-    return coded.indices.fill_null(len(coded.dictionary)).to_numpy().astype(np.int64, copy=False)
 
 
 def id_hashes(ids: wire.Column) -> Words:

@@ -351,23 +351,22 @@ def _unreadable(texts: list[str]) -> pa.RecordBatch:
 def _extra(fields: list[tuple[str, Any]], rows: pa.RecordBatch | pa.Table) -> Any:
     """Unknown fields as a JSON object of text for each row, without those that are null."""
     absent = pa.nulls(rows.num_rows, pa.string())
+    if not fields:
+        return absent
     # By place: a frame gives a column without a name one of its own.
     texts = pl.DataFrame(
         [pl.Series(str(place), column).cast(pl.String) for place, (_, column) in enumerate(fields)]
     )
-    if not any(column.null_count() < len(column) for column in texts):
-        return absent
+    some = texts.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
     pairs = [
         json.dumps(name, ensure_ascii=False) + ":" + _quoted(pl.col(str(place)))
         for place, (name, _) in enumerate(fields)
     ]
-    some = pl.any_horizontal(pl.all().is_not_null())
     objects = texts.filter(some).select(
         "{" + pl.concat_str(pairs, separator=",", ignore_nulls=True) + "}"
     )
-    found = boolean(texts.select(some).to_series().to_numpy())
     said = objects.to_series().to_arrow().cast(pa.string())
-    return pc.replace_with_mask(absent, found, said)
+    return pc.replace_with_mask(absent, boolean(some.to_numpy()), said)
 
 
 def _quoted(text: pl.Expr) -> pl.Expr:

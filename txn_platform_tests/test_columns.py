@@ -3,7 +3,7 @@
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from txn_platform.columns import (
@@ -25,7 +25,6 @@ def test_only_text_is_coded() -> None:
     assert _CODED.field("number").type == pa.int64()
 
 
-@settings(deadline=None)
 @given(_WORDS, st.integers(1, 7), st.booleans())
 def test_rows_survive_every_way_of_bringing_them(
     words: list[str | None], size: int, coded: bool
@@ -44,7 +43,6 @@ def test_rows_survive_every_way_of_bringing_them(
     assert as_frame(as_batch(plain, _CODED)).equals(as_frame(batch))
 
 
-@settings(deadline=None)
 @given(_WORDS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
 def test_what_is_compacted_has_the_same_rows_and_no_value_in_vain(
     words: list[str | None], more: list[str], spare: float

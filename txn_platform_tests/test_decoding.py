@@ -67,7 +67,6 @@ def _arrow(rows: list[dict[str, str | None]]) -> bytes:
     return sink.getvalue()
 
 
-@settings(deadline=None)
 @given(_ROWS)
 def test_every_format_ends_in_the_same_rows(rows: list[dict[str, str | None]]) -> None:
     expected = [_expected(row) for row in rows]
@@ -154,7 +153,7 @@ def _one_value(sent: object) -> str | None:
             return str(sent)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(_json_rows(), st.sampled_from([",", ",\n", " , "]), st.sampled_from(["\n", "\n\n", " \r\n"]))
 def test_json_is_read_the_same_however_it_is_written(
     rows: list[str], between: str, newline: str

@@ -16,7 +16,7 @@ from txn_platform.windows import Window
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 3_599_999_999), max_size=60), st.integers(1, 9), st.integers(1, 20))
 def test_rows_come_out_in_order_whatever_the_layout(
     tmp_path: Path,
@@ -45,7 +45,6 @@ def test_rows_come_out_in_order_whatever_the_layout(
 _ROWS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from("abc")), max_size=12)
 
 
-@settings(deadline=None)
 @given(_ROWS, st.integers(1, 5))
 def test_an_order_is_seen_across_batches(rows: list[tuple[int, str]], size: int) -> None:
     batch = pa.record_batch(

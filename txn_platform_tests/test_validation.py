@@ -263,7 +263,7 @@ _DAMAGE = st.dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(_DAMAGE, min_size=1, max_size=20))
 def test_pydantic_row_by_row_accepts_and_refuses_the_same(
     damages: list[dict[str, str | None]],

@@ -256,7 +256,7 @@ def simulator() -> Simulator:
     return Simulator(Configuration(tps=0.2, customers=500, merchants=100))
 
 
-@hypothesis.settings(deadline=None, max_examples=30)
+@hypothesis.settings(max_examples=30)
 @given(place=st.integers(1, WINDOW.end - WINDOW.start - 1))
 def test_two_parts_of_a_window_are_spoiled_as_the_whole(simulator: Simulator, place: int):
     cut = START + place

@@ -57,7 +57,7 @@ def digest_of(simulator: Simulator, window: Window) -> str:
     return whole.hexdigest()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data(), STARTS, LENGTHS)
 def test_windows_put_together_are_the_window_around_them(
     source: Simulator, data: st.DataObject, start: int, length: int
@@ -73,7 +73,7 @@ def test_windows_put_together_are_the_window_around_them(
     assert pa.concat_tables([found[at] for at in range(len(parts))]).equals(whole)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data(), STARTS)
 def test_positions_cut_a_window_anywhere(source: Simulator, data: st.DataObject, start: int):
     window = Window(start, start + 2 * HOUR)
@@ -177,7 +177,7 @@ def test_coded_columns_share_one_dictionary(small: Simulator):
         assert one.address == other.address
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(STARTS, LENGTHS, st.one_of(st.none(), st.integers(-HOUR, 50 * HOUR)))
 def test_counts_and_totals_are_those_of_the_rows(
     source: Simulator, start: int, length: int, later: int | None
@@ -244,7 +244,7 @@ def test_a_share_of_rows_is_late(small: Simulator):
     assert small.count(window, as_of=window.start - 1) == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     start=STARTS,
     page=st.integers(500, 3_000),
