@@ -177,7 +177,7 @@ class _Page:
     position: int
     stop: int
     around: dict[str, str | None]
-    is_whole: bool
+    is_last: bool
 
     @property
     def rows(self) -> int:
@@ -211,7 +211,7 @@ class _Page:
             if stop < whole:
                 following = _next(request, models.write_cursor(stop, answer))
         around = {"next": following, "start": start, "end": end, "as_of": seen}
-        return cls(form, window, position, stop, around, is_whole=limit is None and position == 0)
+        return cls(form, window, position, stop, around, is_last=stop == whole)
 
 
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
@@ -229,9 +229,16 @@ def transactions(
         schema = PLACED_SCHEMA if asked.types is wire.Types.TEXT else CODED_SCHEMA
     spoiler = source.spoiler(page.window, asked.defects, schema)
     counted = None
-    if page.is_whole and page.form is not wire.Format.JSON:
-        key = asked.as_of, asked.defects
-        counted = partial(source.tallies.counted, window=page.window, key=key)
+    is_stream = asked.limit is None and page.form is not wire.Format.JSON
+    # The rows of a page are not counted where they have to be, with their copies, beforehand.
+    if not spoiler.repeats or (is_stream and page.position == 0):
+        counted = partial(
+            source.tallies.counted,
+            window=page.window,
+            key=(asked.as_of, asked.defects),
+            start=page.position,
+            stop=None if page.is_last else page.stop,
+        )
     total = None
     if not spoiler.repeats:
         total = source.count(page.window, as_of=asked.as_of)

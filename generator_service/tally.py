@@ -125,25 +125,42 @@ class Tallies:
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[object, int], tuple[int, ControlTotals]] = OrderedDict()
+        self._begun: OrderedDict[tuple[object, Window, int], ControlTotals] = OrderedDict()
         self._lock = threading.Lock()
 
     def counted[T: pa.RecordBatch | wire.Mixed](
-        self, batches: Iterable[T], window: Window, key: object
+        self,
+        batches: Iterable[T],
+        window: Window,
+        key: object,
+        *,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Iterator[T]:
-        """Yield the batches, and know what they sum to when the last one was taken."""
+        """Yield the batches, and know what they sum to when the last one was taken.
+
+        They are the window's rows from position `start` to `stop`, None for its end. Of a window
+        that is sent in pages it is known when they were sent one after the other.
+        """
+        with self._lock:
+            before = _NOTHING if start == 0 else self._begun.get((key, window, start))
+        if before is None:
+            yield from batches
+            return
         tally = Tally()
         for batch in batches:
             tally.add(batch)
             yield batch
+        totals = _sum([before, tally.totals])
         with self._lock:
-            self._known[key, window.start] = window.end, tally.totals
-            while len(self._known) > _KEPT:
-                self._known.popitem(last=False)
+            if stop is None:
+                _keep(self._known, (key, window.start), (window.end, totals))
+            else:
+                _keep(self._begun, (key, window, stop), totals)
 
     def of(self, window: Window, key: object) -> ControlTotals | None:
         """Return what a window sums to when it was sent whole, at once or in parts; else None."""
-        rows = digest_sum = 0
-        amounts: dict[str, Decimal] = {}
+        parts: list[ControlTotals] = []
         at = window.start
         with self._lock:
             while at < window.end:
@@ -151,8 +168,25 @@ class Tallies:
                 if totals is None or end > window.end:
                     return None
                 at = end
-                rows += totals.rows
-                digest_sum += int(totals.ids_digest, 16)
-                for name, amount in totals.amount_by_type.items():
-                    amounts[name] = amounts.get(name, Decimal(0)) + amount
-        return ControlTotals(rows, dict(sorted(amounts.items())), f"{digest_sum % 2**64:016x}")
+                parts.append(totals)
+        return _sum(parts)
+
+
+def _sum(parts: Iterable[ControlTotals]) -> ControlTotals:
+    rows = digest = 0
+    amounts: dict[str, Decimal] = {}
+    for part in parts:
+        rows += part.rows
+        digest += int(part.ids_digest, 16)
+        for name, amount in part.amount_by_type.items():
+            amounts[name] = amounts.get(name, Decimal(0)) + amount
+    return ControlTotals(rows, dict(sorted(amounts.items())), f"{digest % 2**64:016x}")
+
+
+_NOTHING = _sum([])
+
+
+def _keep[K, V](kept: OrderedDict[K, V], key: K, value: V) -> None:
+    kept[key] = value
+    while len(kept) > _KEPT:
+        kept.popitem(last=False)

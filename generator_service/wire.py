@@ -29,10 +29,10 @@ import pyarrow.parquet as pq
 from generator_service.simulator import VERSION
 
 _ROW_GROUP_ROWS = 1_000_000
-# Few enough rows for their text to stay in the processor's cache; about 4 MB of NDJSON.
-_TEXT_ROWS = 8_192
+# Few enough rows for their text not to take much memory: about 8 MB of NDJSON.
+_TEXT_ROWS = 16_384
 # Rows made as one piece of work: enough to outweigh the search for where they begin.
-_FIRST_STRETCH, _STRETCH = 32_768, 65_536
+_FIRST_STRETCH, _STRETCH = 32_768, 131_072
 _WORKERS = min(4, os.cpu_count() or 1)
 # Smaller writes of an encoder are gathered up to this before they are handed on.
 _CHUNK_BYTES = 2**20

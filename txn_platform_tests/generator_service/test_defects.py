@@ -499,6 +499,19 @@ def test_the_service_states_the_totals_of_what_it_sends(service: Service, seen: 
     assert int(counted.headers["X-Total-Rows"]) == computed.rows
 
 
+def test_totals_of_pages_that_were_sent_are_those_of_their_rows(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+):
+    asked = HOUR | {"defects": "amount_negative:0.1,amount_nan:0.1"}
+    rows = [row for page in service.pages(**asked, limit=1_000) for row in page]
+    computed = ControlTotals.of(
+        pl.DataFrame(rows, schema=dict.fromkeys(SCHEMA.names, pl.String), strict=False)
+    )
+    monkeypatch.setattr(Simulator, "_arrived_blocks", None)
+    stated = service.get("/v1/control-totals", **asked)
+    assert ControlTotals.parse(stated.content).differences(computed) == []
+
+
 def test_pages_put_together_are_the_whole(service: Service):
     asked = HOUR | {"defects": SMALL}
     pages = service.pages(**asked, limit=777)

@@ -1,5 +1,7 @@
 """What was sent is stated from memory, and is what would be computed."""
 
+from itertools import pairwise
+
 import pytest
 
 from generator_service.app import Source
@@ -40,6 +42,32 @@ def test_parts_sent_whole_add_up_to_the_window(source: Source, minutes: list[int
 def test_what_was_not_taken_to_its_end_is_not_known(source: Source) -> None:
     tallies = Tallies()
     _send(source, tallies, _HOUR, take=0)
+    assert tallies.of(_HOUR, "key") is None
+
+
+@pytest.mark.parametrize("page", [1, 7, 30])
+def test_pages_sent_one_after_the_other_add_up_to_the_window(source: Source, page: int) -> None:
+    tallies = Tallies()
+    window = Window(_HOUR.start, _HOUR.start + MINUTE)
+    count = source.count(window)
+    assert count > 30
+    edges = [*range(0, count, page), count]
+    for start, stop in pairwise(edges):
+        assert tallies.of(window, "key") is None
+        rows = source.rows(window, None, position=start, stop=stop)
+        end = None if stop == count else stop
+        for _ in tallies.counted(rows, window, "key", start=start, stop=end):
+            pass
+    assert tallies.of(window, "key") == source.simulator.control_totals(window)
+
+
+def test_a_window_with_a_page_left_out_is_not_known(source: Source) -> None:
+    tallies = Tallies()
+    count = source.count(_HOUR)
+    for start, stop in ((0, 10), (20, None)):
+        rows = source.rows(_HOUR, None, position=start, stop=stop or count)
+        for _ in tallies.counted(rows, _HOUR, "key", start=start, stop=stop):
+            pass
     assert tallies.of(_HOUR, "key") is None
 
 

@@ -25,6 +25,7 @@ from generator_service.simulator import (
     Window,
 )
 from generator_service.simulator.randomness import mix_one
+from generator_service.simulator.windows import BLOCK_ROWS
 from txn_platform_tests.generator_service.simulator.conftest import (
     DAY,
     HOUR,
@@ -139,7 +140,7 @@ def test_batches_have_the_schema_and_are_never_empty(small: Simulator):
     assert len(batches) > 1
     for batch in batches:
         assert batch.schema.equals(SCHEMA)
-        assert 0 < batch.num_rows <= 32_768
+        assert 0 < batch.num_rows <= BLOCK_ROWS
         batch.validate(full=True)
 
 
