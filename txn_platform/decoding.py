@@ -162,32 +162,40 @@ def ndjson(body: Any) -> Iterator[pa.RecordBatch]:
         raise UnreadableError("has a last line that does not end")
 
 
-def items(page: bytes, path: Sequence[str]) -> pa.RecordBatch:
-    """The rows of a JSON page, found at a path of names.
+def page(
+    content: bytes, items: Sequence[str], following: Sequence[str]
+) -> tuple[pa.RecordBatch, str | None]:
+    """A JSON page's rows and the address of the next, each found at a path of names.
+
+    Returns:
+        The rows, and the text at the other path, None when there is none.
 
     Raises:
-        UnreadableError: the page is not JSON, or has no list there.
+        UnreadableError: the page is not JSON, or has no list where its rows should be.
     """
     try:
-        page.decode()
-        found = _at(_ROW.decode(page), path)
+        content.decode()
+        document = _ROW.decode(content)
+        found = _at(document, items)
         if found is not None:
-            return _batch_of(_VALUES.decode(found))
+            return _batch_of(_VALUES.decode(found)), _address(document, following)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
-    rows = _walk(_loads(page), path)
+    parsed = _loads(content)
+    rows = _walk(parsed, items)
     if not isinstance(rows, list):
-        raise UnreadableError(f"is no JSON with a list under {'.'.join(path)!r}")
-    return _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
+        raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
+    batch = _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
+    text = _walk(parsed, following)
+    return batch, text if isinstance(text, str) else None
 
 
-def address(page: bytes, path: Sequence[str]) -> str | None:
-    """The text at a path of names in a JSON page; None when there is none."""
+def _address(document: _Row, path: Sequence[str]) -> str | None:
     try:
-        found = _at(_ROW.decode(page), path)
-        text = None if found is None else _loads(bytes(found))
-    except (msgspec.DecodeError, RecursionError):
-        text = _walk(_loads(page), path)
+        found = _at(document, path)
+    except msgspec.DecodeError:  # A name on the way stands for no object.
+        return None
+    text = None if found is None else _loads(bytes(found))
     return text if isinstance(text, str) else None
 
 

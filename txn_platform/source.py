@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from txn_platform.columns import as_frame
 from txn_platform.contract import LANDED_SCHEMA
-from txn_platform.decoding import DECODERS, UNREADABLE, UnreadableError, address, items
+from txn_platform.decoding import DECODERS, UNREADABLE, UnreadableError, page
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
 from txn_platform.reconciliation import ControlTotals
@@ -261,8 +261,7 @@ class Source:
         by_offset = "{offset}" in self._api.transactions
 
         def read(body: Body) -> tuple[pa.RecordBatch, str | None, int]:
-            page = body.read()
-            return items(page, names), address(page, next_names), body.size
+            return *page(body.read(), names, next_names), body.size
 
         limits = self._transport.limits
         batches: list[pa.RecordBatch] = []

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from txn_platform import decoding
 from txn_platform.columns import as_frame
 from txn_platform.contract import SENT_COLUMNS
-from txn_platform.decoding import DECODERS, UnreadableError, address, items
+from txn_platform.decoding import DECODERS, UnreadableError
 from txn_platform_tests.served_source import sent_row
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
@@ -65,6 +65,10 @@ def _arrow(rows: list[dict[str, str | None]]) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue()
+
+
+def items(page: bytes, path: list[str]) -> pa.RecordBatch:
+    return decoding.page(page, path, ["next"])[0]
 
 
 @given(_ROWS)
@@ -287,10 +291,17 @@ def test_what_is_no_page_is_refused(page: bytes) -> None:
 
 @pytest.mark.parametrize("odd", ["1", "NaN"])
 def test_the_next_page_is_found_by_its_path(odd: str) -> None:
-    page = f'{{"meta":{{"links":{{"next":"/x?a=\\u0031"}}}},"next":null,"odd":{odd}}}'.encode()
-    assert address(page, ["meta", "links", "next"]) == "/x?a=1"
-    assert address(page, ["next"]) is None
-    assert address(page, ["meta", "absent"]) is None
+    links = '"meta":{"links":{"next":"/x?a=\\u0031"}},"next":null'
+    page = f'{{{links},"data":[],"odd":{odd}}}'.encode()
+
+    def address(*path: str) -> str | None:
+        return decoding.page(page, ["data"], path)[1]
+
+    assert address("meta", "links", "next") == "/x?a=1"
+    assert address("next") is None
+    assert address("meta", "absent") is None
+    assert address("odd", "next") is None
+    assert address("data", "next") is None
 
 
 def test_no_rows_are_no_rows() -> None:
