@@ -2,6 +2,9 @@
 
 So windows travel from the source to the lake: a value that occurs a thousand times is read, judged,
 protected and written once. Which columns repeat is `contract.py`'s matter (`CODED_COLUMNS`).
+
+What goes to numpy or comes from it goes by `numbers`, `integers`, `boolean` and `taken`: pyarrow's
+own conversions import pandas wherever it is installed, which takes a tenth of a small run.
 """
 
 from __future__ import annotations
@@ -72,10 +75,15 @@ def values_and_indices(column: Column) -> tuple[pl.Series, NDArray[np.int32]]:
     """
     coded = cast("Coded", column)
     values = pl.Series(coded.dictionary, dtype=pl.String)
-    indices = coded.indices
-    if indices.null_count:
-        indices = cast("pa.Int32Array", indices.fill_null(len(values)))
-    return values.extend_constant(None, 1), indices.to_numpy(zero_copy_only=False)
+    return values.extend_constant(None, 1), _places(coded)
+
+
+def _places(column: Coded) -> NDArray[np.int32]:
+    """For each row the place of its value; of null, the one behind the last."""
+    indices = column.indices
+    if not indices.null_count:
+        return numbers(indices)
+    return pl.Series(indices).fill_null(len(column.dictionary)).to_numpy()
 
 
 def recoded(column: Coded, values: pa.Array[Any]) -> Coded:
@@ -95,18 +103,17 @@ def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
         return column
     size = len(column.dictionary)
     used = np.zeros(size + 1, dtype=np.bool_)
-    filled = column.indices.fill_null(size) if column.null_count else column.indices
-    indices = filled.to_numpy(zero_copy_only=False)
+    indices = _places(column)
     used[indices] = True
     kept = np.flatnonzero(used[:size])
     if size - len(kept) <= size * spare:
         return column
-    numbers = np.zeros(size + 1, dtype=np.int32)
-    numbers[kept] = np.arange(len(kept), dtype=np.int32)
-    renumbered = pa.array(
-        numbers[indices], mask=indices == size if column.null_count else None, type=pa.int32()
+    places = np.zeros(size + 1, dtype=np.int32)
+    places[kept] = np.arange(len(kept), dtype=np.int32)
+    renumbered = integers(places[indices], indices == size if column.null_count else None)
+    smaller = pa.DictionaryArray.from_arrays(
+        cast("pa.Int32Array", renumbered), taken(column.dictionary, kept), safe=False
     )
-    smaller = pa.DictionaryArray.from_arrays(renumbered, column.dictionary.take(kept), safe=False)
     return cast("T", smaller)
 
 
@@ -129,15 +136,36 @@ def is_same(one: Column, other: Column) -> bool:
 
 def boolean(values: NDArray[np.bool_]) -> pa.BooleanArray:
     """A column of truth values."""
-    buffer = pa.py_buffer(np.packbits(values, bitorder="little"))
-    return cast("pa.BooleanArray", pa.Array.from_buffers(pa.bool_(), len(values), [None, buffer]))
+    buffers = [None, _bits(values)]
+    return cast("pa.BooleanArray", pa.Array.from_buffers(pa.bool_(), len(values), buffers))
+
+
+def integers(values: NDArray[np.integer[Any]], nulls: NDArray[np.bool_] | None = None) -> Column:
+    """A column of whole numbers, of the same memory where that is in one piece."""
+    valid = None if nulls is None else _bits(~nulls)
+    buffers = [valid, pa.py_buffer(np.ascontiguousarray(values))]
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), buffers)
+
+
+def numbers(column: Column) -> NDArray[Any]:
+    """The whole numbers of a column without nulls, of the same memory."""
+    return np.from_dlpack(cast("Any", column))
+
+
+def taken[T: pa.Array[Any]](column: T, places: NDArray[np.integer[Any]]) -> T:
+    """A column's values at some places."""
+    return column.take(cast("pa.Int64Array", integers(places)))
+
+
+def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(values, bitorder="little"))
 
 
 def _whole(column: Column | pa.ChunkedArray[Any], kind: pa.DataType) -> Column:
     """A column in one piece, of a type."""
     if isinstance(column, pa.ChunkedArray):
         # Where chunks have different dictionaries it makes one of them.
-        column = column.combine_chunks()
+        column = column.combine_chunks() if column.num_chunks else pa.nulls(0, column.type)
     in_order = not isinstance(column, pa.DictionaryArray) or not column.dictionary.null_count
     if column.type == kind and in_order:
         return column

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from txn_platform.columns import as_batch, boolean, is_same
+from txn_platform.columns import as_batch, boolean, integers, is_same
 from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.json_columns import read_alike
 
@@ -276,8 +276,8 @@ def _batch_of(rows: list[msgspec.Raw]) -> pa.RecordBatch:
         places.append(left[alike])
         left = left[~alike]
     parts.append(_one_by_one([rows[place] for place in left]))
-    order = np.argsort(np.concatenate([*places, left]))
-    return as_batch(pa.Table.from_batches(parts), _SCHEMA).take(pa.array(order, pa.int64()))
+    order = integers(np.argsort(np.concatenate([*places, left])))
+    return as_batch(pa.Table.from_batches(parts), _SCHEMA).take(order)
 
 
 def _one_by_one(rows: list[msgspec.Raw]) -> pa.RecordBatch:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from txn_platform.columns import boolean
+from txn_platform.columns import boolean, integers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -145,7 +146,7 @@ def _cut(
     """Cut the values out of the text: m rows of k fields, of each its start and its end."""
     rows, fields, _ = edges.shape
     offsets = np.append(edges.ravel(), len(text))
-    _, checked = pa.array(offsets).cast(pa.int32()).buffers()
+    _, checked = integers(offsets).cast(pa.int32()).buffers()
     # Each value, and behind it what lies between it and the next.
     pieces = pa.StringArray.from_buffers(
         2 * rows * fields, cast("pa.Buffer", checked), pa.py_buffer(text)
@@ -156,12 +157,13 @@ def _cut(
     for field in range(fields):
         places = np.arange(2 * field, 2 * rows * fields, 2 * fields)
         nulls = is_null[:, field]
-        column = pieces.take(pa.array(places, mask=nulls if nulls.any() else None))
+        column = pieces.take(integers(places, nulls if nulls.any() else None))
         here = holders[holders % fields == field] // fields
         if here.size:
             said = [text_of(text[start - 1 : end + 1]) for start, end in edges[here, field]]
+            others = pl.Series(said, dtype=pl.String).to_arrow().cast(pa.string())
             is_other = np.zeros(rows, np.bool_)
             is_other[here] = True
-            column = pc.replace_with_mask(column, boolean(is_other), pa.array(said, pa.string()))
+            column = pc.replace_with_mask(column, boolean(is_other), others)
         columns.append(column)
     return columns

@@ -14,6 +14,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from txn_platform.columns import numbers, taken
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -41,7 +43,7 @@ class Order:
         """Look at the next rows; the columns of the order have no null."""
         if not self.holds or not rows.num_rows:
             return
-        times = rows.column(_KEY[0]).cast(pa.int64()).to_numpy(zero_copy_only=False)
+        times: NDArray[np.int64] = numbers(rows.column(_KEY[0]).cast(pa.int64()))
         ids = rows.column(_KEY[1])
         steps = np.diff(times)
         same = np.flatnonzero(steps == 0)
@@ -56,7 +58,7 @@ class Order:
 
 def _ascend(ids: pa.Array[Any], places: NDArray[np.intp]) -> bool:
     """Whether the ids at some places are not above those behind them."""
-    one, other = (ids.take(at) for at in (places, places + 1))
+    one, other = (taken(ids, at) for at in (places, places + 1))
     return bool(pc.all(pc.less_equal(one, other), min_count=0).as_py())
 
 

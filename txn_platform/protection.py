@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.columns import Coded, Column, boolean, compacted, recoded
+from txn_platform.columns import Coded, Column, boolean, compacted, recoded, taken
 from txn_platform.contract import PUBLISHED_COLUMNS
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class CardProtector:
         # Last what is above every code, so that a search ends at one that is there.
         self._codes = np.array([np.iinfo(np.uint64).max])
         self._places = np.array([-1], dtype=np.int64)
-        self._masks = self._tokens = pa.array([], pa.string())
+        self._masks = self._tokens = pa.nulls(0, pa.string())
 
     def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
         """The masks and the tokens of card numbers, null where the number is null.
@@ -80,13 +80,13 @@ class CardProtector:
             self._remember(numbers.dictionary.filter(boolean(unknown)), codes[unknown])
             found = np.searchsorted(self._codes, codes)
         places = self._places[found]
-        return _each_once(recoded(numbers, self._masks.take(places))), recoded(
-            numbers, self._tokens.take(places)
+        return _each_once(recoded(numbers, taken(self._masks, places))), recoded(
+            numbers, taken(self._tokens, places)
         )
 
     def _remember(self, numbers: Column, codes: NDArray[np.uint64]) -> None:
         codes, firsts = np.unique(codes, return_index=True)
-        numbers = numbers.take(firsts)
+        numbers = taken(numbers, firsts)
         number = pl.col("number")
         hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
         masks = pl.DataFrame({"number": pl.Series(numbers, dtype=pl.String)}).select(

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.columns import as_frame
+from txn_platform.columns import as_frame, integers
 from txn_platform.contract import LANDED_SCHEMA
 from txn_platform.decoding import DECODERS, UNREADABLE, UnreadableError, page
 from txn_platform.drift import find_drift
@@ -41,7 +41,12 @@ _SLICE_ROWS: Final = 1 << 19
 _FIRST_SLICE: Final = timedelta(minutes=1)
 _SHORTEST_SLICE: Final = timedelta(milliseconds=100)
 _LARGEST_STEP: Final = 8
-_PAGE_ROWS: Final = 10_000
+# What a page costs however few its rows are is then little of it.
+_PAGE_ROWS: Final = 25_000
+# Pages come one after the other, so that of one slice alone both sides would wait in turns; and the
+# last slices, which have the source for themselves, had better be short.
+_SLICES_OF_PAGES: Final = 3
+_SLICE_OF_PAGES_ROWS: Final = 1 << 17
 _EMPTY_PAGES: Final = 100
 _TIMES_BELIEVED: Final = 3
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
@@ -194,13 +199,14 @@ class Source:
         """
         position = 0
         for batch in self._slices(window, as_of):
-            positions = pa.array(np.arange(position, position + batch.num_rows))
+            positions = integers(np.arange(position, position + batch.num_rows))
             yield pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
             position += batch.num_rows
 
     def _slices(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
-        # Pages come one after the other, so that of one slice alone both sides would wait in turns.
-        abreast = 2 if self._api.format == "json" else 1
+        abreast, slice_rows = 1, _SLICE_ROWS
+        if self._api.format == "json":
+            abreast, slice_rows = _SLICES_OF_PAGES, _SLICE_OF_PAGES_ROWS
         pool = ThreadPoolExecutor(abreast, "fetch")
         fetched: deque[tuple[timedelta, Future[list[pa.RecordBatch]]]] = deque()
         start = window.start
@@ -220,7 +226,7 @@ class Source:
                 rows = sum(batch.num_rows for batch in batches)
                 # However many rows there are, the slices come to an end.
                 length = max(
-                    min(length * _SLICE_ROWS / max(rows, 1), length * _LARGEST_STEP),
+                    min(length * slice_rows / max(rows, 1), length * _LARGEST_STEP),
                     _SHORTEST_SLICE,
                 )
                 while start < window.end and len(fetched) < abreast:

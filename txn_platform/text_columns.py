@@ -33,13 +33,15 @@ def by_length(
     Yields:
         Which of the n, and their bytes, of shape (how many, length).
     """
-    array: Any = texts.cast(pl.String).to_arrow() if isinstance(texts, pl.Series) else texts
+    if isinstance(texts, pa.Array) and texts.null_count:
+        texts = pl.Series(texts, dtype=pl.String)
+    array: Any = texts
+    if isinstance(texts, pl.Series):
+        array = texts.cast(pl.String).fill_null("").to_arrow()
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     if not len(array):
         return
-    if array.null_count:
-        array = array.fill_null("")
     if array.type != pa.string():
         array = array.cast(pa.large_string())
     lengths = np.diff(_offsets(array))

@@ -20,6 +20,7 @@ from txn_platform.columns import (
     boolean,
     coded_schema,
     few,
+    integers,
     recoded,
     values_and_indices,
 )
@@ -154,7 +155,6 @@ _OF_ROWS: Final = [
 _LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
 _WORKERS: Final = 2
 _QUARANTINED: Final = coded_schema(QUARANTINE_SCHEMA, CODED_COLUMNS)
-_MOMENT: Final = QUARANTINE_SCHEMA.field("window_start").type
 
 
 def validate(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> Judgement:
@@ -257,8 +257,13 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa
     columns: dict[str, pa.Array[Any]] = {
         **{name: sent.column(name) for name in sent.schema.names},
         "reasons": reasons.to_arrow(),
-        "window_start": pa.repeat(pa.scalar(window.start, _MOMENT), sent.num_rows),
-        "contract_version": pa.repeat(CONTRACT_VERSION, sent.num_rows),
+        **{
+            name: pl.repeat(value, sent.num_rows, eager=True).to_arrow()
+            for name, value in (
+                ("window_start", window.start),
+                ("contract_version", CONTRACT_VERSION),
+            )
+        },
     }
     return as_batch(pa.Table.from_pydict(columns), _QUARANTINED)
 
@@ -275,10 +280,10 @@ def _every_reason(holds: dict[str, pl.Series]) -> pl.Series:
     order = np.argsort(of_rows, kind="stable")
     counts = np.bincount(of_rows, minlength=len(next(iter(holds.values()))))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    names = pa.array(list(holds)).take(kinds[order])
+    names = pl.Series(list(holds)).gather(kinds[order])
     return pl.Series(
         "reasons",
-        pa.ListArray.from_arrays(cast("Any", pa.array(offsets)), names),
+        pa.ListArray.from_arrays(cast("Any", integers(offsets)), names.to_arrow()),
         dtype=pl.List(pl.String),
     )
 

@@ -157,6 +157,17 @@ def body_of(endpoint: S3Endpoint, key: str) -> bytes:
     return endpoint.client().get_object(Bucket=endpoint.bucket, Key=key)["Body"].read()
 
 
+def test_a_run_does_not_import_pandas() -> None:
+    """Which takes a tenth of a small one; who annotates an input with it has imported it."""
+    environment = SMALL | {"GENERATOR_DEFECTS": "all:0.05", "PYTHONPROFILEIMPORTTIME": "1"}
+    command = (*MATERIALIZE, "--partition", PARTITION)
+    result = run_anew(*command, environment=environment)
+    assert result.returncode == 0, result.stderr
+    imported = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE))
+    assert "pyarrow" in imported
+    assert "pandas" not in imported
+
+
 def test_materialize_without_any_setting_publishes_one_typed_object_to_the_directory() -> None:
     succeed(*MATERIALIZE, "--partition", PARTITION, by=run_anew)
     assert stored() == OBJECTS

@@ -4,7 +4,6 @@ import gc
 import sys
 
 import dagster as dagster
-import pandas as pandas
 import polars as polars
 
 from txn_platform import contract as contract

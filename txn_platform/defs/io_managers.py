@@ -3,13 +3,13 @@
 Where objects live and how they get there whole is `lake.py`'s matter.
 """
 
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import Any, Final, Self, override
+from typing import TYPE_CHECKING, Any, Final, Self, override
 
 import dagster as dg
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +29,9 @@ from txn_platform.lake import (
 )
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
@@ -125,7 +128,9 @@ class LakeIOManager(dg.ConfigurableIOManager):
                     return file if kind is LakeFile else file.parquet()
                 case pa.Table:
                     return self._table(keys)
-                case pd.DataFrame:
+                case kind if kind is _frame_of_pandas():
+                    import pandas as pd
+
                     return self._table(keys).to_pandas(types_mapper=pd.ArrowDtype)
                 case pl.LazyFrame:
                     return self.lake.scan(keys)
@@ -135,6 +140,12 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     def _table(self, keys: list[str]) -> pa.Table:
         return pa.concat_tables(self.lake.open(key).read() for key in keys)
+
+
+def _frame_of_pandas() -> "type[pd.DataFrame] | None":
+    """What pandas calls a frame, once somebody has imported it: a tenth of a small run."""
+    pandas = sys.modules.get("pandas")
+    return None if pandas is None else pandas.DataFrame
 
 
 def _reader(table: Any) -> pa.RecordBatchReader:
@@ -147,7 +158,7 @@ def _reader(table: Any) -> pa.RecordBatchReader:
             return table.to_arrow().to_reader()
         case pl.LazyFrame():
             return table.collect().to_arrow().to_reader()
-        case pd.DataFrame():
+        case _ if isinstance(table, _frame_of_pandas() or ()):
             return pa.Table.from_pandas(table, preserve_index=False).to_reader()
         case _:
             raise UserError(
