@@ -53,7 +53,9 @@ _LANDED: Final = Encoding(
     coded=CODED_COLUMNS,
     near=("position", "transaction_id", "transaction_at"),
 )
-_QUARANTINED: Final = Encoding(compression="zstd", level=1, coded=CODED_COLUMNS)
+_QUARANTINED: Final = Encoding(
+    compression="zstd", level=1, row_group_rows=1 << 17, coded=CODED_COLUMNS
+)
 _FOR_READERS: Final = Encoding(
     compression="zstd",
     level=1,
