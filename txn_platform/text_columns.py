@@ -33,15 +33,15 @@ def by_length(
     Yields:
         Which of the n, and their bytes, of shape (how many, length).
     """
-    if isinstance(texts, pa.Array) and texts.null_count:
-        texts = pl.Series(texts, dtype=pl.String)
+    if not len(texts):
+        return
     array: Any = texts
-    if isinstance(texts, pl.Series):
-        array = texts.cast(pl.String).fill_null("").to_arrow()
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
-    if not len(array):
-        return
+    if isinstance(array, pa.Array) and array.null_count:
+        array = pl.Series(array, dtype=pl.String)
+    if isinstance(array, pl.Series):
+        array = array.cast(pl.String).fill_null("").to_arrow()
     if array.type != pa.string():
         array = array.cast(pa.large_string())
     lengths = np.diff(_offsets(array))

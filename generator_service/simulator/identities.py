@@ -110,6 +110,11 @@ _PRICE_SPREAD = 0.22
 """Standard deviation of the logarithm of a merchant's prices."""
 
 
+_FOUR_DIGITS = np.frombuffer(
+    "".join(f"{number:04}" for number in range(10_000)).encode(), np.uint8
+).reshape(-1, 4)
+
+
 def _required(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
@@ -154,11 +159,12 @@ def numbered(prefix: str, count: int, key: int) -> npt.NDArray[np.uint8]:
 
 def write_digits(into: npt.NDArray[np.uint8], numbers: Integers) -> None:
     """Write numbers as decimal digits, zero-padded, into the (n, width) bytes given."""
-    rest = numbers.copy()
-    for place in range(into.shape[1] - 1, -1, -1):
-        tens = rest // 10
-        into[:, place] = rest - tens * 10 + ord("0")
-        rest = tens
+    rest = numbers
+    for end in range(into.shape[1], 0, -4):
+        above = rest // 10_000
+        start = max(end - 4, 0)
+        into[:, start:end] = _FOUR_DIGITS[rest - above * 10_000, 4 - (end - start) :]
+        rest = above
 
 
 def _card_numbers(count: int, key: int) -> tuple[pa.StringArray, npt.NDArray[np.int64]]:

@@ -52,7 +52,8 @@ class StandingOrders:
             due.append((days - 1) * MINUTES_OF_DAY + opens + below(words, closes - opens))
             owners.append(has)
         minutes = np.concatenate(due)
-        turn = np.argsort(minutes, kind="stable")
+        # Of 16 bits, of which a month's minutes have enough, numpy sorts by digits.
+        turn = np.argsort(minutes.astype(np.uint16), kind="stable")
         sizes = [has.size for has in owners]
         codes = [CODE[order.kind] for order in STANDING_ORDERS]
         self.owners = np.concatenate(owners)[turn].astype(np.int32)
