@@ -7,7 +7,7 @@ import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self, override
+from typing import Any, Final, Self, override
 
 import dagster as dg
 import polars as pl
@@ -29,9 +29,6 @@ from txn_platform.lake import (
 )
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
@@ -128,7 +125,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
                     return file if kind is LakeFile else file.parquet()
                 case pa.Table:
                     return self._table(keys)
-                case kind if kind is _frame_of_pandas():
+                case type() as kind if _is_of_pandas(kind):
                     import pandas as pd
 
                     return self._table(keys).to_pandas(types_mapper=pd.ArrowDtype)
@@ -142,10 +139,13 @@ class LakeIOManager(dg.ConfigurableIOManager):
         return pa.concat_tables(self.lake.open(key).read() for key in keys)
 
 
-def _frame_of_pandas() -> "type[pd.DataFrame] | None":
-    """What pandas calls a frame, once somebody has imported it: a tenth of a small run."""
-    pandas = sys.modules.get("pandas")
-    return None if pandas is None else pandas.DataFrame
+def _is_of_pandas(kind: type) -> bool:
+    """Whether a class is pandas' frame: nobody has one who has not imported pandas.
+
+    To import it for the question takes a tenth of a small run.
+    """
+    frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
+    return frame is not None and issubclass(kind, frame)
 
 
 def _reader(table: Any) -> pa.RecordBatchReader:
@@ -158,7 +158,7 @@ def _reader(table: Any) -> pa.RecordBatchReader:
             return table.to_arrow().to_reader()
         case pl.LazyFrame():
             return table.collect().to_arrow().to_reader()
-        case _ if isinstance(table, _frame_of_pandas() or ()):
+        case _ if _is_of_pandas(type(table)):
             return pa.Table.from_pandas(table, preserve_index=False).to_reader()
         case _:
             raise UserError(
