@@ -177,7 +177,11 @@ class _Page:
     position: int
     stop: int
     around: dict[str, str | None]
-    is_last: bool
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends where the window does."""
+        return self.around["next"] is None
 
     @property
     def rows(self) -> int:
@@ -211,7 +215,7 @@ class _Page:
             if stop < whole:
                 following = _next(request, models.write_cursor(stop, answer))
         around = {"next": following, "start": start, "end": end, "as_of": seen}
-        return cls(form, window, position, stop, around, is_last=stop == whole)
+        return cls(form, window, position, stop, around)
 
 
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))

@@ -30,7 +30,7 @@ _KEPT = 4096
 
 
 class Tally:
-    """What batches sum to, typed or as text; more than one thread may add to it."""
+    """What rows sum to, typed or as text; more than one thread may add to it."""
 
     def __init__(self) -> None:
         self._rows = self._digest = 0
@@ -50,13 +50,19 @@ class Tally:
                 else pa.nulls(part.num_rows, pa.string())
                 for name in ("transaction_id", "transaction_type", "amount")
             )
-            sums = _sums(types, amounts)
             hashed = int(id_hashes(ids.cast(pa.string())).sum(dtype=np.uint64))
-            with self._lock:
-                self._rows += part.num_rows
-                self._digest += hashed
-                for name, amount in sums:
-                    self._amounts[name] = self._amounts.get(name, Decimal(0)) + amount
+            self._count(part.num_rows, hashed, _sums(types, amounts))
+
+    def include(self, totals: ControlTotals) -> None:
+        """Count rows of which only the totals are known."""
+        self._count(totals.rows, int(totals.ids_digest, 16), totals.amount_by_type.items())
+
+    def _count(self, rows: int, digest: int, amounts: Iterable[tuple[str, Decimal]]) -> None:
+        with self._lock:
+            self._rows += rows
+            self._digest += digest
+            for name, amount in amounts:
+                self._amounts[name] = self._amounts.get(name, Decimal(0)) + amount
 
     @property
     def totals(self) -> ControlTotals:
@@ -142,25 +148,26 @@ class Tallies:
         They are the window's rows from position `start` to `stop`, None for its end. Of a window
         that is sent in pages it is known when they were sent one after the other.
         """
-        with self._lock:
-            before = _NOTHING if start == 0 else self._begun.get((key, window, start))
-        if before is None:
-            yield from batches
-            return
         tally = Tally()
+        if start:
+            with self._lock:
+                before = self._begun.get((key, window, start))
+            if before is None:
+                yield from batches
+                return
+            tally.include(before)
         for batch in batches:
             tally.add(batch)
             yield batch
-        totals = _sum([before, tally.totals])
         with self._lock:
             if stop is None:
-                _keep(self._known, (key, window.start), (window.end, totals))
+                _keep(self._known, (key, window.start), (window.end, tally.totals))
             else:
-                _keep(self._begun, (key, window, stop), totals)
+                _keep(self._begun, (key, window, stop), tally.totals)
 
     def of(self, window: Window, key: object) -> ControlTotals | None:
         """Return what a window sums to when it was sent whole, at once or in parts; else None."""
-        parts: list[ControlTotals] = []
+        tally = Tally()
         at = window.start
         with self._lock:
             while at < window.end:
@@ -168,22 +175,8 @@ class Tallies:
                 if totals is None or end > window.end:
                     return None
                 at = end
-                parts.append(totals)
-        return _sum(parts)
-
-
-def _sum(parts: Iterable[ControlTotals]) -> ControlTotals:
-    rows = digest = 0
-    amounts: dict[str, Decimal] = {}
-    for part in parts:
-        rows += part.rows
-        digest += int(part.ids_digest, 16)
-        for name, amount in part.amount_by_type.items():
-            amounts[name] = amounts.get(name, Decimal(0)) + amount
-    return ControlTotals(rows, dict(sorted(amounts.items())), f"{digest % 2**64:016x}")
-
-
-_NOTHING = _sum([])
+                tally.include(totals)
+        return tally.totals
 
 
 def _keep[K, V](kept: OrderedDict[K, V], key: K, value: V) -> None:

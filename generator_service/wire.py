@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from generator_service.simulator import VERSION
+from generator_service.simulator.arrow import FOUR_DIGITS
 
 _ROW_GROUP_ROWS = 1_000_000
 # Few enough rows for their text not to take much memory: about 8 MB of NDJSON.
@@ -90,7 +91,7 @@ _TIME = np.dtype(
     }
 )
 _MINUTES, _SECONDS = _words(":%02d:", 60), _words(":%02d.", 60)
-_MICROS, _ENDS = _words("%04d", 10_000), _words("%03dZ", 1_000)
+_MICROS, _ENDS = FOUR_DIGITS.view(np.uint32)[:, 0], _words("%03dZ", 1_000)
 _HOUR = 3_600_000_000
 
 

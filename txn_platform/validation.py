@@ -254,16 +254,12 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa
     )
     if not (reasons.list.len() > 0).all():
         raise RuntimeError("a row was refused for no reason")
+    count = sent.num_rows
     columns: dict[str, pa.Array[Any]] = {
         **{name: sent.column(name) for name in sent.schema.names},
         "reasons": reasons.to_arrow(),
-        **{
-            name: pl.repeat(value, sent.num_rows, eager=True).to_arrow()
-            for name, value in (
-                ("window_start", window.start),
-                ("contract_version", CONTRACT_VERSION),
-            )
-        },
+        "window_start": pl.repeat(window.start, count, eager=True).to_arrow(),
+        "contract_version": pl.repeat(CONTRACT_VERSION, count, eager=True).to_arrow(),
     }
     return as_batch(pa.Table.from_pydict(columns), _QUARANTINED)
 

@@ -22,6 +22,11 @@ type Column = pa.Array[Any]
 type Text = npt.NDArray[np.uint8]
 """Texts of one width, a row each: (rows, width) bytes."""
 
+FOUR_DIGITS: Text = np.frombuffer(
+    "".join(f"{number:04}" for number in range(10_000)).encode(), np.uint8
+).reshape(-1, 4)
+"""The numbers below 10,000 as text."""
+
 
 def buffered(
     kind: pa.DataType, values: npt.NDArray[np.generic], nulls: Flags | None = None

@@ -110,11 +110,6 @@ _PRICE_SPREAD = 0.22
 """Standard deviation of the logarithm of a merchant's prices."""
 
 
-_FOUR_DIGITS = np.frombuffer(
-    "".join(f"{number:04}" for number in range(10_000)).encode(), np.uint8
-).reshape(-1, 4)
-
-
 def _required(**columns: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
@@ -163,7 +158,7 @@ def write_digits(into: npt.NDArray[np.uint8], numbers: Integers) -> None:
     for end in range(into.shape[1], 0, -4):
         above = rest // 10_000
         start = max(end - 4, 0)
-        into[:, start:end] = _FOUR_DIGITS[rest - above * 10_000, 4 - (end - start) :]
+        into[:, start:end] = arrow.FOUR_DIGITS[rest - above * 10_000, 4 - (end - start) :]
         rest = above
 
 
