@@ -25,7 +25,7 @@ from generator_service.wire import Format
 from txn_platform.columns import as_batch, as_frame
 from txn_platform.contract import CHANNELS, LANDED_SCHEMA, TRANSACTION_TYPES
 from txn_platform.decoding import DECODERS
-from txn_platform.validation import find_repeats, validate
+from txn_platform.validation import Validator, find_repeats
 from txn_platform.windows import Window
 
 WINDOW = Window.of_partition("2026-11-01-18:00")
@@ -75,7 +75,9 @@ def ours(batches: list[pa.RecordBatch]) -> int:
     repeats = find_repeats(
         lambda names: (batch if names is None else batch.select(names) for batch in batches)
     )
-    return sum(validate(batch, WINDOW, repeats).quarantined.num_rows for batch in batches)
+    return sum(
+        judged.quarantined.num_rows for judged in map(Validator(WINDOW, repeats).judge, batches)
+    )
 
 
 def theirs(lines: list[bytes]) -> int:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -60,26 +60,25 @@ def _series(name: str, column: Column) -> pl.Series:
     if not isinstance(column, pa.DictionaryArray):
         return pl.Series(name, column)
     # Rows point to their values here: a text of a megabyte is there once, however many have it.
-    values, indices = values_and_indices(column)
+    values, indices = values_and_indices(cast("Coded", column))
     return values.gather(indices).alias(name)
 
 
-def values_and_indices(column: Column) -> tuple[pl.Series, NDArray[np.int32]]:
+def values_and_indices(column: Coded) -> tuple[pl.Series, NDArray[np.int32]]:
     """A dictionary's values with null behind them, and for each row the place of its value there.
 
     Args:
-        column: a dictionary, n rows over k values.
+        column: n rows over k values.
 
     Returns:
         k + 1 texts, and n numbers from 0 to k.
     """
-    coded = cast("Coded", column)
-    values = pl.Series(coded.dictionary, dtype=pl.String)
-    return values.extend_constant(None, 1), _places(coded)
+    values = pl.Series(column.dictionary, dtype=pl.String)
+    return values.extend_constant(None, 1), places_of(column)
 
 
-def _places(column: Coded) -> NDArray[np.int32]:
-    """For each row the place of its value; of null, the one behind the last."""
+def places_of(column: Coded) -> NDArray[np.int32]:
+    """For each row the place of its value in the dictionary; of null, the one behind the last."""
     indices = column.indices
     if not indices.null_count:
         return numbers(indices)
@@ -103,7 +102,7 @@ def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
         return column
     size = len(column.dictionary)
     used = np.zeros(size + 1, dtype=np.bool_)
-    indices = _places(column)
+    indices = places_of(cast("Coded", column))
     used[indices] = True
     kept = np.flatnonzero(used[:size])
     if size - len(kept) <= size * spare:
@@ -117,11 +116,46 @@ def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
     return cast("T", smaller)
 
 
+class PerDictionary[T]:
+    """What is found of a dictionary's values, kept until another dictionary comes."""
+
+    def __init__(self, find: Callable[[Column], T]) -> None:
+        """Args: find: takes the k values."""
+        self._find = find
+        self._last: tuple[Column, T] | None = None
+
+    def __call__(self, dictionary: Column) -> T:
+        """What was, or now is, found of these k values."""
+        if self._last is None or not is_same(self._last[0], dictionary):
+            self._last = dictionary, self._find(dictionary)
+        return self._last[1]
+
+
 def few(rows: pa.RecordBatch, chosen: NDArray[np.bool_]) -> pa.RecordBatch:
     """Some rows of many, of dictionaries without the values that only the others have."""
     picked = rows.filter(boolean(chosen))
     columns = [compacted(column) for column in picked.columns]
     return pa.RecordBatch.from_arrays(columns, schema=picked.schema)
+
+
+def in_one_piece(column: pa.ChunkedArray[Any]) -> Column:
+    """A column without chunks; where they have different dictionaries, over one of all values."""
+    chunks: list[Column] = column.chunks
+    if pa.types.is_dictionary(column.type):
+        # Put together with others, each of them has all its values looked up, also where one is
+        # like the one before; with that one alone, it is only compared.
+        runs: list[list[Coded]] = []
+        for chunk in cast("list[Coded]", chunks):
+            if runs and chunk.dictionary.equals(runs[-1][0].dictionary):
+                runs[-1].append(chunk)
+            else:
+                runs.append([chunk])
+        chunks = [_joined(run) for run in runs]
+    return _joined(chunks) if chunks else pa.nulls(0, column.type)
+
+
+def _joined(chunks: Sequence[Column]) -> Column:
+    return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
 
 
 def is_same(one: Column, other: Column) -> bool:
@@ -164,8 +198,7 @@ def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
 def _whole(column: Column | pa.ChunkedArray[Any], kind: pa.DataType) -> Column:
     """A column in one piece, of a type."""
     if isinstance(column, pa.ChunkedArray):
-        # Where chunks have different dictionaries it makes one of them.
-        column = column.combine_chunks() if column.num_chunks else pa.nulls(0, column.type)
+        column = in_one_piece(column)
     in_order = not isinstance(column, pa.DictionaryArray) or not column.dictionary.null_count
     if column.type == kind and in_order:
         return column

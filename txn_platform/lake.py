@@ -25,7 +25,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from txn_platform.columns import as_batch, coded_schema, compacted
+from txn_platform.columns import as_batch, coded_schema, compacted, in_one_piece
 from txn_platform.errors import UserError
 from txn_platform.windows import Window
 
@@ -44,6 +44,9 @@ _DICTIONARY_BYTES: Final = 64 << 20
 # What a row group holds at most where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
 # A full disk, a full quota, a file longer than allowed.
+# What is judged at once, with a few times its size in memory.
+_BATCH_ROWS: Final = 1 << 18
+
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -277,9 +280,13 @@ class StagingWriter:
             self._encoding_now = None
 
     def _encode(self, rows: list[pa.RecordBatch]) -> None:
-        batch = as_batch(pa.Table.from_batches(rows, self._coded_schema), self._coded_schema)
+        table = pa.Table.from_batches(rows, self._coded_schema)
         rows.clear()
-        columns = [compacted(column) for column in batch.columns]
+        # Only what has a dictionary must be in one piece, for there is one in a row group.
+        columns = [
+            compacted(in_one_piece(column)) if pa.types.is_dictionary(column.type) else column
+            for column in table.columns
+        ]
         table = pa.Table.from_arrays(columns, schema=self._coded_schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._begin_sync()
@@ -574,15 +581,26 @@ def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
 def read_batches(
     file: pq.ParquetFile, columns: list[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a Parquet file in order, a row group at a time, at least one batch."""
+    """The rows of a Parquet file in order, some hundred thousand at a time, at least one batch.
+
+    Batches of one row group share their dictionaries.
+    """
     schema = file.schema_arrow
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
-    if not file.num_row_groups:
+    if not file.metadata.num_rows:
         yield as_batch(schema.empty_table(), schema)
-        return
+    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    plain = [name for name in schema.names if name not in coded]
     for group in range(file.num_row_groups):
-        yield as_batch(file.read_row_group(group, columns=columns), schema)
+        # Read in pieces, it would have the values of its dictionaries looked up for each.
+        rows = file.read_row_group(group, columns=coded)
+        start = 0
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=plain):
+            pieces = rows.slice(start, batch.num_rows)
+            start += batch.num_rows
+            table = pa.Table.from_arrays([*pieces.columns, *batch.columns], names=[*coded, *plain])
+            yield as_batch(table, schema)
 
 
 def _locked(path: Path) -> BufferedWriter:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from itertools import product
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.columns import Coded, Column, boolean, compacted, recoded, taken
+from txn_platform.columns import Coded, Column, PerDictionary, boolean, recoded, taken
 from txn_platform.contract import PUBLISHED_COLUMNS
+from txn_platform.text_columns import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,10 +29,11 @@ CLEAR_SUFFIX_DIGITS = 4
 _SHORTER: Final = np.array(
     [sum(10**shorter for shorter in range(13, length)) for length in range(20)], dtype=np.uint64
 )
-_BASE32: Final = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz234567", dtype=np.uint8)
 _TOKEN_CHARACTERS: Final = 52
-_BYTE_SHIFTS: Final = np.arange(32, -1, -8, dtype=np.uint64)
-_CHARACTER_SHIFTS: Final = np.arange(35, -1, -5, dtype=np.uint64)
+# Ten bits are two characters, which move as one.
+_BASE32: Final = np.array(
+    [left + right for left, right in product("abcdefghijklmnopqrstuvwxyz234567", repeat=2)], "S2"
+).view(np.uint16)
 
 
 class CardProtector:
@@ -60,29 +63,36 @@ class CardProtector:
         self._codes = np.array([np.iinfo(np.uint64).max])
         self._places = np.array([-1], dtype=np.int64)
         self._masks = self._tokens = pa.nulls(0, pa.string())
+        self._of_dictionary = PerDictionary(self._protect)
 
     def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
         """The masks and the tokens of card numbers, null where the number is null.
 
         Args:
-            numbers: text of 13 to 19 digits, n values.
+            numbers: n rows, over text of 13 to 19 digits.
 
         Returns:
             The column `card_number` and the column `card_token`, n values each.
         """
-        # Of what no row has, nothing is known: it need not be a card number.
-        numbers = compacted(numbers, spare=0)
+        masks, tokens = self._of_dictionary(numbers.dictionary)
+        of_rows = cast("pa.Int32Array", masks.indices.take(numbers.indices))
+        return (
+            pa.DictionaryArray.from_arrays(of_rows, masks.dictionary, safe=False),
+            recoded(numbers, tokens),
+        )
+
+    def _protect(self, numbers: Column) -> tuple[Coded, Column]:
+        """The masks, each once as Parquet needs them, and the tokens of k numbers."""
         # One window holds each card many times over; a window's cards are few enough to remember.
-        codes = _codes(numbers.dictionary)
+        codes = _codes(numbers)
         found = np.searchsorted(self._codes, codes)
         unknown = self._codes[found] != codes
         if unknown.any():
-            self._remember(numbers.dictionary.filter(boolean(unknown)), codes[unknown])
+            self._remember(numbers.filter(boolean(unknown)), codes[unknown])
             found = np.searchsorted(self._codes, codes)
         places = self._places[found]
-        return _each_once(recoded(numbers, taken(self._masks, places))), recoded(
-            numbers, taken(self._tokens, places)
-        )
+        masks = cast("Coded", taken(self._masks, places).dictionary_encode())
+        return masks, taken(self._tokens, places)
 
     def _remember(self, numbers: Column, codes: NDArray[np.uint64]) -> None:
         codes, firsts = np.unique(codes, return_index=True)
@@ -104,12 +114,11 @@ class CardProtector:
 
     def _tokens_of(self, numbers: Column) -> pa.StringArray:
         digests = b"".join(map(self._digest, pl.Series(numbers, dtype=pl.String).to_list()))
-        # Five bytes are eight characters; the last of seven such groups is not full.
-        padded = np.zeros((len(numbers), 7, 5), dtype=np.uint64)
-        padded.reshape(-1, 35)[:, :32] = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
-        groups = (padded << _BYTE_SHIFTS).sum(axis=2, dtype=np.uint64)
-        places = ((groups[:, :, np.newaxis] >> _CHARACTER_SHIFTS) & np.uint64(31)).astype(np.uint8)
-        characters = _BASE32[places.reshape(-1, 56)[:, :_TOKEN_CHARACTERS]]
+        of_cards = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+        characters = np.empty((len(numbers), _TOKEN_CHARACTERS), dtype=np.uint8)
+        for start in range(0, len(numbers), BLOCK_ROWS):
+            block = slice(start, start + BLOCK_ROWS)
+            characters[block] = _base32(of_cards[block])
         offsets = np.arange(len(numbers) + 1, dtype=np.int32) * _TOKEN_CHARACTERS
         return pa.StringArray.from_buffers(
             len(numbers), pa.py_buffer(offsets), pa.py_buffer(characters)
@@ -121,11 +130,19 @@ class CardProtector:
         return keyed.digest()
 
 
-def _each_once(column: Coded) -> Coded:
-    """The same rows over a dictionary in which no value stands twice, as Parquet needs it."""
-    values = cast("Coded", column.dictionary.dictionary_encode())
-    indices = cast("pa.Int32Array", values.indices.take(column.indices))
-    return pa.DictionaryArray.from_arrays(indices, values.dictionary, safe=False)
+def _base32(digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Digests as text (RFC 4648, lower case, no padding): n of 32 bytes, n of 52 characters."""
+    count = len(digests)
+    padded = np.zeros((count, 40), dtype=np.uint8)
+    padded[:, :32] = digests
+    # Five bytes are four times ten bits; of the last of seven such groups, two are beyond the end.
+    pairs = np.empty((count, 7, 4), dtype=np.uint16)
+    for group in range(7):
+        word = np.ascontiguousarray(padded[:, 5 * group : 5 * group + 8]).view(">u8")[:, 0]
+        word = word.astype(np.uint64)
+        for place, shift in enumerate((54, 44, 34, 24)):
+            pairs[:, group, place] = _BASE32[word >> np.uint64(shift) & np.uint64(1023)]
+    return np.ascontiguousarray(pairs.reshape(count, 28)[:, :26]).view(np.uint8)
 
 
 def _codes(numbers: Column) -> NDArray[np.uint64]:

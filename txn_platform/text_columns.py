@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # What is worked on at a time then stays in the processor's cache.
-_BLOCK_ROWS: Final = 1 << 14
+BLOCK_ROWS: Final = 1 << 14
 
 
 def by_length(
@@ -74,8 +74,8 @@ def _blocks(array: Any, length: int) -> Iterator[tuple[slice, NDArray[np.uint8]]
     offsets = _offsets(array)
     data = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
     texts = data[offsets[0] : offsets[-1]].reshape(len(array), length)
-    for start in range(0, len(array), _BLOCK_ROWS):
-        block = slice(start, start + _BLOCK_ROWS)
+    for start in range(0, len(array), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
         yield block, texts[block]
 
 

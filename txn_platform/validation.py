@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from txn_platform.columns import (
+    PerDictionary,
     as_batch,
     as_frame,
     boolean,
     coded_schema,
     few,
     integers,
+    places_of,
     recoded,
-    values_and_indices,
 )
 from txn_platform.contract import (
     CODED_COLUMNS,
@@ -39,6 +41,7 @@ from txn_platform.timestamps import parse_timestamps
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from txn_platform.columns import Coded
     from txn_platform.reconciliation import Batches
     from txn_platform.windows import Window
 
@@ -83,23 +86,25 @@ class Judgement:
 
 
 def _parse(sent: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
-    """Texts to values: of those that have not the form that the contract asks for, any or null."""
+    """Texts to values, null where the text does not have the form that the contract asks for."""
+    pattern = TEXT_PATTERNS[sent.name]
     dtype = SentTransaction.columns()[sent.name].dtype
-    if dtype == pl.Boolean():
-        return sent == "true"
     if isinstance(dtype, pl.Datetime):
-        return parse_timestamps(texts)
-    return sent.cast(dtype, strict=False)
+        return parse_timestamps(texts, pattern).alias(sent.name)
+    formed = sent.str.contains(pattern)
+    values = sent == "true" if dtype == pl.Boolean() else sent.cast(dtype, strict=False)
+    if formed.all(ignore_nulls=False):
+        return values
+    return pl.select(pl.when(formed).then(values).alias(sent.name)).to_series()
 
 
 def _parsers() -> list[pl.Expr]:
     """Text to values, null where the text does not have the form that the contract asks for."""
     expressions: list[pl.Expr] = []
-    for name, pattern in TEXT_PATTERNS.items():
+    for name in TEXT_PATTERNS:
         text = pl.col(name)
-        formed = pl.when(text.str.contains(pattern)).then(text)
         dtype = SentTransaction.columns()[name].dtype
-        value = formed.map_batches(lambda texts: _parse(texts, texts), return_dtype=dtype)
+        value = text.map_batches(lambda texts: _parse(texts, texts), return_dtype=dtype)
         expressions += [value.alias(name), text.alias(f"sent.{name}")]
     return expressions
 
@@ -157,40 +162,65 @@ _WORKERS: Final = 2
 _QUARANTINED: Final = coded_schema(QUARANTINE_SCHEMA, CODED_COLUMNS)
 
 
-def validate(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> Judgement:
-    """Judge a batch of a window.
+class Validator:
+    """Judges the batches of a window.
 
     Which rows conform is found column by column, values that repeat once each; the reasons are
-    then looked for in the other rows alone, by the same rules.
-
-    Args:
-        sent: columns of `LANDED_SCHEMA`; positions ascend one by one.
-        window: the one the rows were sent for.
-        repeats: what `find_repeats` found in the whole window.
-
-    Raises:
-        RuntimeError: a row was refused for no reason, which is an error in the rules.
+    then looked for in the other rows alone, by the same rules. What was found of a dictionary is
+    kept until another comes: the batches of one row group share theirs.
     """
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        judged = list(pool.map(_judge_column, SENT_COLUMNS, map(sent.column, SENT_COLUMNS)))
-    conforms = np.ones(sent.num_rows, dtype=np.bool_)
-    for column in judged:
-        if column.conforms is not None:
-            conforms &= column.conforms
-    typed = pa.RecordBatch.from_arrays(
-        [column.typed for column in judged], schema=CONFORMING_SCHEMA
-    )
-    whole_rows = as_frame(typed.select(_LOOKED_AT)).select(
-        pl.all_horizontal(*_OF_ROWS, _is_inside(window))
-    )
-    conforms &= whole_rows.to_series().to_numpy()
-    if repeats.height and sent.num_rows:
-        places = repeats["position"].to_numpy() - sent.column("position")[0].as_py()
-        conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
-    return Judgement(
-        typed if conforms.all() else typed.filter(boolean(conforms)),
-        _reasoned(few(sent, ~conforms), window, repeats),
-    )
+
+    def __init__(self, window: Window, repeats: pl.DataFrame) -> None:
+        """Args: window: what the rows were sent for; repeats: what `find_repeats` found in it."""
+        self._window = window
+        self._repeats = repeats
+        self._dictionaries = {
+            name: PerDictionary(partial(_Dictionary.of, name)) for name in SENT_COLUMNS
+        }
+
+    def judge(self, sent: pa.RecordBatch) -> Judgement:
+        """Judge a batch.
+
+        Args:
+            sent: columns of `LANDED_SCHEMA`; positions ascend one by one.
+
+        Raises:
+            RuntimeError: a row was refused for no reason, which is an error in the rules.
+        """
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            judged = list(pool.map(self._column, SENT_COLUMNS, map(sent.column, SENT_COLUMNS)))
+        conforms = np.ones(sent.num_rows, dtype=np.bool_)
+        for column in judged:
+            if column.conforms is not None:
+                conforms &= column.conforms
+        typed = pa.RecordBatch.from_arrays(
+            [column.typed for column in judged], schema=CONFORMING_SCHEMA
+        )
+        whole_rows = as_frame(typed.select(_LOOKED_AT)).select(
+            pl.all_horizontal(*_OF_ROWS, _is_inside(self._window))
+        )
+        conforms &= whole_rows.to_series().to_numpy()
+        if self._repeats.height and sent.num_rows:
+            places = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
+            conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
+        if conforms.all():
+            return Judgement(typed, as_batch(_QUARANTINED.empty_table(), _QUARANTINED))
+        return Judgement(
+            typed.filter(boolean(conforms)),
+            _reasoned(few(sent, ~conforms), self._window, self._repeats),
+        )
+
+    def _column(self, name: str, column: pa.Array[Any]) -> _Column:
+        if not isinstance(column, pa.DictionaryArray):
+            values, good = _judge_values(name, column)
+            typed = column if name not in TEXT_PATTERNS else values.to_arrow()
+            return _Column(typed, None if good.all() else good.to_numpy())
+        coded = cast("Coded", column)
+        judged = self._dictionaries[name](coded.dictionary).column(coded)
+        if name in TEXT_PATTERNS:
+            plain = judged.typed.cast(CONFORMING_SCHEMA.field(name).type)
+            return _Column(plain, judged.conforms)
+        return judged
 
 
 @dataclass(frozen=True)
@@ -198,7 +228,8 @@ class _Column:
     """A column of n rows, judged.
 
     Attributes:
-        typed: n values of the type that `CONFORMING_SCHEMA` says, null where there is none.
+        typed: n values of the type that `CONFORMING_SCHEMA` says, null where there is none; a
+            dictionary has only values that conform.
         conforms: n truth values; None when all are true.
     """
 
@@ -206,31 +237,58 @@ class _Column:
     conforms: NDArray[np.bool_] | None
 
 
-def _judge_column(name: str, column: pa.Array[Any]) -> _Column:
-    if not isinstance(column, pa.DictionaryArray):
-        values, good = _judge_values(name, column)
-        typed = column if name not in TEXT_PATTERNS else values.to_arrow()
-        return _Column(typed, None if good.all() else good.to_numpy())
-    texts, indices = values_and_indices(column)
-    values, good = _judge_values(name, texts)
-    conforms = None if good.all() else good.to_numpy()[indices]
-    if name in TEXT_PATTERNS:
-        kind = CONFORMING_SCHEMA.field(name).type
-        typed = recoded(column, values.to_arrow()).cast(kind)
-    else:
-        typed = column
-    return _Column(typed, conforms)
+@dataclass(frozen=True)
+class _Dictionary:
+    """A dictionary of k values, judged.
+
+    Attributes:
+        typed: the values of the type that `CONFORMING_SCHEMA` says: all k, null where there is
+            none; of a column that stays a dictionary, those that conform.
+        conforms: k + 1 truth values, the last of them null's.
+        places: for each of k + 1 values its place in `typed`, -1 where it has none; None when they
+            are the same.
+    """
+
+    typed: pa.Array[Any]
+    conforms: NDArray[np.bool_]
+    places: NDArray[np.int32] | None
+
+    @classmethod
+    def of(cls, name: str, sent: pa.Array[Any]) -> Self:
+        """Judge the values of a column."""
+        values, good = _judge_values(
+            name, pl.Series(sent, dtype=pl.String).extend_constant(None, 1)
+        )
+        conforms = good.to_numpy()
+        if name in TEXT_PATTERNS:
+            kind = CONFORMING_SCHEMA.field(name).type
+            return cls(values.head(len(sent)).to_arrow().cast(kind), conforms, None)
+        kept = conforms.copy()
+        kept[-1] = False
+        if kept[:-1].all():
+            return cls(sent, conforms, None)
+        places = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+        return cls(sent.filter(boolean(kept[:-1])), conforms, places)
+
+    def column(self, coded: Coded) -> _Column:
+        """Rows over this dictionary, judged."""
+        indices = places_of(coded)
+        good = self.conforms if coded.null_count else self.conforms[:-1]
+        conforms = None if good.all() else self.conforms[indices]
+        if self.places is None:
+            typed: pa.Array[Any] = recoded(coded, self.typed)
+        else:
+            places = self.places[indices]
+            typed = pa.DictionaryArray.from_arrays(
+                cast("pa.Int32Array", integers(places, places < 0)), self.typed, safe=False
+            )
+        return _Column(typed, conforms)
 
 
 def _judge_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Series, pl.Series]:
     """Texts parsed, and whether each conforms to the rules of its column alone."""
     sent = pl.Series(name, texts, dtype=pl.String)
-    values = sent
-    if name in TEXT_PATTERNS:
-        formed = sent.str.contains(TEXT_PATTERNS[name])
-        values = _parse(sent, texts).alias(name)
-        if not formed.all(ignore_nulls=False):
-            values = pl.select(pl.when(formed).then(values).alias(name)).to_series()
+    values = _parse(sent, texts) if name in TEXT_PATTERNS else sent
     frame = pl.DataFrame([values, sent.alias(f"sent.{name}")])
     return values, frame.select(_OF_ONE_COLUMN[name]).to_series()
 

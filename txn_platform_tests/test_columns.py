@@ -7,10 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txn_platform.columns import (
+    Column,
+    PerDictionary,
     as_batch,
     as_frame,
     coded_schema,
     compacted,
+    in_one_piece,
     is_same,
     values_and_indices,
 )
@@ -77,3 +80,34 @@ def test_views_of_the_same_memory_are_told_from_copies() -> None:
     assert is_same(column, column.slice(0))
     assert not is_same(column, column.slice(1))
     assert not is_same(column, pa.array(["a", "b"]))
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ab", "ba", "c", ""]), st.integers(0, 4)), max_size=6))
+def test_chunks_of_any_dictionaries_are_one_column_of_the_same_rows(
+    given: list[tuple[str, int]],
+) -> None:
+    chunks = [
+        pa.DictionaryArray.from_arrays(
+            pa.array([row % len(values) if values else None for row in range(rows)], pa.int32()),
+            pa.array(list(values), pa.string()),
+        )
+        for values, rows in given
+    ]
+    column = pa.chunked_array(chunks, type=_CODED.field("word").type)
+    whole = in_one_piece(column)
+    assert whole.to_pylist() == column.to_pylist()
+    values = whole.dictionary.to_pylist()
+    assert len(values) == len({*values})
+
+
+def test_a_dictionary_is_looked_at_once_until_another_comes() -> None:
+    looked: list[int] = []
+
+    def look(values: Column) -> int:
+        looked.append(len(values))
+        return len(values)
+
+    of = PerDictionary(look)
+    one, other = pa.array(["a", "b", "c"]), pa.array(["d"])
+    assert [of(values) for values in (one, one.slice(0), other, other, one)] == [3, 3, 1, 1, 3]
+    assert looked == [3, 1, 3]

@@ -23,7 +23,7 @@ from txn_platform.contract import (
     Transaction,
     luhn_is_valid,
 )
-from txn_platform.validation import find_repeats, validate
+from txn_platform.validation import Validator, find_repeats
 from txn_platform.windows import Window as PlatformWindow
 from txn_platform_tests.served_source import in_batches, landed_rows
 
@@ -92,7 +92,7 @@ def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
         span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
         for batch in text_batches(simulator.batches(span)):
             raw = landed_rows(batch.to_pylist())
-            judged = validate(raw, window, find_repeats(in_batches(raw, raw.num_rows)))
+            judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).judge(raw)
             assert judged.quarantined.num_rows == 0
             assert judged.conforming.num_rows == batch.num_rows > 0
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from txn_platform.columns import is_same
 from txn_platform.errors import UserError
 from txn_platform.lake import (
     Encoding,
@@ -24,6 +26,8 @@ from txn_platform.lake import (
     StoredObject,
     object_key,
     open_lake,
+    open_parquet,
+    read_batches,
     window_of_key,
 )
 from txn_platform.settings import load_settings
@@ -148,6 +152,31 @@ def test_the_same_rows_are_the_same_bytes(lake: Lake) -> None:
             writer.write(frame[cut:])
             digests.add(writer.finish().sha256)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("columns", [None, ["text", "number"], ["number"], ["text"]])
+def test_a_file_is_read_in_batches_that_share_the_dictionaries_of_their_row_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: list[str] | None
+) -> None:
+    table = pa.table({"number": range(250), "text": [str(row // 20) for row in range(250)]})
+    pq.write_table(table, tmp_path / "file.parquet", row_group_size=100)
+    monkeypatch.setattr("txn_platform.lake._BATCH_ROWS", 40)
+    file = open_parquet(tmp_path / "file.parquet", ["text"])
+    batches = list(read_batches(file, columns))
+    assert [batch.num_rows for batch in batches] == [40, 40, 20, 40, 40, 20, 40, 10]
+    names = columns or table.schema.names
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert rows == table.select(names).to_pylist()
+    if "text" in names:
+        values = [batch.column("text").dictionary for batch in batches]
+        alike = [is_same(one, other) for one, other in pairwise(values)]
+        assert alike == [True, True, False, True, True, False, True]
+
+
+def test_a_file_without_rows_is_one_batch(tmp_path: Path) -> None:
+    pq.write_table(pa.schema([("text", pa.string())]).empty_table(), tmp_path / "file.parquet")
+    (batch,) = read_batches(open_parquet(tmp_path / "file.parquet", ["text"]))
+    assert (batch.num_rows, batch.schema.names) == (0, ["text"])
 
 
 _STAGE_AND_WAIT = """

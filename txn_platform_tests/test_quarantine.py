@@ -14,7 +14,7 @@ from txn_platform.contract import QUARANTINE_SCHEMA, luhn_is_valid
 from txn_platform.lake import Encoding, Lake, object_key, open_lake
 from txn_platform.quarantine import masked, reasons_in
 from txn_platform.settings import load_settings
-from txn_platform.validation import find_repeats, validate
+from txn_platform.validation import Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 
@@ -24,7 +24,7 @@ _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 def _quarantine(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
     batch = landed_rows(list(rows))
-    judged = validate(batch, window, find_repeats(in_batches(batch, len(rows))))
+    judged = Validator(window, find_repeats(in_batches(batch, len(rows)))).judge(batch)
     with lake.stage(QUARANTINE_SCHEMA, Encoding(compression="zstd")) as writer:
         writer.write(judged.quarantined)
         lake.publish(writer.finish(), object_key(_ASSET, window), clear_cards=True)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 from txn_platform.columns import as_frame
 from txn_platform.contract import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
 from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
-from txn_platform.validation import REASONS, Judgement, find_repeats, validate
+from txn_platform.validation import REASONS, Judgement, Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 
@@ -22,7 +22,7 @@ _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 def _judge(*rows: dict[str, str | None]) -> Judgement:
     batch = landed_rows(list(rows))
-    return validate(batch, _WINDOW, find_repeats(in_batches(batch, len(rows))))
+    return Validator(_WINDOW, find_repeats(in_batches(batch, len(rows)))).judge(batch)
 
 
 def _reasons(**changes: str | None) -> list[str]:
@@ -270,7 +270,7 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
 ) -> None:
     rows = [sent_row(number, **damage) for number, damage in enumerate(damages)]
     # Uniqueness is of the window, not of a row: the second opinion knows rows only.
-    judged = validate(landed_rows(rows), _WINDOW, _NO_REPEATS)
+    judged = Validator(_WINDOW, _NO_REPEATS).judge(landed_rows(rows))
     accepted = {sent["transaction_id"] for sent in judged.conforming.to_pylist()}
     positions = set(judged.quarantined["position"].to_pylist())
     assert judged.conforming.num_rows + judged.quarantined.num_rows == len(rows)

@@ -35,7 +35,7 @@ from txn_platform.ordering import Order, in_order
 from txn_platform.protection import protected
 from txn_platform.reconciliation import ControlTotals, Repeats
 from txn_platform.settings import load_settings
-from txn_platform.validation import NO_REPEATS, find_repeats, validate
+from txn_platform.validation import NO_REPEATS, Validator, find_repeats
 
 # The source's statement travels in the footer of what was landed, so that every later step can be
 # held against it without asking again.
@@ -48,8 +48,6 @@ _CARD_POLICY: Final = "card_policy"
 _LANDED: Final = Encoding(
     compression="zstd",
     level=1,
-    # A row group is what is judged at once, with a few times its size in memory.
-    row_group_rows=1 << 19,
     coded=CODED_COLUMNS,
     near=("position", "transaction_id", "transaction_at"),
 )
@@ -198,7 +196,8 @@ def validation(
         with ExitStack() as staged:
             validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
             quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
-            for judged in ahead(validate(rows, window, repeats) for rows in read_batches(raw)):
+            validator = Validator(window, repeats)
+            for judged in ahead(map(validator.judge, read_batches(raw))):
                 conforming = protected(judged.conforming, protector, settings.card_policy)
                 validated_totals += ControlTotals.of(conforming)
                 quarantined_totals += ControlTotals.of(judged.quarantined)

@@ -7,14 +7,16 @@ block: a window that fails one is not published.
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from txn_platform.ahead import ahead
-from txn_platform.columns import Column, values_and_indices
+from txn_platform.columns import Coded, Column, PerDictionary, numbers
 from txn_platform.contract import MASKED_CARD_NUMBER, PUBLISHED_SCHEMA, luhn_is_valid
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
@@ -175,12 +177,15 @@ def prove_published(
     totals = ControlTotals()
     repeats = Repeats()
     in_clear = 0
+    shows_card = {
+        "card_number": PerDictionary(_is_not_masked),
+        **{name: PerDictionary(_holds_card_number) for name in _FREE_TEXT},
+    }
     for rows in ahead(read_batches(file, _PROOF_COLUMNS)):
         totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
         if card_policy == "clear":
             continue
-        in_clear += _rows_with(rows.column("card_number"), _is_not_masked)
-        in_clear += sum(_rows_with(rows.column(name), _holds_card_number) for name in _FREE_TEXT)
+        in_clear += sum(_rows_with(rows.column(name), shows) for name, shows in shows_card.items())
     doubled = (
         repeats.rows(lambda columns: read_batches(file, columns)).height if repeats.suspected else 0
     )
@@ -200,23 +205,28 @@ _FREE_TEXT: Final = ["customer_id", "merchant_id", "merchant_name"]
 _PROOF_COLUMNS: Final = ["transaction_id", "transaction_type", "amount", "card_number", *_FREE_TEXT]
 
 
-def _rows_with(column: Column, condition: Callable[[pl.Series], pl.Series]) -> int:
+def _rows_with(column: Column, condition: Callable[[Column], NDArray[np.bool_]]) -> int:
     """How many rows have a value of which a condition holds."""
-    values, indices = values_and_indices(column)
-    holds = condition(values).fill_null(value=False)
-    return int(holds.to_numpy()[indices].sum()) if holds.any() else 0
+    coded = cast("Coded", column)
+    holds = condition(coded.dictionary)
+    return int(holds[numbers(coded.indices.drop_null())].sum()) if holds.any() else 0
 
 
-def _is_not_masked(numbers: pl.Series) -> pl.Series:
-    return ~numbers.str.contains(MASKED_CARD_NUMBER)
+def _is_not_masked(values: Column) -> NDArray[np.bool_]:
+    return ~_texts(values).str.contains(MASKED_CARD_NUMBER).to_numpy()
 
 
-def _holds_card_number(texts: pl.Series) -> pl.Series:
+def _holds_card_number(values: Column) -> NDArray[np.bool_]:
     """Whether a text holds 13 to 19 digits on end with a valid check digit."""
-    runs = texts.rename("text").to_frame().with_row_index("place")
+    runs = _texts(values).to_frame().with_row_index("place")
     suspects = runs.filter(pl.col("text").str.contains("[0-9]{13}"))
     found = suspects.with_columns(pl.col("text").str.extract_all("[0-9]{13,19}")).explode("text")
-    return runs["place"].is_in(found.filter(luhn_is_valid(found["text"]))["place"].implode())
+    shown = found.filter(luhn_is_valid(found["text"]))["place"].implode()
+    return runs["place"].is_in(shown).to_numpy()
+
+
+def _texts(values: Column) -> pl.Series:
+    return pl.Series("text", values, dtype=pl.String)
 
 
 def totals_metadata(totals: ControlTotals) -> dict[str, Any]:
