@@ -3,13 +3,23 @@
 import gc
 import sys
 
-import dagster as dagster
-import polars as polars
 
-from txn_platform import contract as contract
+def _keep() -> None:
+    """In a process of Dagster's own, leave what is imported so far out of the search for cycles.
 
-# In a process of Dagster's own, what is imported so far lasts as long as the process. Left out of
-# the search for cycles, it does not cost a second at the process's end. What else a user imports is
-# searched as ever: DuckDB, as all that is built with nanobind, would print that it has leaked.
-if "dagster._cli" in sys.modules and "duckdb" not in sys.modules:
-    gc.freeze()
+    It lasts as long as the process, and to search it takes a second, at the end of the process
+    above all. What else a user imports is searched as ever: DuckDB, as all that is built with
+    nanobind, would print that it has leaked.
+    """
+    if "dagster._cli" in sys.modules and "duckdb" not in sys.modules:
+        gc.freeze()
+
+
+_keep()
+
+import dagster as dagster  # noqa: E402 - what comes first need not be searched for the next
+import polars as polars  # noqa: E402
+
+from txn_platform import contract as contract  # noqa: E402
+
+_keep()
