@@ -142,8 +142,8 @@ def in_one_piece(column: pa.ChunkedArray[Any]) -> Column:
     """A column without chunks; where they have different dictionaries, over one of all values."""
     chunks: list[Column] = column.chunks
     if pa.types.is_dictionary(column.type):
-        # Put together with others, each of them has all its values looked up, also where one is
-        # like the one before; with that one alone, it is only compared.
+        # As soon as two dictionaries differ, Arrow looks up all values of every chunk. Chunks of
+        # one dictionary are put together first, for which it only compares them.
         runs: list[list[Coded]] = []
         for chunk in cast("list[Coded]", chunks):
             if runs and chunk.dictionary.equals(runs[-1][0].dictionary):
