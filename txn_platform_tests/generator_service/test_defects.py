@@ -119,7 +119,8 @@ def quarantined(sent: list[pa.RecordBatch]) -> dict[int, list[str]]:
     repeats = validation.find_repeats(
         lambda names: (batch if names is None else batch.select(names) for batch in sent)
     )
-    judged = (validation.validate(frame, window, repeats).quarantined for frame in sent)
+    validator = validation.Validator(window, repeats)
+    judged = (validator.judge(rows).quarantined for rows in sent)
     return {
         row["position"]: sorted(row["reasons"])
         for rows in judged
