@@ -25,6 +25,8 @@ type Column = pa.Array[Any]
 type Coded = pa.DictionaryArray[Any, Any]
 
 _CODED = pa.dictionary(pa.int32(), pa.string())
+# The share of values in vain that a dictionary may have.
+_SPARE = 0.1
 
 
 def coded_schema(schema: pa.Schema, coded: Collection[str]) -> pa.Schema:
@@ -90,13 +92,26 @@ def recoded(column: Coded, values: pa.Array[Any]) -> Coded:
     return pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
 
 
-def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
-    """The same rows, of a dictionary without the values that none of them has.
+def renumbered(
+    indices: NDArray[np.int32], places: NDArray[np.int32], values: pa.Array[Any]
+) -> Coded:
+    """The same rows over some of their values.
 
     Args:
-        column: n rows.
-        spare: the share of values in vain that is left as it is: new numbers for all rows cost
-            more than a few of these.
+        indices: for each of n rows the place of its value among k and null, see `places_of`.
+        places: where each of these k + 1 is among the values that are left, -1 where it is not.
+        values: those that are left; the rows of all others are null.
+    """
+    chosen = places[indices]
+    absent = chosen < 0
+    column = integers(chosen, absent if absent.any() else None)
+    return pa.DictionaryArray.from_arrays(cast("pa.Int32Array", column), values, safe=False)
+
+
+def compacted[T: pa.Array[Any]](column: T) -> T:
+    """The same rows, of a dictionary without the values that none of them has.
+
+    Where they are few it stays as it is: new numbers for all rows cost more.
     """
     if not isinstance(column, pa.DictionaryArray):
         return column
@@ -105,15 +120,11 @@ def compacted[T: pa.Array[Any]](column: T, *, spare: float = 0.1) -> T:
     indices = places_of(cast("Coded", column))
     used[indices] = True
     kept = np.flatnonzero(used[:size])
-    if size - len(kept) <= size * spare:
+    if size - len(kept) <= size * _SPARE:
         return column
-    places = np.zeros(size + 1, dtype=np.int32)
+    places = np.full(size + 1, -1, dtype=np.int32)
     places[kept] = np.arange(len(kept), dtype=np.int32)
-    renumbered = integers(places[indices], indices == size if column.null_count else None)
-    smaller = pa.DictionaryArray.from_arrays(
-        cast("pa.Int32Array", renumbered), taken(column.dictionary, kept), safe=False
-    )
-    return cast("T", smaller)
+    return cast("T", renumbered(indices, places, taken(column.dictionary, kept)))
 
 
 class PerDictionary[T]:

@@ -330,7 +330,7 @@ def _believed(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
                     raise pa.ArrowInvalid("an index points past its dictionary")
             else:
                 chunk.validate(full=True)
-    return _from_arrow(table.combine_chunks())
+    return _from_arrow(table)
 
 
 def _from_arrow(batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:

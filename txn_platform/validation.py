@@ -25,6 +25,7 @@ from txn_platform.columns import (
     integers,
     places_of,
     recoded,
+    renumbered,
 )
 from txn_platform.contract import (
     CODED_COLUMNS,
@@ -276,13 +277,8 @@ class _Dictionary:
         good = self.conforms if coded.null_count else self.conforms[:-1]
         conforms = None if good.all() else self.conforms[indices]
         if self.places is None:
-            typed: pa.Array[Any] = recoded(coded, self.typed)
-        else:
-            places = self.places[indices]
-            typed = pa.DictionaryArray.from_arrays(
-                cast("pa.Int32Array", integers(places, places < 0)), self.typed, safe=False
-            )
-        return _Column(typed, conforms)
+            return _Column(recoded(coded, self.typed), conforms)
+        return _Column(renumbered(indices, self.places, self.typed), conforms)
 
 
 def _judge_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Series, pl.Series]:
