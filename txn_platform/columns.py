@@ -3,8 +3,9 @@
 So windows travel from the source to the lake: a value that occurs a thousand times is read, judged,
 protected and written once. Which columns repeat is `contract.py`'s matter (`CODED_COLUMNS`).
 
-What goes to numpy or comes from it goes by `numbers`, `integers`, `boolean` and `taken`: pyarrow's
-own conversions import pandas wherever it is installed, which takes a tenth of a small run.
+What goes to numpy or comes from it goes by `numbers`, `integers`, `boolean` and `taken`, and a batch
+without rows is made by `empty`: pyarrow's own ways import pandas wherever it is installed, which
+takes a tenth of a small run.
 """
 
 from __future__ import annotations
@@ -50,6 +51,12 @@ def as_batch(rows: pa.RecordBatch | pa.Table | pl.DataFrame, schema: pa.Schema) 
     if isinstance(rows, pl.DataFrame):
         rows = rows.to_arrow()
     columns = [_whole(rows.column(field.name), field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def empty(schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of no rows."""
+    columns = [pa.nulls(0, field.type) for field in schema]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 

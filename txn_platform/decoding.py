@@ -38,7 +38,8 @@ _CHUNK_BYTES: Final = 1 << 22
 _LONGEST_LINE: Final = 1 << 24
 _LONGEST_HEADER: Final = 1 << 20
 _MOST_COLUMNS: Final = 1_000
-_GATHERED_ROWS: Final = 1 << 18
+# Of short batches, so many rows are put together; the generator's are as long, and not copied.
+_GATHERED_ROWS: Final = 1 << 17
 _SHAPES_TRIED: Final = 4
 _SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
 
@@ -60,16 +61,17 @@ def arrow(body: Any) -> Iterator[pa.RecordBatch]:
         with pa.ipc.open_stream(body) as reader:
             if len({*reader.schema.names}) < len(reader.schema):
                 raise UnreadableError("has two columns of one name")
+            believed: dict[str, pa.Array[Any]] = {}
             gathered: list[pa.RecordBatch] = []
             rows = 0
             for batch in reader:
                 gathered.append(batch)
                 rows += batch.num_rows
                 if rows >= _GATHERED_ROWS:
-                    yield _believed(gathered)
+                    yield _believed(gathered, believed)
                     gathered, rows = [], 0
             if gathered:
-                yield _believed(gathered)
+                yield _believed(gathered, believed)
     except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         raise UnreadableError("is no whole Arrow stream of text") from None
 
@@ -305,8 +307,13 @@ def _printed(text: str) -> str:
     return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)
 
 
-def _believed(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+def _believed(batches: list[pa.RecordBatch], words: dict[str, pa.Array[Any]]) -> pa.RecordBatch:
     """Batches of a stranger as one, when their offsets, indices and texts are what they should be.
+
+    Args:
+        batches: the next of a stream, at least one.
+        words: the dictionary that was looked at last, by column, of the batches before; each is
+            looked at once.
 
     Raises:
         pa.ArrowInvalid: they are not.
@@ -314,18 +321,16 @@ def _believed(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     table = pa.Table.from_batches(batches)
     # Metadata need not be text, and says nothing here.
     table = pa.Table.from_arrays(table.columns, names=table.schema.names)
-    for column in table.columns:
-        checked: pa.Array[Any] | None = None
+    for name, column in zip(table.schema.names, table.columns, strict=True):
         for chunk in column.chunks:
             if isinstance(chunk, pa.DictionaryArray):
-                # Batches of a stream share their dictionaries: each is looked at once.
-                words = chunk.dictionary
-                if checked is None or not is_same(words, checked):
-                    words.validate(full=True)
-                    checked = words
+                known = words.get(name)
+                if known is None or not is_same(chunk.dictionary, known):
+                    chunk.dictionary.validate(full=True)
+                    words[name] = chunk.dictionary
                 found: dict[str, int] = cast("Any", pc.min_max(chunk.indices)).as_py()
                 if len(chunk) > chunk.null_count and not (
-                    0 <= found["min"] <= found["max"] < len(words)
+                    0 <= found["min"] <= found["max"] < len(chunk.dictionary)
                 ):
                     raise pa.ArrowInvalid("an index points past its dictionary")
             else:

@@ -25,7 +25,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from txn_platform.columns import as_batch, coded_schema, compacted, in_one_piece
+from txn_platform.columns import as_batch, coded_schema, compacted, empty, in_one_piece
 from txn_platform.errors import UserError
 from txn_platform.windows import Window
 
@@ -43,10 +43,9 @@ STAGING_SUFFIX: Final = ".staging"
 _DICTIONARY_BYTES: Final = 64 << 20
 # What a row group holds at most where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
-# A full disk, a full quota, a file longer than allowed.
 # What is judged at once, with a few times its size in memory.
 _BATCH_ROWS: Final = 1 << 18
-
+# A full disk, a full quota, a file longer than allowed.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -589,7 +588,7 @@ def read_batches(
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
     if not file.metadata.num_rows:
-        yield as_batch(schema.empty_table(), schema)
+        yield empty(schema)
     coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     plain = [name for name in schema.names if name not in coded]
     for group in range(file.num_row_groups):

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-# What is read at a time; little of what is compressed, for that may become much.
-_PIECE_BYTES: Final = 1 << 21
+# What is read at a time of what is compressed, for that may become much; so much it always may.
 _COMPRESSED_BYTES: Final = 1 << 16
+_INFLATED_BYTES: Final = 1 << 21
 _BUFFER_BYTES: Final = 1 << 16
 _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_CHARACTERS: Final = 500
@@ -246,7 +246,8 @@ class Body(io.RawIOBase):
         self._most_bytes = most_bytes
         self._limits = limits
         compressed = "Content-Encoding" in response.headers
-        self._piece_bytes = _COMPRESSED_BYTES if compressed else _PIECE_BYTES
+        # Else a message is one piece: put together of several, it would be copied.
+        self._piece_bytes = _COMPRESSED_BYTES if compressed else limits.page_bytes
         self._ended = False
         self.size = 0
         self.tail = b""
@@ -284,7 +285,7 @@ class Body(io.RawIOBase):
         self.size += len(piece)
         if self.size > self._most_bytes:
             raise _BoundError(f"is longer than {self._most_bytes:,} bytes")
-        if self.size > max(_PIECE_BYTES, self._limits.inflation * self._response.tell()):
+        if self.size > max(_INFLATED_BYTES, self._limits.inflation * self._response.tell()):
             raise _BoundError(f"inflates more than {self._limits.inflation} times")
         self.tail = (self.tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         return piece

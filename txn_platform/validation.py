@@ -21,6 +21,7 @@ from txn_platform.columns import (
     as_frame,
     boolean,
     coded_schema,
+    empty,
     few,
     integers,
     places_of,
@@ -205,7 +206,7 @@ class Validator:
             places = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
             conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
         if conforms.all():
-            return Judgement(typed, as_batch(_QUARANTINED.empty_table(), _QUARANTINED))
+            return Judgement(typed, empty(_QUARANTINED))
         return Judgement(
             typed.filter(boolean(conforms)),
             _reasoned(few(sent, ~conforms), self._window, self._repeats),
