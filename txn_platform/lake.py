@@ -43,6 +43,7 @@ STAGING_SUFFIX: Final = ".staging"
 _DICTIONARY_BYTES: Final = 64 << 20
 # What a row group holds at most where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
+_READ_BYTES: Final = 1 << 20
 # What is judged at once, with a few times its size in memory.
 _BATCH_ROWS: Final = 1 << 18
 # A full disk, a full quota, a file longer than allowed.
@@ -158,6 +159,8 @@ class StagingWriter:
         self._pending_bytes = 0
         self._encoder = ThreadPoolExecutor(1, "encode")
         self._encoding_now: Future[None] | None = None
+        self._digest = hashlib.sha256()
+        self._digested = 0
         self._syncer = ThreadPoolExecutor(1, "sync")
         self._syncing: Future[None] | None = None
         self._copied = False
@@ -232,11 +235,18 @@ class StagingWriter:
             ):
                 self._flush()
 
-    def copy(self, source: LakeFile) -> None:
-        """Take a Parquet file as it is, to the byte, in place of rows; its schema is its own."""
+    def copy(self, source: LakeFile) -> Path:
+        """Take a Parquet file as it is, to the byte, in place of rows; its schema is its own.
+
+        Returns:
+            The staged file, for reading.
+        """
         source.copy_to(self._path)
         self.rows = pq.read_metadata(self._path).num_rows
         self._copied = True
+        self._begin_sync()
+        self._encoding_now = self._encoder.submit(self._digest_what_is_new)
+        return self._path
 
     def annotate(self, metadata: dict[str, str]) -> None:
         """Add to the footer's key-value metadata."""
@@ -248,10 +258,10 @@ class StagingWriter:
         Raises:
             RuntimeError: the file does not hold what was written; nothing is published then.
         """
+        if not self._copied and (self._pending or not self.rows):
+            self._flush()
+        self._wait()
         if not self._copied:
-            if self._pending or not self.rows:
-                self._flush()
-            self._wait()
             self._writer.close()
         footer = pq.read_metadata(self._path)
         if footer.num_rows != self.rows:
@@ -260,11 +270,11 @@ class StagingWriter:
             raise RuntimeError("the staged file's schema is not the one it was written with")
         with self._path.open("rb") as file:
             self._begin_sync()
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            self._digest_what_is_new()
             if self._syncing is not None:
                 self._syncing.result()
                 os.fsync(file.fileno())
-        return Staged(self._path, self.rows, self._path.stat().st_size, sha256)
+        return Staged(self._path, self.rows, self._digested, self._digest.hexdigest())
 
     def _flush(self) -> None:
         self._wait()
@@ -273,7 +283,7 @@ class StagingWriter:
         self._pending_rows = self._pending_bytes = 0
 
     def _wait(self) -> None:
-        """Until the row group that was handed over is written; raises what went wrong with it."""
+        """Until what was handed over is done; raises what went wrong with it."""
         if self._encoding_now is not None:
             self._encoding_now.result()
             self._encoding_now = None
@@ -289,6 +299,15 @@ class StagingWriter:
         table = pa.Table.from_arrays(columns, schema=self._coded_schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._begin_sync()
+        self._digest_what_is_new()
+
+    def _digest_what_is_new(self) -> None:
+        """Read what came to the file since the last time: it only grows."""
+        with self._path.open("rb") as file:
+            file.seek(self._digested)
+            while piece := file.read(_READ_BYTES):
+                self._digest.update(piece)
+                self._digested += len(piece)
 
     def _begin_sync(self) -> None:
         """Begin to bring to the disk what is written, so that little is left to wait for."""

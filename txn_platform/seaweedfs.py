@@ -200,5 +200,6 @@ def _options(ports: dict[str, int]) -> list[str]:
         "-volume.preStopSeconds=0",
         # Each bucket takes volumes of its own.
         "-volume.max=2000",
-        "-master.volumeSizeLimitMB=256",
+        # Whenever one is full, an upload waits most of a second for the next.
+        "-master.volumeSizeLimitMB=1024",
     ]

@@ -293,12 +293,11 @@ def s3_parquet_transactions(
         )
         with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             # Validated rows are laid out for readers already: they are not made anew, but proven.
-            writer.copy(validated_transactions)
-            staged = writer.finish()
-            with open_parquet(staged.path, CODED_COLUMNS) as file:
+            with open_parquet(writer.copy(validated_transactions), CODED_COLUMNS) as file:
                 policy = _note(file, _CARD_POLICY)
                 totals, results = checks.prove_published(file, stated - quarantined, policy)
             yield from checks.require(results)
+            staged = writer.finish()
             metadata = {**checks.totals_metadata(totals), _CARD_POLICY: policy}
             yield dg.Output(staged, metadata=metadata)
             yield from results
