@@ -43,7 +43,7 @@ STAGING_SUFFIX: Final = ".staging"
 _DICTIONARY_BYTES: Final = 64 << 20
 # What a row group holds at most where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
-_READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 1 << 20
 # What is judged at once, with a few times its size in memory.
 _BATCH_ROWS: Final = 1 << 18
 # A full disk, a full quota, a file longer than allowed.
@@ -305,7 +305,7 @@ class StagingWriter:
         """Read what came to the file since the last time: it only grows."""
         with self._path.open("rb") as file:
             file.seek(self._digested)
-            while piece := file.read(_READ_BYTES):
+            while piece := file.read(READ_BYTES):
                 self._digest.update(piece)
                 self._digested += len(piece)
 
@@ -590,7 +590,11 @@ def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
         FileNotFoundError: there is none.
     """
     # Opened once: what replaces the file meanwhile is another one.
-    source = pa.OSFile(str(path), "rb")
+    return parquet_of(pa.OSFile(str(path), "rb"), coded)
+
+
+def parquet_of(source: pa.NativeFile, coded: Collection[str] = ()) -> pq.ParquetFile:
+    """An open Parquet file, as `Lake.open` gives one of the lake."""
     footer = pq.ParquetFile(source).metadata
     names: Any = [name for name in footer.schema.names if name in coded]
     return pq.ParquetFile(source, metadata=footer, read_dictionary=names)

@@ -6,8 +6,10 @@ How requests are made, repeated and explained belongs in `s3`; the layout and th
 
 from __future__ import annotations
 
+import os
 import uuid
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Final, override
 
@@ -16,7 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
-from txn_platform.lake import OBJECT_NAME, Lake, StoredObject, explained_reads, room_on_disk
+from txn_platform.lake import (
+    OBJECT_NAME,
+    READ_BYTES,
+    Lake,
+    StoredObject,
+    explained_reads,
+    parquet_of,
+    room_on_disk,
+)
 from txn_platform.s3 import ABORTED, Bucket, Effort, StoreError
 from txn_platform.s3_probe import probe
 
@@ -44,8 +54,28 @@ _OPENINGS: Final = 5
 _UPLOADS: Final = 3
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """The staged file of an object that this process published.
+
+    Attributes:
+        key: of the object.
+        put: tells it from what others put there.
+        file: still open; it has no name any more, so that nothing is left of it when the process
+            ends.
+    """
+
+    key: str
+    put: str
+    file: pa.NativeFile
+
+
 class S3Lake(Lake):
-    """A lake in a bucket on S3 or a store that speaks its protocol."""
+    """A lake in a bucket on S3 or a store that speaks its protocol.
+
+    What this process has published last of each asset is read from the file that was sent, for as
+    long as the store says that it is what is there.
+    """
 
     def __init__(
         self,
@@ -65,6 +95,7 @@ class S3Lake(Lake):
             {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
         )
         self._known_writable = False
+        self._kept: dict[str, _Kept] = {}
 
     @override
     def require_writable(self) -> None:
@@ -114,7 +145,16 @@ class S3Lake(Lake):
         }
         with room_on_disk(self._staging):
             checksum = self._upload(staged, self._prefix + key, put, properties)
-        return self._read_back(staged, key, put, before, checksum)
+        stored = self._read_back(staged, key, put, before, checksum)
+        self._kept[_asset_of(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
+        return stored
+
+    def _kept_of(self, key: str, found: dict[str, Any] | None) -> pa.NativeFile | None:
+        """The file of the object at a key, if it is kept."""
+        kept = self._kept.get(_asset_of(key))
+        if kept is None or (kept.key, kept.put) != (key, _put_of(found)):
+            return None
+        return kept.file
 
     def _upload(
         self, staged: Staged, place: str, put: str, properties: dict[str, Any]
@@ -190,7 +230,12 @@ class S3Lake(Lake):
 
     @override
     def copy(self, key: str, path: Path) -> None:
-        if not self.bucket.fetch(self._prefix + key, path):
+        kept = self._kept_of(key, self.bucket.head(self._prefix + key))
+        if kept is not None:
+            with path.open("wb") as file:
+                while piece := os.pread(kept.fileno(), READ_BYTES, file.tell()):
+                    file.write(piece)
+        elif not self.bucket.fetch(self._prefix + key, path):
             raise self._missing(key)
 
     @override
@@ -200,6 +245,9 @@ class S3Lake(Lake):
             found = self.bucket.head(place)
             if found is None:
                 raise self._missing(key)
+            kept = self._kept_of(key, found)
+            if kept is not None:
+                return parquet_of(kept, coded)
             require_unchanged = partial(self._require_unchanged, key, found.get("ETag"))
             try:
                 with explained_reads(self.uri(key)):
@@ -452,6 +500,10 @@ def _unknown(error: StoreError) -> StoreError:
         " partition again",
         error.code,
     )
+
+
+def _asset_of(key: str) -> str:
+    return key.partition("/")[0]
 
 
 def _put_of(head: dict[str, Any] | None) -> str | None:

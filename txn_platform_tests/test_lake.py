@@ -76,10 +76,12 @@ def test_what_is_published_can_be_read_back(lake: Lake) -> None:
     stored = _publish(lake, _rows(150), _rows(30, "b"))
     assert lake.find(_KEY) == stored
     assert stored.uri.endswith(_KEY)
-    with lake.open(_KEY) as file:
-        assert file.schema_arrow.equals(_SCHEMA)
-        assert file.metadata.num_row_groups == 2
-        assert pl.DataFrame(file.read())["number"].to_list() == [*range(150), *range(30)]
+    # By who has put it there, and by another.
+    for reader in (lake, open_lake(load_settings())):
+        with reader.open(_KEY) as file:
+            assert file.schema_arrow.equals(_SCHEMA)
+            assert file.metadata.num_row_groups == 2
+            assert pl.DataFrame(file.read())["number"].to_list() == [*range(150), *range(30)]
     assert lake.scan([_KEY]).select(pl.len()).collect().item() == 180
 
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import uuid
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -411,6 +411,36 @@ def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(place: Place) 
             file.read()
 
 
+def test_what_a_run_has_put_there_is_not_asked_for_again(place: Place, tmp_path: Path) -> None:
+    lake = place.lake()
+    staged, _ = _publish(lake, in_parts=True)
+    with lake.open(_KEY) as file:
+        assert pl.DataFrame(file.read()).equals(_new_rows(in_parts=True))
+    copied = tmp_path / "copied"
+    lake.copy(_KEY, copied)
+    assert hashlib.sha256(copied.read_bytes()).hexdigest() == staged.sha256 == place.digest()
+    assert place.store.seen[Operation.GET] == 0
+    assert [path for path in Path(".txn").rglob("*") if path.is_file()] == []
+
+
+def test_what_another_has_put_there_since_is_read_instead(place: Place, tmp_path: Path) -> None:
+    lake = place.lake()
+    _publish(lake, in_parts=True)
+    with place.direct().stage(_SCHEMA, _ENCODING) as writer:
+        writer.write(_rows(7, "other"))
+        other = writer.finish()
+        place.direct().publish(other, _KEY)
+    with lake.open(_KEY) as file:
+        assert set(file.read()["text"].to_pylist()) == {"other"}
+    copied = tmp_path / "copied"
+    lake.copy(_KEY, copied)
+    assert hashlib.sha256(copied.read_bytes()).hexdigest() == other.sha256
+    place.direct().remove(_KEY)
+    for read in (lake.open, partial(lake.copy, path=copied)):
+        with pytest.raises(UserError, match="does not exist"):
+            read(_KEY)
+
+
 def test_a_bucket_can_be_in_the_host(
     s3_servers: Callable[[str], S3Endpoint],
     s3_prefix: str,
@@ -436,7 +466,7 @@ def test_a_bucket_can_be_in_the_host(
         lake = open_s3_lake(load_settings(), _PATIENT)
         staged, result = _publish(lake, in_parts=False)
         assert isinstance(result, StoredObject)
-        with lake.open(_KEY) as file:
+        with open_s3_lake(load_settings(), _PATIENT).open(_KEY) as file:
             assert file.metadata.num_rows == staged.rows
         host = store.url.replace("http://127.0.0.1", f"{endpoint.bucket}.localhost")
         assert store.hosts == {host}
