@@ -265,7 +265,9 @@ class Repeats:
         near, strays = (
             np.unique(np.concatenate([*found, empty])) for found in (self._near, self._strays)
         )
-        if len(strays):
+        if len(strays) <= FEW_STRAYS:
+            near = np.union1d(near, strays)
+        else:
             met = [
                 hashes[_are_in(hashes, strays)]
                 for hashes in (
@@ -293,6 +295,8 @@ def repeated_ids(batches: Batches) -> pl.DataFrame:
     return repeats.rows(batches)
 
 
+# So many strays are held to be suspects, of more it is found out first which occur twice.
+FEW_STRAYS: Final = 1 << 17
 # Ids of a window are made within it, so one that jumps further ahead is none of those in order.
 _LONGEST_JUMP_MS: Final = 3_600_000
 

@@ -120,6 +120,11 @@ def _rules() -> dict[str, list[pl.Expr]]:
     for name, column in SentTransaction.columns().items():
         value = pl.col(name)
         found = dict(column.validation_rules(value))
+        if "max_length" in found:
+            # A text that is too long, maybe by megabytes, need not be looked through as well.
+            short = found["max_length"].fill_null(value=True)
+            text = pl.when(short).then(value).otherwise(pl.lit(""))
+            found["regex"] = column.validation_rules(text)["regex"]
         if name in TEXT_PATTERNS:
             # A value that did not parse is malformed, not missing: only absent text is missing.
             text = pl.col(f"sent.{name}")

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from txn_platform import reconciliation
 from txn_platform.reconciliation import ControlTotals, Repeats, id_hashes, repeated_ids
 from txn_platform_tests.served_source import in_batches
 
@@ -125,12 +126,21 @@ _SOME_IDS = st.one_of(
 )
 
 
-@given(st.lists(_SOME_IDS, max_size=16), st.booleans(), st.integers(1, 5))
-def test_repeated_ids_are_found_across_batches(ids: list[str], in_order: bool, size: int) -> None:
+@given(
+    st.lists(_SOME_IDS, max_size=16),
+    st.booleans(),
+    st.integers(1, 5),
+    st.sampled_from([0, 2, reconciliation.FEW_STRAYS]),
+)
+def test_repeated_ids_are_found_across_batches(
+    ids: list[str], in_order: bool, size: int, few_strays: int
+) -> None:
     if in_order:
         ids.sort()
     batch = pa.record_batch({"transaction_id": pa.array(ids, pa.string())})
-    found = repeated_ids(in_batches(batch, size))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(reconciliation, "FEW_STRAYS", few_strays)
+        found = repeated_ids(in_batches(batch, size))
     assert found["transaction_id"].to_list() == [text for text in ids if ids.count(text) > 1]
 
 
