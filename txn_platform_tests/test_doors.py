@@ -345,6 +345,14 @@ def test_a_run_that_a_signal_ends_leaves_no_process_and_the_next_succeeds(number
     assert stored() == OBJECTS
 
 
+def test_a_run_that_dagster_refuses_leaves_no_process() -> None:
+    """Its generator is begun before Dagster looks at the partition."""
+    result = run_anew(*MATERIALIZE, "--partition", "2026-11-01-99:00", environment=SMALL)
+    assert result.returncode == 1
+    assert "2026-11-01-99:00" in result.stderr
+    assert stored() == set()
+
+
 # Unlike moto, it looks at the keys.
 with_seaweedfs = pytest.mark.parametrize("s3_endpoint", ["seaweedfs"], indirect=True)
 NOWHERE = "http://127.0.0.1:1"

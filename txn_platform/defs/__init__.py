@@ -19,6 +19,10 @@ def _keep() -> None:
 
 _keep()
 
+from txn_platform.defs import head_start  # noqa: E402 - what takes its time is begun first
+
+head_start.begin()
+
 import dagster as dagster  # noqa: E402 - what comes first need not be searched for the next
 import polars as polars  # noqa: E402
 import pyarrow as pa  # noqa: E402

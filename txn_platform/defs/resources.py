@@ -8,7 +8,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from txn_platform.card_key import card_protector
-from txn_platform.processes import start_generator
+from txn_platform.defs import head_start
+from txn_platform.processes import generator_url
 from txn_platform.protection import CardProtector
 from txn_platform.settings import load_settings
 from txn_platform.source import Source, source_api, source_limits
@@ -17,8 +18,8 @@ from txn_platform.source import Source, source_api, source_limits
 class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     """The source of transactions.
 
-    Without a URL, here or in `GENERATOR_URL`, a generator is started on a free port when the source
-    is first asked for, and stopped when the run ends, whatever happens.
+    Without a URL, here or in `GENERATOR_URL`, a generator is started on a free port, at the latest
+    when the source is first asked for, and stopped when the run ends, whatever happens.
     """
 
     url: str | None = None
@@ -43,8 +44,9 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             settings = load_settings()
             url = self.url or settings.generator_url
             if url is None:
-                child, url = start_generator()
-                self._running.enter_context(child)
+                child = self._running.enter_context(head_start.generator())
+                url = generator_url(child)
+            head_start.give_up()
             self._source = Source(url, source_api(settings), source_limits(settings))
         return self._source
 
