@@ -38,7 +38,7 @@ _CHUNK_BYTES: Final = 1 << 22
 _LONGEST_LINE: Final = 1 << 24
 _LONGEST_HEADER: Final = 1 << 20
 _MOST_COLUMNS: Final = 1_000
-# Of short batches, so many rows are put together; the generator's are as long, and not copied.
+# So many rows are put together at least: fewer cost more for each batch, more leave the cache.
 _GATHERED_ROWS: Final = 1 << 17
 _SHAPES_TRIED: Final = 4
 _SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
