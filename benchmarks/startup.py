@@ -25,6 +25,7 @@ from measuring import (
     PROGRAMS,
     WINDOW,
     Grid,
+    Lake,
     Target,
     clean_environment,
     conditions,
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("dagster", "polars", "pyarrow")
 DEFAULT_ROWS = 36_000
-IMPORTS = [sys.executable, "-c", "import dagster._cli, txn_platform.definitions"]
+DAGSTERS_IMPORTS = "import dagster._cli"
+OUR_IMPORTS = f"{DAGSTERS_IMPORTS}, txn_platform.definitions"
 OUR_EVENTS = {
     dg.DagsterEventType.RESOURCE_INIT_SUCCESS,
     dg.DagsterEventType.LOADED_INPUT,
@@ -81,9 +83,8 @@ def split_run(variables: dict[str, str], sent: int) -> Split:
     """Run the default hour once, and split its seconds."""
     with directory_lake() as lake:
         (home := lake.directory / "dagster").mkdir()
-        environment = {**variables, **lake.variables, "DAGSTER_HOME": str(home)}
-        imports = measure(IMPORTS, environment, lake.directory).seconds
-        total = measure(materialize(WINDOW.partition_key), environment, lake.directory).seconds
+        command = materialize(WINDOW.partition_key)
+        imports, total = _seconds(variables, lake, home, OUR_IMPORTS, command)
         if (rows := lake.stored(*OURS).rows) != sent:
             raise SystemExit(f"{rows:,} rows stored, {sent:,} sent")
         ours = _ours(home)
@@ -95,15 +96,20 @@ def split_nothing(variables: dict[str, str]) -> Split:
     with directory_lake() as lake:
         (home := lake.directory / "dagster").mkdir()
         (lake.directory / "nothing.py").write_text(NOTHING)
-        environment = {**variables, **lake.variables, "DAGSTER_HOME": str(home)}
-        command = [sys.executable, "-c", "import dagster._cli"]
-        imports = measure(command, environment, lake.directory).seconds
-        command = [
-            str(PROGRAMS / "dagster"),
-            *["asset", "materialize", "-f", "nothing.py", "--select", "*"],
-        ]
-        total = measure(command, environment, lake.directory).seconds
+        options = ["asset", "materialize", "-f", "nothing.py", "--select", "*"]
+        command = [str(PROGRAMS / "dagster"), *options]
+        imports, total = _seconds(variables, lake, home, DAGSTERS_IMPORTS, command)
     return Split(total, imports, total - imports, 0)
+
+
+def _seconds(
+    variables: dict[str, str], lake: Lake, home: Path, imports: str, command: list[str]
+) -> tuple[float, float]:
+    """The seconds of a process that only imports, and of a run of Dagster's."""
+    environment = {**variables, **lake.variables, "DAGSTER_HOME": str(home)}
+    commands = [sys.executable, "-c", imports], command
+    first, second = (measure(each, environment, lake.directory) for each in commands)
+    return first.seconds, second.seconds
 
 
 def _ours(home: Path) -> float:
@@ -131,19 +137,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     page_option(parser)
     asked = parser.parse_args()
-    found: dict[str, list[Split]] = {
-        "the default hour, a source that runs": [],
-        "the default hour, nothing in the environment": [],
-        "three assets of nothing": [],
-    }
+    alone = "the default hour, nothing in the environment"
     helps: list[float] = []
     with served(DEFAULT_ROWS) as variables, directory_lake() as anywhere:
         sent = rows_sent(variables["GENERATOR_URL"], WINDOW.start, WINDOW.end)
+        ways = {
+            "the default hour, a source that runs": lambda: split_run(variables, sent),
+            alone: lambda: split_run(clean_environment(), sent),
+            "three assets of nothing": lambda: split_nothing(variables),
+        }
+        found: dict[str, list[Split]] = {name: [] for name in ways}
         for _ in range(asked.runs):
-            with_source, without, empty = found.values()
-            with_source.append(split_run(variables, sent))
-            without.append(split_run(clean_environment(), sent))
-            empty.append(split_nothing(variables))
+            for name, split in ways.items():
+                found[name].append(split())
             command = [str(PROGRAMS / "txn"), "--help"]
             helps.append(measure(command, variables, anywhere.directory).seconds)
     medians = {
@@ -151,12 +157,7 @@ def main() -> None:
         for name, splits in found.items()
     }
     targets = [
-        Target(
-            "seconds, the default hour",
-            medians["the default hour, nothing in the environment"].total,
-            6,
-            False,
-        ),
+        Target("seconds, the default hour", medians[alone].total, 6, False),
         Target("seconds, txn --help", statistics.median(helps), 0.3, False),
     ]
     rows = [(name, *(f"{seconds:.2f}" for seconds in split)) for name, split in medians.items()]

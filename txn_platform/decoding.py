@@ -12,6 +12,8 @@ import csv
 import io
 import json
 import re
+from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
 
 import msgspec
@@ -21,12 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from txn_platform.columns import as_batch, boolean, integers, is_same
+from txn_platform.columns import Column, PerDictionary, as_batch, boolean, integers
 from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.json_columns import read_alike
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,17 +63,17 @@ def arrow(body: Any) -> Iterator[pa.RecordBatch]:
         with pa.ipc.open_stream(body) as reader:
             if len({*reader.schema.names}) < len(reader.schema):
                 raise UnreadableError("has two columns of one name")
-            believed: dict[str, pa.Array[Any]] = {}
+            words = defaultdict[str, PerDictionary[None]](partial(PerDictionary, _validate))
             gathered: list[pa.RecordBatch] = []
             rows = 0
             for batch in reader:
                 gathered.append(batch)
                 rows += batch.num_rows
                 if rows >= _GATHERED_ROWS:
-                    yield _believed(gathered, believed)
+                    yield _believed(gathered, words)
                     gathered, rows = [], 0
             if gathered:
-                yield _believed(gathered, believed)
+                yield _believed(gathered, words)
     except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         raise UnreadableError("is no whole Arrow stream of text") from None
 
@@ -307,13 +309,18 @@ def _printed(text: str) -> str:
     return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)
 
 
-def _believed(batches: list[pa.RecordBatch], words: dict[str, pa.Array[Any]]) -> pa.RecordBatch:
+def _validate(column: Column) -> None:
+    column.validate(full=True)
+
+
+def _believed(
+    batches: list[pa.RecordBatch], words: Mapping[str, PerDictionary[None]]
+) -> pa.RecordBatch:
     """Batches of a stranger as one, when their offsets, indices and texts are what they should be.
 
     Args:
         batches: the next of a stream, at least one.
-        words: the dictionary that was looked at last, by column, of the batches before; each is
-            looked at once.
+        words: for each column, by name, what looks at its dictionaries; each is looked at once.
 
     Raises:
         pa.ArrowInvalid: they are not.
@@ -324,17 +331,14 @@ def _believed(batches: list[pa.RecordBatch], words: dict[str, pa.Array[Any]]) ->
     for name, column in zip(table.schema.names, table.columns, strict=True):
         for chunk in column.chunks:
             if isinstance(chunk, pa.DictionaryArray):
-                known = words.get(name)
-                if known is None or not is_same(chunk.dictionary, known):
-                    chunk.dictionary.validate(full=True)
-                    words[name] = chunk.dictionary
+                words[name](chunk.dictionary)
                 found: dict[str, int] = cast("Any", pc.min_max(chunk.indices)).as_py()
                 if len(chunk) > chunk.null_count and not (
                     0 <= found["min"] <= found["max"] < len(chunk.dictionary)
                 ):
                     raise pa.ArrowInvalid("an index points past its dictionary")
             else:
-                chunk.validate(full=True)
+                _validate(chunk)
     return _from_arrow(table)
 
 

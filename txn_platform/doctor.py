@@ -13,7 +13,7 @@ from txn_platform.card_key import card_protector
 from txn_platform.delta import open_delta, require_delta
 from txn_platform.errors import UserError
 from txn_platform.lake import open_lake
-from txn_platform.processes import start_generator
+from txn_platform.processes import generator_child, generator_url
 from txn_platform.settings import load_settings
 from txn_platform.source import Source, source_api, source_limits
 from txn_platform.windows import iso
@@ -79,9 +79,9 @@ def _examine_source(settings: Settings) -> str:
             settings.generator_url, source_api(settings), source_limits(settings)
         ).watermark()
         return f"{settings.generator_url} has complete hours up to {iso(watermark)}"
-    child, url = start_generator()
-    with child:
-        return f"the generator starts, and has complete hours up to {iso(Source(url).watermark())}"
+    with generator_child() as child:
+        watermark = Source(generator_url(child)).watermark()
+        return f"the generator starts, and has complete hours up to {iso(watermark)}"
 
 
 def _examine_lake(settings: Settings) -> Iterator[Finding]:

@@ -43,7 +43,6 @@ STAGING_SUFFIX: Final = ".staging"
 _DICTIONARY_BYTES: Final = 64 << 20
 # What a row group holds at most where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
-READ_BYTES: Final = 1 << 20
 # What is judged at once, with a few times its size in memory.
 _BATCH_ROWS: Final = 1 << 18
 # A full disk, a full quota, a file longer than allowed.
@@ -55,6 +54,11 @@ def window_of_key(key: str) -> Window:
     _, date, hour, _ = key.rsplit("/", 3)
     stamp = f"{date.removeprefix('event_date=')}-{hour.removeprefix('event_hour=')}:00"
     return Window.of_partition(stamp)
+
+
+def asset_of_key(key: str) -> str:
+    """The asset of an object's key."""
+    return key.partition("/")[0]
 
 
 def object_key(asset: str, window: Window | None) -> str:
@@ -305,9 +309,8 @@ class StagingWriter:
         """Read what came to the file since the last time: it only grows."""
         with self._path.open("rb") as file:
             file.seek(self._digested)
-            while piece := file.read(READ_BYTES):
-                self._digest.update(piece)
-                self._digested += len(piece)
+            hashlib.file_digest(file, lambda: self._digest)
+            self._digested = file.tell()
 
     def _begin_sync(self) -> None:
         """Begin to bring to the disk what is written, so that little is left to wait for."""
@@ -425,7 +428,7 @@ class Lake(ABC):
 
     def _missing(self, key: str) -> UserError:
         return UserError(
-            f"{self.uri(key)} does not exist: materialize {key.partition('/')[0]}"
+            f"{self.uri(key)} does not exist: materialize {asset_of_key(key)}"
             " for this partition first"
         )
 

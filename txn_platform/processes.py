@@ -199,19 +199,6 @@ class Child:
         return ChildFailed(f"{text}\n{where}".rstrip())
 
 
-def start_generator() -> tuple[Child, str]:
-    """Start the generator service on any free port, and wait until it answers.
-
-    Returns:
-        The child, to be stopped by the caller, and the service's URL.
-
-    Raises:
-        ChildFailed: it did not start; its last lines say why.
-    """
-    child = generator_child()
-    return child, generator_url(child)
-
-
 def generator_child(
     *,
     port: int | None = 0,

@@ -48,7 +48,7 @@ _RETRIED_CODES: Final = frozenset(
 )
 # The code of the error that speaks of an upload which is completed or aborted.
 ABORTED: Final = "NoSuchUpload"
-_READ_BYTES: Final = 1 << 20
+READ_BYTES: Final = 1 << 20
 
 
 _EXPLAINED: Final = {
@@ -255,7 +255,7 @@ class Bucket:
         def read() -> dict[str, Any]:
             answer = self.client.get_object(Bucket=self.name, Key=key)
             digest = hashlib.sha256()
-            for chunk in answer["Body"].iter_chunks(_READ_BYTES):
+            for chunk in answer["Body"].iter_chunks(READ_BYTES):
                 digest.update(chunk)
             return {"sha256": digest.hexdigest(), "Metadata": answer["Metadata"]}
 
@@ -272,7 +272,7 @@ class Bucket:
         def read() -> dict[str, Any]:
             answer = self.client.get_object(Bucket=self.name, Key=key)
             with path.open("wb") as file:
-                for chunk in answer["Body"].iter_chunks(_READ_BYTES):
+                for chunk in answer["Body"].iter_chunks(READ_BYTES):
                     file.write(chunk)
             return {"found": True}
 

@@ -20,14 +20,14 @@ import pyarrow.parquet as pq
 from txn_platform.errors import UserError
 from txn_platform.lake import (
     OBJECT_NAME,
-    READ_BYTES,
     Lake,
     StoredObject,
+    asset_of_key,
     explained_reads,
     parquet_of,
     room_on_disk,
 )
-from txn_platform.s3 import ABORTED, Bucket, Effort, StoreError
+from txn_platform.s3 import ABORTED, READ_BYTES, Bucket, Effort, StoreError
 from txn_platform.s3_probe import probe
 
 if TYPE_CHECKING:
@@ -146,15 +146,13 @@ class S3Lake(Lake):
         with room_on_disk(self._staging):
             checksum = self._upload(staged, self._prefix + key, put, properties)
         stored = self._read_back(staged, key, put, before, checksum)
-        self._kept[_asset_of(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
+        self._kept[asset_of_key(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
         return stored
 
-    def _kept_of(self, key: str, found: dict[str, Any] | None) -> pa.NativeFile | None:
-        """The file of the object at a key, if it is kept."""
-        kept = self._kept.get(_asset_of(key))
-        if kept is None or (kept.key, kept.put) != (key, _put_of(found)):
-            return None
-        return kept.file
+    def _kept_at(self, key: str) -> _Kept | None:
+        """What this process has put at a key, whether it is still there or not."""
+        kept = self._kept.get(asset_of_key(key))
+        return kept if kept is not None and kept.key == key else None
 
     def _upload(
         self, staged: Staged, place: str, put: str, properties: dict[str, Any]
@@ -230,10 +228,10 @@ class S3Lake(Lake):
 
     @override
     def copy(self, key: str, path: Path) -> None:
-        kept = self._kept_of(key, self.bucket.head(self._prefix + key))
-        if kept is not None:
+        kept = self._kept_at(key)
+        if kept is not None and kept.put == _put_of(self.bucket.head(self._prefix + key)):
             with path.open("wb") as file:
-                while piece := os.pread(kept.fileno(), READ_BYTES, file.tell()):
+                while piece := os.pread(kept.file.fileno(), READ_BYTES, file.tell()):
                     file.write(piece)
         elif not self.bucket.fetch(self._prefix + key, path):
             raise self._missing(key)
@@ -245,9 +243,9 @@ class S3Lake(Lake):
             found = self.bucket.head(place)
             if found is None:
                 raise self._missing(key)
-            kept = self._kept_of(key, found)
-            if kept is not None:
-                return parquet_of(kept, coded)
+            kept = self._kept_at(key)
+            if kept is not None and kept.put == _put_of(found):
+                return parquet_of(kept.file, coded)
             require_unchanged = partial(self._require_unchanged, key, found.get("ETag"))
             try:
                 with explained_reads(self.uri(key)):
@@ -500,10 +498,6 @@ def _unknown(error: StoreError) -> StoreError:
         " partition again",
         error.code,
     )
-
-
-def _asset_of(key: str) -> str:
-    return key.partition("/")[0]
 
 
 def _put_of(head: dict[str, Any] | None) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import click
 import pytest
 
-from txn_platform.defs import head_start
+from txn_platform.defs import checks, head_start
 
 
 @dataclass(eq=False)
@@ -38,7 +38,7 @@ def _begin(command: str, **options: str) -> None:
         head_start.begin()
 
 
-@pytest.mark.parametrize("selected", ["*", "raw_transactions", "raw_transactions+", "*x,other"])
+@pytest.mark.parametrize("selected", ["*", checks.RAW, f"{checks.RAW}+", "*x,other"])
 def test_a_command_that_lands_has_one_begun(begun: list[_Child], selected: str) -> None:
     _begin("materialize", select=selected)
     (child,) = begun

@@ -22,7 +22,6 @@ from txn_platform.processes import (
     free_ports,
     generator_child,
     generator_url,
-    start_generator,
 )
 from txn_platform_tests.conftest import eventually, gone
 
@@ -236,8 +235,10 @@ def test_a_generator_of_ones_own_answers_as_soon_as_it_is_given(
 ) -> None:
     monkeypatch.setenv("GENERATOR_CUSTOMERS", "200")
     monkeypatch.setenv("GENERATOR_MERCHANTS", "100")
-    child, url = start_generator()
-    with child, urllib.request.urlopen(f"{url}/healthz", timeout=10) as response:
+    with (
+        generator_child() as child,
+        urllib.request.urlopen(f"{generator_url(child)}/healthz", timeout=10) as response,
+    ):
         assert response.status == 200
 
 

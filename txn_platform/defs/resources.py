@@ -46,7 +46,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             if url is None:
                 child = self._running.enter_context(head_start.generator())
                 url = generator_url(child)
-            head_start.give_up()
+            else:
+                head_start.give_up()
             self._source = Source(url, source_api(settings), source_limits(settings))
         return self._source
 
