@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test bench chaos lint format lock clean
+.PHONY: help setup demo dev test test-long bench chaos lint format lock clean
 
 help: ## What can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Install into .venv what the lock names
 
@@ -22,8 +22,11 @@ demo: setup ## Run the main job once: generator, S3 of its own, Dagster, summary
 dev: setup ## The generator, an S3 and the Dagster UI, until Ctrl-C
 	@$(BIN)/txn dev
 
-test: setup ## All tests
+test: setup ## The tests, in under ten minutes on two cores
 	@$(BIN)/python -m pytest
+
+test-long: setup ## The tests that take longer: an hour of fuzzing among them
+	@$(BIN)/python -m pytest -m long --timeout 7200
 
 bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock
