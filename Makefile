@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test test-long bench chaos lint format lock clean
+.PHONY: help setup demo dev test test-long mutants bench chaos lint format lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test: setup ## The tests, in under ten minutes on two cores
 
 test-long: setup ## The tests that take longer: an hour of fuzzing among them
 	@$(BIN)/python -m pytest -m long --timeout 7200
+
+mutants: setup ## Put 300 small errors into the core, and count those that no test notices (two hours)
+	@$(BIN)/python benchmarks/mutation.py
 
 bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.lock
