@@ -77,6 +77,8 @@ def _told(
 
 
 def _write(chunks: Iterable[memoryview], path: Path) -> None:
+    # A link stays, and the file that it leads to is replaced.
+    path = path.resolve()
     # A device or a pipe cannot be replaced by a file, and must not be.
     in_place = path.exists() and not path.is_file()
     part = path if in_place else path.with_name(f".{path.name}.{os.getpid()}.part")

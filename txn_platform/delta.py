@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from txn_platform.addresses import s3_uri
 from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.s3 import Effort
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
-    from mypy_boto3_s3 import S3Client
 
+    from txn_platform.s3 import Bucket
     from txn_platform.s3_lake import S3Readers
     from txn_platform.settings import Settings
     from txn_platform.windows import Window
@@ -115,10 +116,12 @@ class DeltaLake:
     Several processes may commit, and optimize, at once.
     """
 
-    def __init__(self, uri: str, s3: tuple[S3Client, S3Readers] | None) -> None:
+    def __init__(self, uri: str, s3: tuple[Bucket, S3Readers] | None) -> None:
         """At `s3://bucket/folder` with access to the store, or in a directory without."""
         self.uri = uri
         self._s3 = s3
+        bucket, _, self._folder = uri.removeprefix("s3://").partition("/")
+        self._address = s3_uri(bucket, self._folder) if s3 else uri
 
     def require_usable(self) -> None:
         """Make the table if there is none yet.
@@ -139,9 +142,9 @@ class DeltaLake:
         self.require_usable()
         if self._s3 is None:
             return
-        client, _ = self._s3
-        bucket, _, folder = self.uri.removeprefix("s3://").partition("/")
-        place: Any = {"Bucket": bucket, "Key": f"{folder}/_probe-{uuid.uuid4().hex}"}
+        bucket, _ = self._s3
+        client = bucket.client
+        place: Any = {"Bucket": bucket.name, "Key": f"{self._folder}/_probe-{uuid.uuid4().hex}"}
         try:
             client.put_object(**place, Body=b"probe")
             try:
@@ -240,7 +243,7 @@ class DeltaLake:
         """
         from deltalake import DeltaTable
 
-        return self._call(DeltaTable.is_deltatable, self.uri, self._storage_options())
+        return self._call(DeltaTable.is_deltatable, self._address, self._storage_options())
 
     def _storage_options(self) -> dict[str, str]:
         if self._s3 is None:
@@ -273,13 +276,14 @@ class DeltaLake:
         options = self._storage_options()
         try:
             table = self._call(
-                DeltaTable, self.uri, storage_options=options, passing=TableNotFoundError
+                DeltaTable, self._address, storage_options=options, passing=TableNotFoundError
             )
         except TableNotFoundError:
+            self._require_empty()
             try:
                 table = self._call(
                     DeltaTable.create,
-                    self.uri,
+                    self._address,
                     wanted,
                     mode="ignore",
                     partition_by=list(PARTITION_COLUMNS),
@@ -292,7 +296,7 @@ class DeltaLake:
                 )
             except CommitFailedError:
                 # Another process was first.
-                table = self._call(DeltaTable, self.uri, storage_options=options)
+                table = self._call(DeltaTable, self._address, storage_options=options)
         columns = {(field.name, str(field.type), field.nullable) for field in wanted.fields}
         differing = columns ^ {(f.name, str(f.type), f.nullable) for f in table.schema().fields}
         if differing or table.metadata().partition_columns != list(PARTITION_COLUMNS):
@@ -302,6 +306,31 @@ class DeltaLake:
                 " in DELTA_LAKE_S3_PATH, and run the windows again to fill it"
             )
         return table
+
+    def _require_empty(self) -> None:
+        """See that a table can be made here without others' files, which `optimize` would delete.
+
+        Raises:
+            UserError: there are some.
+        """
+        if self._s3 is None:
+            place = Path(self.uri)
+            names = self._call(
+                lambda: [entry.name for entry in place.iterdir()] if place.is_dir() else []
+            )
+        else:
+            bucket, folder = self._s3[0], f"{self._folder}/"
+            listed = bucket.call(
+                lambda: bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=folder)
+            )
+            names = [entry["Key"].removeprefix(folder) for entry in listed.get("Contents", [])]
+        # Readers of Delta take what begins so for none of a table's files.
+        others = [name for name in names if name and not name.startswith(("_", "."))]
+        if others and not self.exists():
+            raise UserError(
+                f"the folder of the Delta table {self.uri} holds {others[0]}, and no table:"
+                " `txn optimize` would delete it; set DELTA_LAKE_S3_PATH to an empty folder"
+            )
 
     def _call(
         self,
@@ -328,8 +357,8 @@ def open_delta(settings: Settings) -> DeltaLake | None:
     """The Delta table that the settings name; None when they name none.
 
     Raises:
-        UserError: the extra is not installed, there are no credentials for the bucket, or the
-            directory can't be made.
+        UserError: the extra is not installed, there are no credentials for the bucket, the
+            directory can't be made, or the table would be among the lake's objects.
     """
     place = settings.delta_path
     if place is None:
@@ -341,6 +370,7 @@ def open_delta(settings: Settings) -> DeltaLake | None:
             "DELTA_LAKE_S3_PATH is set, but the package deltalake is not installed: install"
             " txn-platform with its extra `delta`, or unset the variable"
         ) from None
+    _require_apart(place, settings)
     if not place.startswith("s3://"):
         directory = Path(place).absolute()
         try:
@@ -353,7 +383,7 @@ def open_delta(settings: Settings) -> DeltaLake | None:
         return DeltaLake(str(directory), None)
     name = place.removeprefix("s3://").partition("/")[0]
     bucket, readers = open_bucket(settings, name, Effort())
-    return DeltaLake(place, (bucket.client, readers))
+    return DeltaLake(place, (bucket, readers))
 
 
 def require_delta(delta: DeltaLake | None) -> DeltaLake:
@@ -365,6 +395,25 @@ def require_delta(delta: DeltaLake | None) -> DeltaLake:
     if delta is None:
         raise UserError("there is no Delta table: set DELTA_LAKE_S3_PATH to where it is to be")
     return delta
+
+
+def _require_apart(place: str, settings: Settings) -> None:
+    """See that the lake's objects are not in the table's folder, where `optimize` deletes them.
+
+    Raises:
+        UserError: they are.
+    """
+    if settings.bucket is not None:
+        lake, table = f"s3://{settings.bucket}/{settings.lake_prefix}".rstrip("/"), place
+    elif not place.startswith("s3://"):
+        lake, table = str((settings.home / "lake").resolve()), str(Path(place).resolve())
+    else:
+        return
+    if f"{lake}/".startswith(f"{table}/"):
+        raise UserError(
+            f"the lake {lake} is in the folder of the Delta table, {table}, where `txn optimize`"
+            " would delete its objects: set DELTA_LAKE_S3_PATH to a folder of its own"
+        )
 
 
 def _identity(window: Window, sha256: str) -> tuple[str, int]:

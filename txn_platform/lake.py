@@ -19,6 +19,7 @@ from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, override
 
 import polars as pl
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator
     from concurrent.futures import Future
     from io import BufferedWriter
-    from pathlib import Path
 
     from txn_platform.settings import Settings
 
@@ -50,8 +50,15 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def window_of_key(key: str) -> Window:
-    """The window of an object's key, the other way around than `object_key`."""
-    _, date, hour, _ = key.rsplit("/", 3)
+    """The window of an object's key, the other way around than `object_key`.
+
+    Raises:
+        UserError: it is not a window's.
+    """
+    _, _, path = key.partition("/")
+    date, _, hour = path.removesuffix(f"/{OBJECT_NAME}").partition("/")
+    if not date.startswith("event_date=") or not hour.startswith("event_hour="):
+        raise UserError(f"{key} is not the object of an hour: move it out of the lake")
     stamp = f"{date.removeprefix('event_date=')}-{hour.removeprefix('event_hour=')}:00"
     return Window.of_partition(stamp)
 
@@ -529,11 +536,13 @@ class DirectoryLake(Lake):
         for key in keys:
             if self.find(key) is None:
                 raise self._missing(key)
-        return pl.scan_parquet([self._root / key for key in keys], hive_partitioning=False)
+        return pl.scan_parquet(
+            [self._root / key for key in keys], hive_partitioning=False, glob=False
+        )
 
     @override
     def keys(self, asset: str) -> list[str]:
-        found = (self._root / asset).glob(f"**/{OBJECT_NAME}")
+        found = (Path(folder, OBJECT_NAME) for folder in _folders_with(self._root / asset))
         return sorted(path.relative_to(self._root).as_posix() for path in found)
 
     @override
@@ -626,6 +635,29 @@ def read_batches(
             start += batch.num_rows
             table = pa.Table.from_arrays([*pieces.columns, *batch.columns], names=[*coded, *plain])
             yield as_batch(table, schema)
+
+
+def _folders_with(top: Path) -> Iterator[str]:
+    """The folders at and below one that have an object, also behind links.
+
+    Raises:
+        UserError: one of them can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if error.errno != errno.ENOENT:
+            raise UserError(
+                f"{error.filename} can't be read ({error.strerror}): allow it, or remove it"
+            )
+
+    for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
+        if OBJECT_NAME in names:
+            yield folder
+        # A link to a folder that it is in would lead in a circle.
+        above = f"{Path(folder).resolve()}/"
+        below[:] = [
+            name for name in below if not above.startswith(f"{Path(folder, name).resolve()}/")
+        ]
 
 
 def _locked(path: Path) -> BufferedWriter:

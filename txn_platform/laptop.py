@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from txn_platform import seaweedfs
+from txn_platform.addresses import require_dagster_home
 from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
 from txn_platform.processes import Child, generator_child, generator_url, port_is_free
@@ -98,6 +99,11 @@ def laptop(
     """
     settings = load_settings()
     home = settings.home.absolute()
+    if ui:
+        try:
+            require_dagster_home(home)
+        except ValueError as error:
+            raise UserError(f"TXN_HOME {error}") from None
     if ui and not port_is_free(ui_port):
         raise UserError(f"Port {ui_port} is in use: choose another for the Dagster UI (--port).")
     with ExitStack() as running:

@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
 from pydantic import BaseModel
 
+from txn_platform.addresses import require_dagster_home
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
 from txn_platform.defs.automation import LAND_TRANSACTIONS
@@ -51,7 +53,11 @@ class Summary(BaseModel):
 @contextmanager
 def dagster_instance() -> Generator[dg.DagsterInstance]:
     """The instance of DAGSTER_HOME, or one that remembers nothing."""
-    if os.environ.get("DAGSTER_HOME"):
+    if home := os.environ.get("DAGSTER_HOME"):
+        try:
+            require_dagster_home(Path(home))
+        except ValueError as error:
+            raise UserError(f"DAGSTER_HOME {error}") from None
         instance = dg.DagsterInstance.get()
     else:
         # Told no place, it makes a temporary directory, which a killed run would leave behind.

@@ -284,6 +284,7 @@ class S3Lake(Lake):
         return pl.scan_parquet(
             [self.uri(key) for key in keys],
             hive_partitioning=False,
+            glob=False,
             storage_options=self._readers.storage_options(),
         )
 

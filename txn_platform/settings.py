@@ -7,9 +7,8 @@ elsewhere: `lake.open_lake`, `source.Source`, and the resources in `defs/resourc
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Final, Literal, cast, override
+from typing import Literal, cast, override
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
@@ -19,9 +18,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from txn_platform.addresses import require_delta_place, require_directory, require_folder
 from txn_platform.errors import UserError
-
-_DELTA_URL: Final = re.compile(r"s3://[^/]+/+[^/]")
 
 
 class Settings(BaseSettings):
@@ -43,7 +41,6 @@ class Settings(BaseSettings):
     lake_prefix: str = Field(
         default="lake",
         validation_alias="TXN_LAKE_PREFIX",
-        pattern=r"^[^/].*[^/]$|^[^/]?$",
         description="The lake's folder within the bucket; no slash at either end.",
     )
     max_quarantine: float = Field(
@@ -207,10 +204,17 @@ class Settings(BaseSettings):
     @field_validator("delta_path")
     @classmethod
     def _is_delta_path(cls, value: str | None) -> str | None:
-        if value is not None and "://" in value and not _DELTA_URL.match(value):
-            msg = "must be s3://bucket/folder or a local directory"
-            raise ValueError(msg)
-        return value.rstrip("/") if value else value
+        return require_delta_place(value) if value else value
+
+    @field_validator("lake_prefix")
+    @classmethod
+    def _is_folder(cls, value: str) -> str:
+        return require_folder(value)
+
+    @field_validator("home")
+    @classmethod
+    def _is_directory(cls, value: Path) -> Path:
+        return require_directory(value)
 
 
 def load_settings() -> Settings:
