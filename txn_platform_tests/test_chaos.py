@@ -53,27 +53,33 @@ def in_directory(directory: Path) -> World:
     return World(directory, DirectoryStore(directory))
 
 
+# How many kills are spread over a run; `make chaos` has a hundred times as many.
+doses = pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.long)])
+
+
+@doses
 def test_a_kill_of_a_run_or_of_the_generator_leaves_every_object_whole(
-    versions: list[Version], tmp_path: Path
+    versions: list[Version], tmp_path: Path, kills: int
 ) -> None:
     killing = Killing(in_directory(tmp_path), versions, PARTITION)
     chance = random.Random(1)  # noqa: S311 - no secret
-    kills = [killing.run(share) for share in moments(4, chance)]
-    assert {kill.ended for kill in kills} <= {"killed", "succeeded"}
-    assert "killed" in {kill.ended for kill in kills}
+    ended = {killing.run(share).ended for share in moments(kills, chance)}
+    assert ended <= {"killed", "succeeded"}
+    assert "killed" in ended
     killing.run(chance.random(), cold=True)
     killing.generator(chance.random())
 
 
 @needs_seaweedfs
+@doses
 def test_a_kill_of_a_run_or_of_the_s3_server_leaves_every_object_whole(
-    versions: list[Version], tmp_path: Path
+    versions: list[Version], tmp_path: Path, kills: int
 ) -> None:
     with S3Server(tmp_path / "s3") as server:
         world = World(tmp_path, S3Store(server.endpoint))
         killing = Killing(world, versions, PARTITION)
         chance = random.Random(2)  # noqa: S311 - no secret
-        for share in moments(4, chance):
+        for share in moments(kills, chance):
             killing.run(share)
         killing.server(chance.random(), server)
 

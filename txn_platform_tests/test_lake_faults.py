@@ -39,6 +39,7 @@ from txn_platform_tests.test_lake import _KEY, _SCHEMA, _rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from _pytest.mark.structures import ParameterSet
     from mypy_boto3_s3 import S3Client
 
     from txn_platform_tests.conftest import S3Endpoint
@@ -158,7 +159,17 @@ def _is_one_message(error: object) -> bool:
     return isinstance(error, UserError) and "\n" not in str(error) and "secret" not in str(error)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def _with_stores() -> Iterator[ParameterSet]:
+    """Each case with each store; by default with both only where the store hears of the fault."""
+    for case in CASES:
+        chosen = "seaweedfs" if case.times else "moto"
+        for kind in ("seaweedfs", "moto"):
+            always = case.fault is Fault.CUT or kind == chosen
+            marks = () if always else (pytest.mark.long,)
+            yield pytest.param(kind, case, id=f"{kind}-{case.id}", marks=marks)
+
+
+@pytest.mark.parametrize(("s3_endpoint", "case"), _with_stores(), indirect=["s3_endpoint"])
 def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     place: Place, case: StoreCase
 ) -> None:

@@ -131,7 +131,19 @@ def _asked_for_rows(service: _Service) -> list[str]:
     return [asked for asked in service.faulty.asked if asked.startswith(_ROUTE)]
 
 
-@pytest.mark.parametrize("case", FAULT_CASES, ids=lambda case: case.id)
+# A stall is the same for every stream, and takes seconds; a page is no stream.
+_STALLS = {"stall-arrow-twice", "stall-json-twice", "stall-arrow-always", "stall-json-always"}
+_CASES = [
+    pytest.param(
+        case,
+        id=case.id,
+        marks=pytest.mark.long if "stall" in case.faults and case.id not in _STALLS else (),
+    )
+    for case in FAULT_CASES
+]
+
+
+@pytest.mark.parametrize("case", _CASES)
 def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was(
     case: FaultCase, service: _Service, sound_lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
