@@ -102,11 +102,13 @@ class StoredObject:
         size: its bytes.
         superseded: it was published, and then another run put its own, whole, in its place; the
             size is that one's.
+        unchanged: it held these very bytes before, so nothing was written.
     """
 
     uri: str
     size: int
     superseded: bool = False
+    unchanged: bool = False
 
 
 @dataclass(frozen=True)
@@ -372,6 +374,8 @@ class Lake(ABC):
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         """Put a staged file at a key, in place of what was there, in one step.
 
+        An object that holds the same bytes already is left as it is.
+
         Args:
             staged: the file.
             key: where it goes.
@@ -495,6 +499,10 @@ class DirectoryLake(Lake):
     @override
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         target = self._root / key
+        if _holds(target, staged):
+            # The run that wrote it can have died before it synced the directory.
+            _sync_directory(target.parent)
+            return StoredObject(str(target), staged.size, unchanged=True)
         # An entry is there after a power failure once the directory it stands in is written.
         entered = [target.parent]
         while not entered[-1].exists():
@@ -670,6 +678,16 @@ def _locked(path: Path) -> BufferedWriter:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
         file.close()
+
+
+def _holds(path: Path, staged: Staged) -> bool:
+    """Whether a file has the bytes of a staged one; false for one that cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return (
+            os.fstat(file.fileno()).st_size == staged.size
+            and hashlib.file_digest(file, "sha256").hexdigest() == staged.sha256
+        )
+    return False
 
 
 def _sync_directory(directory: Path) -> None:

@@ -6,6 +6,7 @@ How requests are made, repeated and explained belongs in `s3`; the layout and th
 
 from __future__ import annotations
 
+import base64
 import os
 import uuid
 from contextlib import contextmanager, suppress
@@ -136,7 +137,11 @@ class S3Lake(Lake):
 
     @override
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
-        before = _put_of(self.bucket.head(self._prefix + key))
+        found = self.bucket.head(self._prefix + key) or {}
+        before = _put_of(found)
+        if before and self._holds(found, staged, key, clear_cards=clear_cards):
+            self._keep(staged, key, before)
+            return StoredObject(self.uri(key), staged.size, unchanged=True)
         put = uuid.uuid4().hex
         properties = {
             "ContentType": "application/vnd.apache.parquet",
@@ -146,8 +151,36 @@ class S3Lake(Lake):
         with room_on_disk(self._staging):
             checksum = self._upload(staged, self._prefix + key, put, properties)
         stored = self._read_back(staged, key, put, before, checksum)
-        self._kept[asset_of_key(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
+        self._keep(staged, key, put)
         return stored
+
+    def _keep(self, staged: Staged, key: str, put: str) -> None:
+        """Read the object from the staged file, for as long as `put` is what the store has."""
+        self._kept[asset_of_key(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
+
+    def _holds(self, found: dict[str, Any], staged: Staged, key: str, *, clear_cards: bool) -> bool:
+        """Whether the object that a store describes has a staged file's bytes, and its encryption.
+
+        The store's own checksum tells; where it states none of the whole, the object is read.
+        """
+        if found["ContentLength"] != staged.size:
+            return False
+        if found.get("Metadata", {}).get(_DIGEST) != staged.sha256:
+            return False
+        if clear_cards and not all(
+            # A store names the key by its ARN, which ends with the key's id.
+            str(found.get(name, "")).rpartition("/")[2] == value.rpartition("/")[2]
+            for name, value in self._encryption.items()
+        ):
+            return False
+        checksum = base64.b64encode(bytes.fromhex(staged.sha256)).decode("ascii")
+        if found.get("ChecksumSHA256") == checksum:
+            return True
+        # Where it cannot be read, it is written.
+        with suppress(StoreError):
+            digest, metadata = self.bucket.digest(self._prefix + key)
+            return digest == staged.sha256 and metadata.get(_PUT) == _put_of(found)
+        return False
 
     def _kept_at(self, key: str) -> _Kept | None:
         """What this process has put at a key, whether it is still there or not."""

@@ -134,20 +134,25 @@ class Source:
         def read(body: Body) -> datetime:
             answer = _json(body)
             try:
-                return datetime.fromisoformat(answer["watermark"]).astimezone(UTC)
+                moment = datetime.fromisoformat(answer["watermark"])
+                in_utc = moment.astimezone(UTC)
             except (KeyError, TypeError, ValueError, OverflowError):
                 raise UnreadableError("has no time under 'watermark'") from None
+            if moment.tzinfo is None:
+                raise UnreadableError("has a time without a zone under 'watermark'")
+            return in_utc
 
         return self._document(self._api.watermark, read)
 
-    def require_complete(self, window: Window) -> None:
-        """Raise a `UserError` when the window is not over yet."""
+    def require_complete(self, window: Window) -> datetime:
+        """Raise a `UserError` when the window is not over yet; returns the watermark."""
         watermark = self.watermark()
         if window.end > watermark:
             raise UserError(
                 f"partition {window.partition_key} is not complete:"
                 f" the source has complete hours up to {iso(watermark)}"
             )
+        return watermark
 
     def control_totals(self, window: Window, as_of: datetime) -> ControlTotals | None:
         """What the source says it has for a window; None when it says nothing of the kind.

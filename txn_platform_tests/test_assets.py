@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,91 @@ def test_the_same_window_again_is_the_same_bytes(there: ServedSource) -> None:
     first = _PUBLISHED.read_bytes()
     assert _materialize(there).success
     assert _PUBLISHED.read_bytes() == first
+
+
+_TOTALS_OF_THREE_ROWS = {
+    "rows": 3,
+    "amount_by_type": {"PURCHASE": "7.50"},
+    "ids_digest": ControlTotals.of(sent_frame([sent_row(number) for number in range(3)])).digest,
+}
+
+
+def _published_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    (event,) = [
+        event.materialization
+        for event in result.get_asset_materialization_events()
+        if event.asset_key == dg.AssetKey(checks.PUBLISHED)
+    ]
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def _no_totals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the source spoken to as one that states no control totals."""
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+
+
+def test_a_publication_records_what_the_source_stated_of_it(there: ServedSource) -> None:
+    there.rows = [sent_row(0), sent_row(1), sent_row(2)]
+    before = datetime.now(UTC)
+    metadata = _published_metadata(_materialize(there))
+    assert metadata["source_totals"] == _TOTALS_OF_THREE_ROWS
+    assert before.timestamp() <= metadata["as_of"] <= datetime.now(UTC).timestamp()
+    assert metadata["source_watermark"] == there.watermark.timestamp()
+
+
+def test_a_quarantined_row_is_in_the_source_totals_of_the_publication(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_MAX_QUARANTINE", "1")
+    there.rows = [sent_row(0), sent_row(1, country="XX"), sent_row(2)]
+    metadata = _published_metadata(_materialize(there))
+    assert metadata["source_totals"] == _TOTALS_OF_THREE_ROWS
+    assert metadata["rows"] == 2
+
+
+def test_a_publication_from_a_landed_window_has_the_totals_of_its_landing(
+    there: ServedSource,
+) -> None:
+    """In another instance: all that is known is in the raw object."""
+    there.rows = [sent_row(0), sent_row(1), sent_row(2)]
+    assert _materialize(there).success
+    metadata = _published_metadata(_materialize(there, checks.PUBLISHED))
+    assert metadata["source_totals"] == _TOTALS_OF_THREE_ROWS
+    assert "as_of" not in metadata
+
+
+def test_a_source_without_totals_has_none_recorded(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _no_totals(monkeypatch)
+    before = datetime.now(UTC)
+    metadata = _published_metadata(_materialize(there))
+    assert metadata["source_totals"] is None
+    assert metadata["as_of"] >= before.timestamp()
+
+
+def test_the_same_rows_of_a_source_without_totals_write_nothing(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _no_totals(monkeypatch)
+    monkeypatch.setenv("DELTA_LAKE_S3_PATH", str(tmp_path / "table"))
+    objects = Path(".txn/lake")
+
+    def state() -> dict[Path, tuple[int, int]]:
+        found = [*objects.glob("*/event*/**/*.parquet"), *(tmp_path / "table").rglob("*.*")]
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in found}
+
+    there.rows.append(sent_row(900, country="XX"))
+    assert _materialize(there).success
+    first = state()
+    assert len(first) > 5
+    again = _materialize(there)
+    assert again.success
+    assert state() == first
+    assert _published_metadata(again)["unchanged"] is True
+    there.rows.append(sent_row(901))
+    assert "unchanged" not in _published_metadata(_materialize(there))
+    assert state() != first
 
 
 def test_bad_rows_are_quarantined_as_sent_and_the_rest_is_published(there: ServedSource) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -90,6 +91,30 @@ def test_a_later_object_replaces_the_earlier_whole(lake: Lake) -> None:
     stored = _publish(lake, _rows(7, "new"))
     assert lake.find(_KEY) == stored
     assert set(lake.scan([_KEY]).collect()["text"]) == {"new"}
+
+
+def test_the_same_bytes_are_not_written_again(lake: Lake, tmp_path: Path) -> None:
+    assert not _publish(lake, _rows(50)).unchanged
+    # Also by another process, which has not put it there.
+    for writer in (lake, open_lake(load_settings())):
+        again = _publish(writer, _rows(50))
+        assert again.unchanged
+        assert again == replace(lake.find(_KEY) or again, unchanged=True)
+        assert writer.scan([_KEY]).collect().height == 50
+        copied = tmp_path / "copied"
+        writer.copy(_KEY, copied)
+        assert pq.read_metadata(copied).num_rows == 50
+    assert not _publish(lake, _rows(50, "b")).unchanged
+    assert set(lake.scan([_KEY]).collect()["text"]) == {"b"}
+
+
+def test_a_damaged_file_of_the_same_size_is_written_again() -> None:
+    lake = open_lake(load_settings())
+    path = Path(_publish(lake, _rows(50)).uri)
+    good = path.read_bytes()
+    path.write_bytes(bytes(len(good)))
+    assert not _publish(lake, _rows(50)).unchanged
+    assert path.read_bytes() == good
 
 
 def test_several_objects_are_one_frame(lake: Lake) -> None:

@@ -104,6 +104,35 @@ def test_a_window_that_is_not_over_is_refused(there: ServedSource) -> None:
     Source(there.url).require_complete(_WINDOW)
 
 
+@pytest.mark.parametrize(
+    ("watermark", "refused"),
+    [
+        ("2026-11-01T06:00:00", "has a time without a zone under 'watermark'"),
+        ("2026-11-01", "has a time without a zone under 'watermark'"),
+        ("soon", "has no time under 'watermark'"),
+        ("9999-12-31T23:59:59-14:00", "has no time under 'watermark'"),
+        (None, "has no time under 'watermark'"),
+    ],
+)
+def test_a_watermark_that_is_no_moment_is_refused(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, watermark: str | None, refused: str
+) -> None:
+    body = json.dumps({"watermark": watermark}).encode()
+    monkeypatch.setattr(there, "answer", lambda *_: (200, body))
+    with pytest.raises(UserError, match=refused):
+        Source(there.url, limits=Limits(first_pause=0.001)).watermark()
+
+
+@pytest.mark.parametrize("zone", ["+02:00", "Z"])
+def test_a_watermark_of_any_zone_is_a_moment(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    body = json.dumps({"watermark": f"2026-11-01T06:00:00{zone}"}).encode()
+    monkeypatch.setattr(there, "answer", lambda *_: (200, body))
+    hour = 4 if zone == "+02:00" else 6
+    assert Source(there.url).watermark() == datetime(2026, 11, 1, hour, tzinfo=UTC)
+
+
 def test_no_source_is_said_so() -> None:
     with pytest.raises(UserError, match=r"no source answers at http://127.0.0.1:9: start it"):
         Source("http://127.0.0.1:9", limits=Limits(first_pause=0.001)).watermark()

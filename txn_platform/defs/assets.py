@@ -28,6 +28,11 @@ from txn_platform.defs import checks
 from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, LakeIOManager
 from txn_platform.defs.partitions import HOURS, window_of
+from txn_platform.defs.publications import (
+    landing_metadata,
+    latest_landing,
+    publication_metadata,
+)
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
 from txn_platform.lake import Encoding, LakeFile, open_parquet, read_batches
@@ -40,6 +45,8 @@ from txn_platform.validation import NO_REPEATS, Validator, find_repeats
 # The source's statement travels in the footer of what was landed, so that every later step can be
 # held against it without asking again.
 _SOURCE_TOTALS: Final = "source_control_totals"
+# Whether the source stated them. Where it did not, they are those of the rows that were landed.
+_TOTALS_STATED: Final = "totals_stated"
 # Likewise whether an id can be in it twice: what is known to have none need not be searched.
 _REPEATS_SUSPECTED: Final = "repeats_suspected"
 _CARD_POLICY: Final = "card_policy"
@@ -103,7 +110,7 @@ def raw_transactions(
         # Without a key nothing of the window can be published: said before card numbers are landed.
         card_key.protector()
         source = generator.source()
-        source.require_complete(window)
+        watermark = source.require_complete(window)
         drift = checks.drift(source.drift(window))
         yield from checks.require([drift])
         as_of = datetime.now(UTC)
@@ -118,6 +125,7 @@ def raw_transactions(
             writer.annotate(
                 {
                     _SOURCE_TOTALS: (stated or landed).to_json(),
+                    _TOTALS_STATED: json.dumps(stated is not None),
                     _REPEATS_SUSPECTED: json.dumps(repeats.suspected),
                 }
             )
@@ -128,7 +136,7 @@ def raw_transactions(
                 {"stated_by_source": stated is not None, **checks.totals_metadata(landed)},
             )
             yield from checks.require([result])
-            yield dg.Output(staged, metadata={"as_of": dg.MetadataValue.timestamp(as_of)})
+            yield dg.Output(staged, metadata=landing_metadata(as_of, watermark))
             yield drift
             yield result
 
@@ -273,6 +281,7 @@ def validation(
     description="The window as it is published: proven whole against the source's control totals.",
 )
 def s3_parquet_transactions(
+    context: dg.AssetExecutionContext,
     raw_transactions: LakeFile,
     validated_transactions: LakeFile,
     quarantined_transactions: LakeFile,
@@ -280,7 +289,8 @@ def s3_parquet_transactions(
 ) -> Iterator[Any]:
     """Prove a validated window from its file, and publish it."""
     with failing_for_users():
-        stated = _stated(raw_transactions.parquet())
+        raw = raw_transactions.parquet()
+        stated = _stated(raw)
         quarantined = sum(
             (
                 ControlTotals.of(rows)
@@ -298,7 +308,11 @@ def s3_parquet_transactions(
                 totals, results = checks.prove_published(file, stated - quarantined, policy)
             yield from checks.require(results)
             staged = writer.finish()
-            metadata = {**checks.totals_metadata(totals), _CARD_POLICY: policy}
+            metadata = {
+                **checks.totals_metadata(totals),
+                _CARD_POLICY: policy,
+                **_recorded(raw, latest_landing(context.instance, context.partition_key)),
+            }
             yield dg.Output(staged, metadata=metadata)
             yield from results
 
@@ -312,6 +326,19 @@ def _note(file: pq.ParquetFile, name: str) -> str:
             " materialize the whole window again"
         )
     return notes[name.encode()].decode()
+
+
+def _recorded(raw: pq.ParquetFile, landing: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of a published window about its source; see `publication_metadata`.
+
+    Nothing when the window was landed by an earlier version, which did not say whether its totals
+    were stated.
+    """
+    notes = raw.metadata.metadata or {}
+    if _TOTALS_STATED.encode() not in notes:
+        return {}
+    totals = _stated(raw) if json.loads(_note(raw, _TOTALS_STATED)) else None
+    return publication_metadata(totals, landing)
 
 
 def _stated(raw: pq.ParquetFile) -> ControlTotals:

@@ -106,6 +106,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 # Which run's object is at the address: the store keeps the same digest with it.
                 "sha256": staged.sha256,
                 **({"superseded": True} if stored.superseded else {}),
+                **({"unchanged": True} if stored.unchanged else {}),
             }
         )
 

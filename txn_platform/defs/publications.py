@@ -1,0 +1,126 @@
+"""What Dagster has recorded of published windows, as the metadata of their materializations.
+
+Written by the assets, read by the sensor and the schedule, which compare it with the source.
+"""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dagster as dg
+from dagster import DagsterEventType
+
+from txn_platform.defs import checks
+from txn_platform.reconciliation import ControlTotals
+
+SOURCE_TOTALS: Final = "source_totals"
+AS_OF: Final = "as_of"
+WATERMARK: Final = "source_watermark"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is known of a window that was materialized.
+
+    Attributes:
+        recorded: whether it states its source totals, or that there were none. Windows that
+            earlier versions published do neither.
+        totals: what the source stated of the rows that are published; None when it stated nothing.
+        watermark: how far the source was complete when its rows were read, where that is known.
+        storage_id: of Dagster's record; grows with time.
+    """
+
+    recorded: bool
+    totals: ControlTotals | None
+    watermark: datetime | None
+    storage_id: int
+
+
+def landing_metadata(as_of: datetime, watermark: datetime) -> dict[str, Any]:
+    """What is recorded of a window that was landed.
+
+    Args:
+        as_of: the moment of which its rows are: later ones are not in it.
+        watermark: the end of what was complete then, by the source's word.
+    """
+    return {
+        AS_OF: dg.MetadataValue.timestamp(as_of),
+        WATERMARK: dg.MetadataValue.timestamp(watermark),
+    }
+
+
+def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of a window that is published.
+
+    Args:
+        totals: what the source stated of its rows; None when it stated nothing.
+        landing: the newest record of the window's landing, or nothing; see `latest_landing`.
+    """
+    stated = dg.MetadataValue.null()
+    if totals is not None:
+        # The digest as people see it: it is never taken for a card number.
+        stated = dg.MetadataValue.json(
+            {**json.loads(totals.to_json()), "ids_digest": totals.digest}
+        )
+    return {**landing, SOURCE_TOTALS: stated}
+
+
+def latest_landing(instance: dg.DagsterInstance, partition_key: str) -> dict[str, Any]:
+    """What is recorded of the newest landing of a partition; empty when there is none."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.RAW), asset_partitions=[partition_key])
+    for record in instance.fetch_materializations(wanted, limit=1).records:
+        metadata = record.asset_materialization.metadata if record.asset_materialization else {}
+        return {name: metadata[name] for name in (AS_OF, WATERMARK) if name in metadata}
+    return {}
+
+
+def latest_ids(
+    instance: dg.DagsterInstance, asset: str, partition_keys: Collection[str]
+) -> dict[str, int]:
+    """The storage ids of the newest materializations, for those partitions that have one."""
+    found = instance.get_latest_storage_id_by_partition(
+        dg.AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION, set(partition_keys)
+    )
+    return dict(found)
+
+
+def publications(
+    instance: dg.DagsterInstance, partition_keys: Collection[str]
+) -> dict[str, Publication]:
+    """The newest publication of each of these partitions that has one, in two questions."""
+    ids = latest_ids(instance, checks.PUBLISHED, partition_keys)
+    if not ids:
+        return {}
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.PUBLISHED), storage_ids=list(ids.values()))
+    found: dict[str, Publication] = {}
+    for record in instance.fetch_materializations(wanted, limit=len(ids)).records:
+        event = record.asset_materialization
+        if event is not None and event.partition is not None:
+            found[event.partition] = _publication(event, record.storage_id)
+    return found
+
+
+def _publication(event: dg.AssetMaterialization, storage_id: int) -> Publication:
+    stated = event.metadata.get(SOURCE_TOTALS)
+    try:
+        totals = _parsed(stated.value) if stated is not None else None
+    except (KeyError, TypeError, AttributeError, ValueError):
+        # Somebody else's metadata of this name: as good as none.
+        stated = totals = None
+    watermark = event.metadata.get(WATERMARK)
+    moment = watermark.value if isinstance(watermark, dg.TimestampMetadataValue) else None
+    return Publication(
+        recorded=stated is not None,
+        totals=totals,
+        watermark=None if moment is None else datetime.fromtimestamp(moment, UTC),
+        storage_id=storage_id,
+    )
+
+
+def _parsed(stated: Any) -> ControlTotals | None:
+    if stated is None:
+        return None
+    digest = stated["ids_digest"].replace("-", "")
+    return ControlTotals.parse(json.dumps({**stated, "ids_digest": digest}))
