@@ -104,11 +104,16 @@ def main() -> None:
     help="Run the N newest complete hours, oldest first.  [default: 1]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a window.")
-def run(partition: str | None, last: int | None, *, as_json: bool) -> None:
+@click.option(
+    "--allow-empty",
+    is_flag=True,
+    help="Let a window come back without rows where the lake has some.",
+)
+def run(partition: str | None, last: int | None, *, as_json: bool, allow_empty: bool) -> None:
     """Materialize hours: land, validate, publish."""
     if partition is not None and last is not None:
         raise click.UsageError("--partition and --last exclude each other.")
-    summaries = _materialize(partition, last or 1)
+    summaries = _materialize(partition, last or 1, allow_empty=allow_empty)
     if as_json:
         for summary in summaries:
             click.echo(summary.model_dump_json())
@@ -360,7 +365,9 @@ def _microseconds(moment: datetime) -> int:
     return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
 
 
-def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
+def _materialize(
+    partition: str | None, last: int, *, allow_empty: bool = False
+) -> Iterator[Summary]:
     """Run windows one after the other, showing on standard error how far they are."""
     from rich.console import Console
 
@@ -393,6 +400,7 @@ def _materialize(partition: str | None, last: int) -> Iterator[Summary]:
                 on_progress=lambda doing, window=window: status.update(
                     f"{window.partition_key}: {doing}"
                 ),
+                allow_empty=allow_empty,
             )
 
 

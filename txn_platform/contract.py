@@ -192,6 +192,9 @@ class Transaction(SentTransaction):
 
 
 SENT_COLUMNS: Final = tuple(SentTransaction.columns())
+REQUIRED_COLUMNS: Final = tuple(
+    name for name, column in SentTransaction.columns().items() if not column.nullable
+)
 PUBLISHED_COLUMNS: Final = tuple(
     name
     for sent in SENT_COLUMNS

@@ -8,13 +8,14 @@ read as a row at all is kept as one whose fields are absent. Where the bytes com
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import json
 import re
 from collections import defaultdict
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, override
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from txn_platform.columns import Column, PerDictionary, as_batch, boolean, integers
-from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
+from txn_platform.contract import LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS
 from txn_platform.json_columns import read_alike
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ _MOST_COLUMNS: Final = 1_000
 # So many rows are put together at least: fewer cost more for each batch, more leave the cache.
 _GATHERED_ROWS: Final = 1 << 17
 _SHAPES_TRIED: Final = 4
+_REQUIRED: Final = frozenset(REQUIRED_COLUMNS)
 _SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
 
 
@@ -51,6 +53,37 @@ class UnreadableError(ValueError):
 
 
 # JSON, each value as the bytes that were sent.
+# How a page that was answered with a status of success says that it is none, or not whole.
+_STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(["error", "errors"], lambda value: bool(value) and value != "0"),
+    **dict.fromkeys(["ok", "success"], lambda value: value is False),
+    **dict.fromkeys(["timed_out", "incomplete_results"], lambda value: value is True),
+}
+
+
+type NextPage = Literal["text", "null", "neither", "nothing"]
+
+
+class _Digits(str):
+    """A JSON number as it was sent."""
+
+    __slots__ = ()
+
+
+class Page(NamedTuple):
+    """A JSON page of rows.
+
+    Attributes:
+        rows: what it holds.
+        following: what it has where the next page's address should be, when that is a text.
+        says: whether it has a text there, null, something that is neither, or no such member.
+    """
+
+    rows: pa.RecordBatch
+    following: str | None
+    says: NextPage
+
+
 _Row = dict[str, msgspec.Raw]
 _ROW: Final = msgspec.json.Decoder(_Row)
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
@@ -63,15 +96,19 @@ def arrow(body: Any) -> Iterator[pa.RecordBatch]:
         with pa.ipc.open_stream(body) as reader:
             if len({*reader.schema.names}) < len(reader.schema):
                 raise UnreadableError("has two columns of one name")
+            known = not _REQUIRED.isdisjoint(reader.schema.names)
             words = defaultdict[str, PerDictionary[None]](partial(PerDictionary, _validate))
             gathered: list[pa.RecordBatch] = []
             rows = 0
             for batch in reader:
                 gathered.append(batch)
                 rows += batch.num_rows
+                known |= bool(rows)
                 if rows >= _GATHERED_ROWS:
                     yield _believed(gathered, words)
                     gathered, rows = [], 0
+            if not known:
+                raise UnreadableError("has no row, and none of the contract's columns")
             if gathered:
                 yield _believed(gathered, words)
     except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
@@ -83,15 +120,7 @@ def delimited(body: Any) -> Iterator[pa.RecordBatch]:
 
     A line with another number of fields is kept as unreadable.
     """
-    head = body.readline(_LONGEST_HEADER)
-    if not head.endswith(b"\n"):
-        raise UnreadableError("has a header line that does not end")
-    try:
-        names = next(csv.reader([head.decode("utf-8-sig").rstrip("\r\n")]), [])
-    except (csv.Error, UnicodeDecodeError):
-        names = []
-    if not 0 < len(set(names)) == len(names) <= _MOST_COLUMNS:
-        raise UnreadableError("has no header line of different names")
+    names = _header(body.readline(_LONGEST_HEADER))
     broken: list[str] = []
 
     def keep(row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
@@ -124,6 +153,22 @@ def delimited(body: Any) -> Iterator[pa.RecordBatch]:
         yield _unreadable(broken)
 
 
+def _header(line: bytes) -> list[str]:
+    """The names in a header line, which may do without its newline when it is whole."""
+    try:
+        names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
+    except (csv.Error, UnicodeDecodeError):
+        names = []
+    whole = _REQUIRED.issubset(names) or (bool(names) and names[-1] in SENT_COLUMNS)
+    if not whole and not line.endswith(b"\n"):
+        raise UnreadableError("has a header line that does not end")
+    if not 0 < len(set(names)) == len(names) <= _MOST_COLUMNS:
+        raise UnreadableError("has no header line of different names")
+    if _REQUIRED.isdisjoint(names):
+        raise UnreadableError("has a header line with none of the contract's columns")
+    return names
+
+
 class _Utf8(io.RawIOBase):
     """A file that must be text: Arrow would print a traceback for a bad line that is none."""
 
@@ -154,68 +199,100 @@ def _no_csv(error: Exception) -> UnreadableError:
 
 
 def ndjson(body: Any) -> Iterator[pa.RecordBatch]:
-    """One JSON object a line; a line that is none is kept as unreadable."""
-    rest = b""
+    """One JSON object a line; a line that is none is kept as unreadable.
+
+    The last line may do without its newline when it is a whole object.
+    """
+    rest = body.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
     while chunk := body.read(_CHUNK_BYTES):
         whole, newline, rest = (rest + chunk).rpartition(b"\n")
         if newline:
             yield _objects(whole)
         elif len(rest) > _LONGEST_LINE:
             raise UnreadableError(f"has a line longer than {_LONGEST_LINE:,} bytes")
-    if rest:
-        raise UnreadableError("has a last line that does not end")
+    if rest.strip():
+        if not isinstance(_loads(rest), dict):
+            raise UnreadableError("has a last line that does not end")
+        yield _objects(rest)
 
 
-def page(
-    content: bytes, items: Sequence[str], following: Sequence[str]
-) -> tuple[pa.RecordBatch, str | None]:
+def page(content: bytes, items: Sequence[str], following: Sequence[str]) -> Page:
     """A JSON page's rows and the address of the next, each found at a path of names.
 
-    Returns:
-        The rows, and the text at the other path, None when there is none.
+    A member that has the whole path for its name, joined by dots, is taken before one within
+    another.
 
     Raises:
-        UnreadableError: the page is not JSON, or has no list where its rows should be.
+        UnreadableError: the page is not JSON, has no list where its rows should be, or states a
+            failure.
     """
+    content = content.removeprefix(codecs.BOM_UTF8)
+    own_names = {items[0], following[0]}
     try:
         content.decode()
         document = _ROW.decode(content)
         found = _at(document, items)
         if found is not None:
-            return _batch_of(_VALUES.decode(found)), _address(document, following)
+            rows = _batch_of(_VALUES.decode(found))
+            for name in _STATES_FAILURE.keys() & document.keys() - own_names:
+                _require_no_failure(name, _loads(bytes(document[name])))
+            sent = _at(document, following)
+            return Page(rows, *_next_page(sent is not None, sent and _loads(bytes(sent))))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     parsed = _loads(content)
-    rows = _walk(parsed, items)
-    if not isinstance(rows, list):
+    if isinstance(parsed, dict):
+        for name in _STATES_FAILURE.keys() & parsed.keys() - own_names:
+            _require_no_failure(name, parsed[name])
+    listed, rows = _walk(parsed, items)
+    if not listed or not isinstance(rows, list):
         raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
     batch = _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
-    text = _walk(parsed, following)
-    return batch, text if isinstance(text, str) else None
+    return Page(batch, *_next_page(*_walk(parsed, following)))
 
 
-def _address(document: _Row, path: Sequence[str]) -> str | None:
-    try:
-        found = _at(document, path)
-    except msgspec.DecodeError:  # A name on the way stands for no object.
-        return None
-    text = None if found is None else _loads(bytes(found))
-    return text if isinstance(text, str) else None
+def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
+    match value:
+        case str() if not isinstance(value, _Digits):
+            return value, "text"
+        case None:
+            return None, "null" if found else "nothing"
+        case _:
+            return None, "neither"
+
+
+def _require_no_failure(name: str, value: Any) -> None:
+    if _STATES_FAILURE[name](value):
+        raise UnreadableError(f"states a failure, under {name!r}")
 
 
 def _at(document: _Row, path: Sequence[str]) -> msgspec.Raw | None:
-    """The value at a path of names, as sent."""
-    *names, last = path
-    for name in names:
-        document = _ROW.decode(document.get(name, b"{}"))
-    return document.get(last)
+    """The value at a path of names, as sent; None when there is none."""
+    for length in range(len(path), 0, -1):
+        found = document.get(".".join(path[:length]))
+        if found is not None:
+            if length == len(path):
+                return found
+            with contextlib.suppress(msgspec.DecodeError):  # It stands for no object.
+                within = _at(_ROW.decode(found), path[length:])
+                if within is not None:
+                    return within
+    return None
 
 
-def _walk(value: Any, path: Sequence[str]) -> Any:
-    """The same in a document that is parsed already."""
-    for name in path:
-        value = value.get(name) if isinstance(value, dict) else None
-    return value
+def _walk(value: Any, path: Sequence[str]) -> tuple[bool, Any]:
+    """The same in a document that is parsed already: whether there is one, and which."""
+    if not path:
+        return True, value
+    if isinstance(value, dict):
+        document = cast("dict[str, Any]", value)
+        for length in range(len(path), 0, -1):
+            name = ".".join(path[:length])
+            if name in document:
+                found, within = _walk(document[name], path[length:])
+                if found:
+                    return True, within
+    return False, None
 
 
 def _objects(lines: bytes) -> pa.RecordBatch:
@@ -245,7 +322,7 @@ def _patiently(rows: list[tuple[Any, bytes]]) -> pa.RecordBatch:
 def _loads(document: bytes) -> Any:
     """JSON with numbers by their digits; also NaN, and halves of surrogate pairs. None if none."""
     try:
-        return json.loads(document, parse_float=str, parse_int=str, parse_constant=str)
+        return json.loads(document, parse_float=_Digits, parse_int=_Digits, parse_constant=_Digits)
     except (ValueError, RecursionError):
         return None
 

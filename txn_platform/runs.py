@@ -72,6 +72,7 @@ def materialize(
     instance: dg.DagsterInstance,
     source_url: str,
     on_progress: Callable[[str], None],
+    allow_empty: bool = False,
 ) -> Summary:
     """Land, validate and publish one window in this process.
 
@@ -80,6 +81,7 @@ def materialize(
         instance: where the run is recorded.
         source_url: where the source answers.
         on_progress: is told what the run is doing, a phrase at a time.
+        allow_empty: whether the window may come back without rows where the lake has some.
 
     Raises:
         UserError: the run failed for a reason that a user can mend; says so as the run does.
@@ -96,6 +98,7 @@ def materialize(
         run_config={
             "loggers": {_LOGGER: {}},
             "resources": {"generator": {"config": {"url": source_url}}},
+            "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
         },
         raise_on_error=False,
     )

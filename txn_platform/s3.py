@@ -573,9 +573,11 @@ def _is_whole(value: Any) -> bool:
 def _date(metadata: Any) -> datetime:
     """The store's clock as an answer has it, to the second; this machine's if it has none."""
     try:
-        return parsedate_to_datetime(metadata["HTTPHeaders"]["date"])
-    except (KeyError, ValueError):
+        moment = parsedate_to_datetime(metadata["HTTPHeaders"]["date"])
+    except (ValueError, TypeError, LookupError, OverflowError):
         return datetime.now(UTC)
+    # RFC 5322: -0000 is UTC too, and Python leaves such a moment without a zone.
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _base64(digest: bytes) -> str:

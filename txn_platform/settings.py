@@ -86,6 +86,11 @@ class Settings(BaseSettings):
         validation_alias="TXN_SOURCE_NEXT",
         description="The names under which a JSON page has the next page's address.",
     )
+    source_next_absent: Literal["end"] | None = Field(
+        default=None,
+        validation_alias="TXN_SOURCE_NEXT_ABSENT",
+        description="`end` for a source that leaves the next page's address out on its last page.",
+    )
     source_read_seconds: float = Field(
         default=60.0,
         gt=0,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections import deque
+import time
+from collections import defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.columns import as_frame, integers
-from txn_platform.contract import LANDED_SCHEMA
+from txn_platform.contract import CODED_COLUMNS, LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS
 from txn_platform.decoding import DECODERS, UNREADABLE, UnreadableError, page
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
@@ -32,6 +33,7 @@ from txn_platform.windows import Window, iso
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from txn_platform.decoding import NextPage
     from txn_platform.drift import Drift
     from txn_platform.settings import Settings
     from txn_platform.transport import Body
@@ -49,7 +51,13 @@ _SLICES_OF_PAGES: Final = 3
 _SLICE_OF_PAGES_ROWS: Final = 1 << 17
 _EMPTY_PAGES: Final = 100
 _TIMES_BELIEVED: Final = 3
+_TIMES_AT_OTHER_ADDRESSES: Final = 2
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
+# Those whose values differ from row to row.
+_TELLING_COLUMNS: Final = [name for name in SENT_COLUMNS if name not in CODED_COLUMNS]
+_MARK: Final = f'{{"{UNREADABLE}":'
+_LOOK_AT_ITS_LOG: Final = "look at its log"
+_NOT_ITS_PAGES: Final = "look at what it sends, and at TXN_SOURCE_ITEMS"
 _OTHER_SERVICE: Final = (
     "GENERATOR_URL must name a service with the API of generator_service, or TXN_SOURCE_ settings"
     " say how it is spoken to"
@@ -61,14 +69,17 @@ class SourceApi:
     """How a source is spoken to; the defaults are the generator's.
 
     In the paths, `{start}`, `{end}` and `{as_of}` stand for times (RFC 3339), `{format}` for the
-    format, and `{offset}` for the rows had so far; a path with `{offset}` is asked again until a
-    page comes empty.
+    format, and `{offset}` for the rows had so far; a path with `{offset}` is asked again until an
+    answer comes without rows.
 
     Attributes:
         format: `arrow`, `csv` or `ndjson` stream a window, `json` gives it in pages.
         transactions: where the rows of a window are.
         items: in a JSON page, the names under which its rows stand, joined by dots.
-        next: likewise for the address of the next page.
+        next: likewise for the address of the next page, which is relative to the page's own; null
+            or an empty text where there is none.
+        next_absent: `end` for a source that leaves `next` out on its last page, also where that is
+            the first; None for one that always has it, of which a page without it is no page.
         totals: where the control totals of a window are; None for a source that states none.
         description: where its OpenAPI description is; None for a source without.
         watermark: where the end of the newest complete hour is; None to go by the clock.
@@ -80,6 +91,7 @@ class SourceApi:
     )
     items: str = "data"
     next: str = "next"
+    next_absent: Literal["end"] | None = None
     totals: str | None = "/v1/control-totals?start={start}&end={end}&as_of={as_of}"
     description: str | None = "/openapi.json"
     watermark: str | None = "/v1/watermark"
@@ -88,15 +100,16 @@ class SourceApi:
 def source_api(settings: Settings) -> SourceApi:
     """How the source that the settings name is spoken to."""
     if settings.source_transactions is None:
-        pages = {"transactions": f"{SourceApi.transactions}&limit={_PAGE_ROWS}"}
+        paged = f"&limit={_PAGE_ROWS}" if settings.source_format == "json" else ""
         return SourceApi(
-            format=settings.source_format, **(pages if settings.source_format == "json" else {})
+            format=settings.source_format, transactions=f"{SourceApi.transactions}{paged}"
         )
     return SourceApi(
         format=settings.source_format,
         transactions=settings.source_transactions,
         items=settings.source_items,
         next=settings.source_next,
+        next_absent=settings.source_next_absent,
         totals=None,
         description=None,
         watermark=None,
@@ -241,68 +254,103 @@ class Source:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _slice(self, start: datetime, end: datetime, as_of: datetime) -> list[pa.RecordBatch]:
-        ask = self._pages if self._api.format == "json" else self._stream
-        return ask(f"[{iso(start)}, {iso(end)})", start=start, end=end, as_of=as_of)
+        """All answers that make up a slice, one after the other, until the source says the end."""
+        what = f"[{iso(start)}, {iso(end)})"
+        wire, limits = self._api.format, self._transport.limits
+        by_offset = "{offset}" in self._api.transactions
+        deadline = time.monotonic() + limits.slice_seconds
 
-    def _stream(self, what: str, **window: datetime) -> list[pa.RecordBatch]:
-        wire = self._api.format
+        def address_at(offset: int) -> str:
+            window = {"start": start, "end": end, "as_of": as_of}
+            path = _filled(self._api.transactions, format=wire, offset=offset, **window)
+            return self._transport.address(path)
+
+        address: str | None = address_at(0)
+        asked: set[str] = set()
+        seen = _Seen()
+        batches: list[pa.RecordBatch] = []
+        rows = empty = size = 0
+        while address is not None:
+            if address in asked or empty > _EMPTY_PAGES:
+                raise self._endless(what)
+            if len(asked) == limits.slice_pages:
+                raise self._transport.stopped(what, f"is more than {limits.slice_pages:,} pages")
+            if time.monotonic() > deadline:
+                raise self._transport.too_slow(what, limits.slice_seconds)
+            asked.add(address)
+            answer = self._answer(address, what)
+            size += answer.size
+            if size > limits.slice_bytes:
+                raise self._transport.stopped(what, f"is longer than {limits.slice_bytes:,} bytes")
+            if seen.times(answer.batches) > (1 if by_offset else _TIMES_AT_OTHER_ADDRESSES):
+                raise self._endless(what)
+            batches += answer.batches
+            rows += answer.rows
+            empty = 0 if answer.rows else empty + 1
+            if not by_offset:
+                address = self._following(answer, address, first=len(asked) == 1)
+            else:
+                address = address_at(rows) if answer.rows else None
+        return batches
+
+    def _answer(self, address: str, what: str) -> _Answer:
+        wire, limits = self._api.format, self._transport.limits
+        items, following = self._api.items.split("."), self._api.next.split(".")
         doubted: list[int] = []
 
-        def read(body: Body) -> list[pa.RecordBatch]:
-            content = io.BufferedReader(body) if wire == "csv" else body
-            batches = list(DECODERS[wire](content))
+        def read(body: Body) -> _Answer:
+            if body.is_empty:
+                return _Answer([], None, "null", None, 0)
+            if wire == "json":
+                rows, named, says = page(body.read(), items, following)
+                batches = [rows]
+            else:
+                content = io.BufferedReader(body) if wire == "csv" else body
+                batches, named, says = list(DECODERS[wire](content)), None, "nothing"
             if body.read(1):
                 raise UnreadableError("goes on behind its end")
-            if _is_doubtful(wire, body.tail, batches):
+            doubt = _doubt(wire, body, batches)
+            if doubt is not None:
+                if doubt.never_believed and self._api.totals is None:
+                    raise UnreadableError(doubt.fault)
                 # What a network spoils is another thing each time; the source's own is the same.
                 doubted.append(sum(map(_digest, batches)))
                 if doubted.count(doubted[-1]) < _TIMES_BELIEVED:
-                    raise UnreadableError(f"has what is no {wire}, and is not the same each time")
-            return batches
+                    raise UnreadableError(f"{doubt.fault}, and is not the same each time")
+            return _Answer(batches, named, says, body.next_link, body.size)
 
         return self._transport.get(
-            _filled(self._api.transactions, format=wire, offset=0, **window),
+            address,
             read,
             what=what,
-            most_bytes=self._transport.limits.slice_bytes,
+            most_bytes=limits.page_bytes if wire == "json" else limits.slice_bytes,
+            hint=_NOT_ITS_PAGES if wire == "json" else _LOOK_AT_ITS_LOG,
         )
 
-    def _pages(self, what: str, **window: datetime) -> list[pa.RecordBatch]:
-        names, next_names = self._api.items.split("."), self._api.next.split(".")
-        by_offset = "{offset}" in self._api.transactions
-
-        def read(body: Body) -> tuple[pa.RecordBatch, str | None, int]:
-            return *page(body.read(), names, next_names), body.size
-
-        limits = self._transport.limits
-        batches: list[pa.RecordBatch] = []
-        rows = empty = 0
-        left = limits.slice_bytes
-        path: str | None = _filled(self._api.transactions, format="json", offset=0, **window)
-        asked: set[str] = set()
-        while path is not None:
-            if path in asked or empty > _EMPTY_PAGES:
-                raise self._endless(what)
-            asked.add(path)
-            batch, following, size = self._transport.get(
-                path, read, what=what, most_bytes=limits.page_bytes
-            )
-            rows += batch.num_rows
-            left -= size
-            if left < 0:
-                raise self._transport.stopped(what, f"is longer than {limits.slice_bytes:,} bytes")
-            empty = 0 if batch.num_rows else empty + 1
-            if not by_offset:
-                path = self._transport.of_this_origin(following) if following else None
-            elif batch.num_rows:
-                if batches and batch.equals(batches[-1]):
-                    raise self._endless(what)
-                query = window | {"offset": rows}
-                path = _filled(self._api.transactions, format="json", **query)
-            else:
-                path = None
-            batches.append(batch)
-        return batches
+    def _following(self, answer: _Answer, address: str, *, first: bool) -> str | None:
+        """The address of the answer after one, None behind the last."""
+        reference = answer.link
+        match answer.says:
+            case "text":
+                reference = answer.named
+            case "null":
+                return None
+            case "neither":
+                raise UserError(
+                    f"{self._transport.url} sends pages whose {self._api.next!r} (TXN_SOURCE_NEXT)"
+                    " is neither the text of an address nor null: let the setting name the member"
+                    " that has the next page's address"
+                )
+            case "nothing":
+                paged = self._api.format == "json"
+                if paged and first and reference is None and self._api.next_absent != "end":
+                    raise UserError(
+                        f"{self._transport.url} sends pages without {self._api.next!r}"
+                        " (TXN_SOURCE_NEXT), so that it is not known whether there are more: let"
+                        " the setting name the member that has the next page's address, or set"
+                        " TXN_SOURCE_NEXT_ABSENT=end if the source leaves it out on its last page"
+                    )
+        return self._transport.followed(address, reference) if reference else None
 
     def _endless(self, what: str) -> UserError:
         return UserError(
@@ -311,9 +359,14 @@ class Source:
         )
 
     def _document[T](self, path: str, read: Callable[[Body], T]) -> T:
+        def read_some(body: Body) -> T:
+            if body.is_empty:
+                raise UnreadableError("has no content")
+            return read(body)
+
         return self._transport.get(
-            path,
-            read,
+            self._transport.address(path),
+            read_some,
             what=path.partition("?")[0],
             most_bytes=self._transport.limits.document_bytes,
             hint=_OTHER_SERVICE,
@@ -327,17 +380,95 @@ def _json(body: Body) -> Any:
         raise UnreadableError("is not JSON") from None
 
 
-def _is_doubtful(wire: str, tail: bytes, batches: list[pa.RecordBatch]) -> bool:
-    """Whether an answer that is whole by HTTP's account may be less, or other, than was sent."""
-    match wire:
-        case "arrow":
-            return tail != _END_OF_ARROW
-        case "csv" if not tail.endswith(b"\n"):
-            return True
-        case _:
-            mark = f'{{"{UNREADABLE}":'
-            extra = (pl.Series(batch.column("extra_fields")) for batch in batches)
-            return any(fields.str.starts_with(mark).any() for fields in extra)
+@dataclass(frozen=True)
+class _Answer:
+    """What one request for rows came to.
+
+    Attributes:
+        batches: the rows.
+        named: the address of the next page that it has in its content, when that is a text.
+        says: what it has in that place, as `decoding.Page` has it.
+        link: the address of the next page that its headers have.
+        size: its bytes.
+    """
+
+    batches: list[pa.RecordBatch]
+    named: str | None
+    says: NextPage
+    link: str | None
+    size: int
+
+    @property
+    def rows(self) -> int:
+        return sum(batch.num_rows for batch in self.batches)
+
+
+class _Seen:
+    """The answers that a slice has had, to notice one that comes again."""
+
+    def __init__(self) -> None:
+        self._answers = defaultdict[Any, list[list[pa.RecordBatch]]](list)
+
+    def times(self, batches: list[pa.RecordBatch]) -> int:
+        """How often the same rows came in one answer, with this time; they are remembered."""
+        rows = [batch.select(_TELLING_COLUMNS) for batch in batches if batch.num_rows]
+        if not rows or rows[0]["transaction_id"][0].as_py() is None:
+            return 0
+        ids = rows[0]["transaction_id"][0].as_py(), rows[-1]["transaction_id"][-1].as_py()
+        alike = self._answers[sum(batch.num_rows for batch in rows), ids]
+        alike.append(rows)
+        return alike.count(rows)
+
+
+@dataclass(frozen=True)
+class _Doubt:
+    """Why an answer that is whole by HTTP's account may be less, or other, than was sent.
+
+    Attributes:
+        fault: as the end of a sentence.
+        never_believed: only control totals can tell that it is whole.
+    """
+
+    fault: str
+    never_believed: bool = False
+
+
+def _doubt(wire: str, body: Body, batches: list[pa.RecordBatch]) -> _Doubt | None:
+    fault = _no_row(wire, batches)
+    if fault is not None:
+        return _Doubt(fault, never_believed=True)
+    ended = {"arrow": body.tail == _END_OF_ARROW, "csv": body.tail.endswith(b"\n")}
+    if not ended.get(wire, True):
+        if not body.is_delimited:
+            return _Doubt("has no end by which it can be told to be whole", never_believed=True)
+        return _Doubt(f"has what is no {wire}")
+    if wire in {"csv", "ndjson"}:
+        extra = (pl.Series(batch.column("extra_fields")) for batch in batches)
+        if any(fields.str.starts_with(_MARK).any() for fields in extra):
+            return _Doubt(f"has what is no {wire}")
+    return None
+
+
+def _no_row(wire: str, batches: list[pa.RecordBatch]) -> str | None:
+    """The fault of an answer whose end is no row: so a source says that it failed on the way."""
+    some = [batch for batch in batches if batch.num_rows]
+    if not some:
+        return None
+    if not any(map(_has_values, some)):
+        return "has no row with any of the contract's columns"
+    last = some[-1].slice(some[-1].num_rows - 1)
+    extra: str | None = last["extra_fields"][0].as_py()
+    if extra is None or _has_values(last):
+        return None
+    fields: dict[str, str] = json.loads(extra)
+    line = fields.get(UNREADABLE, "") if list(fields) == [UNREADABLE] else ""
+    tried = line.count(",") + 1 >= len(REQUIRED_COLUMNS) if wire == "csv" else line[:1] == "{"
+    return None if tried else "ends in what is no row of the contract"
+
+
+def _has_values(rows: pa.RecordBatch) -> bool:
+    """Whether one of them has a field that the contract requires."""
+    return any(rows[name].null_count < rows.num_rows for name in REQUIRED_COLUMNS)
 
 
 def _digest(batch: pa.RecordBatch) -> int:

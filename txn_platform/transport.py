@@ -10,6 +10,7 @@ import http.client
 import io
 import json
 import random
+import re
 import time
 from contextlib import closing
 from contextvars import ContextVar
@@ -17,19 +18,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final, cast, override
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
-    DecodeError,
     HTTPError,
+    InvalidHeader,
     NewConnectionError,
     ProtocolError,
     ReadTimeoutError,
 )
 
+from txn_platform.content_coding import codings_in, decoded
 from txn_platform.decoding import UnreadableError
 from txn_platform.errors import UserError
 
@@ -45,6 +47,19 @@ _DETAIL_BYTES: Final = 1 << 16
 _DETAIL_CHARACTERS: Final = 500
 _TAIL_BYTES: Final = 8
 _CONNECTIONS: Final = 16
+_LONGEST_CHUNK_LINE: Final = 1 << 12
+_LONGEST_SHOWN: Final = 40
+# All pages of a slice may take so many times as long as one answer.
+_ANSWERS_OF_A_SLICE: Final = 12
+
+# Statuses of a moment: what is asked for may be there the next time (RFC 9110, RFC 8470, RFC 6585).
+_TRANSIENT: Final = frozenset({408, 425, 429})
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+# A chunk's size and its extensions (RFC 9112, 7.1).
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
+# A link and its parameters (RFC 8288), and the relations that these name.
+_LINK: Final = re.compile(r'<([^>]*)>((?:\s*;[^;,="<]*(?:=\s*(?:"[^"]*"|[^",;<]*))?)*)')
+_RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class Limits:
         document_bytes: of an answer that is not rows.
         page_bytes: of a JSON page of rows, or of one message of an Arrow stream.
         slice_bytes: of all answers that make up a slice of a window.
+        slice_pages: how many answers may make up a slice of a window.
         inflation: how many times larger than on the wire what was sent compressed may become.
     """
 
@@ -73,7 +89,13 @@ class Limits:
     document_bytes: int = 1 << 20
     page_bytes: int = 1 << 26
     slice_bytes: int = 1 << 30
+    slice_pages: int = 100_000
     inflation: int = 100
+
+    @property
+    def slice_seconds(self) -> float:
+        """For all answers that make up a slice of a window."""
+        return _ANSWERS_OF_A_SLICE * self.whole_seconds
 
 
 class AbsentError(UserError):
@@ -94,9 +116,13 @@ class Transport:
         )
         self._pool.pool_classes_by_scheme = _POOLS
 
+    def address(self, path: str) -> str:
+        """The address of a path, or of a query, below the source's own."""
+        return f"{self.url}{path}" if path.startswith(("/", "?")) else f"{self.url}/{path}"
+
     def get[T](
         self,
-        path: str,
+        address: str,
         read: Callable[[Body], T],
         *,
         what: str,
@@ -106,7 +132,7 @@ class Transport:
         """Ask until an answer comes whole, and return what `read` makes of it.
 
         Args:
-            path: what is asked for, below the source's address.
+            address: what is asked for, as `address` or `followed` gives it.
             read: reads the answer's content to its end; raises `UnreadableError` for what is to be
                 asked for again. Called anew with each attempt.
             what: names it in messages.
@@ -119,7 +145,7 @@ class Transport:
         """
         for attempt in range(1, self.limits.attempts + 1):
             try:
-                return self._once(path, read, what, most_bytes)
+                return self._once(address, read, what, most_bytes)
             except (UnreadableError, _FailedError, HTTPError, OSError) as error:
                 if attempt == self.limits.attempts:
                     raise self._given_up(error, what, hint) from None
@@ -146,8 +172,6 @@ class Transport:
                 failure, mend = str(error), hint
             case ReadTimeoutError():
                 failure = f"stalled for {self.limits.read_seconds:g} s"
-            case DecodeError():
-                failure = "is not compressed as it says"
             case _:
                 failure = "broke off"
         return UserError(
@@ -162,31 +186,42 @@ class Transport:
             " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES"
         )
 
-    def of_this_origin(self, address: str) -> str:
-        """The path of an address that the source named, which must be its own.
+    def followed(self, page: str, reference: str) -> str:
+        """The address of a page that another page names (RFC 3986, 5), which must be the source's.
+
+        A service behind a proxy that takes the base's path away does not know that path. It names
+        its own pages without it, and the path is put back.
+
+        Args:
+            page: the address of the page that names it.
+            reference: what it names, an address or a part of one.
 
         Raises:
-            UserError: it is another's.
+            UserError: it is of another origin.
         """
-        own = urlsplit(self.url)
+        base = urlsplit(self.url)
         try:
-            joined = urlsplit(urljoin(f"{self.url}/", address))
-            same = (joined.scheme, joined.netloc) == (own.scheme, own.netloc)
+            named = urlsplit(urljoin(page, reference))
+            same = "@" not in named.netloc and _origin(named) == _origin(base)
         except ValueError:
             raise UserError(f"{self.url} names a next page that is no address") from None
         if not same:
-            origin = _printable(f"{joined.scheme}://{joined.netloc.rpartition('@')[2]}")
+            origin = _printable(f"{named.scheme}://{named.netloc.rpartition('@')[2]}")
             raise UserError(
                 f"{self.url} names a next page at {origin}: a page of another origin is not"
                 " followed"
             )
-        path = joined._replace(scheme="", netloc="", fragment="").geturl()
-        return path.removeprefix(own.path)
+        path = named.path
+        if base.path and f"{base.path}{path}" == urlsplit(page).path:
+            path = f"{base.path}{path}"
+        # Asked of the server that the setting names, however the page writes it.
+        query = f"?{named.query}" if named.query else ""
+        return f"{base.scheme}://{base.netloc}{path}{query}"
 
-    def _once[T](self, path: str, read: Callable[[Body], T], what: str, most_bytes: int) -> T:
+    def _once[T](self, address: str, read: Callable[[Body], T], what: str, most_bytes: int) -> T:
         deadline = time.monotonic() + self.limits.whole_seconds
         try:
-            with closing(self._ask(path, deadline)) as response:
+            with closing(self._ask(address, deadline)) as response:
                 self._require_success(response, what)
                 return read(Body(response, most_bytes, self.limits))
         except _BoundError as error:
@@ -194,19 +229,25 @@ class Transport:
         except ReadTimeoutError:
             if time.monotonic() < deadline:
                 raise
-            raise UserError(
-                f"{self.url} was stopped: its answer for {what} took longer than"
-                f" {self.limits.whole_seconds:g} s; raise TXN_SOURCE_WHOLE_SECONDS if it is slow"
-            ) from None
+            raise self.too_slow(what, self.limits.whole_seconds) from None
 
-    def _ask(self, path: str, deadline: float) -> urllib3.HTTPResponse:
+    def too_slow(self, what: str, seconds: float) -> UserError:
+        """The error of answers for what is asked for that took longer than they may."""
+        return UserError(
+            f"{self.url} was stopped: its answer for {what} took longer than {seconds:g} s; raise"
+            " TXN_SOURCE_WHOLE_SECONDS if it is slow"
+        )
+
+    def _ask(self, address: str, deadline: float) -> urllib3.HTTPResponse:
         token = _DEADLINE.set(deadline)
         try:
             response = self._pool.request(
-                "GET", f"{self.url}{path}", preload_content=False, redirect=False, retries=False
+                "GET", address, preload_content=False, redirect=False, retries=False
             )
         except (ConnectTimeoutError, NewConnectionError, ReadTimeoutError, ProtocolError):
             raise
+        except InvalidHeader:
+            raise UnreadableError("states its length twice, and not the same") from None
         except (HTTPError, ValueError) as error:
             fault = _printable(str(error))
             raise UserError(f"GENERATOR_URL {self.url} can't be used: {fault}") from None
@@ -216,10 +257,11 @@ class Transport:
 
     def _require_success(self, response: urllib3.HTTPResponse, what: str) -> None:
         status = response.status
-        if status == 200:
+        if status in {200, 204}:
             return
-        if status == 429 or status >= 500:
-            raise _FailedError(status, _seconds(response.headers.get("Retry-After")))
+        if status in _TRANSIENT or status >= 500:
+            after = map(_seconds, response.headers.getlist("Retry-After"))
+            raise _FailedError(status, max(after, default=0.0))
         refused = f"{self.url} refused {what} with status {status}"
         if 300 <= status < 400:
             raise UserError(
@@ -234,6 +276,9 @@ class Body(io.RawIOBase):
     """An answer's content, inflated, that must end within its bounds.
 
     Attributes:
+        is_empty: the answer is that there is no content (204).
+        is_delimited: HTTP says where it ends. It may be that the connection's end is all that does.
+        next_link: the address of a next page that a Link header names (RFC 8288), if any.
         size: bytes so far.
         tail: the last eight of them, or fewer.
     """
@@ -245,9 +290,13 @@ class Body(io.RawIOBase):
         self._response = response
         self._most_bytes = most_bytes
         self._limits = limits
-        compressed = "Content-Encoding" in response.headers
-        # Else a message is one piece: put together of several, it would be copied.
-        self._piece_bytes = _COMPRESSED_BYTES if compressed else limits.page_bytes
+        self.is_empty = response.status == 204
+        self.is_delimited = _is_delimited(response)
+        self.next_link = _next_link(response.headers.get("Link"))
+        codings = [] if self.is_empty else codings_in(response.headers.get("Content-Encoding"))
+        # Not compressed, a message is one piece: put together of several, it would be copied.
+        self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
+        self._content = decoded(_Sent(response, most_bytes), codings)
         self._ended = False
         self.size = 0
         self.tail = b""
@@ -280,14 +329,31 @@ class Body(io.RawIOBase):
     def _piece(self, size: int) -> bytes:
         # One byte more than is allowed is enough to know.
         size = min(size, self._piece_bytes, self._most_bytes - self.size + 1)
-        piece = b"" if self._ended else self._response.read(size)
+        piece = b"" if self._ended else self._content.read(size)
         self._ended = not piece
         self.size += len(piece)
         if self.size > self._most_bytes:
-            raise _BoundError(f"is longer than {self._most_bytes:,} bytes")
+            raise _too_long(self._most_bytes)
         if self.size > max(_INFLATED_BYTES, self._limits.inflation * self._response.tell()):
             raise _BoundError(f"inflates more than {self._limits.inflation} times")
         self.tail = (self.tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        return piece
+
+
+class _Sent(io.RawIOBase):
+    """An answer's content as it was sent, within its bound."""
+
+    def __init__(self, response: urllib3.HTTPResponse, most_bytes: int) -> None:
+        super().__init__()
+        self._response = response
+        self._most_bytes = most_bytes
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._response.read(size, decode_content=False)
+        # Compressed, it may be long and come to nothing.
+        if self._response.tell() > self._most_bytes + _COMPRESSED_BYTES:
+            raise _too_long(self._most_bytes)
         return piece
 
 
@@ -302,6 +368,10 @@ class _FailedError(Exception):
 
 class _BoundError(Exception):
     """An answer goes beyond a bound; says which, as the end of a sentence."""
+
+
+def _too_long(most_bytes: int) -> _BoundError:
+    return _BoundError(f"is longer than {most_bytes:,} bytes")
 
 
 # The moment by which the answer to the request that this thread makes must be whole.
@@ -340,12 +410,37 @@ class _Timed(io.RawIOBase):
 
 
 class _Reply(http.client.HTTPResponse):
-    """An answer that is read until its deadline, wherever in it the reader is."""
+    """An answer that is read until its deadline, wherever in it the reader is.
+
+    Its framing is taken strictly: what http.client lets pass can hide that an answer was cut.
+    """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         timed = _Timed(self.fp.detach(), sock, _DEADLINE.get())
         self.fp = io.BufferedReader(timed, _BUFFER_BYTES)
+
+    @override
+    def begin(self) -> None:
+        super().begin()
+        if self.length is None and not self.chunked:
+            # Said twice, it is one length; http.client would read until the connection ends.
+            stated = _lengths(self.headers.get_all("Content-Length", []))
+            if len(stated) == 1 and (length := stated.pop()).isdecimal():
+                self.length = int(length)
+
+    def _read_status(self) -> tuple[str, int, str]:
+        read: Callable[[], tuple[str, int, str]] = cast("Any", super())._read_status
+        while 100 < (status := read())[1] < 200:
+            http.client.parse_headers(self.fp)
+        return status
+
+    def _read_next_chunk_size(self) -> int:
+        size = _CHUNK_SIZE.fullmatch(self.fp.readline(_LONGEST_CHUNK_LINE))
+        if size is None:
+            self.close()
+            raise ValueError
+        return int(size[1], 16)
 
 
 class _Connection(HTTPConnection):
@@ -367,17 +462,55 @@ class _SecurePool(urllib3.HTTPSConnectionPool):
 _POOLS: Final[dict[str, type[urllib3.HTTPConnectionPool]]] = {"http": _Pool, "https": _SecurePool}
 
 
-def _seconds(retry_after: str | None) -> float:
+def _lengths(headers: list[str]) -> set[str]:
+    return {length.strip() for header in headers for length in header.split(",")}
+
+
+def _is_delimited(response: urllib3.HTTPResponse) -> bool:
+    """Whether HTTP says where an answer ends (RFC 9112, 6.3).
+
+    Raises:
+        UnreadableError: it says so in a way that is not known, or in two ways.
+    """
+    transfer = ", ".join(response.headers.getlist("Transfer-Encoding")).strip().lower()
+    if transfer not in {"", "identity", "chunked"}:
+        shown = _printable(transfer)[:_LONGEST_SHOWN]
+        raise UnreadableError(f"has the transfer coding {shown!r}, which is not known")
+    lengths = _lengths(response.headers.getlist("Content-Length"))
+    if transfer != "chunked" and (
+        len(lengths) > 1 or not all(one.isascii() and one.isdecimal() for one in lengths)
+    ):
+        raise UnreadableError("states a length that is none")
+    return transfer == "chunked" or bool(lengths) or response.status == 204
+
+
+def _next_link(header: str | None) -> str | None:
+    """The target of the link to a next page in a Link header."""
+    for target, parameters in _LINK.findall(header or ""):
+        relations = " ".join(map("".join, _RELATIONS.findall(parameters)))
+        if "next" in relations.lower().split():
+            return target
+    return None
+
+
+def _origin(address: SplitResult) -> tuple[str, str, int | None]:
+    """What makes two addresses of one origin (RFC 6454), written in one way."""
+    host = (address.hostname or "").rstrip(".")
+    port = address.port or _DEFAULT_PORTS.get(address.scheme)
+    return address.scheme, host if host.isascii() else host.encode("idna").decode(), port
+
+
+def _seconds(retry_after: str) -> float:
     """How long a Retry-After header asks to wait, as seconds or as a date; 0 when it does not."""
-    text = (retry_after or "").strip()
+    text = retry_after.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:10])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (zoned - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, LookupError, OverflowError):
         return 0.0
-    zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (zoned - datetime.now(UTC)).total_seconds())
 
 
 def _problem_detail(response: urllib3.HTTPResponse) -> str:

@@ -35,12 +35,20 @@ from txn_platform.defs.publications import (
 )
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, LakeFile, open_parquet, read_batches
+from txn_platform.lake import (
+    Encoding,
+    Lake,
+    LakeFile,
+    object_key,
+    open_parquet,
+    read_batches,
+)
 from txn_platform.ordering import Order, in_order
 from txn_platform.protection import protected
 from txn_platform.reconciliation import ControlTotals, Repeats
 from txn_platform.settings import load_settings
 from txn_platform.validation import NO_REPEATS, Validator, find_repeats
+from txn_platform.windows import Window
 
 # The source's statement travels in the footer of what was landed, so that every later step can be
 # held against it without asking again.
@@ -87,6 +95,14 @@ def _column_schema(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
+class LandingConfig(dg.Config):
+    """What can be said of one run's landing."""
+
+    allow_empty: bool = False
+    """Whether a window may come back without rows where the lake has some, for a source that has
+    taken them back."""
+
+
 @dg.asset(
     key=checks.RAW,
     partitions_def=HOURS,
@@ -100,6 +116,7 @@ def _column_schema(schema: pa.Schema) -> dict[str, Any]:
 )
 def raw_transactions(
     context: dg.AssetExecutionContext,
+    config: LandingConfig,
     generator: GeneratorResource,
     lake: dg.ResourceParam[LakeIOManager],
     card_key: CardKeyResource,
@@ -121,6 +138,8 @@ def raw_transactions(
                 landed += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
                 writer.write(rows)
             stated = source.control_totals(window, as_of)
+            if not landed.rows and stated is None and not config.allow_empty:
+                _require_no_rows(lake.lake, window)
             # Of a source that states none, what was landed is all there is to be held against.
             writer.annotate(
                 {
@@ -139,6 +158,22 @@ def raw_transactions(
             yield dg.Output(staged, metadata=landing_metadata(as_of, watermark))
             yield drift
             yield result
+
+
+def _require_no_rows(lake: Lake, window: Window) -> None:
+    """Raise a `UserError` when the lake has rows of a window, which came back without any."""
+    for asset, done in ((checks.PUBLISHED, "published"), (checks.RAW, "landed")):
+        key = object_key(asset, window)
+        if lake.find(key) is None:
+            continue
+        rows = lake.open(key).metadata.num_rows
+        if rows:
+            raise UserError(
+                f"{window.partition_key} came back without a row, and {rows:,} were {done} before:"
+                " nothing is changed. Look at what the source sends; if it has taken them back, run"
+                " the window with allow_empty: true in the configuration of raw_transactions"
+                " (txn run --allow-empty)"
+            )
 
 
 class ValidationConfig(dg.Config):
