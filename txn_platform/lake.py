@@ -31,7 +31,7 @@ from txn_platform.errors import UserError
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterator
+    from collections.abc import Collection, Generator, Iterator, Sequence
     from concurrent.futures import Future
     from io import BufferedWriter
 
@@ -431,11 +431,23 @@ class Lake(ABC):
 
     @abstractmethod
     def keys(self, asset: str) -> list[str]:
-        """The keys of all objects of an asset, ascending, which is by time."""
+        """The keys of all objects of an asset, or of a folder of it, ascending: hours by time."""
 
     @abstractmethod
     def remove(self, key: str) -> None:
         """Remove an object for good."""
+
+    def absent(self, keys: Sequence[str]) -> list[str]:
+        """Those of some keys of one asset at which there is no object.
+
+        Raises:
+            UserError: the store can't be reached.
+        """
+        if len(keys) < 2:
+            return [key for key in keys if self.find(key) is None]
+        # Listed at once: there may be thousands.
+        there = set(self.keys(os.path.commonpath(keys)))
+        return [key for key in keys if key not in there]
 
     def _missing(self, key: str) -> UserError:
         return UserError(
@@ -541,9 +553,8 @@ class DirectoryLake(Lake):
 
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:
-        for key in keys:
-            if self.find(key) is None:
-                raise self._missing(key)
+        for key in self.absent(keys):
+            raise self._missing(key)
         return pl.scan_parquet(
             [self._root / key for key in keys], hive_partitioning=False, glob=False
         )

@@ -311,9 +311,8 @@ class S3Lake(Lake):
 
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:
-        for key in keys:
-            if self.find(key) is None:
-                raise self._missing(key)
+        for key in self.absent(keys):
+            raise self._missing(key)
         return pl.scan_parquet(
             [self.uri(key) for key in keys],
             hive_partitioning=False,

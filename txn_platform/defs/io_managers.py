@@ -3,11 +3,11 @@
 Where objects live and how they get there whole is `lake.py`'s matter.
 """
 
-import sys
-from collections.abc import Generator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
-from typing import Any, Final, Self, override
+from types import NoneType, UnionType
+from typing import Any, Final, Self, Union, get_args, get_origin, override
 
 import dagster as dg
 import polars as pl
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.defs.failures import failing_for_users, with_tracebacks
+from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
+from txn_platform.defs.layout import partition_key_of_object
 from txn_platform.delta import DeltaLake, open_delta
 from txn_platform.errors import UserError
 from txn_platform.lake import (
@@ -22,29 +24,36 @@ from txn_platform.lake import (
     Lake,
     LakeFile,
     Staged,
+    StoredObject,
     explained_reads,
-    object_key,
     open_lake,
     window_of_key,
 )
 from txn_platform.settings import load_settings
-from txn_platform.windows import Window
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
 # An asset with this metadata is committed to the Delta table too, when there is one.
 IN_DELTA: Final = "in_delta_table"
+# An input with this metadata gets those of its partitions that exist; the name is Dagster's own
+# (`UPathIOManager`).
+ALLOW_MISSING: Final = "allow_missing_partitions"
 
 _ENCODING = Encoding(compression="zstd")
+_NAMED: Final = 5
 
 
 class LakeIOManager(dg.ConfigurableIOManager):
     """Keeps every asset's partition as one Parquet object.
 
     Takes what an asset returns: a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
-    `pa.RecordBatchReader` or `pd.DataFrame`. Gives what an input is annotated as: one of these
-    frames and tables, `pq.ParquetFile` to read in pieces, or `LakeFile`
-    for that and for the object's bytes; a frame or a table can hold several partitions.
+    `pa.RecordBatchReader` or `pd.DataFrame`; of a run over several partitions, a mapping from each
+    of their keys to one of these. Where they are kept is in `layout.py`.
+
+    Gives what an input is annotated as: one of these frames and tables, `pq.ParquetFile` to read in
+    pieces, or `LakeFile` for that and for the object's bytes. A frame or a table holds all
+    partitions of the input; `dict[str, pl.LazyFrame]` and the like hold them one by one. All of
+    them must exist, unless the input's metadata has `allow_missing_partitions`.
     """
 
     @override
@@ -75,102 +84,207 @@ class LakeIOManager(dg.ConfigurableIOManager):
     @override
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Publish one partition of an asset, whole."""
-        with failing_for_users(), ExitStack() as stack:
-            if isinstance(obj, Staged):
-                staged = obj
-            else:
-                reader = _reader(obj)
-                writer = stack.enter_context(self.lake.stage(reader.schema, _ENCODING))
+        with failing_for_users():
+            objects = _objects(context)
+            if len(objects) == 1 and not (
+                context.has_asset_partitions and isinstance(obj, Mapping)
+            ):
+                (key,) = objects.values()
+                context.add_output_metadata(self._store(context, obj, key))
+                return
+            stored = [
+                self._store(context, part, objects[partition])
+                for partition, part in _parts(context, obj, list(objects)).items()
+            ]
+            context.add_output_metadata(
+                {
+                    name: sum(metadata[name] for metadata in stored)
+                    for name in ("dagster/partition_row_count", "size_bytes")
+                }
+            )
+
+    def _store(self, context: dg.OutputContext, returned: object, key: str) -> dict[str, Any]:
+        """Put a table at a key; what there is to say of the object."""
+        if isinstance(returned, Staged):
+            return self._publish(context, returned, key)
+        reader = batches_of(returned)
+        with self.lake.stage(kept_schema(reader.schema), _ENCODING) as writer:
+            with explained_writes():
                 for batch in reader:
                     writer.write(batch)
                 staged = writer.finish()
-            (key,) = _keys(context)
-            clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
-            delta = self.delta if context.definition_metadata.get(IN_DELTA) else None
-            if delta is None:
-                stored = self.lake.publish(staged, key, clear_cards=clear_cards)
-            else:
-                delta.require_usable()
-                # Opened before it is moved: both get the same rows, whoever else runs the window.
-                with pq.ParquetFile(staged.path, memory_map=True) as file:
-                    stored = self.lake.publish(staged, key, clear_cards=clear_cards)
-                    committed = delta.commit(file, window_of_key(key), staged.sha256)
-                context.add_output_metadata(
-                    {"delta_table": delta.uri, "delta_version": committed.version}
-                )
-        context.add_output_metadata(
-            {
-                "dagster/uri": dg.MetadataValue.text(stored.uri),
-                "dagster/partition_row_count": staged.rows,
-                "size_bytes": stored.size,
-                # Which run's object is at the address: the store keeps the same digest with it.
-                "sha256": staged.sha256,
-                **({"superseded": True} if stored.superseded else {}),
-                **({"unchanged": True} if stored.unchanged else {}),
-            }
-        )
+            return self._publish(context, staged, key)
+
+    def _publish(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
+        clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
+        delta = self.delta if context.definition_metadata.get(IN_DELTA) else None
+        if delta is None:
+            return _described(self.lake.publish(staged, key, clear_cards=clear_cards), staged)
+        delta.require_usable()
+        # Opened before it is moved: both get the same rows, whoever else runs the window.
+        with pq.ParquetFile(staged.path, memory_map=True) as file:
+            stored = self.lake.publish(staged, key, clear_cards=clear_cards)
+            committed = delta.commit(file, window_of_key(key), staged.sha256)
+        return {
+            "delta_table": delta.uri,
+            "delta_version": committed.version,
+            **_described(stored, staged),
+        }
 
     @override
     def load_input(self, context: dg.InputContext) -> Any:
-        """What the annotation asks for."""
+        """What the annotation asks for; None for an input of no partitions, as Dagster has it."""
         with failing_for_users():
-            keys = _keys(context)
-            match context.dagster_type.typing_type:
-                case type() as kind if kind in {LakeFile, pq.ParquetFile}:
-                    if len(keys) != 1:
-                        raise UserError(
-                            f"input {context.name} is {len(keys)} partitions: annotate it as a"
-                            f" frame or a table, a {kind.__name__} is one"
-                        )
-                    file = LakeFile(self.lake, keys[0])
-                    return file if kind is LakeFile else file.parquet()
-                case pa.Table:
-                    return self._table(keys)
-                case type() as kind if _is_of_pandas(kind):
-                    import pandas as pd
-
-                    return self._table(keys).to_pandas(types_mapper=pd.ArrowDtype)
-                case pl.LazyFrame:
-                    return self.lake.scan(keys)
-                case _:
-                    with explained_reads(f"input {context.name}"):
-                        return self.lake.scan(keys).collect()
-
-    def _table(self, keys: list[str]) -> pa.Table:
-        return pa.concat_tables(self.lake.open(key).read() for key in keys)
-
-
-def _is_of_pandas(kind: type) -> bool:
-    """Whether a class is pandas' frame: nobody has one who has not imported pandas.
-
-    To import it for the question takes a tenth of a small run.
-    """
-    frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
-    return frame is not None and issubclass(kind, frame)
-
-
-def _reader(table: Any) -> pa.RecordBatchReader:
-    match table:
-        case pa.RecordBatchReader():
-            return table
-        case pa.Table():
-            return table.to_reader()
-        case pl.DataFrame():
-            return table.to_arrow().to_reader()
-        case pl.LazyFrame():
-            return table.collect().to_arrow().to_reader()
-        case _ if _is_of_pandas(type(table)):
-            return pa.Table.from_pandas(table, preserve_index=False).to_reader()
-        case _:
+            kind, apart, optional = _wanted(context.dagster_type.typing_type)
+            objects = self._existing(context, _objects(context))
+            if apart:
+                return {
+                    partition: self._load(context, kind, [key])
+                    for partition, key in objects.items()
+                }
+            if objects:
+                return self._load(context, kind, list(objects.values()))
+            if optional or not context.asset_partition_keys:
+                return None
             raise UserError(
-                f"the lake keeps tables, not {type(table).__name__}: return a frame, a table or a"
-                " staged file"
+                f"input {context.name} has none of its {len(context.asset_partition_keys):,}"
+                f" partitions in the lake: materialize {_name(context)} first"
             )
 
+    def _existing(self, context: dg.InputContext, objects: dict[str, str]) -> dict[str, str]:
+        """The objects of an input that there are.
 
-def _keys(context: dg.OutputContext | dg.InputContext) -> list[str]:
-    """The objects that a context speaks of: one a partition, or one when there are none."""
-    asset = "/".join(context.asset_key.path)
+        Raises:
+            UserError: there is not each of them, and the input does not allow it. One alone is
+                looked for when it is read.
+        """
+        allowed = bool((context.definition_metadata or {}).get(ALLOW_MISSING))
+        if not allowed and len(objects) == 1:
+            return objects
+        absent = set(self.lake.absent(list(objects.values())))
+        missing = [partition for partition, key in objects.items() if key in absent]
+        if not missing:
+            return objects
+        named = ", ".join(missing[:_NAMED])
+        if len(missing) > _NAMED:
+            named += f" and {len(missing) - _NAMED:,} more, the last {missing[-1]}"
+        lacking = (
+            f"input {context.name} lacks {len(missing):,} of its {len(objects):,} partitions of"
+            f" {_name(context)}: {named}"
+        )
+        if not allowed:
+            raise UserError(
+                f"{lacking}. Materialize them first, or have the input take those that exist:"
+                f' dg.AssetIn(metadata={{"{ALLOW_MISSING}": True}})'
+            )
+        context.log.warning(lacking)
+        return {partition: key for partition, key in objects.items() if key not in absent}
+
+    def _load(self, context: dg.InputContext, kind: Any, keys: list[str]) -> Any:
+        match kind:
+            case type() if kind in {LakeFile, pq.ParquetFile}:
+                if len(keys) != 1:
+                    raise UserError(
+                        f"input {context.name} is {len(keys)} partitions: annotate it as a"
+                        f" frame or a table, a {kind.__name__} is one"
+                    )
+                file = LakeFile(self.lake, keys[0])
+                return file if kind is LakeFile else file.parquet()
+            case pa.Table:
+                return self._table(context, keys)
+            case type() if is_of_pandas(kind):
+                import pandas as pd
+
+                return self._table(context, keys).to_pandas(types_mapper=pd.ArrowDtype)
+            case type() if issubclass(kind, pl.LazyFrame):
+                return self.lake.scan(keys)
+            case type() if kind is object or issubclass(kind, pl.DataFrame):
+                try:
+                    with explained_reads(f"input {context.name}"):
+                        return self.lake.scan(keys).collect()
+                except pl.exceptions.SchemaError:
+                    raise _differing(context, kind) from None
+            case _:
+                raise UserError(
+                    f"input {context.name} is annotated as {kind}, which the lake does not give:"
+                    " annotate it as pl.LazyFrame, pl.DataFrame, pa.Table, pd.DataFrame,"
+                    " pq.ParquetFile or LakeFile"
+                )
+
+    def _table(self, context: dg.InputContext, keys: list[str]) -> pa.Table:
+        try:
+            return pa.concat_tables(self.lake.open(key).read() for key in keys)
+        except pa.ArrowInvalid:
+            raise _differing(context, pa.Table) from None
+
+
+def _differing(context: dg.InputContext, kind: type) -> UserError:
+    return UserError(
+        f"input {context.name} has partitions of different columns or types: materialize"
+        f" {_name(context)} again, or annotate the input as dict[str, {kind.__name__}]"
+    )
+
+
+def _wanted(annotation: Any) -> tuple[Any, bool, bool]:
+    """What an annotation asks for: its kind, whether partition by partition, whether None goes."""
+    if get_origin(annotation) in {Union, UnionType}:
+        kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+        if len(kinds) == 1:
+            kind, apart, _ = _wanted(kinds[0])
+            return kind, apart, len(get_args(annotation)) > 1
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1], True, False
+    return (object if annotation is Any else annotation), False, False
+
+
+def _parts(
+    context: dg.OutputContext, returned: object, partitions: list[str]
+) -> Mapping[str, object]:
+    """What was returned for each of several partitions.
+
+    Raises:
+        UserError: it is not exactly one table each.
+    """
+    if not isinstance(returned, Mapping):
+        raise UserError(
+            f"{_name(context)} was run for {len(partitions):,} partitions at once"
+            f" ({partitions[0]} to {partitions[-1]}) and returned one"
+            f" {type(returned).__name__}: return a dict with a table for each partition's key, or"
+            " run the partitions one by one (dg.BackfillPolicy.multi_run)"
+        )
+    differing = {str(key) for key in returned} ^ set(partitions)
+    if differing:
+        raise UserError(
+            f"{_name(context)} returned a dict that does not have exactly the keys of the"
+            f" {len(partitions):,} partitions that were run: {min(differing)} differs"
+        )
+    return {str(key): table for key, table in returned.items()}
+
+
+def _described(stored: StoredObject, staged: Staged) -> dict[str, Any]:
+    return {
+        "dagster/uri": dg.MetadataValue.text(stored.uri),
+        "dagster/partition_row_count": staged.rows,
+        "size_bytes": stored.size,
+        # Which run's object is at the address: the store keeps the same digest with it.
+        "sha256": staged.sha256,
+        **({"superseded": True} if stored.superseded else {}),
+        **({"unchanged": True} if stored.unchanged else {}),
+    }
+
+
+def _name(context: dg.OutputContext | dg.InputContext) -> str:
+    return "/".join(context.asset_key.path)
+
+
+def _objects(context: dg.OutputContext | dg.InputContext) -> dict[str, str]:
+    """The objects that a context speaks of, by partition; by nothing where there are none."""
+    if not context.has_asset_key:
+        raise UserError("the lake keeps assets, not what other ops return: use another IO manager")
+    asset = context.asset_key.path
     if not context.has_asset_partitions:
-        return [object_key(asset, None)]
-    return [object_key(asset, Window.of_partition(key)) for key in context.asset_partition_keys]
+        return {"": partition_key_of_object(asset, None, None)}
+    return {
+        partition: partition_key_of_object(asset, context.asset_partitions_def, partition)
+        for partition in context.asset_partition_keys
+    }
