@@ -39,6 +39,11 @@ bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(BIN)/python benchmarks/generate.py
 	@$(BIN)/python benchmarks/fraud_protocol.py
 
+readers: setup $(UV) ## Read a window with nine programs, Spark (Java 17) among them, into docs/readers.md
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-readers.lock
+	@$(BIN)/python -m txn_platform_tests.lake_readers
+	@$(BIN)/python -m pytest -n 0 -m 'readers or not readers' txn_platform_tests/test_readers.py
+
 chaos: setup ## Kill, race and soak for an hour, and judge what is left in the lake
 	@for store in directory s3; do for script in kills races soak; do \
 	  $(BIN)/python benchmarks/$$script.py --store $$store || exit 1; \
@@ -58,6 +63,8 @@ lock: $(UV) ## Resolve the dependencies anew
 	  --extra dev --extra s3server pyproject.toml -o requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  --constraint requirements.lock --extra bench pyproject.toml -o requirements-bench.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
+	  --constraint requirements.lock --extra readers pyproject.toml -o requirements-readers.lock
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  - -o requirements-uv.lock
 

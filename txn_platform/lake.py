@@ -185,7 +185,10 @@ class StagingWriter:
         not_coded = [
             field.name for field in self._coded_schema if not pa.types.is_dictionary(field.type)
         ]
-        dictionary: Any = [name for name in names if name not in {*encoding.plain, *encoding.near}]
+        without = {*encoding.plain, *encoding.near}
+        # By name, pyarrow would leave out the values of lists, which fastparquet reads only from
+        # a dictionary.
+        dictionary: Any = [name for name in names if name not in without] if without else True
         delta = {
             name: "DELTA_BYTE_ARRAY"
             if pa.types.is_string(self._schema.field(name).type)
@@ -199,7 +202,7 @@ class StagingWriter:
             compression_level=encoding.level,
             use_dictionary=dictionary,
             dictionary_pagesize_limit=_DICTIONARY_BYTES,
-            column_encoding=delta,
+            column_encoding=delta or None,
             # Of values that repeat all over the window, no statistics help a reader to skip.
             write_statistics=cast("Any", not_coded),
             write_page_index=True,

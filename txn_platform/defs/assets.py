@@ -69,12 +69,14 @@ _LANDED: Final = Encoding(
 _QUARANTINED: Final = Encoding(
     compression="zstd", level=1, row_group_rows=1 << 17, coded=CODED_COLUMNS
 )
+# Plain values and dictionaries alone: fastparquet, Velox, StarRocks and older Spark and Iceberg
+# cannot read the delta encodings.
 _FOR_READERS: Final = Encoding(
     compression="zstd",
     level=1,
     sorted_by=("transaction_at", "transaction_id"),
     coded=CODED_COLUMNS,
-    near=("transaction_id", "transaction_at"),
+    plain=("transaction_id", "transaction_at"),
 )
 
 
