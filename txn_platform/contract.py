@@ -11,16 +11,16 @@ Field terms: ISO 8583 (types), ISO 18245 (merchant category), ISO 4217 (currency
 from __future__ import annotations
 
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import dataframely as dy
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from txn_platform.card_numbers import holds_card_number, luhn_is_valid
 from txn_platform.columns import coded_schema
-from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
-from txn_platform.text_columns import by_length
+from txn_platform.iso_codes import COUNTRIES, CURRENCY_EXPONENTS, MERCHANT_CATEGORY_RANGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,7 +51,10 @@ CHANNELS: Final = (
 # What a value must look like as text, before it is parsed: a cast would round "1.005" and guess at
 # a time without a zone, and a changed fact can't be told from a true one afterwards.
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?$"
-_COORDINATE = r"^-?(0|[1-9][0-9]{0,2})(\.[0-9]{1,15})?$"
+# What currencies with three or four decimals may have, and this version of the contract has not.
+FINER_DECIMAL: Final = r"^-?(?:0|[1-9][0-9]{0,15})\.([0-9]{3,4})$"
+# As programs print a double: it may need 17 digits, or an exponent.
+_COORDINATE = r"^-?(0|[1-9][0-9]{0,2})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 _BOOLEAN = r"^(true|false)$"
 _TIMESTAMP = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
@@ -74,38 +77,30 @@ def _one_of(codes: Iterable[str]) -> dict[str, Callable[[pl.Expr], pl.Expr]]:
     return {"unknown": is_known}
 
 
-_MOST_DIGITS: Final = 19
-# The sum of the digits of twice a digit; what is no digit is refused besides.
-_DOUBLED: Final = np.array([sum(divmod(2 * digit, 10)) for digit in range(256)], dtype=np.uint8)
-
-
-def luhn_is_valid(numbers: pl.Series) -> pl.Series:
-    """Whether the last digit is the check digit of ISO/IEC 7812-1, annex B (Luhn).
-
-    Args:
-        numbers: text, n values; what is not 1 to 19 ASCII digits is not valid, null stays null.
-
-    Returns:
-        n booleans.
-    """
-    valid = np.zeros(len(numbers), dtype=bool)
-    for rows, texts in by_length(numbers):
-        # Backwards from the check digit, every second digit is doubled, and the two digits of the
-        # result are added.
-        if not 0 < texts.shape[1] <= _MOST_DIGITS:
-            continue
-        digits = np.ascontiguousarray(texts.T[::-1]) - np.uint8(ord("0"))
-        total = digits[0::2].sum(axis=0, dtype=np.uint8)
-        for doubled in digits[1::2]:
-            total += _DOUBLED[doubled]
-        valid[rows] = (total % 10 == 0) & (digits.max(axis=0) <= 9)
-    return pl.select(
-        pl.when(numbers.is_not_null()).then(pl.Series(valid)).alias(numbers.name)
-    ).to_series()
-
-
 def _has_check_digit(number: pl.Expr) -> pl.Expr:
     return number.map_batches(luhn_is_valid, return_dtype=pl.Boolean)
+
+
+def _has_different_digits(number: pl.Expr) -> pl.Expr:
+    """Zeros alone have a right check digit, as have eights: placeholders, which no card has."""
+    return ~number.str.contains("^(" + "|".join(f"{digit}+" for digit in range(10)) + ")$")
+
+
+def _holds_no_card_number(text: pl.Expr) -> pl.Expr:
+    return ~text.map_batches(holds_card_number, return_dtype=pl.Boolean)
+
+
+def _is_no_card_number(identifier: pl.Expr) -> pl.Expr:
+    is_one = partial(holds_card_number, whole=True)
+    return ~identifier.map_batches(is_one, return_dtype=pl.Boolean)
+
+
+# Currencies of which an amount has no decimals but zeros.
+WITHOUT_DECIMALS: Final = sorted(code for code, places in CURRENCY_EXPONENTS.items() if not places)
+
+
+def _is_whole_where_it_must(amount: pl.Expr) -> pl.Expr:
+    return ~pl.col("currency").is_in(WITHOUT_DECIMALS) | (amount == amount.round())
 
 
 class SentTransaction(dy.Schema):
@@ -121,17 +116,26 @@ class SentTransaction(dy.Schema):
         metadata={"text": _TIMESTAMP},
         description="When it happened; inside its window. Sent as RFC 3339, with a zone",
     )
-    customer_id = dy.String(regex=_REFERENCE, description="The paying customer")
+    customer_id = dy.String(
+        regex=_REFERENCE,
+        check={"card_number": _is_no_card_number},
+        description="The paying customer",
+    )
     card_number = dy.String(
         regex=_CARD_NUMBER,
-        check={"check_digit": _has_check_digit},
+        check={"check_digit": _has_check_digit, "repeated_digit": _has_different_digits},
         description="The card's number (ISO/IEC 7812), in clear",
     )
-    merchant_id = dy.String(regex=_REFERENCE, description="The store, or another counterparty")
+    merchant_id = dy.String(
+        regex=_REFERENCE,
+        check={"card_number": _is_no_card_number},
+        description="The store, or another counterparty",
+    )
     # The length is no part of the pattern, because counting makes one of Unicode classes slow.
     merchant_name = dy.String(
         regex=_PRINTABLE,
         max_length=200,
+        check={"card_number": _holds_no_card_number},
         description="The store's name: printable text, at most 200 bytes",
     )
     merchant_category_code = dy.String(
@@ -149,10 +153,11 @@ class SentTransaction(dy.Schema):
         18,
         2,
         min_exclusive=Decimal(0),
+        check={"exponent": _is_whole_where_it_must},
         metadata={"text": _DECIMAL},
         description="In the currency's unit, above zero; the type says which way it goes",
     )
-    currency = dy.String(check=_one_of(CURRENCIES), description="ISO 4217, three letters")
+    currency = dy.String(check=_one_of(CURRENCY_EXPONENTS), description="ISO 4217, three letters")
     country = dy.String(check=_one_of(COUNTRIES), description="ISO 3166-1, two letters")
     latitude = dy.Float64(
         min=-90, max=90, metadata={"text": _COORDINATE}, description="Degrees north, WGS 84"
@@ -164,7 +169,10 @@ class SentTransaction(dy.Schema):
     fraud_scenario = dy.String(
         nullable=True,
         regex=r"^[a-z][a-z0-9_]{0,63}$",
-        check={"label_differs": lambda scenario: scenario.is_not_null() == pl.col("is_fraud")},
+        check={
+            "card_number": _holds_no_card_number,
+            "label_differs": lambda scenario: scenario.is_not_null() == pl.col("is_fraud"),
+        },
         description="Which mechanism made the fraud; null when there is none",
     )
     original_transaction_id = dy.String(
@@ -173,7 +181,8 @@ class SentTransaction(dy.Schema):
         check={
             "type_differs": lambda original: (
                 original.is_null() | (pl.col("transaction_type") == "REFUND").fill_null(value=True)
-            )
+            ),
+            "own_id": lambda original: original != pl.col("transaction_id"),
         },
         description="The purchase that a refund gives back; null for every other type",
     )
@@ -190,6 +199,13 @@ class Transaction(SentTransaction):
         description="HMAC-SHA256 of the number under TXN_CARD_KEY, in base32: joins without it",
     )
 
+
+# Published texts that may hold a card number: text is looked through, identifiers are judged whole.
+FREE_TEXTS: Final = ("merchant_name", "fraud_scenario")
+IDENTIFIERS: Final = ("customer_id", "merchant_id")
+
+# Among a row's unknown fields, the one that holds a row that could not be read at all.
+UNREADABLE: Final = "unreadable"
 
 SENT_COLUMNS: Final = tuple(SentTransaction.columns())
 REQUIRED_COLUMNS: Final = tuple(

@@ -25,16 +25,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from txn_platform.columns import Column, PerDictionary, as_batch, boolean, integers
-from txn_platform.contract import LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS
+from txn_platform.contract import LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS, UNREADABLE
 from txn_platform.json_columns import read_alike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-
-# Where what could not be read is kept, among the fields that the contract does not know.
-UNREADABLE: Final = "unreadable"
 
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES: Final = 1 << 22

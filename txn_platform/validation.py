@@ -32,11 +32,15 @@ from txn_platform.contract import (
     CODED_COLUMNS,
     CONFORMING_SCHEMA,
     CONTRACT_VERSION,
+    FINER_DECIMAL,
     QUARANTINE_SCHEMA,
     SENT_COLUMNS,
     TEXT_PATTERNS,
+    UNREADABLE,
+    WITHOUT_DECIMALS,
     SentTransaction,
 )
+from txn_platform.iso_codes import CURRENCY_EXPONENTS
 from txn_platform.reconciliation import repeated_ids
 from txn_platform.timestamps import parse_timestamps
 
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from txn_platform.reconciliation import Batches
     from txn_platform.windows import Window
 
+UNREADABLE_ROW: Final = "row.unreadable"
 OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
 DUPLICATE: Final = "transaction_id.duplicate"
 CONFLICT: Final = "transaction_id.conflict"
@@ -124,7 +129,7 @@ def _rules() -> dict[str, list[pl.Expr]]:
             # A text that is too long, maybe by megabytes, need not be looked through as well.
             short = found["max_length"].fill_null(value=True)
             text = pl.when(short).then(value).otherwise(pl.lit(""))
-            found["regex"] = column.validation_rules(text)["regex"]
+            found = column.validation_rules(text) | {"max_length": found["max_length"]}
         if name in TEXT_PATTERNS:
             # A value that did not parse is malformed, not missing: only absent text is missing.
             text = pl.col(f"sent.{name}")
@@ -142,8 +147,21 @@ def _rules() -> dict[str, list[pl.Expr]]:
 
 _RULES_BY_REASON: Final = _rules()
 _PARSERS: Final = _parsers()
-_RULES: Final = {reason: pl.all_horizontal(tests) for reason, tests in _RULES_BY_REASON.items()}
-REASONS: Final = (*_RULES, OUTSIDE_WINDOW, DUPLICATE, CONFLICT)
+# An amount with the decimals of its currency, more than this version of the contract has.
+_FINER: Final = (
+    pl.col("sent.amount").str.extract(FINER_DECIMAL).str.len_bytes()
+    <= pl.col("currency").replace_strict(CURRENCY_EXPONENTS, default=None, return_dtype=pl.UInt32)
+).fill_null(value=False)
+_RULES: Final = {reason: pl.all_horizontal(tests) for reason, tests in _RULES_BY_REASON.items()} | {
+    "amount.format": pl.all_horizontal(_RULES_BY_REASON["amount.format"]) | _FINER,
+    "amount.exponent": pl.all_horizontal(_RULES_BY_REASON["amount.exponent"]) & ~_FINER,
+}
+# A row that could not be read has no fields at all, which need not be said of each.
+_UNREADABLE: Final = pl.all_horizontal(
+    pl.col("extra_fields").str.starts_with(f'{{"{UNREADABLE}":').fill_null(value=False),
+    *(pl.col(f"sent.{name}" if name in TEXT_PATTERNS else name).is_null() for name in SENT_COLUMNS),
+)
+REASONS: Final = (UNREADABLE_ROW, *_RULES, OUTSIDE_WINDOW, DUPLICATE, CONFLICT)
 
 
 def _is_of_one_column(rule: pl.Expr) -> bool:
@@ -162,8 +180,13 @@ _OF_ONE_COLUMN: Final = {
     for name in SENT_COLUMNS
 }
 _OF_ROWS: Final = [
-    rule for rules in _RULES_BY_REASON.values() for rule in rules if not _is_of_one_column(rule)
+    rule
+    for reason, rules in _RULES_BY_REASON.items()
+    for rule in rules
+    if not _is_of_one_column(rule) and reason != "amount.exponent"
 ]
+# Of currencies with decimals this one always holds, and most windows have no other.
+_OF_AMOUNTS: Final = pl.all_horizontal(_RULES_BY_REASON["amount.exponent"])
 _LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
 _WORKERS: Final = 2
 _QUARANTINED: Final = coded_schema(QUARANTINE_SCHEMA, CODED_COLUMNS)
@@ -184,6 +207,7 @@ class Validator:
         self._dictionaries = {
             name: PerDictionary(partial(_Dictionary.of, name)) for name in SENT_COLUMNS
         }
+        self._lack_decimals = PerDictionary(_lack_decimals)
 
     def judge(self, sent: pa.RecordBatch) -> Judgement:
         """Judge a batch.
@@ -207,6 +231,10 @@ class Validator:
             pl.all_horizontal(*_OF_ROWS, _is_inside(self._window))
         )
         conforms &= whole_rows.to_series().to_numpy()
+        currencies = typed.column("currency")
+        if self._lack_decimals(cast("Coded", currencies).dictionary):
+            amounts = as_frame(typed.select(["amount", "currency"])).select(_OF_AMOUNTS)
+            conforms &= amounts.to_series().to_numpy()
         if self._repeats.height and sent.num_rows:
             places = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
             conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
@@ -228,6 +256,11 @@ class Validator:
             plain = judged.typed.cast(CONFORMING_SCHEMA.field(name).type)
             return _Column(plain, judged.conforms)
         return judged
+
+
+def _lack_decimals(currencies: pa.Array[Any]) -> bool:
+    """Whether amounts in one of these currencies have no decimals."""
+    return pl.Series(currencies, dtype=pl.String).is_in(WITHOUT_DECIMALS).any()
 
 
 @dataclass(frozen=True)
@@ -305,11 +338,14 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa
         .with_columns(
             *(rule.alias(f"rule.{reason}") for reason, rule in _RULES.items()),
             _is_inside(window).alias(f"rule.{OUTSIDE_WINDOW}"),
+            _UNREADABLE.alias("rule.unreadable"),
         )
         .collect()
     )
+    unreadable = judged["rule.unreadable"]
     reasons = _every_reason(
-        {reason: ~judged[f"rule.{reason}"] for reason in (*_RULES, OUTSIDE_WINDOW)}
+        {UNREADABLE_ROW: unreadable}
+        | {reason: ~judged[f"rule.{reason}"] & ~unreadable for reason in (*_RULES, OUTSIDE_WINDOW)}
         | {repeat: judged["repeat"] == repeat for repeat in (DUPLICATE, CONFLICT)}
     )
     if not (reasons.list.len() > 0).all():

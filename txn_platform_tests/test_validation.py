@@ -5,14 +5,21 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
+from txn_platform.card_numbers import holds_card_number
 from txn_platform.columns import as_frame
 from txn_platform.contract import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
-from txn_platform.iso_codes import COUNTRIES, CURRENCIES, MERCHANT_CATEGORY_RANGES
+from txn_platform.iso_codes import (
+    COUNTRIES,
+    CURRENCIES,
+    CURRENCY_EXPONENTS,
+    MERCHANT_CATEGORY_RANGES,
+)
 from txn_platform.validation import REASONS, Judgement, Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
@@ -20,18 +27,20 @@ from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 
-def _judge(*rows: dict[str, str | None]) -> Judgement:
+def judge(*rows: dict[str, str | None]) -> Judgement:
+    """What becomes of the rows of a window."""
     batch = landed_rows(list(rows))
     return Validator(_WINDOW, find_repeats(in_batches(batch, len(rows)))).judge(batch)
 
 
-def _reasons(**changes: str | None) -> list[str]:
-    quarantined = _judge(sent_row(1, **changes)).quarantined
+def reasons_of(**changes: str | None) -> list[str]:
+    """What a row with these values is quarantined for, sorted."""
+    quarantined = judge(sent_row(1, **changes)).quarantined
     return sorted(quarantined["reasons"].to_pylist()[0]) if quarantined.num_rows else []
 
 
 def test_a_good_row_is_typed_and_not_changed() -> None:
-    judged = _judge(sent_row(1))
+    judged = judge(sent_row(1))
     assert judged.quarantined.num_rows == 0
     row = as_frame(judged.conforming).row(0, named=True)
     assert row["amount"] == Decimal("2.50")
@@ -41,6 +50,7 @@ def test_a_good_row_is_typed_and_not_changed() -> None:
     assert row["merchant_name"] == "Café & Söhne"
 
 
+_ITS_ID = sent_row(1)["transaction_id"]
 _OTHER_ID = sent_row(2)["transaction_id"]
 
 
@@ -78,6 +88,27 @@ _OTHER_ID = sent_row(2)["transaction_id"]
         ({"merchant_name": "x" * 1_000_000}, ["merchant_name.format"]),
         ({"merchant_name": "é" * 101}, ["merchant_name.format"]),
         ({"latitude": "91"}, ["latitude.range"]),
+        ({"latitude": "90.0000000000001"}, ["latitude.range"]),
+        ({"latitude": "1e999"}, ["latitude.range"]),
+        ({"latitude": "NaN"}, ["latitude.format"]),
+        ({"latitude": ".5"}, ["latitude.format"]),
+        ({"amount": "-0.00"}, ["amount.range"]),
+        *(({"currency": currency, "amount": amount}, ["amount.exponent"]) for currency, amount in (
+            ("JPY", "100.50"), ("KRW", "0.5"), ("CLP", "1.01"), ("XOF", "9999999999999999.99"),
+            ("KWD", "12.345"), ("BHD", "12.340"), ("CLF", "1.2345"), ("UYW", "1.234"),
+        )),
+        *(({"currency": currency, "amount": amount}, ["amount.format"]) for currency, amount in (
+            ("USD", "12.345"), ("KWD", "12.3456"), ("JPY", "12.345"), ("CLF", "1.23456"),
+        )),
+        ({"currency": "XXX", "amount": "100.50"}, ["currency.unknown"]),
+        ({"currency": "JPY", "amount": "-0.5"}, ["amount.exponent", "amount.range"]),
+        *(({"card_number": digit * 16}, ["card_number.repeated_digit"]) for digit in "08"),
+        ({"card_number": "0" * 13}, ["card_number.repeated_digit"]),
+        ({"card_number": "1" * 16}, ["card_number.check_digit", "card_number.repeated_digit"]),
+        (
+            {"transaction_type": "REFUND", "original_transaction_id": _ITS_ID},
+            ["original_transaction_id.own_id"],
+        ),
         ({"longitude": "-180.5"}, ["longitude.range"]),
         ({"is_fraud": "yes"}, ["is_fraud.format"]),
         ({"is_fraud": "true"}, ["fraud_scenario.label_differs"]),
@@ -89,7 +120,7 @@ _OTHER_ID = sent_row(2)["transaction_id"]
 def test_a_bad_row_has_every_reason_and_no_other(
     changes: dict[str, str | None], expected: list[str]
 ) -> None:
-    assert _reasons(**changes) == expected
+    assert reasons_of(**changes) == expected
     assert set(expected) <= set(REASONS)
 
 
@@ -97,7 +128,7 @@ def test_a_bad_row_has_every_reason_and_no_other(
     "name", sorted({*SENT_COLUMNS} - {"fraud_scenario", "original_transaction_id"})
 )
 def test_every_required_field_can_be_missing(name: str) -> None:
-    assert _reasons(**{name: None}) == [f"{name}.missing"]
+    assert reasons_of(**{name: None}) == [f"{name}.missing"]
 
 
 @pytest.mark.parametrize(
@@ -108,17 +139,58 @@ def test_every_required_field_can_be_missing(name: str) -> None:
         {"transaction_at": "2026-11-01T02:30:00+02:00"},
         {"transaction_at": "2026-11-01T00:00:00Z"},
         {"card_number": "378282246310005"},
+        *(
+            {"currency": currency, "amount": amount}
+            for currency, amount in (
+                ("JPY", "100"),
+                ("JPY", "100.0"),
+                ("JPY", "100.00"),
+                ("KWD", "12.34"),
+                ("CLF", "1.23"),
+                ("USD", "12.34"),
+                ("MRU", "12.34"),
+                ("XOF", "9999999999999999.00"),
+            )
+        ),
+        {"latitude": "40.71280000000000143245", "longitude": "-0.12573999999999999"},
+        {"latitude": "1e-05", "longitude": "-1.5E+2"},
+        {"latitude": "90.0", "longitude": "-180"},
+        {"merchant_id": "123456789012347", "customer_id": "123456789012347"},
         {"is_fraud": "true", "fraud_scenario": "stolen_card"},
         {"transaction_type": "REFUND", "original_transaction_id": _OTHER_ID},
     ],
 )
 def test_unusual_but_good_rows_pass(changes: dict[str, str]) -> None:
-    assert _reasons(**changes) == []
+    assert reasons_of(**changes) == []
+
+
+def test_a_row_that_could_not_be_read_has_one_reason() -> None:
+    absent = dict.fromkeys(sent_row(1))
+    unreadable = absent | {"extra_fields": '{"unreadable":"{\\"amount\\": 1"}'}
+    empty = absent | {"extra_fields": '{"loyalty":"gold"}'}
+    one_field = unreadable | {"currency": "USD"}
+    rows = [*map(sent_row, range(3)), unreadable, empty, one_field]
+    reasons = judge(*rows).quarantined["reasons"].to_pylist()
+    assert reasons[0] == ["row.unreadable"]
+    assert len(reasons[1]) == 15
+    assert len(reasons[2]) == 14
+    assert {reason.partition(".")[2] for reason in reasons[1] + reasons[2]} == {"missing"}
+
+
+def test_amounts_are_held_against_each_rows_own_currency() -> None:
+    """Also in a batch of which most currencies have decimals."""
+    rows = [sent_row(number, amount="1.50") for number in range(40)]
+    for number in (0, 20, 39):
+        rows[number] = sent_row(number, amount="1.50", currency="JPY")
+    judged = judge(*rows)
+    assert judged.quarantined["position"].to_pylist() == [0, 20, 39]
+    assert set(judged.reasons) == {"amount.exponent"}
+    assert judged.conforming.num_rows == 37
 
 
 def test_quarantine_keeps_the_row_as_sent() -> None:
     sent = sent_row(1, amount="1.005", transaction_at="yesterday") | {"extra_fields": '{"x":"1"}'}
-    quarantined = _judge(sent_row(0), sent).quarantined
+    quarantined = judge(sent_row(0), sent).quarantined
     row = quarantined.to_pylist()[0]
     assert {name: row[name] for name in sent} == sent
     assert row["position"] == 1
@@ -127,7 +199,7 @@ def test_quarantine_keeps_the_row_as_sent() -> None:
 
 
 def test_identical_copies_keep_the_first() -> None:
-    judged = _judge(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
+    judged = judge(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
     assert judged.conforming["transaction_id"].to_pylist() == [
         sent_row(1)["transaction_id"],
         sent_row(2)["transaction_id"],
@@ -137,7 +209,7 @@ def test_identical_copies_keep_the_first() -> None:
 
 
 def test_an_id_with_differing_contents_is_quarantined_whole() -> None:
-    judged = _judge(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
+    judged = judge(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
     assert judged.conforming["transaction_id"].to_pylist() == [sent_row(2)["transaction_id"]]
     assert judged.quarantined["reasons"].to_pylist() == [["transaction_id.conflict"]] * 2
 
@@ -149,7 +221,7 @@ def test_copies_are_found_across_batches() -> None:
 
 
 def test_a_copy_that_differs_in_an_unknown_field_only_is_a_conflict() -> None:
-    judged = _judge(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
+    judged = judge(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
     assert not judged.conforming.num_rows
 
 
@@ -171,7 +243,7 @@ def _decimal(text: str) -> Decimal:
 
 
 def _degrees(text: str) -> float:
-    if not re.fullmatch(r"-?(0|[1-9]\d{0,2})(\.\d{1,15})?", text, re.ASCII):
+    if not re.fullmatch(r"-?(0|[1-9]\d{0,2})(\.\d+)?([eE][+-]?\d{1,3})?", text, re.ASCII):
         raise ValueError(text)
     return float(text)
 
@@ -179,7 +251,14 @@ def _degrees(text: str) -> float:
 def _card(text: str) -> str:
     digits = [int(digit) for digit in reversed(text)]
     total = sum(digits[0::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    if total % 10:
+    if total % 10 or len(set(digits)) == 1:
+        raise ValueError(text)
+    return text
+
+
+def _no_card(text: str) -> str:
+    digits = text.replace("-", "").replace("_", "")
+    if digits.isdigit() and holds_card_number(pl.Series([digits])).item():
         raise ValueError(text)
     return text
 
@@ -208,7 +287,7 @@ def _known(codes: Any) -> Any:
 _Id = Annotated[
     str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
 ]
-_Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+_Reference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$"), AfterValidator(_no_card)]
 
 
 class _SecondOpinion(BaseModel, strict=True):
@@ -241,15 +320,22 @@ class _SecondOpinion(BaseModel, strict=True):
             raise ValueError("label")
         if self.original_transaction_id is not None and self.transaction_type != "REFUND":
             raise ValueError("type")
+        if self.original_transaction_id == self.transaction_id:
+            raise ValueError("own")
+        amount: Any = self.amount
+        if CURRENCY_EXPONENTS[self.currency] == 0 and amount != int(amount):
+            raise ValueError("exponent")
         return self
 
 
 _TEMPTING = st.sampled_from(
     # Each is right somewhere, or nearly.
     ["", " ", "0", "-0", "1.0", "1.00", "00", "1e5", "true", "false", "True", "null", "USD", "US",
-     "REFUND", "ATM", "5812", "0742", "6304000000000000", "4222222222222", "a_b", "\x00", "é", "٣",
+     "JPY", "KWD", "REFUND", "ATM", "5812", "0742", "6304000000000000", "4222222222222",
+     "a_b", "\x00", "é", "٣",
      "2026-11-01T00:59:59.9Z", "2026-11-01T00:00:00-00:00", "2026-11-01T24:00:00Z", "-90", "180",
-     "2026-11-01T05:30:00+05:30", "card_testing", "90.000000000000001", _OTHER_ID]
+     "2026-11-01T05:30:00+05:30", "card_testing", "90.000000000000001", _OTHER_ID, _ITS_ID,
+     "4111-1111-1111-1111", "0000000000000000", "1e-05", "40.71280000000000143245"]
 )  # fmt: skip
 _DAMAGE = st.dictionaries(
     st.sampled_from(SENT_COLUMNS),

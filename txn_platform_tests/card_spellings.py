@@ -1,0 +1,66 @@
+"""Ways to write the card number 4111 1111 1111 1111, as text fields of real feeds have it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_GROUPS: Final = ("4111", "1111", "1111", "1111")
+
+
+def in_script(zero: str, text: str) -> str:
+    """The same with the digits of another script, named by its zero."""
+    return text.translate({ord("0") + digit: chr(ord(zero) + digit) for digit in range(10)})
+
+
+SPELLINGS: Final[dict[str, str]] = {
+    "on end": "".join(_GROUPS),
+    **{
+        f"between {name}": separator.join(_GROUPS)
+        for name, separator in {
+            "spaces": " ",
+            "two spaces": "  ",
+            "no-break spaces": "\u00a0",
+            "narrow no-break spaces": "\u202f",
+            "figure spaces": "\u2007",
+            "thin spaces": "\u2009",
+            "ideographic spaces": "\u3000",
+            "hyphens": "-",
+            "non-breaking hyphens": "\u2011",
+            "en dashes": "\u2013",
+            "em dashes": "\u2014",
+            "minus signs": "\u2212",
+            "full-width hyphens": "\uff0d",
+            "Japanese length marks": "\u30fc",
+            "dots": ".",
+            "middle dots": "\u00b7",
+            "commas": ", ",
+            "slashes": "/",
+            "backslashes": "\\",
+            "underscores": "_",
+            "bars": "|",
+            "colons": ":",
+            "asterisks": "*",
+            "signs of several kinds": " - ",
+            "zero-width joiners of marks": "\u034f",
+            "unseen letters": "\u3164",
+        }.items()
+    },
+    "digit by digit": " ".join("".join(_GROUPS)),
+    "as a keypad shows it": "\u20e3".join("".join(_GROUPS)),
+    "in brackets": "(4111)(1111)(1111)(1111)",
+    "in groups of other sizes": "411111 1111 111111",
+    "full-width": in_script("\uff10", "".join(_GROUPS)),
+    "full-width between spaces": in_script("\uff10", "\u3000".join(_GROUPS)),
+    "Arabic": in_script("\u0660", "".join(_GROUPS)),
+    "Persian": in_script("\u06f0", " ".join(_GROUPS)),
+    "Devanagari": in_script("\u0966", "-".join(_GROUPS)),
+    "Bengali": in_script("\u09e6", "".join(_GROUPS)),
+    "Thai": in_script("\u0e50", "".join(_GROUPS)),
+    "mathematical": in_script("\U0001d7ce", "".join(_GROUPS)),
+    "two scripts": "4111" + in_script("\uff10", "11111111") + "1111",
+    "with the date before": "07/28 4111 1111 1111 1111",
+    "behind another number": "order 12 4111 1111 1111 1111 ref 7",
+    "glued to letters": "REF4111111111111111X",
+    "within a sentence": "Paid with 4111-1111-1111-1111, thank you",
+    "glued to letters of another script": "\u5e97411111111111\u00a01111\u3067\u3059",
+}
