@@ -226,22 +226,27 @@ def scorecard(
 @main.command()
 @click.option("--partition", metavar="KEY", help="One hour, as 2026-11-01-00:00.  [default: all]")
 def quarantine(partition: str | None) -> None:
-    """Show what is quarantined: rows by reason, with masked examples."""
+    """Show what is quarantined: rows by reason, with masked examples.
+
+    An hour that was landed and then not published is judged now; nothing is written.
+    """
     from rich.table import Table
 
     from txn_platform.lake import open_lake
-    from txn_platform.quarantine import reasons_in
+    from txn_platform.quarantine import look_into
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
     window = Window.of_partition(partition) if partition else None
-    reasons = reasons_in(open_lake(load_settings()), _QUARANTINED, window)
-    if not reasons:
+    found = look_into(open_lake(load_settings()), _RAW, _QUARANTINED, window)
+    for each in found.judged:
+        click.echo(f"{each.partition_key} was not published since it was landed: judged now.")
+    if not found.reasons:
         click.echo("Nothing is quarantined.")
         return
     table = Table("reason", "rows", "examples, card numbers masked")
     table.columns[1].justify = "right"
-    for name, reason in reasons.items():
+    for name, reason in found.reasons.items():
         table.add_row(name, f"{reason.rows:,}", ", ".join(map(repr, reason.examples)))
     _print_table(table)
 

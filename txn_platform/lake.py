@@ -409,6 +409,10 @@ class Lake(ABC):
         """The object at a key, as the store itself says; None when there is none."""
 
     @abstractmethod
+    def digest(self, key: str) -> str | None:
+        """The SHA-256 of the object at a key, hexadecimal; None when there is none."""
+
+    @abstractmethod
     def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
         """The object at a key, for reading a column or a row group at a time.
 
@@ -487,6 +491,8 @@ class DirectoryLake(Lake):
         # Within the root, because a file can replace another in one step on one file system only.
         super().__init__(root / ".staging", durable=True)
         self._root = root
+        # What was published: the file's mark, and its digest.
+        self._written: dict[str, tuple[tuple[int, int], str]] = {}
 
     @override
     def require_writable(self) -> None:
@@ -517,6 +523,7 @@ class DirectoryLake(Lake):
         if _holds(target, staged):
             # The run that wrote it can have died before it synced the directory.
             _sync_directory(target.parent)
+            self._written[key] = _mark(target), staged.sha256
             return StoredObject(str(target), staged.size, unchanged=True)
         # An entry is there after a power failure once the directory it stands in is written.
         entered = [target.parent]
@@ -524,11 +531,13 @@ class DirectoryLake(Lake):
             entered.append(entered[-1].parent)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            mark = _mark(staged.path)
             staged.path.replace(target)
             for directory in entered:
                 _sync_directory(directory)
         except OSError as error:
             raise UserError(f"{target} can't be written: {error.strerror}") from None
+        self._written[key] = mark, staged.sha256
         return StoredObject(str(target), staged.size)
 
     @override
@@ -539,6 +548,17 @@ class DirectoryLake(Lake):
     def find(self, key: str) -> StoredObject | None:
         path = self._root / key
         return StoredObject(str(path), path.stat().st_size) if path.is_file() else None
+
+    @override
+    def digest(self, key: str) -> str | None:
+        path = self._root / key
+        try:
+            if key in self._written and self._written[key][0] == _mark(path):
+                return self._written[key][1]
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
 
     @override
     def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
@@ -692,6 +712,12 @@ def _locked(path: Path) -> BufferedWriter:
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
         file.close()
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """What a file keeps when it is renamed, and another file at its place does not have."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def _holds(path: Path, staged: Staged) -> bool:

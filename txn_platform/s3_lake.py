@@ -260,6 +260,14 @@ class S3Lake(Lake):
         return StoredObject(self.uri(key), stored["ContentLength"]) if stored else None
 
     @override
+    def digest(self, key: str) -> str | None:
+        stored = self.bucket.head(self._prefix + key)
+        if stored is None:
+            return None
+        kept = stored.get("Metadata", {}).get(_DIGEST)
+        return kept or self.bucket.digest(self._prefix + key)[0]
+
+    @override
     def copy(self, key: str, path: Path) -> None:
         kept = self._kept_at(key)
         if kept is not None and kept.put == _put_of(self.bucket.head(self._prefix + key)):

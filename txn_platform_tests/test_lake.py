@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 import subprocess
 import sys
@@ -106,6 +107,25 @@ def test_the_same_bytes_are_not_written_again(lake: Lake, tmp_path: Path) -> Non
         assert pq.read_metadata(copied).num_rows == 50
     assert not _publish(lake, _rows(50, "b")).unchanged
     assert set(lake.scan([_KEY]).collect()["text"]) == {"b"}
+
+
+def test_the_digest_of_an_object_is_known_to_who_wrote_it_and_to_others(
+    lake: Lake, tmp_path: Path
+) -> None:
+    assert lake.digest(_KEY) is None
+    for rows in (_rows(50), _rows(50), _rows(7, "new")):
+        _publish(lake, rows)
+        copied = tmp_path / "copied"
+        lake.copy(_KEY, copied)
+        digest = hashlib.sha256(copied.read_bytes()).hexdigest()
+        assert lake.digest(_KEY) == open_lake(load_settings()).digest(_KEY) == digest
+
+
+def test_the_digest_is_of_what_is_there_now() -> None:
+    lake = open_lake(load_settings())
+    path = Path(_publish(lake, _rows(50)).uri)
+    path.write_bytes(b"another's")
+    assert lake.digest(_KEY) == hashlib.sha256(b"another's").hexdigest()
 
 
 def test_a_damaged_file_of_the_same_size_is_written_again() -> None:

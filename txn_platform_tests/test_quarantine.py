@@ -9,15 +9,18 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from txn_platform.card_numbers import card_number_spans
 from txn_platform.cli import main
-from txn_platform.contract import QUARANTINE_SCHEMA, luhn_is_valid
+from txn_platform.contract import QUARANTINE_SCHEMA, RAW_SCHEMA, luhn_is_valid
 from txn_platform.lake import Encoding, Lake, object_key, open_lake
-from txn_platform.quarantine import masked, reasons_in
+from txn_platform.quarantine import LANDED_DIGEST, form_of, look_into, masked
 from txn_platform.settings import load_settings
 from txn_platform.validation import Validator, find_repeats
 from txn_platform.windows import Window
+from txn_platform_tests.card_spellings import SPELLINGS
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 
+_RAW = "raw_transactions"
 _ASSET = "quarantined_transactions"
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
@@ -27,6 +30,7 @@ def _quarantine(lake: Lake, window: Window, *rows: dict[str, str | None]) -> Non
     judged = Validator(window, find_repeats(in_batches(batch, len(rows)))).judge(batch)
     with lake.stage(QUARANTINE_SCHEMA, Encoding(compression="zstd")) as writer:
         writer.write(judged.quarantined)
+        writer.annotate({LANDED_DIGEST: lake.digest(object_key(_RAW, window)) or ""})
         lake.publish(writer.finish(), object_key(_ASSET, window), clear_cards=True)
 
 
@@ -46,7 +50,7 @@ def lake() -> Lake:
 
 
 def test_reasons_are_counted_over_all_windows_or_one(lake: Lake) -> None:
-    everything = reasons_in(lake, _ASSET, None)
+    everything = look_into(lake, _RAW, _ASSET, None).reasons
     assert {name: reason.rows for name, reason in everything.items()} == {
         "amount.format": 9,
         "card_number.check_digit": 1,
@@ -57,7 +61,7 @@ def test_reasons_are_counted_over_all_windows_or_one(lake: Lake) -> None:
     assert next(iter(everything)) == "amount.format"
     assert everything["amount.format"].examples == ["0.005", "1.005", "2.005"]
     assert everything["amount.missing"].examples == ["(absent)"]
-    assert "amount.missing" not in reasons_in(lake, _ASSET, _WINDOW)
+    assert "amount.missing" not in look_into(lake, _RAW, _ASSET, _WINDOW).reasons
 
 
 @pytest.mark.usefixtures("lake")
@@ -75,6 +79,78 @@ def test_the_command_says_when_there_is_nothing() -> None:
     result = CliRunner().invoke(main, ["quarantine", "--partition", "2026-11-01-00:00"])
     assert result.exit_code == 1
     assert "materialize quarantined_transactions" in result.output
+
+
+def _land(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
+    with lake.stage(RAW_SCHEMA, Encoding(compression="zstd")) as writer:
+        writer.write(landed_rows(list(rows)))
+        lake.publish(writer.finish(), object_key(_RAW, window), clear_cards=True)
+
+
+def test_a_window_that_was_landed_and_not_published_is_judged(lake: Lake) -> None:
+    third = Window(datetime(2026, 11, 1, 2, tzinfo=UTC))
+    at = "2026-11-01T02:00:00Z"
+    _land(
+        lake,
+        third,
+        sent_row(1, transaction_at=at, country="UK"),
+        sent_row(2, transaction_at=at),
+        sent_row(1, transaction_at=at, country="UK"),
+    )
+    _land(lake, _WINDOW, sent_row(1, amount="12,50"))
+    runner = CliRunner()
+    result = runner.invoke(main, ["quarantine", "--partition", third.partition_key])
+    assert result.exit_code == 0
+    assert f"{third.partition_key} was not published since it was landed: judged now" in (
+        result.output
+    )
+    assert "country.unknown" in result.output
+    found = look_into(lake, _RAW, _ASSET, third)
+    assert {name: reason.rows for name, reason in found.reasons.items()} == {
+        "country.unknown": 2,
+        "transaction_id.duplicate": 1,
+    }
+    everything = look_into(lake, _RAW, _ASSET, None)
+    assert everything.judged == [_WINDOW, third], "the first was landed again after it was judged"
+    assert everything.reasons["amount.format"].examples == ["12,50"]
+    assert lake.find(object_key(_ASSET, third)) is None, "nothing is written"
+    _quarantine(lake, third, sent_row(1, transaction_at=at, country="UK"))
+    assert not look_into(lake, _RAW, _ASSET, third).judged
+
+
+def test_an_unreadable_row_is_shown_by_its_text(lake: Lake) -> None:
+    row = dict.fromkeys(sent_row(1)) | {"extra_fields": '{"unreadable":"{\\"amount\\": 1"}'}
+    _quarantine(lake, _WINDOW, row)
+    (reason,) = look_into(lake, _RAW, _ASSET, _WINDOW).reasons.items()
+    assert reason[0] == "row.unreadable"
+    assert reason[1].examples == ['{"amount": 1']
+    assert reason[1].form == '{"aaaaaa": 9'
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        (None, "(absent)"),
+        ("", ""),
+        ("12,50 EUR", "99,99 AAA"),
+        ("Zoë 東京", "Aaa aa"),
+        ("a\x07\u202eb", "a\\x07\\u202ea"),
+        ("\u0661\u0662", "99"),
+        ("4111111111111111", "9999999999999999"),
+        ("x" * 41, "a" * 40 + "… (41 characters)"),
+    ],
+)
+def test_the_form_of_a_value_has_none_of_its_letters_and_digits(
+    value: str | None, form: str
+) -> None:
+    assert form_of(value) == form
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS, "with a wrong check digit"])
+def test_a_number_is_masked_however_it_is_spelled(spelling: str) -> None:
+    shown = masked(SPELLINGS.get(spelling, "4111 1111 1111 1112"))
+    assert shown.count("*") >= 6
+    assert not card_number_spans(shown)
 
 
 @given(st.text("0123456789 -x", max_size=60))

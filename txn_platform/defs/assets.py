@@ -5,7 +5,6 @@ Each step stages its files, proves them, and only then hands them to the IO mana
 """
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -45,6 +44,7 @@ from txn_platform.lake import (
 )
 from txn_platform.ordering import Order, in_order
 from txn_platform.protection import protected
+from txn_platform.quarantine import LANDED_DIGEST, ReasonTally
 from txn_platform.reconciliation import ControlTotals, Repeats
 from txn_platform.settings import load_settings
 from txn_platform.validation import NO_REPEATS, Validator, find_repeats
@@ -105,16 +105,23 @@ class LandingConfig(dg.Config):
     taken them back."""
 
 
-@dg.asset(
-    key=checks.RAW,
+# A subset can be chosen of every step: only then may a check stay without a result.
+@dg.multi_asset(
+    outs={
+        checks.RAW: dg.AssetOut(
+            io_manager_key="lake",
+            is_required=False,
+            kinds={"http", "parquet"},
+            metadata={CLEAR_CARDS: True, **_column_schema(RAW_SCHEMA)},
+            description="A window as the source sent it: all text, nothing parsed, nothing dropped."
+            " Card numbers stand in clear.",
+        )
+    },
+    name=checks.RAW,
     partitions_def=HOURS,
-    io_manager_key="lake",
     group_name="transactions",
-    kinds={"http", "parquet"},
-    check_specs=[checks.DRIFT, checks.LANDED_TOTALS],
-    metadata={CLEAR_CARDS: True, **_column_schema(RAW_SCHEMA)},
-    description="A window as the source sent it: all text, nothing parsed, nothing dropped. Card"
-    " numbers stand in clear.",
+    check_specs=[checks.DRIFT, checks.TOTALS_STATED, checks.LANDED_TOTALS],
+    can_subset=True,
 )
 def raw_transactions(
     context: dg.AssetExecutionContext,
@@ -130,8 +137,9 @@ def raw_transactions(
         card_key.protector()
         source = generator.source()
         watermark = source.require_complete(window)
-        drift = checks.drift(source.drift(window))
-        yield from checks.require([drift])
+        results = [checks.drift(source.drift(window))]
+        recorded = context.selected_asset_check_keys
+        yield from checks.require(results, recorded)
         as_of = datetime.now(UTC)
         landed = ControlTotals()
         repeats = Repeats()
@@ -142,7 +150,6 @@ def raw_transactions(
             stated = source.control_totals(window, as_of)
             if not landed.rows and stated is None and not config.allow_empty:
                 _require_no_rows(lake.lake, window)
-            # Of a source that states none, what was landed is all there is to be held against.
             writer.annotate(
                 {
                     _SOURCE_TOTALS: (stated or landed).to_json(),
@@ -151,15 +158,23 @@ def raw_transactions(
                 }
             )
             staged = writer.finish()
-            result = checks.verdict(
-                checks.LANDED_TOTALS,
-                landed.differences(stated or landed),
-                {"stated_by_source": stated is not None, **checks.totals_metadata(landed)},
-            )
-            yield from checks.require([result])
-            yield dg.Output(staged, metadata=landing_metadata(as_of, watermark))
-            yield drift
-            yield result
+            results.append(checks.totals_stated(stated))
+            if stated is not None:
+                results.append(
+                    checks.verdict(
+                        checks.LANDED_TOTALS,
+                        landed.differences(stated),
+                        checks.totals_metadata(landed),
+                    )
+                )
+            yield from checks.require(results, recorded)
+            if dg.AssetKey(checks.RAW) in context.selected_asset_keys:
+                yield dg.Output(
+                    staged,
+                    output_name=checks.RAW,
+                    metadata=landing_metadata(as_of, watermark),
+                )
+            yield from checks.recorded(results, recorded)
 
 
 def _require_no_rows(lake: Lake, window: Window) -> None:
@@ -224,7 +239,7 @@ def validation(
     """Judge every row of a landed window; both outputs come from one pass over it."""
     window = window_of(context)
     validated_totals = quarantined_totals = ControlTotals()
-    reasons: Counter[str] = Counter()
+    reasons = ReasonTally()
     order = Order()
     with failing_for_users():
         protector = card_key.protector()
@@ -246,11 +261,13 @@ def validation(
                 conforming = protected(judged.conforming, protector, settings.card_policy)
                 validated_totals += ControlTotals.of(conforming)
                 quarantined_totals += ControlTotals.of(judged.quarantined)
-                reasons.update(judged.reasons.to_list())
+                reasons.add(judged.quarantined)
                 order.add(conforming)
                 validated.write(conforming)
                 quarantined.write(judged.quarantined)
             landed = _stated(raw)
+            digest = raw_transactions.lake.digest(raw_transactions.key)
+            quarantined.annotate({LANDED_DIGEST: digest or ""})
             validated.annotate({_CARD_POLICY: settings.card_policy})
             kept = validated.finish()
             if not order.holds:
@@ -260,6 +277,7 @@ def validation(
                         ordered.write(rows)
                 ordered.annotate({_CARD_POLICY: settings.card_policy})
                 kept = ordered.finish()
+            found = reasons.most_common()
             outputs = {
                 checks.VALIDATED: dg.Output(
                     kept,
@@ -270,7 +288,9 @@ def validation(
                     quarantined.finish(),
                     output_name=checks.QUARANTINED,
                     metadata={
-                        "reasons": dg.MetadataValue.json(dict(sorted(reasons.items()))),
+                        "reasons": dg.MetadataValue.json(
+                            {name: found[name].rows for name in sorted(found)}
+                        ),
                         "contract_version": CONTRACT_VERSION,
                     },
                 ),
@@ -284,38 +304,45 @@ def validation(
                 checks.quarantine_share(
                     landed.rows,
                     quarantined_totals.rows,
-                    reasons,
+                    found,
                     allowed=allowed,
                     allowed_by_reason=config.max_quarantine_by_reason,
                 ),
             ]
-            selected = {key.name for key in context.selected_asset_check_keys}
-            results = [result for result in results if result.check_name in selected]
-            yield from checks.require(results)
+            recorded = context.selected_asset_check_keys
+            yield from checks.require(results, recorded)
             for name, output in outputs.items():
                 if dg.AssetKey(name) in context.selected_asset_keys:
                     yield output
-            yield from results
+            yield from checks.recorded(results, recorded)
 
 
-@dg.asset(
-    key=checks.PUBLISHED,
-    partitions_def=HOURS,
-    io_manager_key="lake",
+@dg.multi_asset(
+    outs={
+        checks.PUBLISHED: dg.AssetOut(
+            io_manager_key="lake",
+            is_required=False,
+            kinds={"s3", "parquet"},
+            metadata={IN_DELTA: True, **_column_schema(PUBLISHED_SCHEMA)},
+            description="The window as it is published: proven whole against the source's control"
+            " totals.",
+        )
+    },
     ins={
         name: dg.AssetIn(key=name, input_manager_key="lake")
         for name in (checks.RAW, checks.VALIDATED, checks.QUARANTINED)
     },
+    name=checks.PUBLISHED,
+    partitions_def=HOURS,
     group_name="transactions",
-    kinds={"s3", "parquet"},
     check_specs=[
         checks.SCHEMA,
         checks.UNIQUE_IDS,
+        checks.EVERY_ROW_PUBLISHED,
         checks.PUBLISHED_TOTALS,
         checks.NO_CLEAR_CARDS,
     ],
-    metadata={IN_DELTA: True, **_column_schema(PUBLISHED_SCHEMA)},
-    description="The window as it is published: proven whole against the source's control totals.",
+    can_subset=True,
 )
 def s3_parquet_transactions(
     context: dg.AssetExecutionContext,
@@ -327,7 +354,8 @@ def s3_parquet_transactions(
     """Prove a validated window from its file, and publish it."""
     with failing_for_users():
         raw = raw_transactions.parquet()
-        stated = _stated(raw)
+        landed = _stated(raw)
+        recorded = context.selected_asset_check_keys
         quarantined = sum(
             (
                 ControlTotals.of(rows)
@@ -342,16 +370,22 @@ def s3_parquet_transactions(
             # Validated rows are laid out for readers already: they are not made anew, but proven.
             with open_parquet(writer.copy(validated_transactions), CODED_COLUMNS) as file:
                 policy = _note(file, _CARD_POLICY)
-                totals, results = checks.prove_published(file, stated - quarantined, policy)
-            yield from checks.require(results)
+                totals, results = checks.prove_published(
+                    file,
+                    landed - quarantined,
+                    policy,
+                    totals_stated=_says_totals_were_stated(raw) or False,
+                )
+            yield from checks.require(results, recorded)
             staged = writer.finish()
             metadata = {
                 **checks.totals_metadata(totals),
                 _CARD_POLICY: policy,
                 **_recorded(raw, latest_landing(context.instance, context.partition_key)),
             }
-            yield dg.Output(staged, metadata=metadata)
-            yield from results
+            if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
+                yield dg.Output(staged, output_name=checks.PUBLISHED, metadata=metadata)
+            yield from checks.recorded(results, recorded)
 
 
 def _note(file: pq.ParquetFile, name: str) -> str:
@@ -371,13 +405,16 @@ def _recorded(raw: pq.ParquetFile, landing: dict[str, Any]) -> dict[str, Any]:
     Nothing when the window was landed by an earlier version, which did not say whether its totals
     were stated.
     """
-    notes = raw.metadata.metadata or {}
-    if _TOTALS_STATED.encode() not in notes:
-        return {}
-    totals = _stated(raw) if json.loads(_note(raw, _TOTALS_STATED)) else None
-    return publication_metadata(totals, landing)
+    stated = _says_totals_were_stated(raw)
+    return {} if stated is None else publication_metadata(_stated(raw) if stated else None, landing)
+
+
+def _says_totals_were_stated(raw: pq.ParquetFile) -> bool | None:
+    """Whether the source stated the totals; None when an earlier version landed the window."""
+    known = _TOTALS_STATED.encode() in (raw.metadata.metadata or {})
+    return json.loads(_note(raw, _TOTALS_STATED)) if known else None
 
 
 def _stated(raw: pq.ParquetFile) -> ControlTotals:
-    """The source's control totals of a window that was landed."""
+    """What was landed, as the source states it, or as it was counted where it states none."""
     return ControlTotals.parse(_note(raw, _SOURCE_TOTALS))
