@@ -107,7 +107,7 @@ _LAYERS = [
     ["card_numbers"],
     ["contract", "json_columns", "settings", "protection", "reconciliation"],
     ["validation", "decoding", "drift", "ordering", "lake", "s3", "s3_lake", "s3_probe"],
-    ["transport"],
+    ["content_coding", "transport"],
     ["source", "delta"],
 ]
 
