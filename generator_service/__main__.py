@@ -55,8 +55,7 @@ class _Server(uvicorn.Server):
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        sys.stdout.write(f"generator_service listening on {self._address}\n")
-        sys.stdout.flush()
+        _announce(f"generator_service listening on {self._address}")
 
     @override
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -70,6 +69,19 @@ class _Server(uvicorn.Server):
         deadline = threading.Timer(_GRACE, os._exit, [0])
         deadline.daemon = True
         deadline.start()
+
+
+def _announce(line: str) -> None:
+    """Print a line; a service whose output has no room serves all the same."""
+    try:
+        # Nothing happens where standard output is closed.
+        print(line, flush=True)  # noqa: T201 -- whoever started this reads it
+    except OSError as error:
+        sys.stderr.write(f"{line}; standard output cannot be written: {error.strerror}\n")
+        # Python would try to write the line again at its end, and fail.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _stop_with_stdin(server: _Server) -> None:
@@ -114,9 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     try:
         listener = _listen(settings.host, settings.port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         where = f"{settings.host}:{settings.port}"
-        reason = error.strerror or str(error)
+        reason = (isinstance(error, OSError) and error.strerror) or "that is no name of a host"
         return _fail(f"cannot listen on {where}: {reason}. Give another --host or --port.", 1)
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -7,21 +7,34 @@ rows and which of those values can be used; the simulator's `Configuration` know
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast, override
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from generator_service.defects import Defects, Spoiler, parse_drifts
 from generator_service.faults import parse_setting
 from generator_service.simulator import SCHEMA, Configuration, Window, pools
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     import pyarrow as pa
 
 _PREFIX = "GENERATOR_"
+_ENV_FILE = ".env"
+# Characters without width, which come along when a value is copied from a page.
+_INVISIBLE = "\ufeff\u200b\u2060"
+# More than any message needs to show of a value.
+_SHOWN = 100
+_NOT_UTF_8 = "it is not text in UTF-8"
 _DECIDING = tuple(field.name for field in fields(Configuration))
 
 
@@ -36,7 +49,13 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_prefix=_PREFIX,
+        env_file=_ENV_FILE,
+        # Editors of some systems put a byte order mark before the first name.
+        env_file_encoding="utf-8-sig",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
     )
 
     seed: int = Configuration.seed
@@ -58,6 +77,37 @@ class Settings(BaseSettings):
     default_limit: Annotated[int, Field(ge=1)] = 1_000
     max_limit: Annotated[int, Field(ge=1)] = 50_000
     access_log: bool = False
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Strip white space around values; a value of nothing else counts as unset."""
+        environment = cast("EnvSettingsSource", env_settings)
+        file = cast("DotEnvSettingsSource", dotenv_settings)
+        # As text in UTF-8, UTF-16 has a character of its own between any two letters.
+        if not all(map(str.isprintable, file.env_vars)):
+            raise SettingsError(_unreadable(_NOT_UTF_8))
+        environment.env_vars = _stripped(environment.env_vars)
+        file.env_vars = _stripped(file.env_vars)
+        return init_settings, environment, file, file_secret_settings
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _is_not_of_kubernetes(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith(("tcp://", "udp://", "sctp://")):
+            raise ValueError(
+                "it is what Kubernetes sets in every pod beside a Service named `generator`; set "
+                f"{_PREFIX}PORT to a number in the pod's own `env`, or `enableServiceLinks: false`"
+                " in its spec, or give the Service another name"
+            )
+        return value
 
     @field_validator(*_DECIDING)
     @classmethod
@@ -105,6 +155,10 @@ class Settings(BaseSettings):
             return cls(**given)
         except ValidationError as error:
             raise SettingsError(_message(error)) from None
+        except OSError as error:
+            raise SettingsError(_unreadable(str(error.strerror))) from None
+        except UnicodeDecodeError:
+            raise SettingsError(_unreadable(_NOT_UTF_8)) from None
 
     def configuration(self) -> Configuration:
         """Return the part of the settings that decides the rows."""
@@ -129,10 +183,23 @@ def _readable(value: str, parse: Callable[[str], object]) -> str:
     return value
 
 
+def _stripped(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    bare = {
+        name: value and value.strip().strip(_INVISIBLE).strip() for name, value in variables.items()
+    }
+    return {name: value for name, value in bare.items() if value}
+
+
+def _unreadable(reason: str) -> str:
+    path = Path(_ENV_FILE).absolute()
+    return f"{path} cannot be read ({reason}): save it as text in UTF-8, or remove it."
+
+
 def _message(error: ValidationError) -> str:
     first = error.errors()[0]
     reason = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
         return reason
     name = f"{_PREFIX}{first['loc'][0]}".upper()
-    return f"{name}={first['input']} cannot be used: {reason[0].lower()}{reason[1:].rstrip('.')}."
+    value = "".join(filter(str.isprintable, str(first["input"])))[:_SHOWN]
+    return f"{name}={value} cannot be used: {reason[0].lower()}{reason[1:].rstrip('.')}."

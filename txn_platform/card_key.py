@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from txn_platform.errors import UserError
 from txn_platform.protection import CardProtector
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from txn_platform.settings import Settings
 
 
@@ -49,15 +49,25 @@ def kept_card_key(home: Path) -> str:
     try:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"card-key.{os.getpid()}")
-            draft.touch(mode=0o600)
-            draft.write_text(secrets.token_hex(32))
-            # Of two runs that make the first key at once, the later must take the earlier's.
-            with suppress(FileExistsError):
-                os.link(draft, path)
-            draft.unlink()
-        return path.read_text()
-    except OSError as error:
+            _make_once(path, secrets.token_hex(32))
+        return path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise UserError(
-            f"the card key {path} can't be made or read ({error.strerror}): set TXN_CARD_KEY"
+            f"the card key {path} can't be made or read ({reason}): set TXN_CARD_KEY"
         ) from None
+
+
+def _make_once(path: Path, text: str) -> None:
+    """Make a file that only its owner reads; of several who do so at once, the first wins."""
+    # Processes of two containers can have one number, so the draft's name is random.
+    descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        Path(draft).unlink()

@@ -376,12 +376,15 @@ def _materialize(
     """Run windows one after the other, showing on standard error how far they are."""
     from rich.console import Console
 
+    from txn_platform.homes import dagster_home, writable_home
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
     # What can be wrong with the command line is said before anything is started.
     asked = [Window.of_partition(partition)] if partition else None
     settings = load_settings()
+    writable_home(settings)
+    dagster_home(settings)
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))

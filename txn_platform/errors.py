@@ -1,8 +1,35 @@
-"""The one error that is for users: something they can mend, said in one message.
+"""The one error that is for users: something they can fix, said in one message.
 
 Bugs are not of this kind: they keep their own types and their tracebacks.
 """
 
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# The name and password in any address; the query of an HTTP address, or of a path alone.
+_USER_INFO: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"@]*@", re.IGNORECASE)
+_QUERIES: Final = (
+    re.compile(r"(\bhttps?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE),
+    re.compile(r"((?<![\w:/])/[^\s?'\"<>]*)\?[^\s'\"<>=]*=[^\s'\"<>]*"),
+)
+
 
 class UserError(Exception):
-    """What was wrong, where, and what to do about it, in one sentence or two."""
+    """What was wrong, where, and what to do about it, in one sentence or two.
+
+    Whatever went into the message, it shows no query of an address and no name and password in
+    one: sources take keys there.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_queries(message))
+
+
+def without_queries(text: str) -> str:
+    """A text whose addresses have no query, no fragment, no name and no password."""
+    text = _USER_INFO.sub(r"\1", text)
+    for query in _QUERIES:
+        text = query.sub(r"\1", text)
+    return text

@@ -47,6 +47,9 @@ _ROW_GROUP_BYTES: Final = 512 << 20
 _BATCH_ROWS: Final = 1 << 18
 # A full disk, a full quota, a file longer than allowed.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ACCESS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+)
 
 
 def window_of_key(key: str) -> Window:
@@ -629,6 +632,11 @@ def room_on_disk(directory: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in _NO_ACCESS:
+            raise UserError(
+                f"{directory} can't be written ({os.strerror(error.errno)}): set TXN_HOME to a"
+                " directory that can"
+            ) from None
         if error.errno not in _NO_ROOM:
             raise
         raise UserError(

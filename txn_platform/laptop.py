@@ -22,6 +22,7 @@ from txn_platform import seaweedfs
 from txn_platform.addresses import require_dagster_home
 from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
+from txn_platform.homes import writable_home
 from txn_platform.processes import Child, generator_child, generator_url, port_is_free
 from txn_platform.settings import load_settings
 
@@ -98,14 +99,14 @@ def laptop(
         ChildFailed: one of them did not start.
     """
     settings = load_settings()
-    home = settings.home.absolute()
     if ui:
         try:
-            require_dagster_home(home)
+            require_dagster_home(settings.home)
         except ValueError as error:
             raise UserError(f"TXN_HOME {error}") from None
     if ui and not port_is_free(ui_port):
         raise UserError(f"Port {ui_port} is in use: choose another for the Dagster UI (--port).")
+    home = writable_home(settings)
     with ExitStack() as running:
         running.enter_context(_sigterm_exits())
         lock = running.enter_context(_lock(home))
@@ -171,7 +172,10 @@ def _start_dagster(
     configuration = dagster_home / "dagster.yaml"
     if not configuration.exists():
         dagster_home.mkdir(exist_ok=True)
-        configuration.write_text(_DAGSTER_YAML, "utf-8")
+        # Whole or not at all: a part of it, left by a killed start, would be kept for good.
+        draft = configuration.with_suffix(".draft")
+        draft.write_text(_DAGSTER_YAML, "utf-8")
+        draft.replace(configuration)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
     child = Child(
         "Dagster",
@@ -217,7 +221,6 @@ def _lock(home: Path) -> Generator[int]:
     waited for.
     """
     try:
-        home.mkdir(parents=True, exist_ok=True)
         file = (home / "laptop.lock").open("a+", encoding="ascii")
     except OSError as error:
         raise UserError(
@@ -270,7 +273,7 @@ def _kept_keys(path: Path) -> tuple[str, str]:
     try:
         keys: dict[str, str] = json.loads(path.read_text())
         return keys[names[0]], keys[names[1]]
-    except (ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} does not hold the keys of the S3 server: delete it. New keys are made; what "
             "is stored stays."

@@ -4,7 +4,6 @@ What a person sees of it is `cli.py`'s matter; what a run does is defined in `de
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -15,15 +14,18 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import BaseModel
 
-from txn_platform.addresses import require_dagster_home
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
 from txn_platform.defs.automation import LAND_TRANSACTIONS
 from txn_platform.errors import UserError
+from txn_platform.homes import dagster_home, locked, writable_home
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
 _LOGGER: Final = "progress"
+_REASON_CHARACTERS: Final = 300
+# Alembic's words for a database that two processes have stamped.
+_HALF_MADE: Final = "more than one head"
 
 
 class Summary(BaseModel):
@@ -52,18 +54,50 @@ class Summary(BaseModel):
 
 @contextmanager
 def dagster_instance() -> Generator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, or one that remembers nothing."""
-    if home := os.environ.get("DAGSTER_HOME"):
-        try:
-            require_dagster_home(Path(home))
-        except ValueError as error:
-            raise UserError(f"DAGSTER_HOME {error}") from None
-        instance = dg.DagsterInstance.get()
-    else:
+    """The instance of DAGSTER_HOME, or one that remembers nothing.
+
+    Raises:
+        UserError: DAGSTER_HOME is not there, or Dagster cannot open what is in it.
+    """
+    settings = load_settings()
+    home = dagster_home(settings)
+    if home is None:
         # Told no place, it makes a temporary directory, which a killed run would leave behind.
-        instance = dg.DagsterInstance.ephemeral(str(load_settings().home.absolute()))
+        instance = dg.DagsterInstance.ephemeral(str(writable_home(settings)))
+    else:
+        # The first to open it makes its databases, which only one process may do.
+        with locked(home):
+            instance = _open_instance(home)
     with instance:
         yield instance
+
+
+def _open_instance(home: Path) -> dg.DagsterInstance:
+    try:
+        instance = dg.DagsterInstance.from_config(str(home))
+        _require_usable(instance)
+    # It is built of what dagster.yaml names, classes of other packages among them.
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0][:_REASON_CHARACTERS]
+        if _HALF_MADE in reason:
+            raise UserError(
+                f"the databases in {home}/history and {home}/schedules were made by several"
+                " processes at once and cannot be used: move both directories away, with the"
+                " history of runs that they hold"
+            ) from None
+        raise UserError(
+            f"Dagster cannot open {home} ({type(error).__name__}: {reason}): check its dagster.yaml"
+            " and the storage that it names; `dagster instance info` shows all of the error"
+        ) from None
+    return instance
+
+
+def _require_usable(instance: dg.DagsterInstance) -> None:
+    """Look at what Dagster otherwise reads of dagster.yaml in the middle of a run."""
+    _ = instance.compute_log_manager
+    level = instance.python_log_level
+    if level is not None and level.upper() not in logging.getLevelNamesMapping():
+        raise ValueError(f"python_log_level {level} is not known")
 
 
 def materialize(

@@ -7,36 +7,77 @@ elsewhere: `lake.open_lake`, `source.Source`, and the resources in `defs/resourc
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Literal, cast, override
+from typing import TYPE_CHECKING, Final, Literal, cast, override
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 
-from txn_platform.addresses import require_delta_place, require_directory, require_folder
+from txn_platform.addresses import (
+    require_delta_place,
+    require_directory,
+    require_folder,
+)
 from txn_platform.errors import UserError
+from txn_platform.http_addresses import http_address, path_template, s3_endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from pydantic.fields import FieldInfo
+
+ENV_FILE: Final = ".env"
+# Editors of some systems put a byte order mark before the first name.
+_ENCODING: Final = "utf-8-sig"
+
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^\s/]+[/:][A-Za-z0-9._/:-]+")
+_REGION: Final = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+# Characters without width, which come along when a value is copied from a page.
+_INVISIBLE: Final = "\ufeff\u200b\u2060"
+# A directory's name may begin or end with a space.
+_LITERAL: Final = frozenset({"txn_home", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"})
+# The places of TXN_SOURCE_TRANSACTIONS.
+_PLACES: Final = ("start", "end", "as_of", "offset", "format")
 
 
 class Settings(BaseSettings):
     """The platform's settings; an empty variable counts as unset, and hides that of `.env`.
 
-    The credentials are optional: without them boto3's own chain (profile, web identity, instance
-    role) finds some.
+    White space around a value does not count, except in the names of places. The credentials are
+    optional: without them boto3's own chain (profile, web identity, instance role) finds some.
     """
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True
+        env_file=ENV_FILE,
+        env_file_encoding=_ENCODING,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
     )
 
     home: Path = Field(
         default=Path(".txn"),
         validation_alias="TXN_HOME",
         description="Where local state lives: the directory lake, staging, keys, logs.",
+    )
+    dagster_home: Path | None = Field(
+        default=None,
+        validation_alias="DAGSTER_HOME",
+        description="Dagster's own directory, absolute; unset, runs of `txn` are not remembered.",
     )
     lake_prefix: str = Field(
         default="lake",
@@ -72,6 +113,7 @@ class Settings(BaseSettings):
     )
     source_transactions: str | None = Field(
         default=None,
+        repr=False,
         validation_alias="TXN_SOURCE_TRANSACTIONS",
         description="Of a source that is not the generator: the path of a window's rows, with"
         " {start}, {end}, {as_of}, {offset} where they belong.",
@@ -108,12 +150,14 @@ class Settings(BaseSettings):
     source_attempts: int = Field(
         default=6,
         ge=3,
+        le=1_000,
         validation_alias="TXN_SOURCE_ATTEMPTS",
         description="How often one thing is asked of the source when its answers break off.",
     )
     source_max_bytes: int = Field(
         default=1 << 30,
         ge=1 << 20,
+        le=1 << 40,
         validation_alias="TXN_SOURCE_MAX_BYTES",
         description="How much the source may send for one slice of a window, which is in memory.",
     )
@@ -134,7 +178,10 @@ class Settings(BaseSettings):
         " or a local directory; unset, nowhere.",
     )
     access_key_id: str | None = Field(
-        default=None, validation_alias="AWS_ACCESS_KEY_ID", description="Half of a credential."
+        default=None,
+        repr=False,
+        validation_alias="AWS_ACCESS_KEY_ID",
+        description="Half of a credential.",
     )
     secret_access_key: SecretStr | None = Field(
         default=None,
@@ -186,25 +233,87 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read of `.env` only what the environment does not name: what is empty there is unset."""
         file = cast("DotEnvSettingsSource", dotenv_settings)
+        environment = cast("EnvSettingsSource", env_settings)
+        # As text in UTF-8, UTF-16 has a character of its own between any two letters.
+        if not all(map(str.isprintable, file.env_vars)):
+            raise _unreadable("it is not text in UTF-8")
         named = {name.lower() for name in os.environ}
-        file.env_vars = {name: value for name, value in file.env_vars.items() if name not in named}
-        return init_settings, env_settings, file, file_secret_settings
+        file.env_vars = _stripped(
+            {name: value for name, value in file.env_vars.items() if name not in named}
+        )
+        environment.env_vars = _stripped(environment.env_vars)
+        return init_settings, environment, file, file_secret_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        # `os.environ` has a lone surrogate for each byte that is no UTF-8.
+        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value):
+            raise ValueError("must be text in UTF-8 on one line, without control characters")
+        return value
+
+    @field_validator("home", "dagster_home")
+    @classmethod
+    def _is_directory(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        value = require_directory(value)
+        try:
+            first = next(path for path in (value, *value.absolute().parents) if path.exists())
+        except OSError as error:
+            raise ValueError(
+                f"must be a path that this machine can have: {error.strerror}"
+            ) from None
+        if not first.is_dir():
+            raise ValueError("must be a directory, or one that can be made: it names a file")
+        if info.field_name == "dagster_home" and not value.is_absolute():
+            raise ValueError("must be an absolute path, as Dagster requires")
+        return value
+
+    @field_validator("access_key_id", "secret_access_key", "session_token", "raw_sse")
+    @classmethod
+    def _fits_a_header(cls, value: str | SecretStr | None) -> str | SecretStr | None:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
+        if not text.isascii() or " " in text:
+            raise ValueError("must be ASCII without white space")
+        return value
+
+    @field_validator("bucket")
+    @classmethod
+    def _is_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not _BUCKET.fullmatch(value):
+            raise ValueError(
+                "must be the name of a bucket alone, of letters, digits, dots and hyphens: the"
+                " folder in it is TXN_LAKE_PREFIX"
+            )
+        return value
+
+    @field_validator("region")
+    @classmethod
+    def _is_region(cls, value: str | None) -> str | None:
+        if value is not None and not _REGION.fullmatch(value):
+            raise ValueError("must be the name of a region, such as us-east-1")
+        return value
+
+    @field_validator("source_transactions")
+    @classmethod
+    def _is_path(cls, value: str | None) -> str | None:
+        return None if value is None else path_template(value, _PLACES)
 
     @field_validator("request_checksums", "response_checksums", mode="before")
     @classmethod
     def _in_lower_case(cls, value: str | None) -> str | None:
         return value.lower() if value else value
 
-    @field_validator("generator_url", "endpoint_url")
+    @field_validator("generator_url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
-        if value is not None and not value.startswith(("http://", "https://")):
-            msg = "must begin with http:// or https://"
-            raise ValueError(msg)
-        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
-            msg = "must not hold a name or password: addresses are shown in messages"
-            raise ValueError(msg)
-        return value.rstrip("/") if value else value
+        return None if value is None else http_address(value)
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _is_endpoint(cls, value: str | None) -> str | None:
+        return None if value is None else s3_endpoint(value)
 
     @field_validator("delta_path")
     @classmethod
@@ -216,25 +325,83 @@ class Settings(BaseSettings):
     def _is_folder(cls, value: str) -> str:
         return require_folder(value)
 
-    @field_validator("home")
-    @classmethod
-    def _is_directory(cls, value: Path) -> Path:
-        return require_directory(value)
-
 
 def load_settings() -> Settings:
     """The settings as the environment and `.env` have them now.
 
     Raises:
-        UserError: a variable's value is not allowed; names the variable, not the value.
+        UserError: a variable's value is not allowed, or `.env` can't be read; names the variable,
+            not the value.
     """
     try:
         return Settings()
     except ValidationError as error:
+        env_file_names = env_file_variables()
         faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
-            for fault in error.errors()
+            f"{_variable(str(fault['loc'][0]), env_file_names)}:"
+            f" {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False, include_input=False)
         )
         raise UserError(
             f"the environment or .env has a value that is not allowed: {faults}"
         ) from None
+    except OSError as error:
+        raise _unreadable(str(error.strerror)) from None
+    except UnicodeDecodeError:
+        raise _unreadable("it is not text in UTF-8") from None
+
+
+def env_file_variables() -> list[str]:
+    """The names that `.env` sets, in lower case; none without the file.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return list(DotEnvSettingsSource(Settings, env_ignore_empty=False).env_vars)
+    except OSError as error:
+        raise _unreadable(str(error.strerror)) from None
+    except UnicodeDecodeError:
+        raise _unreadable("it is not text in UTF-8") from None
+
+
+def _unreadable(reason: str) -> UserError:
+    return UserError(
+        f"{Path(ENV_FILE).absolute()} cannot be read ({reason}): save it as text in UTF-8, or"
+        " remove it"
+    )
+
+
+def variables() -> list[str]:
+    """The names of all variables that are read here."""
+    return [name for field in Settings.model_fields.values() for name in _names(field)]
+
+
+def _names(field: FieldInfo) -> list[str]:
+    alias = field.validation_alias
+    return list(map(str, alias.choices)) if isinstance(alias, AliasChoices) else [str(alias)]
+
+
+def _variable(location: str, env_file_names: Collection[str]) -> str:
+    """Of the variables of a setting, known by its name or their first, the one that counts."""
+    set_names = {
+        *(name.upper() for name, value in os.environ.items() if value.strip()),
+        *map(str.upper, env_file_names),
+    }
+    for name, field in Settings.model_fields.items():
+        names = _names(field)
+        if location == name or location.upper() in names:
+            return next(filter(set_names.__contains__, names), names[0])
+    return location
+
+
+def _stripped(variables: Mapping[str, str | None]) -> dict[str, str | None]:
+    """The variables without what is around their values, and without those that are then empty."""
+    bare = {
+        name: value and value.strip().strip(_INVISIBLE).strip() for name, value in variables.items()
+    }
+    return {
+        name: variables[name] if name in _LITERAL else value
+        for name, value in bare.items()
+        if value
+    }

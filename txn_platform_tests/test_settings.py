@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from generator_service.settings import Settings as GeneratorSettings
+from generator_service.settings import SettingsError
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 
@@ -78,3 +80,134 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
     monkeypatch.setenv("TXN_CARD_KEY", "very-secret")
     assert "very-secret" not in repr(load_settings())
+
+
+KEY_IN_QUERY = "key-in-query"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("AWS_ENDPOINT_URL", "http://my_minio:9000", "network alias"),
+        ("AWS_ENDPOINT_URL_S3", "http://my_minio:9000", "network alias"),
+        ("AWS_ENDPOINT_URL", "http://minio:99999", "from 1 to 65535"),
+        ("GENERATOR_URL", f"http://127.0.0.1:99999/tx?key={KEY_IN_QUERY}", "before its"),
+        ("GENERATOR_URL", "http://127.0.0.1:99999", "from 1 to 65535"),
+        ("GENERATOR_URL", "http://127.0.0.1:0", "from 1 to 65535"),
+        ("GENERATOR_URL", "http://127.0.0.1:", "from 1 to 65535"),
+        ("GENERATOR_URL", "http://", "must name a host"),
+        ("GENERATOR_URL", "http://::1:8000", "must name a host"),
+        ("GENERATOR_URL", "http://[::1", "must name a host"),
+        ("GENERATOR_URL", "http://[a]:1", "must name a host"),
+        ("GENERATOR_URL", "http://a..b", "letters, digits"),
+        ("GENERATOR_URL", f"http://{'a' * 64}", "letters, digits"),
+        ("GENERATOR_URL", "http://a b", "white space"),
+        ("GENERATOR_URL", "http://bücher.example", "xn--"),
+        ("GENERATOR_URL", "http://a\nb", "control characters"),
+        ("AWS_BUCKET_NAME", "s3://bucket/lake", "TXN_LAKE_PREFIX"),
+        ("AWS_REGION", "us east 1", "such as us-east-1"),
+        ("AWS_DEFAULT_REGION", "us east 1", "such as us-east-1"),
+        ("AWS_ACCESS_KEY_ID", "AK IA", "white space"),
+        ("AWS_SESSION_TOKEN", "tökén", "ASCII"),
+        ("TXN_CARD_KEY", "sixteen bytes\nand more", "control characters"),
+        ("TXN_CARD_KEY", "sixteen bytes \udcff and more", "UTF-8"),
+        ("TXN_MAX_QUARANTINE", "nan", "less than or equal to 1"),
+        ("TXN_MAX_QUARANTINE", "-0.1", "greater than or equal to 0"),
+        ("TXN_MAX_QUARANTINE", "\N{ARABIC-INDIC DIGIT ZERO}.5", "number"),
+        ("TXN_SOURCE_ATTEMPTS", "1e3", "integer"),
+        ("TXN_SOURCE_ATTEMPTS", "9" * 30, "less than or equal to 1000"),
+        ("TXN_SOURCE_MAX_BYTES", "9" * 30, "less than or equal to"),
+        ("TXN_HOME", "/dev/null/below", "must be a directory"),
+        ("TXN_HOME", "a" * 300, "that this machine can have"),
+        ("DAGSTER_HOME", "relative", "absolute"),
+        ("DAGSTER_HOME", "/dev/null", "must be a directory"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, remedy: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=rf" {name}: .*{remedy}") as raised:
+        load_settings()
+    assert value not in str(raised.value)
+    assert KEY_IN_QUERY not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "{ende}",
+        "{start:%Y}",
+        "{start!r}",
+        "{start.year}",
+        "{start[0]}",
+        "{start:{end}}",
+        "{0}",
+        "{}",
+        "{start",
+        "start}",
+        "a b",
+        "#",
+    ],
+)
+def test_a_path_that_cannot_be_filled_in_is_refused_without_its_query(
+    monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", f"/tx?key={KEY_IN_QUERY}&from={place}")
+    with pytest.raises(UserError, match="TXN_SOURCE_TRANSACTIONS: ") as raised:
+        load_settings()
+    assert KEY_IN_QUERY not in str(raised.value)
+
+
+def test_a_path_may_have_every_place_and_braces_written_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = "/tx?q={{1}}&{start}{end}{as_of}{offset}{format}"
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", path)
+    assert load_settings().source_transactions == path
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "tx?from={start}")
+    with pytest.raises(UserError, match="TXN_SOURCE_TRANSACTIONS: must begin with a slash"):
+        load_settings()
+
+
+@pytest.mark.parametrize("around", [" ", "\n", "\r\n", "\t", "\xa0", "\u200b", " \ufeff\n"])
+def test_white_space_around_a_value_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    names = {
+        "TXN_CARD_KEY": "card_key",
+        "AWS_SECRET_ACCESS_KEY": "secret_access_key",
+        "AWS_SESSION_TOKEN": "session_token",
+        "AWS_ACCESS_KEY_ID": "access_key_id",
+        "AWS_BUCKET_NAME": "bucket",
+        "TXN_MAX_QUARANTINE": "max_quarantine",
+        "TXN_CARD_POLICY": "card_policy",
+    }
+    values = dict.fromkeys(names, "sixteen-bytes-and-more")
+    values |= {"TXN_MAX_QUARANTINE": "0.25", "TXN_CARD_POLICY": "clear"}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    bare = load_settings()
+    for name, value in values.items():
+        monkeypatch.setenv(name, f"{around}{value}{around}")
+    assert load_settings() == bare
+    for name in names:
+        monkeypatch.setenv(name, around)
+    assert load_settings().card_key is None
+    assert load_settings().max_quarantine == 0.05
+
+
+def test_white_space_in_the_env_file_does_not_count() -> None:
+    Path(".env").write_text('TXN_CARD_KEY=" sixteen bytes and more "\n', "utf-8-sig")
+    key = load_settings().card_key
+    assert key is not None
+    assert key.get_secret_value() == "sixteen bytes and more"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32"])
+def test_an_env_file_that_is_not_utf_8_is_named(encoding: str) -> None:
+    Path(".env").write_text("TXN_HOME=elsewhere\n", encoding)
+    with pytest.raises(UserError, match=r"\.env cannot be read .*UTF-8"):
+        load_settings()
+    with pytest.raises(SettingsError, match=r"\.env cannot be read .*UTF-8"):
+        GeneratorSettings.load()

@@ -9,6 +9,8 @@ from pydantic import PrivateAttr
 
 from txn_platform.card_key import card_protector
 from txn_platform.defs import head_start
+from txn_platform.errors import UserError
+from txn_platform.http_addresses import http_address
 from txn_platform.processes import generator_url
 from txn_platform.protection import CardProtector
 from txn_platform.settings import load_settings
@@ -38,11 +40,11 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         """The client.
 
         Raises:
-            UserError: the generator did not start.
+            UserError: the generator did not start, or the URL cannot be used.
         """
         if self._source is None:
             settings = load_settings()
-            url = self.url or settings.generator_url
+            url = _checked(self.url) or settings.generator_url
             if url is None:
                 child = self._running.enter_context(head_start.generator())
                 url = generator_url(child)
@@ -50,6 +52,13 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
                 head_start.give_up()
             self._source = Source(url, source_api(settings), source_limits(settings))
         return self._source
+
+
+def _checked(url: str | None) -> str | None:
+    try:
+        return http_address(url) if url else None
+    except ValueError as error:
+        raise UserError(f"resources.generator.config.url of the run's config {error}") from None
 
 
 class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):

@@ -1,0 +1,82 @@
+"""The directories of local state, `TXN_HOME` and `DAGSTER_HOME`: checked, made, opened in turn.
+
+What lies in them is made by those who use it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager, suppress
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from txn_platform.addresses import require_dagster_home
+from txn_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from txn_platform.settings import Settings
+
+
+def writable_home(settings: Settings) -> Path:
+    """`TXN_HOME`, absolute, made if need be.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    home = settings.home.absolute()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home):
+            return home
+    except OSError as error:
+        raise UserError(
+            f"{home} cannot be used for state ({error.strerror}): set TXN_HOME to a directory that"
+            " can be written"
+        ) from None
+
+
+def dagster_home(settings: Settings) -> Path | None:
+    """`DAGSTER_HOME`, or None where it is unset. It is not made: Dagster refuses a missing one.
+
+    Raises:
+        UserError: it is not there, or Dagster can't keep its databases there.
+    """
+    home = settings.dagster_home
+    if home is None:
+        return None
+    try:
+        require_dagster_home(home)
+    except ValueError as error:
+        raise UserError(f"DAGSTER_HOME {error}") from None
+    if not home.is_dir():
+        raise UserError(
+            f"DAGSTER_HOME names {home}, which does not exist: make the directory, or unset the"
+            " variable"
+        )
+    return home
+
+
+@contextmanager
+def locked(directory: Path) -> Generator[None]:
+    """Keep other processes that lock the directory waiting until the block ends.
+
+    The lock is on the directory itself, so that it leaves no file, and ends with the process.
+    File systems without such locks are used without.
+
+    Raises:
+        UserError: the directory cannot be opened.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise UserError(f"{directory} cannot be opened: {error.strerror}") from None
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,97 @@
+"""Addresses of servers and paths that settings name: which are allowed."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from string import Formatter
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+_LONGEST_HOST: Final = 253
+_PORT: Final = "must have a port from 1 to 65535, or none"
+
+
+def http_address(value: str) -> str:
+    """Check the address of a server; its scheme comes back in lower case, without a last slash.
+
+    A host may have underscores, which names of container services have.
+
+    Raises:
+        ValueError: it cannot be used; says what it must be, and shows nothing of it.
+    """
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme.lower() not in {"http", "https"}:
+        raise ValueError("must begin with http:// or https://")
+    if "@" in rest.partition("/")[0]:
+        raise ValueError("must not hold a name or password: addresses are shown in messages")
+    if any(character.isspace() for character in rest):
+        raise ValueError("must not hold white space")
+    if "?" in rest or "#" in rest:
+        raise ValueError("must end before its ? or #: queries belong in TXN_SOURCE_TRANSACTIONS")
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"must name a host, and {_PORT}") from None
+    if port == 0 or parts.netloc.endswith(":"):
+        raise ValueError(_PORT)
+    _require_host(parts.hostname or "")
+    return f"{scheme.lower()}://{rest}".rstrip("/")
+
+
+def _require_host(host: str) -> None:
+    if not host:
+        raise ValueError("must name a host")
+    if not host.isascii():
+        raise ValueError("must have its host in ASCII: write the form that begins with xn--")
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError("must have an IPv6 address between its brackets") from None
+        return
+    labels = host.removesuffix(".").split(".")
+    if len(host) > _LONGEST_HOST or not all(map(_LABEL.fullmatch, labels)):
+        raise ValueError("must have a host of letters, digits, hyphens and dots")
+
+
+def s3_endpoint(value: str) -> str:
+    """Check the address of an S3: as `http_address`, and what boto3 refuses of it.
+
+    Raises:
+        ValueError: as `http_address`.
+    """
+    address = http_address(value)
+    if "_" in (urlsplit(address).hostname or ""):
+        raise ValueError(
+            "must have a host without an underscore, which S3 clients refuse: give the server"
+            " another name (in Docker Compose, a network alias), or use its IP address"
+        )
+    return address
+
+
+def path_template(value: str, names: Collection[str]) -> str:
+    """Check a path whose places, `{name}`, are filled in later.
+
+    Raises:
+        ValueError: it cannot be filled in; says what it must be, and shows nothing of it, because
+            its query can hold a key.
+    """
+    if not value.startswith(("/", "?")):
+        raise ValueError("must begin with a slash: it is a path below GENERATOR_URL")
+    if any(character.isspace() for character in value) or "#" in value:
+        raise ValueError("must have no white space and no #: write %20 and %23")
+    known = ", ".join(f"{{{name}}}" for name in names)
+    doubled = f"its places are {known}, and any other brace is written twice, as {{{{ or }}}}"
+    try:
+        places = [place for place in Formatter().parse(value) if place[1] is not None]
+    except ValueError:
+        raise ValueError(f"has a brace without its other: {doubled}") from None
+    if not all(name in names and not form and not turn for _, name, form, turn in places):
+        raise ValueError(f"has a place that is not known: {doubled}")
+    return value
