@@ -1,15 +1,30 @@
-# Every target sets up what it needs: the machine needs Python 3.12 and make, nothing else.
+# Every target sets up what it needs: the machine needs Python from 3.12 on and make, nothing more.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export UV_PYTHON_DOWNLOADS := never
+UV_PYTHON_DOWNLOADS ?= never
+export UV_PYTHON_DOWNLOADS
 # Networks that inspect TLS have their certificate in the system's store, where pip looks too.
 export UV_SYSTEM_CERTS := true
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHON312 := $(shell for p in python3.12 python3 python; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+# Newest first. CI runs 3.12 and 3.13; for 3.14 there are wheels of all that the locks name.
+SUPPORTED := 3.14 3.13 3.12
+# The newest of these on PATH or of pyenv's; where there is none, a newer one. PYTHON=... names another.
+PYENV := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions
+PYTHON = $(shell \
+  fits() { "$$1" -c "import sys, sysconfig; v = sys.version_info; sys.exit(not ($$2) \
+    or sys.implementation.name != 'cpython' or bool(sysconfig.get_config_var('Py_GIL_DISABLED')))" \
+    >/dev/null 2>&1 && command -v "$$1"; }; \
+  for n in $(SUPPORTED); do for p in python$$n python3 python $(PYENV)/$$n.*/bin/python; do \
+    fits "$$p" "'%d.%d' % v[:2] == '$$n'" && exit; \
+  done; done; \
+  for p in $$(compgen -c python3. | sort -Vu) python3 python $(PYENV)/3.*/bin/python; do fits "$$p" "v >= (3, 12)" && exit; done)
+NO_PYTHON := make: no Python from 3.12 on is on PATH. Install one (apt-get install python3 python3-venv, \
+  brew install python, pyenv install 3.13, or from python.org) and run make again, \
+  or let uv fetch one: make UV_PYTHON_DOWNLOADS=automatic
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test test-long mutants bench chaos lint format lock clean
+.PHONY: help setup demo dev test test-long mutants bench readers chaos lint format lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -69,17 +84,21 @@ lock: $(UV) ## Resolve the dependencies anew
 	  - -o requirements-uv.lock
 
 clean: ## Remove the environments and all local state
-	rm -rf $(VENV) .uv .txn .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_*
+	rm -rf $(VENV) .venv-* .uv .txn .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_*
 
 # --no-build-isolation: the build backend comes from the lock as well.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
-	@test -x $(BIN)/python || $(UV) venv --quiet --python 3.12 $(VENV)
+	@test -x $(BIN)/python || { python="$(PYTHON)"; any='>=3.12,<3.15'; \
+	  if [ -z "$$python" ] && [ "$$UV_PYTHON_DOWNLOADS" = never ] && ! $(UV) python find "$$any" >/dev/null 2>&1; \
+	  then echo "$(NO_PYTHON)" >&2; exit 1; fi; \
+	  $(UV) venv --quiet --python "$${python:-$$any}" $(VENV); }
 	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .uv/bin/uv: requirements-uv.lock
-	@test -n "$(PYTHON312)" || { echo "make: Python 3.12 is not on PATH. Install it (python.org, apt-get install python3.12, pyenv install 3.12), then run make again." >&2; exit 1; }
-	@$(PYTHON312) -m venv .uv
+	@python="$(PYTHON)"; [ "$$UV_PYTHON_DOWNLOADS" = never ] || : "$${python:=$$(command -v python3)}"; \
+	  if [ -z "$$python" ]; then echo "$(NO_PYTHON) (with uv or an older Python on PATH)" >&2; exit 1; fi; \
+	  "$$python" -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	@touch $@
