@@ -64,10 +64,11 @@ def empty(schema: pa.Schema) -> pa.RecordBatch:
 
 def as_frame(rows: pa.RecordBatch) -> pl.DataFrame:
     """The same rows as a frame, dictionaries as plain text."""
-    return pl.DataFrame([_series(name, rows.column(name)) for name in rows.schema.names])
+    return pl.DataFrame([as_series(name, rows.column(name)) for name in rows.schema.names])
 
 
-def _series(name: str, column: Column) -> pl.Series:
+def as_series(name: str, column: Column) -> pl.Series:
+    """The same values as a series, dictionaries as plain text."""
     if not isinstance(column, pa.DictionaryArray):
         return pl.Series(name, column)
     # Rows point to their values here: a text of a megabyte is there once, however many have it.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, override
 
 import pyarrow as pa
 
-from txn_platform.decoding import UnreadableError
+from txn_platform.decode_limits import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

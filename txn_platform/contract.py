@@ -206,6 +206,8 @@ IDENTIFIERS: Final = ("customer_id", "merchant_id")
 
 # Among a row's unknown fields, the one that holds a row that could not be read at all.
 UNREADABLE: Final = "unreadable"
+# Likewise a list of one text: the row as it was sent, when it has two fields of one name.
+DUPLICATE_FIELD: Final = "duplicate_field"
 
 SENT_COLUMNS: Final = tuple(SentTransaction.columns())
 REQUIRED_COLUMNS: Final = tuple(

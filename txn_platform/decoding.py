@@ -8,48 +8,71 @@ read as a row at all is kept as one whose fields are absent. Where the bytes com
 from __future__ import annotations
 
 import codecs
-import contextlib
 import csv
 import io
 import json
-import re
-from collections import defaultdict
-from functools import partial
+import struct
+from contextlib import suppress
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, override
 
 import msgspec
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
-from txn_platform.columns import Column, PerDictionary, as_batch, boolean, integers
-from txn_platform.contract import LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS, UNREADABLE
-from txn_platform.json_columns import read_alike
+from txn_platform.arrow_messages import ArrowMessages
+from txn_platform.arrow_text import AsText
+from txn_platform.columns import as_batch, empty, integers
+from txn_platform.contract import REQUIRED_COLUMNS, SENT_COLUMNS, UNREADABLE
+from txn_platform.decode_limits import (
+    MOST_COLUMNS,
+    Budget,
+    RefusedError,
+    TooLargeError,
+    UnreadableError,
+    shown,
+)
+from txn_platform.json_objects import parts, repeats_a_name, too_many_names, unescaped
+from txn_platform.json_rows import Digits, odd_rows_of, parsed, rows_of
+from txn_platform.landed_rows import SCHEMA, RowByRow, landed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from numpy.typing import NDArray
+__all__ = ["DECODERS", "UNREADABLE", "UnreadableError", "arrow", "delimited", "ndjson", "page"]
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _CHUNK_BYTES: Final = 1 << 22
-_LONGEST_LINE: Final = 1 << 24
 _LONGEST_HEADER: Final = 1 << 20
-_MOST_COLUMNS: Final = 1_000
 # So many rows are put together at least: fewer cost more for each batch, more leave the cache.
 _GATHERED_ROWS: Final = 1 << 17
-_SHAPES_TRIED: Final = 4
+_GATHERED_COLUMNS: Final = 1 << 14
+# Lines are read by so many at a time, each of which may be a row.
+_BLOCK_LINES: Final = 1 << 16
+# What stands beside the rows of a page becomes Python's objects, which are many times as large.
+_LONGEST_ENVELOPE: Final = 1 << 20
+
+# What files begin with that are of another format than the one that is asked for.
+_BEGINNINGS: Final = {
+    b"ARROW1": "an Arrow file",
+    b"PAR1": "a Parquet file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x1f\x8b": "compressed with gzip, which its headers do not say",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd, which its headers do not say",
+    b"PK\x03\x04": "a ZIP file",
+    b"Obj\x01": "an Avro file",
+    b"ORC\n": "an ORC file",
+}
+_EXPECTED: Final = {
+    "arrow": "an Arrow stream (the IPC streaming format)",
+    "csv": "CSV",
+    "ndjson": "JSON objects, one a line",
+    "json": "a JSON page",
+}
+
 _REQUIRED: Final = frozenset(REQUIRED_COLUMNS)
-_SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
-
-
-class UnreadableError(ValueError):
-    """The answer breaks off, or is not of its format; it may be asked for again."""
-
-
-# JSON, each value as the bytes that were sent.
 # How a page that was answered with a status of success says that it is none, or not whole.
 _STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["error", "errors"], lambda value: bool(value) and value != "0"),
@@ -57,14 +80,302 @@ _STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(["timed_out", "incomplete_results"], lambda value: value is True),
 }
 
+_VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
+_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+# What an element of a list takes as an object, besides its text.
+_ELEMENT_BYTES: Final = 64
+
+
+def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+    """An Arrow IPC stream; columns of other types than text become text, see `arrow_text.py`.
+
+    Args:
+        body: a file of bytes.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: it is no whole stream.
+        RefusedError: it has columns that cannot be taken.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    beginning = body.read(4)
+    _require_format(beginning, "arrow")
+    try:
+        with pa.ipc.open_stream(ArrowMessages(body, budget, beginning)) as reader:
+            names = reader.schema.names
+            _require_once(names, "an Arrow schema")
+            texts = {name: AsText(name, budget) for name in names}
+            gathered: list[pa.RecordBatch] = []
+            rows = 0
+            known = not _REQUIRED.isdisjoint(names)
+            for batch in reader:
+                gathered.append(batch)
+                rows += batch.num_rows
+                known |= bool(rows)
+                if rows >= _GATHERED_ROWS or len(gathered) * len(names) >= _GATHERED_COLUMNS:
+                    yield _believed(gathered, texts, budget)
+                    gathered, rows = [], 0
+            if not known:
+                raise UnreadableError("has no row, and none of the contract's columns")
+            if gathered:
+                yield _believed(gathered, texts, budget)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
+        raise UnreadableError("is no whole Arrow stream of text") from None
+
+
+def _require_format(beginning: bytes, wire: str) -> None:
+    """Raise a `RefusedError` when an answer begins like one of another format."""
+    for magic, kind in _BEGINNINGS.items():
+        if len(beginning) >= 4 and beginning.startswith(magic[: len(beginning)]):
+            if kind == "an Arrow stream" and wire == "arrow":
+                return
+            raise RefusedError(
+                f"is {kind}, and {_EXPECTED[wire]} is expected: let the source send that, or set"
+                " GENERATOR_FORMAT to what it sends"
+            )
+
+
+def _is_text(beginning: bytes) -> bool:
+    """Whether these may be the first bytes of a text; most other formats have small numbers."""
+    return not any(byte < 9 or byte == 0xFF for byte in beginning[:16])
+
+
+def _require_once(names: Sequence[str], what: str) -> None:
+    found: set[str] = set()
+    for name in names:
+        if name in found:
+            raise UnreadableError(f"has {what} with the column {shown(name)} twice")
+        found.add(name)
+
+
+def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+    """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
+
+    A line with another number of fields is kept as unreadable, in its place.
+
+    Args:
+        body: a buffered file of bytes.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: it is no CSV in UTF-8, or has no header line of different names.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    names = _header(body.readline(_LONGEST_HEADER))
+    lines = _Lines(budget)
+    text = _Utf8(body)
+    try:
+        reader = pa_csv.open_csv(
+            cast("Any", text),
+            # Only one thread knows the number of a broken line.
+            read_options=pa_csv.ReadOptions(
+                column_names=names, block_size=_CHUNK_BYTES, use_threads=False
+            ),
+            parse_options=pa_csv.ParseOptions(
+                newlines_in_values=True, invalid_row_handler=lines.keep
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+        for batch in reader:
+            budget.take(batch.num_rows, batch.nbytes, sent=text.taken())
+            yield lines.in_place(landed(names, batch.columns, batch.num_rows, budget))
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" not in str(error):
+            raise lines.refused or _no_csv(error) from None
+    if lines.broken:
+        yield lines.in_place(empty(SCHEMA))
+
+
+def _header(line: bytes) -> list[str]:
+    """The names in a header line, which may do without its newline when it is whole."""
+    if not _is_text(line):
+        _require_format(line, "csv")
+    # Names are counted before they are objects; few have a comma in them.
+    if line.count(b",") > 2 * MOST_COLUMNS:
+        raise _too_many_columns()
+    try:
+        names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
+    except (csv.Error, UnicodeDecodeError):
+        names = []
+    whole = _REQUIRED.issubset(names) or (bool(names) and names[-1] in SENT_COLUMNS)
+    if not whole and not line.endswith(b"\n"):
+        raise UnreadableError("has a header line that does not end")
+    if not names:
+        raise UnreadableError("has no header line of different names")
+    if len(names) > MOST_COLUMNS:
+        raise _too_many_columns()
+    _require_once(names, "a header line")
+    if _REQUIRED.isdisjoint(names):
+        raise UnreadableError("has a header line with none of the contract's columns")
+    return names
+
+
+def _too_many_columns() -> RefusedError:
+    return RefusedError(f"has more than {MOST_COLUMNS:,} columns: let the source send fewer")
+
+
+class _Lines:
+    """The lines of a CSV that have another number of fields, until they are put into their places.
+
+    Attributes:
+        broken: number and text of those that are not in place yet.
+        refused: why no more of them are taken.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._passed = 0
+        self.broken: list[tuple[int, str]] = []
+        self.refused: TooLargeError | None = None
+
+    def keep(self, row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
+        # An exception would not find its way through Arrow.
+        try:
+            self._budget.take(1, len(row.text), sent=len(row.text))
+        except TooLargeError as error:
+            self.refused = error
+            return "error"
+        self.broken.append((cast("int", row.number) - 1, row.text))
+        return "skip"
+
+    def in_place(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The next good rows, and the broken ones before and between them.
+
+        No rows stand for the end, before which all broken ones are.
+        """
+        if not self.broken:
+            self._passed += rows.num_rows
+            return rows
+        numbers = np.array([number for number, _ in self.broken])
+        places = np.arange(self._passed, self._passed + rows.num_rows + len(numbers))
+        good = places[~np.isin(places, numbers)][: rows.num_rows]
+        end = good[-1] + 1 if rows.num_rows else numbers[-1] + 1
+        here = int(np.searchsorted(numbers, end))
+        found = RowByRow()
+        for _, text in self.broken[:here]:
+            found.add_unreadable(text)
+        del self.broken[:here]
+        self._passed = int(end)
+        order = integers(np.argsort(np.concatenate([good, numbers[:here]])))
+        both = pa.Table.from_batches([rows, found.batch()])
+        return as_batch(both, SCHEMA).take(cast("pa.Int64Array", order))
+
+
+class _Utf8(io.RawIOBase):
+    """A file that must be text: Arrow would print a traceback for a bad line that is none."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self._body = body
+        self._rest = b""
+        self._sent = 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._body.read(size)
+        self._sent += len(content)
+        text = self._rest + content if self._rest else content
+        # A character of several bytes may go on in what is read next.
+        end = _last_character(text) if content else len(text)
+        if not is_utf8(memoryview(text)[:end]):
+            raise UnreadableError("is no CSV in UTF-8")
+        self._rest = text[end:]
+        return content
+
+    def taken(self) -> int:
+        """How many bytes were read since this was asked last."""
+        sent, self._sent = self._sent, 0
+        return sent
+
+
+def _last_character(text: bytes) -> int:
+    """Where the last character begins, when it has several bytes; otherwise the text's end."""
+    for back in range(1, min(len(text), 4) + 1):
+        if text[-back] < 0x80:
+            break
+        if text[-back] >= 0xC0:
+            return len(text) - back
+    return len(text)
+
+
+def _no_csv(error: Exception) -> UnreadableError:
+    """What is wrong with CSV, without the row that Arrow quotes."""
+    if "straddling" in str(error):
+        return UnreadableError(f"has a line longer than {_CHUNK_BYTES:,} bytes")
+    return UnreadableError("is no CSV")
+
+
+def is_utf8(content: bytes | memoryview) -> bool:
+    """Whether bytes are text; a copy of it is not made."""
+    offsets = pa.py_buffer(struct.pack("<qq", 0, len(content)))
+    text = pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(content))
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+    """One JSON object a line; a line that is none is kept as unreadable.
+
+    The last line may do without its newline when it is a whole object.
+
+    Args:
+        body: a file of bytes.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: its last line does not end.
+        RefusedError: its rows have too many different names.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    rest: bytes = body.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+    first = True
+    while chunk := body.read(_CHUNK_BYTES):
+        if first and not _is_text(rest + chunk[:16]):
+            _require_format(rest + chunk[:16], "ndjson")
+        first = False
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        if newline:
+            # Of short lines there may be very many, each of which becomes an object.
+            few = len(whole) // 2 * _ELEMENT_BYTES <= budget.left // 4
+            for lines in [whole] if few else _blocks(whole):
+                yield _objects(lines, budget)
+        elif len(rest) > budget.longest_value:
+            raise TooLargeError(f"has a line longer than {budget.longest_value:,} bytes")
+    if rest.strip():
+        if not (rest.lstrip().startswith(b"{") and _is_json(rest)):
+            raise UnreadableError("has a last line that does not end")
+        yield _objects(rest, budget)
+
+
+def _blocks(lines: bytes) -> Iterator[bytes]:
+    """Lines in portions that are not too many at a time."""
+    if len(lines) < 2 * _BLOCK_LINES or lines.count(b"\n") < _BLOCK_LINES:
+        yield lines
+        return
+    middle = lines.find(b"\n", len(lines) // 2)
+    if middle < 0:
+        middle = lines.rindex(b"\n")
+    yield from _blocks(lines[:middle])
+    yield from _blocks(lines[middle + 1 :])
+
 
 type NextPage = Literal["text", "null", "neither", "nothing"]
-
-
-class _Digits(str):
-    """A JSON number as it was sent."""
-
-    __slots__ = ()
 
 
 class Page(NamedTuple):
@@ -81,176 +392,57 @@ class Page(NamedTuple):
     says: NextPage
 
 
-_Row = dict[str, msgspec.Raw]
-_ROW: Final = msgspec.json.Decoder(_Row)
-_VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
-_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def arrow(body: Any) -> Iterator[pa.RecordBatch]:
-    """An Arrow IPC stream of text columns, plain or dictionary-encoded."""
-    try:
-        with pa.ipc.open_stream(body) as reader:
-            if len({*reader.schema.names}) < len(reader.schema):
-                raise UnreadableError("has two columns of one name")
-            known = not _REQUIRED.isdisjoint(reader.schema.names)
-            words = defaultdict[str, PerDictionary[None]](partial(PerDictionary, _validate))
-            gathered: list[pa.RecordBatch] = []
-            rows = 0
-            for batch in reader:
-                gathered.append(batch)
-                rows += batch.num_rows
-                known |= bool(rows)
-                if rows >= _GATHERED_ROWS:
-                    yield _believed(gathered, words)
-                    gathered, rows = [], 0
-            if not known:
-                raise UnreadableError("has no row, and none of the contract's columns")
-            if gathered:
-                yield _believed(gathered, words)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
-        raise UnreadableError("is no whole Arrow stream of text") from None
-
-
-def delimited(body: Any) -> Iterator[pa.RecordBatch]:
-    """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
-
-    A line with another number of fields is kept as unreadable.
-    """
-    names = _header(body.readline(_LONGEST_HEADER))
-    broken: list[str] = []
-
-    def keep(row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
-        broken.append(row.text)
-        return "skip"
-
-    try:
-        reader = pa_csv.open_csv(
-            cast("Any", _Utf8(body)),
-            read_options=pa_csv.ReadOptions(column_names=names, block_size=_CHUNK_BYTES),
-            parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=keep),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()),
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                check_utf8=False,
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        if "Empty CSV" in str(error):
-            return
-        raise _no_csv(error) from None
-    try:
-        for batch in reader:
-            yield _from_arrow(batch)
-    except pa.ArrowInvalid as error:
-        raise _no_csv(error) from None
-    if broken:
-        yield _unreadable(broken)
-
-
-def _header(line: bytes) -> list[str]:
-    """The names in a header line, which may do without its newline when it is whole."""
-    try:
-        names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
-    except (csv.Error, UnicodeDecodeError):
-        names = []
-    whole = _REQUIRED.issubset(names) or (bool(names) and names[-1] in SENT_COLUMNS)
-    if not whole and not line.endswith(b"\n"):
-        raise UnreadableError("has a header line that does not end")
-    if not 0 < len(set(names)) == len(names) <= _MOST_COLUMNS:
-        raise UnreadableError("has no header line of different names")
-    if _REQUIRED.isdisjoint(names):
-        raise UnreadableError("has a header line with none of the contract's columns")
-    return names
-
-
-class _Utf8(io.RawIOBase):
-    """A file that must be text: Arrow would print a traceback for a bad line that is none."""
-
-    def __init__(self, body: Any) -> None:
-        super().__init__()
-        self._body = body
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def read(self, size: int = -1, /) -> bytes:
-        content = self._body.read(size)
-        try:
-            self._decoder.decode(content, final=not content)
-        except UnicodeDecodeError:
-            raise UnreadableError("is no CSV in UTF-8") from None
-        return content
-
-
-def _no_csv(error: Exception) -> UnreadableError:
-    """What is wrong with CSV, without the row that Arrow quotes."""
-    if "straddling" in str(error):
-        return UnreadableError(f"has a line longer than {_CHUNK_BYTES:,} bytes")
-    return UnreadableError("is no CSV")
-
-
-def ndjson(body: Any) -> Iterator[pa.RecordBatch]:
-    """One JSON object a line; a line that is none is kept as unreadable.
-
-    The last line may do without its newline when it is a whole object.
-    """
-    rest = body.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
-    while chunk := body.read(_CHUNK_BYTES):
-        whole, newline, rest = (rest + chunk).rpartition(b"\n")
-        if newline:
-            yield _objects(whole)
-        elif len(rest) > _LONGEST_LINE:
-            raise UnreadableError(f"has a line longer than {_LONGEST_LINE:,} bytes")
-    if rest.strip():
-        if not isinstance(_loads(rest), dict):
-            raise UnreadableError("has a last line that does not end")
-        yield _objects(rest)
-
-
-def page(content: bytes, items: Sequence[str], following: Sequence[str]) -> Page:
+def page(
+    content: bytes, items: Sequence[str], following: Sequence[str], budget: Budget | None = None
+) -> Page:
     """A JSON page's rows and the address of the next, each found at a path of names.
 
     A member that has the whole path for its name, joined by dots, is taken before one within
     another.
 
+    Args:
+        content: the page.
+        items: where its rows are.
+        following: where the address of the next page is.
+        budget: what the rows may take.
+
     Raises:
         UnreadableError: the page is not JSON, has no list where its rows should be, or states a
             failure.
+        RefusedError: a field of its envelope occurs twice, or its rows have too many names.
+        TooLargeError: it takes too much memory.
     """
+    budget = budget or Budget()
     content = content.removeprefix(codecs.BOM_UTF8)
-    own_names = {items[0], following[0]}
-    try:
-        content.decode()
-        document = _ROW.decode(content)
-        found = _at(document, items)
-        if found is not None:
-            rows = _batch_of(_VALUES.decode(found))
-            for name in _STATES_FAILURE.keys() & document.keys() - own_names:
-                _require_no_failure(name, _loads(bytes(document[name])))
-            sent = _at(document, following)
-            return Page(rows, *_next_page(sent is not None, sent and _loads(bytes(sent))))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    parsed = _loads(content)
-    if isinstance(parsed, dict):
-        for name in _STATES_FAILURE.keys() & parsed.keys() - own_names:
-            _require_no_failure(name, parsed[name])
-    listed, rows = _walk(parsed, items)
-    if not listed or not isinstance(rows, list):
-        raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
-    batch = _patiently([(row, json.dumps(row).encode()) for row in cast("list[Any]", rows)])
-    return Page(batch, *_next_page(*_walk(parsed, following)))
+    if not _is_text(content):
+        _require_format(content[:16], "json")
+    no_page = UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
+    if not is_utf8(content):
+        raise no_page
+    strict = _find(content, items)
+    if strict is None:
+        span = _search(content, 0, len(content), items)
+    else:
+        start = _place(strict) - _place(content)
+        span = start, start + len(cast("Any", strict))
+    if span is None and len(content) > _LONGEST_ENVELOPE:
+        raise no_page
+    # A page that states a failure may have no rows.
+    envelope = _envelope(content, *(span or (0, 0)), budget)
+    if not isinstance(envelope, dict):
+        raise no_page
+    for name in _STATES_FAILURE.keys() & envelope.keys() - {items[0], following[0]}:
+        _require_no_failure(name, envelope[name])
+    if span is None or not content[slice(*span)].lstrip().startswith(b"["):
+        raise no_page
+    rows = content[slice(*span)]
+    batch = _strict_rows(strict, rows, budget) if strict else _odd_rows(rows, items, budget)
+    return Page(batch, *_next_page(*_walk(envelope, following)))
 
 
 def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
     match value:
-        case str() if not isinstance(value, _Digits):
+        case str() if not isinstance(value, Digits):
             return value, "text"
         case None:
             return None, "null" if found else "nothing"
@@ -263,17 +455,76 @@ def _require_no_failure(name: str, value: Any) -> None:
         raise UnreadableError(f"states a failure, under {name!r}")
 
 
-def _at(document: _Row, path: Sequence[str]) -> msgspec.Raw | None:
-    """The value at a path of names, as sent; None when there is none."""
+def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
+    """What a page has beside its rows, parsed."""
+    text = content[:start] + b"[]" * (start < end) + content[end:]
+    if len(text) > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
+        raise TooLargeError(f"has {len(text):,} bytes beside its rows")
+    try:
+        repeats = repeats_a_name(text)
+    except RecursionError:
+        raise UnreadableError("is no JSON") from None
+    if repeats:
+        raise RefusedError(
+            "has a page with two fields of one name: let the source send each name once"
+        )
+    return parsed(text)
+
+
+def _place(content: Any) -> int:
+    """Where bytes are in memory."""
+    return np.frombuffer(content, np.uint8).ctypes.data
+
+
+@lru_cache(maxsize=64)
+def _members(names: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Finds members of an object by their names, and makes nothing of the others."""
+    fields = {f"member_{place}": name for place, name in enumerate(names)}
+    kind = msgspec.Raw | msgspec.UnsetType
+    struct = msgspec.defstruct(
+        "_Members", [(field, kind, msgspec.UNSET) for field in fields], rename=fields
+    )
+    return msgspec.json.Decoder(struct)
+
+
+def _find(content: bytes | msgspec.Raw, path: Sequence[str]) -> msgspec.Raw | None:
+    """The value at a path of names in valid JSON, as sent; None when there is none."""
+    beginnings = [path[:length] for length in range(len(path), 0, -1)]
+    try:
+        found = _members(tuple(".".join(names) for names in beginnings)).decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    for place, names in enumerate(beginnings):
+        value = getattr(found, f"member_{place}")
+        if value is not msgspec.UNSET:
+            within = _find(value, path[len(names) :]) if len(names) < len(path) else value
+            if within is not None:
+                return within
+    return None
+
+
+def _search(content: bytes, start: int, end: int, path: Sequence[str]) -> tuple[int, int] | None:
+    """The same in what a strict parser refuses: from where to where."""
+    if not path:
+        return start, end
+    if not content[start:end].lstrip().startswith(b"{"):
+        return None
+    found: dict[bytes, tuple[int, int]] = {}
+    try:
+        for part in parts(content, content.index(b"{", start)):
+            found[unescaped(part.name)] = part.start, part.end
+            if len(found) > MOST_COLUMNS:
+                break
+    except ValueError:
+        return None
+    if len(found) > MOST_COLUMNS:
+        raise too_many_names()
     for length in range(len(path), 0, -1):
-        found = document.get(".".join(path[:length]))
-        if found is not None:
-            if length == len(path):
-                return found
-            with contextlib.suppress(msgspec.DecodeError):  # It stands for no object.
-                within = _at(_ROW.decode(found), path[length:])
-                if within is not None:
-                    return within
+        name = json.dumps(".".join(path[:length]), ensure_ascii=False).encode()
+        if name in found:
+            within = _search(content, *found[name], path[length:])
+            if within is not None:
+                return within
     return None
 
 
@@ -292,182 +543,83 @@ def _walk(value: Any, path: Sequence[str]) -> tuple[bool, Any]:
     return False, None
 
 
-def _objects(lines: bytes) -> pa.RecordBatch:
+def _strict_rows(sent: msgspec.Raw, rows: bytes, budget: Budget) -> pa.RecordBatch:
+    """The rows of a list of valid JSON."""
+    # A row has two bytes at least, with its comma: only where there may be very many are they
+    # counted before they are objects.
+    if len(rows) // 2 * _ELEMENT_BYTES > budget.left:
+        most = budget.left // _ELEMENT_BYTES
+        count = sum(1 for _ in islice(parts(rows, 0), most + 1))
+        budget.copy().take(count, sent=len(rows))
+    elements = _VALUES.decode(sent)
+    budget.take(len(elements), sent=len(rows))
+    try:
+        return rows_of(elements, budget)
+    except (msgspec.DecodeError, RecursionError):
+        return odd_rows_of(map(bytes, elements), budget)
+
+
+def _odd_rows(rows: bytes, items: Sequence[str], budget: Budget) -> pa.RecordBatch:
+    """The rows of a list that is not JSON by the letter."""
+
+    def elements() -> Iterator[bytes]:
+        for part in parts(rows, 0):
+            budget.take(1, sent=part.end - part.start)
+            element = rows[part.start : part.end].strip()
+            if not _is_json(element):
+                raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
+            yield element
+
+    return odd_rows_of(elements(), budget)
+
+
+def _is_json(element: bytes) -> bool:
+    try:
+        _VALUE.decode(element)
+    except (msgspec.DecodeError, RecursionError):
+        return parsed(element) is not None
+    return True
+
+
+def _objects(lines: bytes, budget: Budget) -> pa.RecordBatch:
     """Lines, each of which should be a JSON object."""
-    try:
-        # The decoder does not look at what is between quotes.
-        lines.decode()
-        return _batch_of(_VALUE.decode_lines(lines))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    return _patiently(
-        [(_loads(line), line) for line in lines.split(b"\n") if line.strip()],
-    )
-
-
-def _patiently(rows: list[tuple[Any, bytes]]) -> pa.RecordBatch:
-    """Rows that the fast decoder refused, one by one: parsed, and as sent."""
-    found: list[dict[str, str | None]] = [
-        {_printed(name): _as_text(value) for name, value in row.items()}
-        if isinstance(row, dict)
-        else {UNREADABLE: sent.decode("utf-8", "backslashreplace")}
-        for row, sent in rows
-    ]
-    return _from_fields(found)
-
-
-def _loads(document: bytes) -> Any:
-    """JSON with numbers by their digits; also NaN, and halves of surrogate pairs. None if none."""
-    try:
-        return json.loads(document, parse_float=_Digits, parse_int=_Digits, parse_constant=_Digits)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _as_text(value: Any) -> str | None:
-    match value:
-        case None:
-            return None
-        case str():
-            return _printed(value)
-        case bool():
-            return "true" if value else "false"
-        case _:
-            return _printed(json.dumps(value, ensure_ascii=False))
-
-
-def _batch_of(rows: list[msgspec.Raw]) -> pa.RecordBatch:
-    """Rows of valid JSON: those of the commonest shapes by columns, the others one by one."""
-    parts: list[pa.RecordBatch] = []
-    places: list[NDArray[np.int64]] = []
-    left = np.arange(len(rows))
-    for tried in range(_SHAPES_TRIED):
-        if not left.size:
-            break
-        some = [rows[place] for place in left] if places else rows
-        # Another place each time: the first row may be one that is like no other.
-        like = some[len(some) * tried // _SHAPES_TRIED]
-        columns, alike = read_alike(some, bytes(like), list(_ROW.decode(like)), _text)
-        if alike.all() and not places:
-            return _from_arrow(columns)
-        parts.append(_from_arrow(columns))
-        places.append(left[alike])
-        left = left[~alike]
-    parts.append(_one_by_one([rows[place] for place in left]))
-    order = integers(np.argsort(np.concatenate([*places, left])))
-    return as_batch(pa.Table.from_batches(parts), _SCHEMA).take(order)
-
-
-def _one_by_one(rows: list[msgspec.Raw]) -> pa.RecordBatch:
-    found = [_ROW.decode(row) for row in rows]
-    return _from_fields(
-        [{name: _text(bytes(value)) for name, value in row.items()} for row in found]
-    )
-
-
-def _text(value: bytes) -> str | None:
-    """One JSON value as text."""
-    if value == b"null":
-        return None
-    if not value.startswith(b'"'):
-        return value.decode()
-    return _printed(json.loads(value))
-
-
-def _printed(text: str) -> str:
-    """Text that UTF-8 can hold.
-
-    Half of a surrogate pair is no character: it is written out behind a SUBSTITUTE, which no rule
-    takes for printable.
-    """
-    return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)
-
-
-def _validate(column: Column) -> None:
-    column.validate(full=True)
+    rows: list[msgspec.Raw] | None = None
+    # The decoder does not look at what is between quotes.
+    if is_utf8(lines):
+        with suppress(msgspec.DecodeError, RecursionError):
+            rows = _VALUE.decode_lines(lines)
+    if rows is not None:
+        budget.take(len(rows), sent=len(lines))
+        with suppress(msgspec.DecodeError, RecursionError):
+            return rows_of(rows, budget)
+    texts = [line for line in lines.split(b"\n") if line.strip()]
+    if rows is None:
+        budget.take(len(texts), sent=len(lines))
+    return odd_rows_of(texts, budget)
 
 
 def _believed(
-    batches: list[pa.RecordBatch], words: Mapping[str, PerDictionary[None]]
+    batches: list[pa.RecordBatch], texts: Mapping[str, AsText], budget: Budget
 ) -> pa.RecordBatch:
-    """Batches of a stranger as one, when their offsets, indices and texts are what they should be.
+    """Batches of a stranger as one.
 
     Args:
         batches: the next of a stream, at least one.
-        words: for each column, by name, what looks at its dictionaries; each is looked at once.
+        texts: makes text of each column, by name.
+        budget: what the rows may take.
 
     Raises:
-        pa.ArrowInvalid: they are not.
+        pa.ArrowInvalid: their offsets, indices or texts are not what they should be.
     """
     table = pa.Table.from_batches(batches)
-    # Metadata need not be text, and says nothing here.
-    table = pa.Table.from_arrays(table.columns, names=table.schema.names)
-    for name, column in zip(table.schema.names, table.columns, strict=True):
-        for chunk in column.chunks:
-            if isinstance(chunk, pa.DictionaryArray):
-                words[name](chunk.dictionary)
-                found: dict[str, int] = cast("Any", pc.min_max(chunk.indices)).as_py()
-                if len(chunk) > chunk.null_count and not (
-                    0 <= found["min"] <= found["max"] < len(chunk.dictionary)
-                ):
-                    raise pa.ArrowInvalid("an index points past its dictionary")
-            else:
-                _validate(chunk)
-    return _from_arrow(table)
-
-
-def _from_arrow(batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch:
-    """The contract's columns, absent ones null, and the unknown ones together."""
-    unknown = sorted(name for name in batch.schema.names if name not in SENT_COLUMNS)
-    columns: dict[str, Any] = {
-        name: batch.column(name) for name in batch.schema.names if name in SENT_COLUMNS
-    }
-    columns["extra_fields"] = _extra([(name, batch.column(name)) for name in unknown], batch)
-    for name in SENT_COLUMNS:
-        columns.setdefault(name, pa.nulls(batch.num_rows, pa.string()))
-    return as_batch(pa.table(columns), _SCHEMA)
-
-
-def _from_fields(rows: list[dict[str, str | None]]) -> pa.RecordBatch:
-    """The same of rows that are read one by one."""
-    names = dict.fromkeys([*SENT_COLUMNS, *(name for row in rows for name in row)])
-    frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
-    return _from_arrow(frame.to_arrow())
-
-
-def _unreadable(texts: list[str]) -> pa.RecordBatch:
-    return _from_fields([{UNREADABLE: text} for text in texts])
-
-
-def _extra(fields: list[tuple[str, Any]], rows: pa.RecordBatch | pa.Table) -> Any:
-    """Unknown fields as a JSON object of text for each row, without those that are null."""
-    absent = pa.nulls(rows.num_rows, pa.string())
-    if not fields:
-        return absent
-    # By place: a frame gives a column without a name one of its own.
-    texts = pl.DataFrame(
-        [pl.Series(str(place), column).cast(pl.String) for place, (_, column) in enumerate(fields)]
-    )
-    some = texts.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
-    pairs = [
-        json.dumps(name, ensure_ascii=False) + ":" + _quoted(pl.col(str(place)))
-        for place, (name, _) in enumerate(fields)
+    columns = [
+        pa.chunked_array([as_text(chunk) for chunk in column.chunks])
+        for as_text, column in zip(texts.values(), table.columns, strict=True)
     ]
-    objects = texts.filter(some).select(
-        "{" + pl.concat_str(pairs, separator=",", ignore_nulls=True) + "}"
-    )
-    said = objects.to_series().to_arrow().cast(pa.string())
-    return pc.replace_with_mask(absent, boolean(some.to_numpy()), said)
+    return landed(list(texts), columns, table.num_rows, budget)
 
 
-def _quoted(text: pl.Expr) -> pl.Expr:
-    """Text as JSON has it, null where there is none."""
-    # Of an object with one member, what is behind its name.
-    written = pl.struct(text.alias("")).struct.json_encode().str.slice(4).str.strip_suffix("}")
-    return pl.when(text.is_not_null()).then(written)
-
-
-DECODERS: Final[dict[str, Callable[[Any], Iterator[pa.RecordBatch]]]] = {
+DECODERS: Final[dict[str, Callable[..., Iterator[pa.RecordBatch]]]] = {
     "arrow": arrow,
     "csv": delimited,
     "ndjson": ndjson,

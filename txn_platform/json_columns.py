@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from txn_platform.columns import boolean, integers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import msgspec
     from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SPACE, _QUOTE, _COLON, _BACKSLASH, _NULL = b' ":\\n'
 # So many that their bytes and places stay in the processor's cache.
 _BLOCK_ROWS: Final = 2_048
+_BLOCK_BYTES: Final = 1 << 21
 _NONE: Final = np.empty(0, np.int64)
 # What a number, true, false or null begins with.
 _BARE: Final = np.isin(np.arange(256), np.frombuffer(b"-0123456789tfn", np.uint8))
@@ -37,6 +38,7 @@ _BARE: Final = np.isin(np.arange(256), np.frombuffer(b"-0123456789tfn", np.uint8
 
 def read_alike(
     rows: Sequence[msgspec.Raw],
+    lengths: Places,
     like: bytes,
     names: Sequence[str],
     text_of: Callable[[bytes], str | None],
@@ -47,6 +49,7 @@ def read_alike(
 
     Args:
         rows: n, each one valid JSON in UTF-8, without blanks around it.
+        lengths: of each of the n.
         like: the one of them.
         names: of its fields, none twice.
         text_of: what a string, in its quotes, says that has a backslash in it.
@@ -60,15 +63,28 @@ def read_alike(
     space = like.startswith(_heads(names, 1)[0])
     tables: list[pa.Table] = []
     flags: list[Flags] = []
-    for start in range(0, len(rows), _BLOCK_ROWS):
-        columns, alike = _read_block(rows[start : start + _BLOCK_ROWS], names, int(space), text_of)
+    for block in _blocks(lengths):
+        columns, alike = _read_block(rows[block], lengths[block], names, int(space), text_of)
         tables.append(pa.Table.from_arrays(columns, names=list(names)))
         flags.append(alike)
     return pa.concat_tables(tables), np.concatenate(flags)
 
 
+def _blocks(lengths: Places) -> Iterator[slice]:
+    """Which rows to read together, one at least."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start - 1] if start else 0
+        longest = int(np.searchsorted(ends, before + _BLOCK_BYTES, side="right"))
+        stop = max(start + 1, min(start + _BLOCK_ROWS, longest))
+        yield slice(start, stop)
+        start = stop
+
+
 def _read_block(
     rows: Sequence[msgspec.Raw],
+    lengths: Places,
     names: Sequence[str],
     space: int,
     text_of: Callable[[bytes], str | None],
@@ -77,7 +93,6 @@ def _read_block(
     # No head that is looked for reaches over the end.
     text = b"\n".join([*rows, b"\n" * max(map(len, heads))])
     data = np.frombuffer(text, np.uint8)
-    lengths = np.fromiter(map(len, cast("Any", rows)), np.int64, len(rows))
     ends = np.cumsum(lengths + 1) - 1
 
     is_quote = data == _QUOTE

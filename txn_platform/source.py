@@ -23,7 +23,8 @@ import pyarrow as pa
 
 from txn_platform.columns import as_frame, integers
 from txn_platform.contract import CODED_COLUMNS, LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS
-from txn_platform.decoding import DECODERS, UNREADABLE, UnreadableError, page
+from txn_platform.decode_limits import Budget, UnreadableError
+from txn_platform.decoding import DECODERS, UNREADABLE, page
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
 from txn_platform.reconciliation import ControlTotals
@@ -270,6 +271,7 @@ class Source:
         seen = _Seen()
         batches: list[pa.RecordBatch] = []
         rows = empty = size = 0
+        budget = Budget(limits.slice_bytes)
         while address is not None:
             if address in asked or empty > _EMPTY_PAGES:
                 raise self._endless(what)
@@ -278,7 +280,7 @@ class Source:
             if time.monotonic() > deadline:
                 raise self._transport.too_slow(what, limits.slice_seconds)
             asked.add(address)
-            answer = self._answer(address, what)
+            answer = self._answer(address, what, budget)
             size += answer.size
             if size > limits.slice_bytes:
                 raise self._transport.stopped(what, f"is longer than {limits.slice_bytes:,} bytes")
@@ -293,20 +295,22 @@ class Source:
                 address = address_at(rows) if answer.rows else None
         return batches
 
-    def _answer(self, address: str, what: str) -> _Answer:
+    def _answer(self, address: str, what: str, budget: Budget) -> _Answer:
         wire, limits = self._api.format, self._transport.limits
         items, following = self._api.items.split("."), self._api.next.split(".")
+        longest = limits.page_bytes if wire == "json" else limits.slice_bytes
         doubted: list[int] = []
 
         def read(body: Body) -> _Answer:
             if body.is_empty:
                 return _Answer([], None, "null", None, 0)
+            attempt = budget.copy()
             if wire == "json":
-                rows, named, says = page(body.read(), items, following)
+                rows, named, says = page(body.read(), items, following, attempt)
                 batches = [rows]
             else:
                 content = io.BufferedReader(body) if wire == "csv" else body
-                batches, named, says = list(DECODERS[wire](content)), None, "nothing"
+                batches, named, says = list(DECODERS[wire](content, attempt)), None, "nothing"
             if body.read(1):
                 raise UnreadableError("goes on behind its end")
             doubt = _doubt(wire, body, batches)
@@ -317,13 +321,15 @@ class Source:
                 doubted.append(sum(map(_digest, batches)))
                 if doubted.count(doubted[-1]) < _TIMES_BELIEVED:
                     raise UnreadableError(f"{doubt.fault}, and is not the same each time")
+            # What an attempt took that fails is given back.
+            budget.adopt(attempt)
             return _Answer(batches, named, says, body.next_link, body.size)
 
         return self._transport.get(
             address,
             read,
             what=what,
-            most_bytes=limits.page_bytes if wire == "json" else limits.slice_bytes,
+            most_bytes=min(longest, limits.slice_bytes),
             hint=_NOT_ITS_PAGES if wire == "json" else _LOOK_AT_ITS_LOG,
         )
 

@@ -32,7 +32,7 @@ from urllib3.exceptions import (
 )
 
 from txn_platform.content_coding import codings_in, decoded
-from txn_platform.decoding import UnreadableError
+from txn_platform.decode_limits import RefusedError, TooLargeError, UnreadableError
 from txn_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -224,8 +224,12 @@ class Transport:
             with closing(self._ask(address, deadline)) as response:
                 self._require_success(response, what)
                 return read(Body(response, most_bytes, self.limits))
-        except _BoundError as error:
+        except (_BoundError, TooLargeError) as error:
             raise self.stopped(what, str(error)) from None
+        except RefusedError as error:
+            raise UserError(
+                f"{self.url} sent what cannot be used: its answer for {what} {error}"
+            ) from None
         except ReadTimeoutError:
             if time.monotonic() < deadline:
                 raise

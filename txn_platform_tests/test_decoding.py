@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from txn_platform import decoding
+from txn_platform import decoding, json_rows
 from txn_platform.columns import as_frame
 from txn_platform.contract import SENT_COLUMNS
 from txn_platform.decoding import DECODERS, UnreadableError
@@ -33,8 +33,9 @@ def _decoded(name: str, body: bytes) -> list[dict[str, str | None]]:
     return pl.concat(map(as_frame, frames)).to_dicts() if frames else []
 
 
-def _expected(row: dict[str, str | None]) -> dict[str, str | None]:
-    extra = {
+def _expected(row: dict[str, str | None], repeats: str | None = None) -> dict[str, str | None]:
+    extra: dict[str, object] = {} if repeats is None else {"duplicate_field": [repeats]}
+    extra |= {
         name: row[name]
         for name in sorted(row)
         if name not in SENT_COLUMNS and row[name] is not None
@@ -166,13 +167,19 @@ def test_json_is_read_the_same_however_it_is_written(
     expected: list[dict[str, str | None]] = []
     for row in rows:
         sent: dict[str, str | None] = {}
+        repeats: list[bool] = []
+
+        def look(pairs: list[tuple[str, object]], repeats: list[bool] = repeats) -> None:
+            repeats.append(len({name for name, _ in pairs}) < len(pairs))
+
+        json.loads(row, object_pairs_hook=look)
         for name, value in msgspec.json.decode(row, type=dict[str, msgspec.Raw]).items():
             text = bytes(value).decode()
             nested = text[0] in "[{"
             sent[name] = (
                 text if nested else _one_value(json.loads(text, parse_float=str, parse_int=str))
             )
-        expected.append(_expected(sent))
+        expected.append(_expected(sent, row if any(repeats) else None))
     page = f'{{"data":[{between.join(rows)}],"next":null}}'.encode()
     assert items(page, ["data"]).to_pylist() == expected
     assert _decoded("ndjson", (newline.join(rows) + "\n").encode()) == expected
@@ -191,7 +198,7 @@ def test_a_row_unlike_the_others_stays_in_its_place(odd: int) -> None:
 
 def test_rows_written_alike_are_read_by_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a window from JSON would take ten times as long."""
-    monkeypatch.setattr(decoding, "_text", None)
+    monkeypatch.setattr(json_rows, "value_text", None)
     rows = [sent_row(number) for number in range(3_000)]
     expected = [_expected(row) for row in rows]
     for separators in [(",", ":"), (", ", ": ")]:
@@ -213,11 +220,14 @@ def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
 
 
 def test_a_csv_line_with_another_number_of_fields_is_kept() -> None:
-    rows = _decoded("csv", b"transaction_id,amount\na,1\nb\nc,2,3\nd,4\n")
-    assert [row["transaction_id"] for row in rows[:2]] == ["a", "d"]
-    assert [row["extra_fields"] for row in rows[2:]] == [
+    rows = _decoded("csv", b"transaction_id,amount\na,1\nb\n\nc,2,3\nd,4\n\ne,5,6\n")
+    assert [row["transaction_id"] for row in rows] == ["a", None, None, "d", None]
+    assert [row["extra_fields"] for row in rows] == [
+        None,
         '{"unreadable":"b"}',
         '{"unreadable":"c,2,3"}',
+        None,
+        '{"unreadable":"e,5,6"}',
     ]
 
 
