@@ -456,14 +456,14 @@ def _require_no_failure(name: str, value: Any) -> None:
 
 
 def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
-    """What a page has beside its rows, parsed."""
+    """What a page has beside its rows, parsed; None when it is not JSON."""
     text = content[:start] + b"[]" * (start < end) + content[end:]
     if len(text) > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
         raise TooLargeError(f"has {len(text):,} bytes beside its rows")
     try:
         repeats = repeats_a_name(text)
     except RecursionError:
-        raise UnreadableError("is no JSON") from None
+        return None
     if repeats:
         raise RefusedError(
             "has a page with two fields of one name: let the source send each name once"
