@@ -20,7 +20,7 @@ from txn_platform.contract import (
     TEXT_PATTERNS,
     SentTransaction,
 )
-from txn_platform.validation import REASONS, UNREADABLE_ROW
+from txn_platform.validation import DUPLICATE_FIELD_ROW, REASONS, UNREADABLE_ROW
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,6 +115,11 @@ def _columns(schema: pa.Schema) -> str:
 def _meaning(reason: str) -> str:
     if reason == UNREADABLE_ROW:
         return "a row that could not be read; nothing else is said of it"
+    if reason == DUPLICATE_FIELD_ROW:
+        return (
+            "a row with two fields of one name, at any depth: its columns have the last value,"
+            " and `extra_fields` begins with a list of one text, the row as it was sent"
+        )
     name, _, problem = reason.partition(".")
     column = SentTransaction.columns()[name]
     pattern = TEXT_PATTERNS.get(name) or getattr(column, "regex", None) or ""

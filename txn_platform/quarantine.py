@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from txn_platform.card_numbers import card_number_spans, kinds_of
-from txn_platform.contract import CODED_COLUMNS, UNREADABLE
+from txn_platform.contract import CODED_COLUMNS, DUPLICATE_FIELD, UNREADABLE
 from txn_platform.lake import object_key, read_batches, window_of_key
 from txn_platform.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGITS
-from txn_platform.validation import Validator, find_repeats
+from txn_platform.validation import DUPLICATE_FIELD_ROW, Validator, find_repeats
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,7 +88,10 @@ def _accused(reason: str, row: pa.RecordBatch) -> str | None:
     if name in row.schema.names:
         return row.column(name)[0].as_py()
     extra = row.column("extra_fields")[0].as_py()
-    return None if extra is None else json.loads(extra).get(UNREADABLE)
+    fields = {} if extra is None else json.loads(extra)
+    if reason == DUPLICATE_FIELD_ROW:
+        return fields[DUPLICATE_FIELD][0]
+    return fields.get(UNREADABLE)
 
 
 @dataclass(frozen=True)

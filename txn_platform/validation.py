@@ -32,6 +32,7 @@ from txn_platform.contract import (
     CODED_COLUMNS,
     CONFORMING_SCHEMA,
     CONTRACT_VERSION,
+    DUPLICATE_FIELD,
     FINER_DECIMAL,
     QUARANTINE_SCHEMA,
     SENT_COLUMNS,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from txn_platform.windows import Window
 
 UNREADABLE_ROW: Final = "row.unreadable"
+DUPLICATE_FIELD_ROW: Final = "row.duplicate_field"
 OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
 DUPLICATE: Final = "transaction_id.duplicate"
 CONFLICT: Final = "transaction_id.conflict"
@@ -161,7 +163,11 @@ _UNREADABLE: Final = pl.all_horizontal(
     pl.col("extra_fields").str.starts_with(f'{{"{UNREADABLE}":').fill_null(value=False),
     *(pl.col(f"sent.{name}" if name in TEXT_PATTERNS else name).is_null() for name in SENT_COLUMNS),
 )
-REASONS: Final = (UNREADABLE_ROW, *_RULES, OUTSIDE_WINDOW, DUPLICATE, CONFLICT)
+# A field of that name that the source sends itself is text, and no list.
+_REPEATS_A_FIELD: Final = (
+    pl.col("extra_fields").str.starts_with(f'{{"{DUPLICATE_FIELD}":[').fill_null(value=False)
+)
+REASONS: Final = (UNREADABLE_ROW, DUPLICATE_FIELD_ROW, *_RULES, OUTSIDE_WINDOW, DUPLICATE, CONFLICT)
 
 
 def _is_of_one_column(rule: pl.Expr) -> bool:
@@ -235,6 +241,9 @@ class Validator:
         if self._lack_decimals(cast("Coded", currencies).dictionary):
             amounts = as_frame(typed.select(["amount", "currency"])).select(_OF_AMOUNTS)
             conforms &= amounts.to_series().to_numpy()
+        if sent.column("extra_fields").null_count < sent.num_rows:
+            extra = as_frame(sent.select(["extra_fields"]))
+            conforms &= ~extra.select(_REPEATS_A_FIELD).to_series().to_numpy()
         if self._repeats.height and sent.num_rows:
             places = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
             conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
@@ -339,12 +348,13 @@ def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa
             *(rule.alias(f"rule.{reason}") for reason, rule in _RULES.items()),
             _is_inside(window).alias(f"rule.{OUTSIDE_WINDOW}"),
             _UNREADABLE.alias("rule.unreadable"),
+            _REPEATS_A_FIELD.alias("rule.duplicate_field"),
         )
         .collect()
     )
     unreadable = judged["rule.unreadable"]
     reasons = _every_reason(
-        {UNREADABLE_ROW: unreadable}
+        {UNREADABLE_ROW: unreadable, DUPLICATE_FIELD_ROW: judged["rule.duplicate_field"]}
         | {reason: ~judged[f"rule.{reason}"] & ~unreadable for reason in (*_RULES, OUTSIDE_WINDOW)}
         | {repeat: judged["repeat"] == repeat for repeat in (DUPLICATE, CONFLICT)}
     )
