@@ -6,10 +6,15 @@ that it follows are `lake.py`'s matter; when it is committed is `defs/io_manager
 
 from __future__ import annotations
 
+import json
 import random
 import re
+import shutil
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -23,6 +28,7 @@ from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.s3 import Effort
 from txn_platform.s3_lake import open_bucket
+from txn_platform.s3_probe import race
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -74,6 +80,16 @@ _LOG_RETRIES: Final = 100
 # Of the whole commit, when the same window was committed, or the table compacted, meanwhile.
 _ATTEMPTS: Final = 20
 _LONGEST_PAUSE: Final = 1.0
+# A log is read from its last checkpoint on: as often as `deltalake` makes one itself.
+_CHECKPOINT_EVERY: Final = 100
+# Under this name a commit's entry has what tells it from all others.
+_COMMIT: Final = "commit"
+_LONGEST_SETTLING: Final = 10.0
+# `deltalake` says so of a commit that it has just made.
+_NOT_THERE: Final = re.compile(r"Requested snapshot version \d+ is not available")
+# That a probe commits at once, each so often.
+_WRITERS: Final = 4
+_ROUNDS: Final = 3
 _CONNECTION: Final = {
     "connect_timeout": "5s",
     "timeout": "60s",
@@ -110,6 +126,10 @@ class Optimized:
     removed: int
 
 
+class _LostCommitError(Exception):
+    """The store has taken a commit, and has none or another's in its place."""
+
+
 class DeltaLake:
     """The Delta table of published windows, partitioned by `PARTITION_COLUMNS`.
 
@@ -137,32 +157,62 @@ class DeltaLake:
         Raises:
             UserError: it does not.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
-
         self.require_usable()
-        if self._s3 is None:
-            return
-        bucket, _ = self._s3
-        client = bucket.client
-        place: Any = {"Bucket": bucket.name, "Key": f"{self._folder}/_probe-{uuid.uuid4().hex}"}
+        if self._s3 is not None:
+            bucket = self._s3[0]
+            fault = race(bucket, f"{self._folder}/_")
+            if fault:
+                raise UserError(
+                    f"the store of the Delta table {self.uri} does not keep a promise that commits"
+                    f" rest on (If-None-Match): {fault}. Of runs that commit at once, one can be"
+                    " lost: use another store, or run one window at a time"
+                )
+        self._race_commits()
+
+    def _race_commits(self) -> None:
+        """Commit to a table of its own, several at once, and see whether all of it is there."""
+        from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+
+        name = f"_probe-{uuid.uuid4().hex}"
+        address, options = f"{self._address}/{name}", self._storage_options()
+        start = threading.Barrier(_WRITERS)
+
+        def write(number: int) -> None:
+            start.wait()
+            for round_ in range(_ROUNDS):
+                write_deltalake(
+                    address,
+                    pa.table({"number": [number * _ROUNDS + round_]}),
+                    mode="append",
+                    storage_options=options,
+                    commit_properties=CommitProperties(max_commit_retries=_LOG_RETRIES),
+                )
+
         try:
-            client.put_object(**place, Body=b"probe")
-            try:
-                client.put_object(**place, Body=b"probe", IfNoneMatch="*")
-            except ClientError:
-                return
-            finally:
-                client.delete_object(**place)
-        except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            raise UserError(f"the Delta table {self.uri} {_explain(code, str(error))}") from None
-        except BotoCoreError as error:
-            raise UserError(f"the Delta table {self.uri} {_explain('', str(error))}") from None
-        raise UserError(
-            f"the store of the Delta table {self.uri} overwrites objects that it is asked to make"
-            " only if there are none (If-None-Match): of two runs that commit at once, one would be"
-            " lost. Use another store, or run one window at a time"
-        )
+            schema = Schema.from_arrow(pa.schema([pa.field("number", pa.int64())]))
+            self._call(DeltaTable.create, address, schema, storage_options=options)
+            with ThreadPoolExecutor(_WRITERS) as pool:
+                self._call(list, pool.map(write, range(_WRITERS)))
+            table = self._call(DeltaTable, address, storage_options=options)
+            found = pa.table(table.scan()).num_rows
+        except _LostCommitError:
+            found = 0
+        finally:
+            self._remove_folder(name)
+        if found != _WRITERS * _ROUNDS:
+            raise UserError(
+                f"the store of the Delta table {self.uri} loses commits: of {_WRITERS * _ROUNDS}"
+                f" by {_WRITERS} writers at once {found} are there. Use another store, or run one"
+                " window at a time"
+            )
+
+    def _remove_folder(self, name: str) -> None:
+        if self._s3 is None:
+            shutil.rmtree(Path(self.uri, name), ignore_errors=True)
+        else:
+            bucket = self._s3[0]
+            for key in bucket.list_objects(f"{self._folder}/{name}/"):
+                bucket.erase(key)
 
     def commit(self, file: pq.ParquetFile, window: Window, sha256: str) -> Committed:
         """Replace one window by a file's rows, in one transaction, or do nothing if they are there.
@@ -176,10 +226,16 @@ class DeltaLake:
             sha256: the file's digest, hexadecimal.
 
         Raises:
-            UserError: the table can't be read or written, or others changed the same window each
-                time it was tried; nothing is committed then.
+            UserError: the table can't be read or written, or each time it was tried others changed
+                the same window, or the store lost the commit; nothing is committed then.
         """
-        from deltalake import CommitProperties, Transaction, WriterProperties, write_deltalake
+        from deltalake import (
+            CommitProperties,
+            PostCommitHookProperties,
+            Transaction,
+            WriterProperties,
+            write_deltalake,
+        )
 
         application, content = _identity(window, sha256)
 
@@ -189,6 +245,7 @@ class DeltaLake:
                 and _rows_of(table, window) == file.metadata.num_rows
             ):
                 return Committed(table.version(), changed=False)
+            commit = uuid.uuid4().hex
             write_deltalake(
                 table,
                 pa.RecordBatchReader.from_batches(_SCHEMA, _batches(file, window)),
@@ -199,12 +256,22 @@ class DeltaLake:
                     compression="ZSTD", compression_level=3, max_row_group_size=_ROW_GROUP_ROWS
                 ),
                 commit_properties=CommitProperties(
-                    custom_metadata={"window": window.partition_key, "sha256": sha256},
+                    custom_metadata={
+                        "window": window.partition_key,
+                        "sha256": sha256,
+                        _COMMIT: commit,
+                    },
                     max_commit_retries=_LOG_RETRIES,
                     app_transactions=[Transaction(application, content)],
                 ),
+                # It would hold this commit even if the log did not.
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
             )
-            return Committed(table.version(), changed=True)
+            version = table.version()
+            self._confirm(version, commit)
+            if version % _CHECKPOINT_EVERY == 0:
+                self._open(version=version).create_checkpoint()
+            return Committed(version, changed=True)
 
         return self._until_no_conflict(attempt)
 
@@ -219,21 +286,35 @@ class DeltaLake:
         Raises:
             UserError: there is no table, or it can't be read or written.
         """
+        from deltalake import CommitProperties, PostCommitHookProperties
 
-        def attempt(table: DeltaTable) -> Optimized:
-            merged = table.optimize.compact()["numFilesRemoved"]
+        def compact(table: DeltaTable) -> int:
+            before, commit = table.version(), uuid.uuid4().hex
+            metrics = table.optimize.compact(
+                commit_properties=CommitProperties(custom_metadata={_COMMIT: commit}),
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
+            )
+            if table.version() != before:
+                self._confirm(table.version(), commit)
+            return metrics["numFilesRemoved"]
+
+        def vacuum(table: DeltaTable) -> tuple[int, int]:
             removed = table.vacuum(
                 retention_hours=int(keep.total_seconds()) // 3600,
                 dry_run=False,
                 enforce_retention_duration=False,
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
                 # Also what commits that were killed left behind, of which the log knows nothing.
                 full=True,
             )
-            return Optimized(table.version(), merged, len(removed))
+            return table.version(), len(removed)
 
         if not self.exists():
             raise UserError(f"there is no Delta table at {self.uri} yet: run a window first")
-        return self._until_no_conflict(attempt)
+        merged = self._until_no_conflict(compact)
+        # By the log as it is now, whatever became of the compaction's entry.
+        version, removed = self._until_no_conflict(vacuum)
+        return Optimized(version, merged, removed)
 
     def exists(self) -> bool:
         """Whether the table was made.
@@ -241,9 +322,13 @@ class DeltaLake:
         Raises:
             UserError: its place can't be read.
         """
-        from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
 
-        return self._call(DeltaTable.is_deltatable, self._address, self._storage_options())
+        try:
+            self._call(self._open, passing=TableNotFoundError)
+        except TableNotFoundError:
+            return False
+        return True
 
     def _storage_options(self) -> dict[str, str]:
         if self._s3 is None:
@@ -254,18 +339,70 @@ class DeltaLake:
     def _until_no_conflict[T](self, attempt: Callable[[DeltaTable], T]) -> T:
         from deltalake.exceptions import CommitFailedError
 
+        lost = False
         for tried in range(_ATTEMPTS):
             table = self._load()
             try:
-                return self._call(attempt, table, passing=CommitFailedError)
-            except CommitFailedError:
+                return self._call(attempt, table, passing=(CommitFailedError, _LostCommitError))
+            except (CommitFailedError, _LostCommitError) as error:
                 # Also when an answer got lost and the entry in the log is our own: the next attempt
                 # finds it.
+                lost = isinstance(error, _LostCommitError)
                 time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**tried)))  # noqa: S311
+        if lost:
+            raise UserError(
+                f"the store of the Delta table {self.uri} took a commit {_ATTEMPTS} times, and had"
+                " none or another's in its place afterwards: it loses commits. Use another store,"
+                " or run one window at a time"
+            )
         raise UserError(
             f"the Delta table {self.uri} was changed by others each of the {_ATTEMPTS} times that"
             " it was tried to: run it again when fewer others do"
         )
+
+    def _confirm(self, version: int, commit: str) -> None:
+        """See that the log has a commit that was just made, and keeps it.
+
+        Raises:
+            _LostCommitError: it has none or another's in its place.
+        """
+        made = time.time()
+        entry = self._entry(version)
+        if entry.get(_COMMIT) == commit and self._s3 is not None:
+            # On a store that looks whether there is an entry, and then writes, another writer may
+            # have looked before ours was there. Its request takes about as long as ours took.
+            took = made - entry["timestamp"] / 1000
+            time.sleep(min(max(0.0, 2 * took), _LONGEST_SETTLING))
+            entry = self._entry(version)
+        if entry.get(_COMMIT) != commit:
+            raise _LostCommitError
+
+    def _entry(self, version: int) -> dict[str, Any]:
+        """What the log says of a version's commit; nothing when it has no such version."""
+        name = f"_delta_log/{version:020}.json"
+        if self._s3 is None:
+            try:
+                content = Path(self.uri, name).read_bytes()
+            except FileNotFoundError:
+                return {}
+        else:
+            bucket = self._s3[0]
+            place: Any = {"Bucket": bucket.name, "Key": f"{self._folder}/{name}"}
+            answer = bucket.call(
+                lambda: {"content": bucket.client.get_object(**place)["Body"].read()},
+                none_for=("404", "NoSuchKey"),
+            )
+            content = answer["content"] if answer else b""
+        try:
+            actions: list[dict[str, Any]] = [json.loads(line) for line in content.splitlines()]
+        except ValueError:
+            return {}
+        return next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+
+    def _open(self, **options: Any) -> DeltaTable:
+        from deltalake import DeltaTable
+
+        return DeltaTable(self._address, storage_options=self._storage_options(), **options)
 
     def _load(self) -> DeltaTable:
         """The table as it is now, made if there is none."""
@@ -273,15 +410,13 @@ class DeltaLake:
         from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
         wanted = Schema.from_arrow(_SCHEMA)
-        options = self._storage_options()
         try:
-            table = self._call(
-                DeltaTable, self._address, storage_options=options, passing=TableNotFoundError
-            )
+            table = self._call(self._open, passing=TableNotFoundError)
         except TableNotFoundError:
             self._require_empty()
-            try:
-                table = self._call(
+            # Another process may be first.
+            with suppress(CommitFailedError):
+                self._call(
                     DeltaTable.create,
                     self._address,
                     wanted,
@@ -289,14 +424,19 @@ class DeltaLake:
                     partition_by=list(PARTITION_COLUMNS),
                     name="transactions",
                     configuration=_CONFIGURATION,
-                    storage_options=options,
+                    storage_options=self._storage_options(),
                     # A second attempt would make it again, as a later version of the first.
                     commit_properties=CommitProperties(max_commit_retries=0),
                     passing=CommitFailedError,
                 )
-            except CommitFailedError:
-                # Another process was first.
-                table = self._call(DeltaTable, self._address, storage_options=options)
+            try:
+                # As the store has it, whoever made it.
+                table = self._call(self._open, passing=TableNotFoundError)
+            except TableNotFoundError:
+                raise UserError(
+                    f"the store of the Delta table {self.uri} took a new table, and does not have"
+                    " it: it loses data. Use another store"
+                ) from None
         columns = {(field.name, str(field.type), field.nullable) for field in wanted.fields}
         differing = columns ^ {(f.name, str(f.type), f.nullable) for f in table.schema().fields}
         if differing or table.metadata().partition_columns != list(PARTITION_COLUMNS):
@@ -336,7 +476,7 @@ class DeltaLake:
         self,
         method: Callable[..., Any],
         *args: Any,
-        passing: type[Exception] | tuple[()] = (),
+        passing: type[Exception] | tuple[type[Exception], ...] = (),
         **kwargs: Any,
     ) -> Any:
         """Call `deltalake`, and put what it says into words, but for the error that may pass."""
@@ -347,6 +487,9 @@ class DeltaLake:
         except passing:
             raise
         except (DeltaError, OSError) as error:
+            # A commit that the store took, and does not have.
+            if _NOT_THERE.search(str(error)):
+                raise _LostCommitError from None
             # The store's answer is in what `deltalake` says of it.
             code = re.search(r"<Code>(\w+)</Code>", str(error))
             said = _explain(code[1] if code else "", str(error))
@@ -456,6 +599,8 @@ def _explain(code: str, said: str) -> str:
                 f"refused the credentials ({refused}): mend AWS_ACCESS_KEY_ID and"
                 " AWS_SECRET_ACCESS_KEY (or the profile), or let them read and write there"
             )
+        case _ if "No files in log segment" in said:
+            return "does not have in its log what it took: it loses data. Use another store"
         case "ExpiredToken":
             return "refused the credentials, which have expired: log in again"
         case _:

@@ -136,6 +136,21 @@ class Upload:
     age: float
 
 
+@dataclass(frozen=True)
+class Version:
+    """One version of an object.
+
+    Attributes:
+        key: of the object.
+        version_id: the store's name for it; `null` for what was put while it kept none.
+        marker: it holds nothing, but says that the object was deleted.
+    """
+
+    key: str
+    version_id: str
+    marker: bool
+
+
 class Bucket:
     """A bucket, by a client that doesn't try again by itself.
 
@@ -297,13 +312,76 @@ class Bucket:
                 return keys
             more = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def delete(self, key: str) -> None:
-        """Remove an object.
+    def delete(self, key: str, version: str | None = None) -> bool:
+        """Remove an object, or one version of it.
+
+        Returns:
+            Whether older versions may be left: the store has put a delete marker in its place.
 
         Raises:
             StoreError: as for `call`.
         """
-        self.call(lambda: self.client.delete_object(Bucket=self.name, Key=key))
+        which: Any = {} if version is None else {"VersionId": version}
+        answer = self.call(lambda: self.client.delete_object(Bucket=self.name, Key=key, **which))
+        return version is None and bool(answer.get("DeleteMarker"))
+
+    def erase(self, key: str) -> None:
+        """Remove an object with all of its versions, as far as the store lets us.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        if self.delete(key):
+            with suppress(StoreError):
+                for version in self.versions(key):
+                    if version.key == key:
+                        self.delete(key, version.version_id)
+
+    def versioning(self) -> str | None:
+        """Whether the bucket keeps old versions: `Enabled`, `Suspended`, or empty for never.
+
+        Returns:
+            None when the store does not say, or may not be asked.
+        """
+        try:
+            answer = self.call(
+                lambda: self.client.get_bucket_versioning(Bucket=self.name), attempts=1
+            )
+        except StoreError:
+            return None
+        return answer.get("Status", "")
+
+    def versions(self, prefix: str) -> list[Version]:
+        """All versions of the objects under a prefix, with the markers that deletes left.
+
+        Raises:
+            StoreError: as for `call`; some stores have no list of them.
+        """
+        found: list[Version] = []
+        more: Any = {}
+        while True:
+            page = self.call(
+                lambda more=more: self.client.list_object_versions(
+                    Bucket=self.name, Prefix=prefix, **more
+                ),
+                attempts=self.effort.first_attempts,
+            )
+            found += [
+                Version(each["Key"], each["VersionId"], marker=kind == "DeleteMarkers")
+                for kind in ("Versions", "DeleteMarkers")
+                for each in page.get(kind, [])
+            ]
+            if not page.get("IsTruncated"):
+                return found
+            more = {
+                "KeyMarker": page["NextKeyMarker"],
+                # Some stores leave it out at the end of a key.
+                **(
+                    {"VersionIdMarker": page["NextVersionIdMarker"]}
+                    if page.get("NextVersionIdMarker")
+                    else {}
+                ),
+            }
 
     def put(self, path: Path, key: str, sha256: str, properties: dict[str, Any]) -> str:
         """Put a file at a key by one PUT; the checksum that the store should have of it.

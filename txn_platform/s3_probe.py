@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 
 _FIRST: Final = b"the first probe"
 _SECOND: Final = b"the second probe"
+# That put at once, as often as this: a store that only checks and then writes lets two through.
+_WRITERS: Final = 6
+_NUMBERS: Final = range(_WRITERS)
+_ROUNDS: Final = 5
 # SHA-256 of nothing, which no probe is.
 _WRONG_CHECKSUM: Final = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
 _WRONG_ETAG: Final = "0" * 32
@@ -50,8 +57,52 @@ def probe(bucket: Bucket, prefix: str) -> Iterator[Capability]:
         ):
             yield look()
     finally:
-        bucket.delete(key)
+        bucket.erase(key)
     yield _dead_uploads(bucket, prefix)
+
+
+def race(bucket: Bucket, prefix: str) -> str:
+    """Let several put one object at once, each only if there is none, for some rounds.
+
+    Args:
+        bucket: whose store.
+        prefix: under which keys may be made; they are removed.
+
+    Returns:
+        What is wrong with what became of it; empty when it is as it should be.
+
+    Raises:
+        StoreError: the store can't be reached, or refuses to put, read or remove.
+    """
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in range(_ROUNDS):
+            key = f"{prefix}probe-{uuid.uuid4().hex}"
+            make = partial(_make, bucket, key, threading.Barrier(_WRITERS))
+            try:
+                winners = [number for number, won in enumerate(pool.map(make, _NUMBERS)) if won]
+                if len(winners) != 1:
+                    return (
+                        f"of {_WRITERS} that put one object at once, {len(winners)} were told that"
+                        " they made it"
+                    )
+                if bucket.digest(key)[0] != hashlib.sha256(b"%d" % winners[0]).hexdigest():
+                    return "it has another object than the one that it said it took"
+            finally:
+                bucket.erase(key)
+    return ""
+
+
+def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bool:
+    """Put an object if there is none, at the same time as others; whether the store took it."""
+    body = b"%d" % number
+    start.wait()
+    answer = bucket.call(
+        lambda: bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, IfNoneMatch="*"),
+        # The object is there, or is being made.
+        none_for=("412", "PreconditionFailed", "409", "ConditionalRequestConflict"),
+        attempts=1,
+    )
+    return answer is not None
 
 
 class _Probed:
@@ -162,6 +213,12 @@ class _Probed:
         bare = not match and (
             self._refused(IfMatch=_WRONG_ETAG) and not self._refused(IfMatch=etag.strip('"'))
         )
+        fault = ""
+        if absent:
+            try:
+                fault = race(self._bucket, f"{self._key}-")
+            except StoreError as error:
+                fault = str(error)
         known = {
             "If-None-Match": absent,
             "If-Match": match,
@@ -173,10 +230,12 @@ class _Probed:
         text += [f"{' and '.join(ignored)} not"] if ignored else []
         return Capability(
             "conditional puts",
-            works=absent,
+            works=absent and not fault,
             needed=False,
-            meaning=f"{', '.join(text)}; the lake rests on none"
-            + ("" if absent else ", but a Delta table with several writers would"),
+            meaning=", ".join(text)
+            + (f", but not when several put at once: {fault}" if fault else "")
+            + "; the lake rests on none"
+            + ("" if absent and not fault else ", but a Delta table with several writers would"),
         )
 
     def _read(self, **kwargs: Any) -> bytes:

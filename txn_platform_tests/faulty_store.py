@@ -9,6 +9,7 @@ import http.client
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +49,7 @@ class Fault(StrEnum):
     NO_LENGTH = "411 MissingContentLength"
     UNKNOWN = "501 NotImplemented"
     ABORTED = "404 NoSuchUpload"
+    EXISTS = "412 PreconditionFailed"
     # The store says that it has done it, and has not.
     LOST = "lost"
 
@@ -65,6 +67,9 @@ class FaultyStore:
         after: the same after it was passed on, before its answer is.
         refuses_checksums: answers 501 to every request with a checksum of S3's.
         hosts: that requests were addressed to.
+        check_then_write: seconds between the check of If-None-Match, which is made here, and the
+            write, which has no condition any more; None passes conditions on. The upstream must
+            answer HEAD without a signature.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -73,6 +78,7 @@ class FaultyStore:
         self.after: dict[Operation, Callable[[], object]] = {}
         self.refuses_checksums = False
         self.hosts: set[str] = set()
+        self.check_then_write: float | None = None
         self._faults: dict[Operation, tuple[Fault, int | None, int]] = {}
         self._lock = threading.Lock()
         store = self
@@ -84,6 +90,7 @@ class FaultyStore:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        self._server.socket.listen(128)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     def fail(
@@ -116,10 +123,22 @@ class FaultyStore:
             )
             request.connection.close()
         elif fault is Fault.LOST:
-            request.connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            request.connection.sendall(
+                b'HTTP/1.1 200 OK\r\nETag: "d41d8cd98f00b204e9800998ecf8427e"\r\n'
+                b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+            )
         elif fault is not None and fault is not Fault.CUT:
             request.connection.sendall(_refusal(fault, head=operation is Operation.HEAD))
+        elif (
+            self.check_then_write is not None
+            and operation is Operation.PUT
+            and _is_there(upstream, request)
+        ):
+            request.connection.sendall(_refusal(Fault.EXISTS, head=False))
         else:
+            if self.check_then_write is not None and request.headers.get("If-None-Match"):
+                time.sleep(self.check_then_write)
+                del request.headers["If-None-Match"]
             head, content = _forward(upstream, request, body)
             if after:
                 after()
@@ -188,6 +207,7 @@ def _operation(method: str, path: str) -> Operation:
             ("PUT", None, Operation.PUT),
             ("DELETE", "uploadId", Operation.ABORT),
             ("DELETE", None, Operation.DELETE),
+            ("POST", "delete", Operation.DELETE),
             ("HEAD", None, Operation.HEAD),
             ("GET", "uploads", Operation.UPLOADS),
             ("GET", "list-type", Operation.LIST),
@@ -205,6 +225,18 @@ def _refusal(fault: Fault, *, head: bool) -> bytes:
         f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}"
         "\r\nDate: Tue, 24 Nov 2026 06:00:00 GMT\r\nConnection: close\r\n\r\n"
     ).encode() + body
+
+
+def _is_there(upstream: str, request: _Handler) -> bool:
+    """Whether a PUT that wants no object at its place finds one."""
+    if not request.headers.get("If-None-Match"):
+        return False
+    connection = http.client.HTTPConnection(upstream, timeout=60)
+    try:
+        connection.request("HEAD", request.path)
+        return connection.getresponse().status == http.client.OK
+    finally:
+        connection.close()
 
 
 def _forward(upstream: str, request: _Handler, body: bytes) -> tuple[bytes, bytes]:

@@ -15,13 +15,14 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -45,8 +46,12 @@ from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
+from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 from txn_platform_tests.test_doors import run
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 _FIRST = Window(datetime(2026, 11, 1, tzinfo=UTC))
 _NOON = Window(datetime(2026, 11, 1, 12, tzinfo=UTC))
@@ -448,6 +453,154 @@ def test_processes_with_one_window_leave_one_of_them(
     assert len(place.history()) == 5
 
 
+# On a store that does not keep its word.
+
+
+@pytest.fixture
+def faulty(
+    monkeypatch: pytest.MonkeyPatch,
+    s3_servers: Callable[[str], S3Endpoint],
+    s3_prefix: str,
+) -> Iterator[FaultyStore]:
+    """A proxy in front of the store that the environment names; without a table."""
+    endpoint = s3_servers("moto")
+    with FaultyStore(endpoint.url) as store:
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", store.url)
+        monkeypatch.setenv("DELTA_LAKE_S3_PATH", f"s3://{endpoint.bucket}/{s3_prefix}")
+        yield store
+
+
+def _options() -> dict[str, str]:
+    of_store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return {**of_store, "AWS_REGION": "us-east-1", "AWS_ALLOW_HTTP": "true"}
+
+
+def _commit_at_once(count: int) -> tuple[set[str], set[str]]:
+    """Commit windows, each by a writer of its own: which were reported, and which are there."""
+    windows = [Window(_NOON.start + timedelta(hours=number)) for number in range(count)]
+    staged = [_stage(window, 2, "a") for window in windows]
+    deltas = [require_delta(open_delta(load_settings())) for _ in windows]
+    together = threading.Barrier(count)
+
+    def commit(number: int) -> str:
+        path, sha256 = staged[number]
+        together.wait()
+        with pq.ParquetFile(path) as file:
+            deltas[number].commit(file, windows[number], sha256)
+        return windows[number].partition_key
+
+    reported: set[str] = set()
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(commit, number) for number in range(count)]:
+            with suppress(UserError):
+                reported.add(done.result())
+    table: Any = pa.table(Place(os.environ["DELTA_LAKE_S3_PATH"], _options()).table().scan())
+    found = zip(table["event_date"].to_pylist(), table["event_hour"].to_pylist(), strict=True)
+    return reported, {f"{day:%Y-%m-%d}-{hour:02}:00" for day, hour in found}
+
+
+def test_what_is_reported_is_there_where_the_last_writer_wins(faulty: FaultyStore) -> None:
+    """The store looks whether there is an entry, and then writes."""
+    faulty.check_then_write = 0.05
+    reported, found = _commit_at_once(6)
+    assert len(reported) == 6
+    assert reported <= found
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("pause", [0.02, 0.3])
+def test_what_thirty_report_is_there_where_the_last_writer_wins(
+    faulty: FaultyStore, pause: float
+) -> None:
+    faulty.check_then_write = pause
+    reported, found = _commit_at_once(30)
+    assert len(reported) > 20
+    assert reported <= found
+
+
+def _after_the_entry(store: FaultyStore, event: Callable[[], object]) -> None:
+    """Let something happen when the next commit's entry is written, which follows its data."""
+
+    def at_the_data() -> None:
+        store.after[Operation.PUT] = event
+
+    store.after[Operation.PUT] = at_the_data
+
+
+def _replace(client: "S3Client", version: int, content: str | None = None) -> None:
+    """Put another writer's entry, or a part of one, in the place of a version's."""
+    bucket, _, folder = os.environ["DELTA_LAKE_S3_PATH"].removeprefix("s3://").partition("/")
+    entry = {"commitInfo": {"timestamp": 0, "operation": "WRITE", "commit": "another"}}
+    client.put_object(
+        Bucket=bucket,
+        Key=f"{folder}/_delta_log/{version:020}.json",
+        Body=(content or json.dumps(entry)).encode(),
+    )
+
+
+@pytest.mark.parametrize("when", ["at once", "after it was read back"])
+def test_an_entry_that_another_writer_replaced_is_committed_again(
+    faulty: FaultyStore, s3_servers: Callable[[str], S3Endpoint], when: str
+) -> None:
+    _commit(_NOON, 5, "a")
+    client = s3_servers("moto").client()
+
+    def at_the_entry() -> None:
+        if when == "at once":
+            _replace(client, 2)
+        else:
+            faulty.after[Operation.GET] = lambda: _replace(client, 2)
+
+    _after_the_entry(faulty, at_the_entry)
+    assert _commit(_LATER, 7, "b") == Committed(3, changed=True)
+    assert _commit(_LATER, 7, "b") == Committed(3, changed=False)
+
+
+def test_a_compaction_that_another_writer_replaced_is_made_again(
+    faulty: FaultyStore, s3_servers: Callable[[str], S3Endpoint]
+) -> None:
+    """By the log's word, the small files are still the table's."""
+    _commit(_NOON, 5, "a")
+    place = Place(os.environ["DELTA_LAKE_S3_PATH"], _options())
+    for tag in ("b", "c"):
+        _append(place, _NOON, tag)
+    before = place.rows()
+    client = s3_servers("moto").client()
+    _after_the_entry(faulty, lambda: _replace(client, 4))
+    done = _delta().optimize(timedelta(0))
+    assert (done.merged, done.removed) == (3, 4)
+    assert place.rows().equals(before)
+    assert len(place.table().file_uris()) == 1
+
+
+@pytest.mark.parametrize("first", ["table", "commit"])
+def test_a_store_that_takes_and_has_not_is_an_error(
+    faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    monkeypatch.setattr("txn_platform.delta._ATTEMPTS", 3)
+    if first == "commit":
+        _delta().require_usable()
+    faulty.fail(Operation.PUT, Fault.LOST)
+    with pytest.raises(UserError, match=r"it loses (data|commits)\. Use another store"):
+        _commit(_NOON, 5, "a")
+    assert faulty.seen[Operation.PUT] in {1, 1 + 2 * 3}
+
+
+def test_a_checkpoint_is_made_of_what_is_confirmed(
+    directory: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("txn_platform.delta._CHECKPOINT_EVERY", 2)
+    for number in range(3):
+        _commit(Window(_NOON.start + timedelta(hours=number)), 5, "a")
+    log = Path(directory.uri, "_delta_log")
+    assert [path.name for path in log.glob("*.checkpoint.parquet")] == [
+        f"{2:020}.checkpoint.parquet"
+    ]
+    assert directory.rows().num_rows == 15
+
+
 # Killed.
 
 
@@ -739,6 +892,19 @@ class _ForgetsConditions(BaseHTTPRequestHandler):
     do_GET = do_PUT = do_DELETE = do_POST = do_HEAD = _pass_on  # noqa: N815
 
     def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.mark.parametrize("fault", ["the last wins", "commits are lost"])
+def test_doctor_says_no_to_a_store_that_loses_commits(faulty: FaultyStore, fault: str) -> None:
+    """It races, because one at a time all is well."""
+    if fault == "the last wins":
+        faulty.check_then_write = 0.02
+    else:
+        _delta().require_usable()
+        faulty.fail(Operation.PUT, Fault.LOST)
+    with pytest.raises(UserError, match=r"[Uu]se another store|do not have|does not") as raised:
+        _delta().probe()
+    assert "another store" in str(raised.value)
 
 
 def test_doctor_tells_stores_that_can_from_those_that_cannot(
