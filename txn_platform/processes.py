@@ -115,9 +115,13 @@ class Child:
         """Give the last 64 KiB it printed, standard output and error together."""
         if self._log is None:
             return self._memory.decode(errors="replace")
-        with self._log.open("rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - _OUTPUT_BYTES))
-            return log.read().decode(errors="replace")
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _OUTPUT_BYTES))
+                return log.read().decode(errors="replace")
+        except FileNotFoundError:
+            # Somebody has removed it: what the child failed of is said all the same.
+            return ""
 
     def check(self) -> None:
         """Do nothing while it runs.

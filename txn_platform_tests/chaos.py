@@ -39,7 +39,7 @@ from txn_platform_tests.conftest import S3Endpoint, eventually, gone
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from multiprocessing.process import BaseProcess
     from pathlib import Path
 
@@ -79,10 +79,13 @@ class Violation(AssertionError):  # noqa: N818 - it says what happened
     """The promise was broken; says how."""
 
 
-def require(holds: bool, message: str) -> None:
-    """Raise a `Violation` unless it holds."""
+def require(holds: bool, message: str | Callable[[], str]) -> None:
+    """Raise a `Violation` unless it holds.
+
+    A message that has to be read from somewhere is a function: it is called only then.
+    """
     if not holds:
-        raise Violation(message)
+        raise Violation(message if isinstance(message, str) else message())
 
 
 def moments(count: int, chance: random.Random) -> list[float]:
@@ -108,7 +111,7 @@ class Run:
     def wait(self) -> int:
         """Its exit code, when it has ended by itself."""
         self.process.join(_RUN_SECONDS)
-        require(self.process.exitcode is not None, f"a run hangs: {self.output.read_text()}")
+        require(self.process.exitcode is not None, lambda: f"a run hangs: {self.printed()}")
         return self.process.exitcode or 0
 
     def kill(self) -> bool:
@@ -119,8 +122,10 @@ class Run:
         return ended
 
     def printed(self) -> str:
-        """What it said."""
-        return self.output.read_text() if self.output.exists() else ""
+        """What it said; nothing before it has begun."""
+        with suppress(FileNotFoundError):
+            return self.output.read_text(errors="replace")
+        return ""
 
     def require_explained(self) -> None:
         """Raise a `Violation` when it failed with anything but one message for its user."""
@@ -345,10 +350,11 @@ class World:
 
     def require_tidy(self) -> None:
         """Raise a `Violation` for what dead runs have left."""
+        require(eventually(lambda: not self.orphans()), lambda: f"still running: {self.orphans()}")
+        # What they remove as they end is gone now.
         left = [str(path) for path in [*self.staged(), *(self.directory / "tmp").iterdir()]]
         left += self.store.strays()
         require(not left, f"left behind: {', '.join(left)}")
-        require(eventually(lambda: not self.orphans()), f"still running: {self.orphans()}")
 
     def digests(self) -> dict[str, str]:
         """The SHA-256 of every object."""
@@ -384,7 +390,7 @@ def version_of(source: Source, partition: str, directory: Path) -> Version:
     """Learn what a source's window ends in, from a run that nothing disturbs."""
     world = World(directory, DirectoryStore(directory))
     run = world.start(source, partition)
-    require(run.wait() == 0, run.printed())
+    require(run.wait() == 0, run.printed)
     sent = source.sent(partition)
     world.require_reconciled(partition, sent)
     digests = world.digests()
@@ -479,7 +485,7 @@ class Killing:
         """The next run must complete the window, and leave nothing."""
         started = time.monotonic()
         run = self._world.start(version.source, self._partition)
-        require(run.wait() == 0, f"the next run failed: {run.printed()}")
+        require(run.wait() == 0, lambda: f"the next run failed: {run.printed()}")
         self._seconds = time.monotonic() - started
         require(self._world.digests() == version.digests, "the next run did not complete it")
         self._world.require_reconciled(self._partition, version.sent)
@@ -555,7 +561,7 @@ def side_by_side(world: World, source: Source, partitions: Sequence[str], proces
 
     def materialize(partition: str) -> None:
         run = world.start(source, partition)
-        require(run.wait() == 0, f"{partition}: {run.printed()}")
+        require(run.wait() == 0, lambda: f"{partition}: {run.printed()}")
 
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(materialize, partitions))

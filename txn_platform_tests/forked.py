@@ -45,7 +45,10 @@ def start(
     """A process that calls the target, in an environment and a directory, and writes to files.
 
     The target is a function of a module that can be imported; it and its arguments are pickled.
+    The files are there at once, however long the process takes to begin.
     """
+    for output in (stdout, stderr):
+        output.touch(mode=0o600)
     process = _FORKS.Process(
         target=_call,
         args=(target, arguments, dict(environment), directory, (stdout, stderr)),

@@ -5,6 +5,7 @@ A small dose of `benchmarks/kills.py`, `races.py` and `soak.py`, which do the sa
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from txn_platform.seaweedfs import available
 from txn_platform_tests.chaos import (
     DirectoryStore,
     Killing,
+    Run,
     S3Server,
     S3Store,
     Soak,
@@ -25,6 +27,7 @@ from txn_platform_tests.chaos import (
     moments,
     object_key,
     race,
+    require,
     side_by_side,
     version_of,
 )
@@ -113,6 +116,19 @@ def test_under_faults_defects_late_rows_and_a_restart_every_window_reconciles(
         soak.before_the_late_rows(as_of)
         assert soak.after_the_late_rows(as_of), "no row was late"
         assert set(proxy.faults) > {"none"}, "nothing was spoiled"
+
+
+def test_what_a_run_printed_is_read_for_a_message_only_when_one_is_needed(tmp_path: Path) -> None:
+    """Its log may not be there yet, or not any more."""
+    run = Run(multiprocessing.Process(), tmp_path / "no-log-yet")
+    assert run.printed() == ""
+
+    def unreadable() -> str:
+        raise FileNotFoundError
+
+    require(True, unreadable)
+    with pytest.raises(Violation, match="a run hangs"):
+        require(False, lambda: f"a run hangs: {run.printed()}")
 
 
 def test_a_mixture_a_loss_and_what_is_left_behind_are_noticed(

@@ -16,7 +16,7 @@ from txn_platform.windows import Window
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 3_599_999_999), max_size=60), st.integers(1, 9), st.integers(1, 20))
 def test_rows_come_out_in_order_whatever_the_layout(
     tmp_path: Path,

@@ -37,7 +37,7 @@ PARENT = """
 import sys, time
 from txn_platform.processes import Child
 child = Child("child", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
-child.wait_until(lambda: "." in child.output(), timeout=20)
+child.wait_until(lambda: "." in child.output(), timeout=60)
 print(child.pid, child.output().replace(".", ""), flush=True)
 if sys.argv[2] == "stays":
     time.sleep(1000)
@@ -56,7 +56,7 @@ def all_gone(processes_: list[psutil.Process]) -> bool:
 
 def started(command: list[str], **options: object) -> tuple[Child, list[psutil.Process]]:
     child = Child("child", command, **options)
-    child.wait_until(lambda: "." in child.output(), timeout=20)
+    child.wait_until(lambda: "." in child.output(), timeout=60)
     return child, running(child.output())
 
 
@@ -139,7 +139,7 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
     log = tmp_path / "store.log" if with_log else None
     child = Child("The store", ["sh", "-c", program], log=log, watches_stdin=watches_stdin)
     with pytest.raises(ChildFailed) as caught:
-        child.wait_until(lambda: None, timeout=20)
+        child.wait_until(lambda: None, timeout=60)
     message = str(caught.value)
     assert message.startswith("The store ended with exit code 3.")
     assert "line 99\n" in message
@@ -153,20 +153,27 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
 def test_a_command_that_a_signal_killed_has_the_exit_code_shells_give_it() -> None:
     child = Child("The store", ["sh", "-c", "kill -9 $$"])
     with pytest.raises(ChildFailed, match=r"exit code 137\. It printed nothing\."):
-        child.wait_until(lambda: None, timeout=20)
+        child.wait_until(lambda: None, timeout=60)
 
 
 @pytest.mark.parametrize("watches_stdin", [False, True])
 def test_a_command_that_does_not_exist_is_named(watches_stdin: bool) -> None:
     with pytest.raises(ChildFailed, match="no-such-command"):
         Child("The store", ["no-such-command"], watches_stdin=watches_stdin).wait_until(
-            lambda: None, timeout=20
+            lambda: None, timeout=60
         )
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="no-such-directory"):
         Child("The store", ["true"], log=tmp_path / "no-such-directory" / "log")
+
+
+def test_a_log_that_somebody_removed_does_not_hide_why_the_child_failed(tmp_path: Path) -> None:
+    child = Child("The store", ["true"], log=tmp_path / "log")
+    (tmp_path / "log").unlink()
+    with pytest.raises(ChildFailed, match=r"The store ended with exit code 0\. It printed nothing"):
+        child.wait_until(lambda: None, timeout=60)
 
 
 def test_a_command_that_is_not_ready_in_time_is_stopped_and_said_to_be_late() -> None:
@@ -180,12 +187,12 @@ def test_an_answer_from_someone_else_does_not_count_once_the_command_has_ended()
     child = Child("The store", ["true"])
     assert eventually(lambda: not child.alive)
     with pytest.raises(ChildFailed, match="exit code 0"):
-        child.wait_until(lambda: "somebody answers", timeout=20)
+        child.wait_until(lambda: "somebody answers", timeout=60)
 
 
 def test_output_in_memory_is_the_end_of_it_and_bounded() -> None:
     with Child("child", ["sh", "-c", "seq 200000; echo end.; sleep 1000"]) as child:
-        child.wait_until(lambda: child.output().endswith("end.\n"), timeout=20)
+        child.wait_until(lambda: child.output().endswith("end.\n"), timeout=60)
         assert "200000\nend.\n" in child.output()
         assert len(child.output()) == 64 * 1024
 
@@ -194,7 +201,7 @@ def test_a_log_holds_all_output_of_the_last_run_only(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("of the run before")
     with Child("child", ["sh", "-c", "seq 20000; echo end. >&2; sleep 1000"], log=log) as child:
-        child.wait_until(lambda: child.output().endswith("end.\n"), timeout=20)
+        child.wait_until(lambda: child.output().endswith("end.\n"), timeout=60)
     assert log.read_text().splitlines() == [*map(str, range(1, 20001)), "end."]
 
 

@@ -68,13 +68,14 @@ class _Impatient(GeneratorResource):
 
     # Of what does not stall, however busy the machine is, nothing is asked for once more.
     read_seconds: float = 30
+    attempts: int = _LIMITS.attempts
 
     @override
     def source(self) -> Source:
         assert self.url
         api = source_api(load_settings())
         transactions = api.transactions.replace("limit=10000", f"limit={_PAGE_ROWS}")
-        limits = replace(_LIMITS, read_seconds=self.read_seconds)
+        limits = replace(_LIMITS, read_seconds=self.read_seconds, attempts=self.attempts)
         return Source(self.url, replace(api, transactions=transactions), limits)
 
 
@@ -99,7 +100,10 @@ def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def _land(service: _Service, faults: str = "") -> dg.ExecuteInProcessResult:
     if "stall" in faults:
-        return _land_from(_Impatient(url=service.url, read_seconds=0.5), service.instance)
+        # On a busy machine other answers can seem to stall too: such a thing is asked for again.
+        attempts = 12 if "first" in faults else _LIMITS.attempts
+        resource = _Impatient(url=service.url, read_seconds=0.5, attempts=attempts)
+        return _land_from(resource, service.instance)
     return _land_from(_Impatient(url=service.url), service.instance)
 
 
@@ -155,9 +159,11 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
         assert landed.height > 2 * _PAGE_ROWS
         assert landed.equals(pl.read_parquet(sound_lake.parent / _LANDED))
         # Each thing that is asked for is asked for three times: no page once more than its own
-        # faults cost.
+        # faults cost, or a machine so busy that an answer seems to stall.
         asked = _asked_for_rows(service)
-        assert {asked.count(one) for one in asked} == {3}
+        counts = {asked.count(one) for one in asked}
+        assert min(counts) == 3
+        assert "stall" in case.faults or max(counts) == 3
         return
     shutil.copytree(sound_lake, ".txn")
     result = _land(service, case.faults)
