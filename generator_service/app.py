@@ -60,6 +60,8 @@ _WARM_UP_ROWS = 1_000
 _TOTALS_KEPT = 256
 _SCORECARDS_KEPT = 4
 _SCORECARD_HOURS = 744
+# In the scope of a request that came as HEAD.
+_HEAD = "generator_service.head"
 
 
 def _now() -> int:
@@ -159,7 +161,13 @@ def _source(request: Request) -> Source:
     return request.app.state.source
 
 
+def _is_head(request: Request) -> bool:
+    return bool(request.scope.get(_HEAD))
+
+
 From = Annotated[Source, Depends(_source)]
+# Whether only the head of the answer is asked for, so that nothing need be computed for its body.
+HeadOnly = Annotated[bool, Depends(_is_head)]
 router = APIRouter(responses={"4XX": {"model": models.Problem, "description": "What to mend"}})
 
 
@@ -220,7 +228,10 @@ class _Page:
 
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
 def transactions(
-    request: Request, asked: Annotated[models.TransactionParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.TransactionParameters, Query()],
+    source: From,
+    head_only: HeadOnly,
 ) -> Response:
     """Answer with the rows of a window, ordered by time, the same whenever asked.
 
@@ -246,7 +257,7 @@ def transactions(
     total = None
     if not spoiler.repeats:
         total = source.count(page.window, as_of=asked.as_of)
-    elif counted is None:
+    elif counted is None and not head_only:
         total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
     return _answer(
         source,
@@ -265,6 +276,7 @@ def transactions(
         around=page.around,
         spoiler=spoiler,
         counted=counted,
+        head_only=head_only,
     )
 
 
@@ -275,19 +287,23 @@ def transactions(
     description=page_of_kinds(),
 )
 def defects(
-    request: Request, asked: Annotated[models.TransactionParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.TransactionParameters, Query()],
+    source: From,
+    head_only: HeadOnly,
 ) -> Response:
     """Answer with the account of what was spoiled in the same answer of /v1/transactions."""
     page = _Page.of(request, asked, source, "defects")
     spoiler = source.spoiler(page.window, asked.defects)
-    first, total = page.position, 0
+    first = page.position
+    total = None if head_only and spoiler.spoils else 0
     rows: Iterable[pa.RecordBatch] = ()
-    if spoiler.spoils:
+    if spoiler.spoils and not head_only:
         total = source.sent(page.window, asked.as_of, asked.defects).entries
         rows = source.rows(
             page.window, asked.as_of, position=page.position, stop=page.stop, labels=asked.labels
         )
-    if spoiler.repeats and page.position:
+    if spoiler.repeats and page.position and not head_only:
         first += spoiler.copies(source.rows(page.window, asked.as_of, stop=page.position))
     return _answer(
         source,
@@ -297,6 +313,7 @@ def defects(
         spoiler.account(rows, first),
         total=total,
         around=page.around,
+        head_only=head_only,
     )
 
 
@@ -353,10 +370,10 @@ def transaction(transaction_id: str, source: From) -> Response:
     return _json([item], {"generator": source.generator.model_dump()})
 
 
-@router.get("/v1/control-totals")
+@router.get("/v1/control-totals", response_model=models.WindowTotals)
 def control_totals(
-    asked: Annotated[models.TotalsParameters, Query()], source: From
-) -> models.WindowTotals:
+    asked: Annotated[models.TotalsParameters, Query()], source: From, head_only: HeadOnly
+) -> models.WindowTotals | Response:
     """Answer with what a window sums to, so that whoever holds its rows can prove it has them all.
 
     Of rows that are spoiled: with their copies, by the type as sent ("" without one), over the
@@ -371,6 +388,9 @@ def control_totals(
     z = (z xor (z >> 27)) * 0x94D049BB133111EB; z xor (z >> 31).
     """
     window = source.window(asked)
+    if head_only:
+        source.spoiler(window, asked.defects)
+        return _bodiless("application/json")
     totals = source.totals(window, asked.as_of, asked.defects)
     return models.WindowTotals(
         start=moment_text(window.start),
@@ -389,7 +409,10 @@ def control_totals(
     responses={200: {"content": {"application/json": {}, "text/html": {}}}},
 )
 def scorecard(
-    request: Request, asked: Annotated[models.ScorecardParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.ScorecardParameters, Query()],
+    source: From,
+    head_only: HeadOnly,
 ) -> Response:
     """Answer with how realistic the rows of a window are, each measure beside its target.
 
@@ -398,15 +421,20 @@ def scorecard(
     end = source.now() // HOUR * HOUR if asked.end is None else asked.end
     start = max(end - _SCORECARD_HOURS * HOUR, FIRST_MOMENT) if asked.start is None else asked.start
     window = source.window(models.WindowParameters.model_construct(start=start, end=end))
+    page = "text/html" in request.headers.get("accept", "")
+    as_html = asked.format == "html" or (asked.format is None and page)
+    kind, headers = "text/html" if as_html else "application/json", {"Vary": "Accept"}
+    wanted = "a window with rows in it"
+    if head_only:
+        if not source.count(window):
+            raise models.refused("start", moment_text(start), wanted)
+        return _bodiless(kind, headers)
     try:
         card = source.scorecard(window, asked.rows)
     except ValueError:
-        wanted = "a window with rows in it"
         raise models.refused("start", moment_text(start), wanted) from None
-    page = "text/html" in request.headers.get("accept", "")
-    if asked.format == "html" or (asked.format is None and page):
-        return Response(card.to_html(), media_type="text/html", headers={"Vary": "Accept"})
-    return Response(card.to_json(), media_type="application/json", headers={"Vary": "Accept"})
+    content = card.to_html() if as_html else card.to_json()
+    return Response(content, media_type=kind, headers=headers)
 
 
 @router.get("/v1/watermark")
@@ -502,17 +530,20 @@ def _answer(
     around: dict[str, str | None],
     spoiler: Spoiler | None = None,
     counted: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
+    head_only: bool = False,
 ) -> Response:
     """Answer with rows in a format.
 
     `around` is what JSON says beside them, `total` counts all where that is known already;
-    `counted` sees the rows go by as they are sent.
+    `counted` sees the rows go by as they are sent. No row is made for the head alone.
     """
     headers = {"Vary": "Accept"}
     if total is not None:
         headers["X-Total-Rows"] = str(total)
     if following := around.get("next"):
         headers["Link"] = f'<{following}>; rel="next"'
+    if head_only:
+        return _bodiless(wire.MEDIA_TYPES[form], headers)
     if counted is not None and not (spoiler and spoiler.alters):
         batches = counted(batches)
     sent: Iterable[pa.RecordBatch | wire.Mixed] = batches
@@ -536,6 +567,11 @@ def _json(
     # Put together once: a page has megabytes.
     content = b"".join([b'{"data":', *data, b",", after])
     return Response(content, headers=headers, media_type="application/json")
+
+
+def _bodiless(media_type: str, headers: dict[str, str] | None = None) -> Response:
+    """Answer with a head alone; how long its body would be is not known (RFC 9110, 9.3.2)."""
+    return StreamingResponse(iter(()), headers=headers, media_type=media_type)
 
 
 class _Stream(StreamingResponse):
@@ -563,6 +599,29 @@ async def _taken(ahead: Iterator[memoryview]) -> AsyncIterator[memoryview]:
         chunk := await to_thread.run_sync(next, ahead, None, abandon_on_cancel=True)
     ) is not None:
         yield chunk
+
+
+class _Heads:
+    """Answers HEAD as GET, without the body, on every route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        ended = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal ended
+            if message["type"] != "http.response.body":
+                await send(message)
+            elif not ended:
+                ended = True
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self._app({**scope, "method": "GET", _HEAD: True}, receive, send_head)
 
 
 class _Named:
@@ -652,6 +711,7 @@ def create_app(settings: Settings, *, now: Callable[[], int] = _now) -> FastAPI:
         faults.FaultsMiddleware, setting=settings.faults, seed=settings.seed, refuse=_refuse
     )
     app.add_middleware(_Named)
+    app.add_middleware(_Heads)
     for kind in (models.RequestError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
     return app

@@ -281,7 +281,7 @@ class Body(io.RawIOBase):
 
     Attributes:
         is_empty: the answer is that there is no content (204).
-        is_delimited: HTTP says where it ends. It may be that the connection's end is all that does.
+        is_delimited: HTTP or a content coding says where it ends, not the connection's end alone.
         next_link: the address of a next page that a Link header names (RFC 8288), if any.
         size: bytes so far.
         tail: the last eight of them, or fewer.
@@ -295,9 +295,9 @@ class Body(io.RawIOBase):
         self._most_bytes = most_bytes
         self._limits = limits
         self.is_empty = response.status == 204
-        self.is_delimited = _is_delimited(response)
-        self.next_link = _next_link(response.headers.get("Link"))
         codings = [] if self.is_empty else codings_in(response.headers.get("Content-Encoding"))
+        self.is_delimited = _is_delimited(response) or bool(codings)
+        self.next_link = _next_link(response.headers.get("Link"))
         # Not compressed, a message is one piece: put together of several, it would be copied.
         self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
         self._content = decoded(_Sent(response, most_bytes), codings)

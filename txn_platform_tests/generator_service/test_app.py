@@ -696,3 +696,59 @@ def test_what_fails_before_the_first_row_is_a_problem(
     body = problem(service.get(WINDOW_PATH, **HOUR), 500)
     assert body["type"] == "/problems/internal-error"
     assert "lost" not in json.dumps(body)
+
+
+# HEAD.
+
+_ROUTES = [
+    ("/healthz", {}),
+    ("/docs", {}),
+    ("/openapi.json", {}),
+    ("/v1/watermark", {}),
+    *((WINDOW_PATH, HOUR | {"format": form}) for form in FORMATS),
+    (WINDOW_PATH, HOUR | {"limit": 10, "defects": "duplicate_id:0.1"}),
+    (WINDOW_PATH, HOUR | {"start": "2026-11-01T02:00:00Z"}),
+    (WINDOW_PATH, {}),
+    (f"{WINDOW_PATH}/sample", {"count": 3}),
+    (f"{WINDOW_PATH}/no-such-id", {}),
+    ("/v1/control-totals", HOUR),
+    ("/v1/control-totals", HOUR | {"defects": "no_such_kind:1"}),
+    ("/v1/defects", HOUR),
+    ("/v1/defects", HOUR | {"defects": "all:0.1"}),
+    ("/v1/scorecard", HOUR),
+    ("/v1/scorecard", HOUR | {"format": "html"}),
+    ("/v1/customers", {"limit": 5}),
+    ("/v1/cards", {}),
+    ("/v1/merchants", {"format": "csv"}),
+    ("/v1/nowhere", {}),
+]
+
+
+@pytest.mark.parametrize(("path", "parameters"), _ROUTES)
+def test_head_is_get_without_a_body(service: Service, path: str, parameters: dict[str, Any]):
+    got = service.get(path, **parameters)
+    head = service.client.head(path, params=parameters)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    of_the_body = {"date", "content-length", "transfer-encoding"}
+    said = {name: value for name, value in head.headers.items() if name not in of_the_body}
+    full = {name: value for name, value in got.headers.items() if name not in of_the_body}
+    assert said.items() <= full.items()
+    # To count what is spoiled takes the rows.
+    assert full.keys() - said.keys() <= ({"x-total-rows"} if "defects" in parameters else set())
+    length = head.headers.get("content-length")
+    assert length in {None, got.headers.get("content-length")}
+
+
+def test_head_makes_no_row(service: Service, monkeypatch: pytest.MonkeyPatch):
+    def made(*_: object, **__: object) -> None:
+        raise AssertionError("rows were made")
+
+    monkeypatch.setattr(Simulator, "batches", made)
+    monkeypatch.setattr(Simulator, "control_totals", made)
+    hours = {"start": "2026-10-01T00:00:00Z", "end": "2026-10-02T00:00:00Z"}
+    for path in (WINDOW_PATH, "/v1/control-totals", "/v1/defects", "/v1/scorecard"):
+        for defects in ("", "all:0.1"):
+            asked = hours if path == "/v1/scorecard" else hours | {"defects": defects}
+            assert service.client.head(path, params=asked).status_code == 200, path
+    with pytest.raises(AssertionError):
+        service.app.state.source.simulator.batches()
