@@ -435,7 +435,7 @@ def page(
         _require_no_failure(name, envelope[name])
     if span is None or not content[slice(*span)].lstrip().startswith(b"["):
         raise no_page
-    rows = content[slice(*span)]
+    rows = content[slice(*span)].lstrip()
     batch = _strict_rows(strict, rows, budget) if strict else _odd_rows(rows, items, budget)
     return Page(batch, *_next_page(*_walk(envelope, following)))
 

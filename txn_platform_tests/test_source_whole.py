@@ -506,7 +506,7 @@ def test_an_odd_address_is_asked_of_the_source_itself(reference: str) -> None:
 def test_a_base_with_a_path_keeps_it(source: ServedBytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENERATOR_FORMAT", "json")
     monkeypatch.setenv("GENERATOR_URL", f"{source.url}/api/v2/")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "v1/tx?from={start}")
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/tx?from={start}")
     first = "/api/v2/v1/tx?from=2026-11-01T00%3A00%3A00Z"
     source.answer = _pages(
         {
