@@ -24,7 +24,7 @@ NO_PYTHON := make: no Python from 3.12 on is on PATH. Install one (apt-get insta
   or let uv fetch one: make UV_PYTHON_DOWNLOADS=automatic
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test test-long mutants bench readers chaos lint format lock clean
+.PHONY: help setup demo dev test test-long test-busy mutants bench readers chaos lint format lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ test: setup ## The tests, in under ten minutes on two cores
 
 test-long: setup ## The tests that take longer: an hour of fuzzing among them
 	@$(BIN)/python -m pytest -m long --timeout 7200
+
+test-busy: setup ## The tests ten times on a busy machine, to find what fails once
+	@$(BIN)/python benchmarks/repeated.py
 
 mutants: setup ## Put 300 small errors into the core, and count those that no test notices (two hours)
 	@$(BIN)/python benchmarks/mutation.py

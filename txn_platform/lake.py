@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
@@ -550,7 +551,12 @@ class DirectoryLake(Lake):
     @override
     def find(self, key: str) -> StoredObject | None:
         path = self._root / key
-        return StoredObject(str(path), path.stat().st_size) if path.is_file() else None
+        # Looked at once: between two looks it may be removed.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode):
+                return StoredObject(str(path), found.st_size)
+        return None
 
     @override
     def digest(self, key: str) -> str | None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -342,3 +343,26 @@ def test_objects_are_listed_by_time_and_can_be_removed(lake: Lake) -> None:
     lake.remove(keys[0])
     assert lake.keys("asset") == keys[1:]
     assert lake.keys("absent") == []
+
+
+def test_an_object_that_is_removed_while_it_is_looked_for_is_there_or_not(tmp_path: Path) -> None:
+    lake = open_lake(load_settings())
+    path = Path(lake.uri(_KEY))
+    path.parent.mkdir(parents=True)
+    ended = threading.Event()
+
+    def remove_and_make() -> None:
+        while not ended.is_set():
+            path.touch()
+            path.unlink()
+
+    remover = threading.Thread(target=remove_and_make)
+    remover.start()
+    try:
+        found = {lake.find(_KEY) for _ in range(20_000)}
+        while len(found) < 2:
+            found.add(lake.find(_KEY))
+    finally:
+        ended.set()
+        remover.join()
+    assert found == {None, StoredObject(str(path), 0)}
