@@ -10,6 +10,7 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import secrets
 import signal
 import sys
@@ -17,6 +18,7 @@ import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import urlsplit
 
 from txn_platform import seaweedfs
 from txn_platform.addresses import require_dagster_home
@@ -163,6 +165,19 @@ def laptop(
             addresses["Dagster"] = f"http://127.0.0.1:{ui_port}"
         addresses["logs"] = str(logs)
         yield Services(addresses, environment, tuple(children))
+
+
+def running_generator(home: Path) -> str | None:
+    """Where the generator of the local stack in a state directory answers; None when none does."""
+    try:
+        if not _runs((home / "laptop.lock").read_text("ascii")):
+            return None
+        log = (home / "logs" / "generator.log").read_text("utf-8", "replace")
+    except (OSError, ValueError):
+        return None
+    listening = re.search(r"^generator_service listening on (http://\S+)$", log, re.MULTILINE)
+    port = urlsplit(listening[1]).port if listening else None
+    return listening[1] if listening and port and _answers(port, "/healthz") else None
 
 
 def _start_dagster(

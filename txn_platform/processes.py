@@ -230,14 +230,14 @@ def generator_child(
     )
 
 
-def generator_url(child: Child) -> str:
-    """Wait until the generator service answers, and return its URL.
+def generator_url(child: Child, *, timeout: float = 60) -> str:
+    """Wait until the generator service answers, so many seconds at most, and return its URL.
 
     Raises:
         ChildFailed: it did not start; its last lines say why.
     """
     listening = re.compile(r"^generator_service listening on (http://\S+)$", re.MULTILINE)
-    return child.wait_until(lambda: listening.search(child.output()), timeout=60)[1]
+    return child.wait_until(lambda: listening.search(child.output()), timeout=timeout)[1]
 
 
 def free_ports(count: int) -> list[int]:

@@ -161,6 +161,20 @@ class Settings(BaseSettings):
         validation_alias="TXN_SOURCE_MAX_BYTES",
         description="How much the source may send for one slice of a window, which is in memory.",
     )
+    settled_hours: int = Field(
+        default=48,
+        ge=0,
+        le=100_000,
+        validation_alias="TXN_SETTLED_HOURS",
+        description="How many hours behind the watermark a window no longer changes.",
+    )
+    lookback_hours: int = Field(
+        default=48,
+        ge=0,
+        le=100_000,
+        validation_alias="TXN_LOOKBACK_HOURS",
+        description="How many hours before the watermark the sensor starts when it is turned on.",
+    )
     generator_url: str | None = Field(
         default=None,
         validation_alias="GENERATOR_URL",

@@ -140,6 +140,16 @@ class Source:
         self._api = api or SourceApi()
         self._transport = Transport(url.rstrip("/"), limits or Limits())
 
+    @property
+    def limits(self) -> Limits:
+        """What it may take."""
+        return self._transport.limits
+
+    @property
+    def states_totals(self) -> bool:
+        """Whether it states control totals of its windows."""
+        return self._api.totals is not None
+
     def watermark(self) -> datetime:
         """The end of the newest window that is complete."""
         if self._api.watermark is None:

@@ -60,6 +60,11 @@ class Window:
         return f"[{iso(self.start)}, {iso(self.end)})"
 
 
+def full_hour(moment: datetime) -> datetime:
+    """The hour that a moment is in: its start."""
+    return moment.replace(minute=0, second=0, microsecond=0)
+
+
 def iso(moment: datetime) -> str:
     """A moment as RFC 3339 in UTC with a `Z`, microseconds only where there are any."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"

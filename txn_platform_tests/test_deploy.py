@@ -23,6 +23,7 @@ def test_the_instance_loads_with_logs_on_s3_and_retries(
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert isinstance(instance.compute_log_manager, S3ComputeLogManager)
         assert instance.run_retries_enabled
+        assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
 @pytest.mark.parametrize("instance", ["deploy/dagster.yaml", "dagster.yaml", "txn dev"])

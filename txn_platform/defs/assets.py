@@ -28,6 +28,7 @@ from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, LakeIOManager
 from txn_platform.defs.partitions import HOURS, window_of
 from txn_platform.defs.publications import (
+    SOURCE_TOTALS_NOTE,
     landing_metadata,
     latest_landing,
     publication_metadata,
@@ -50,9 +51,6 @@ from txn_platform.settings import load_settings
 from txn_platform.validation import NO_REPEATS, Validator, find_repeats
 from txn_platform.windows import Window
 
-# The source's statement travels in the footer of what was landed, so that every later step can be
-# held against it without asking again.
-_SOURCE_TOTALS: Final = "source_control_totals"
 # Whether the source stated them. Where it did not, they are those of the rows that were landed.
 _TOTALS_STATED: Final = "totals_stated"
 # Likewise whether an id can be in it twice: what is known to have none need not be searched.
@@ -152,7 +150,7 @@ def raw_transactions(
                 _require_no_rows(lake.lake, window)
             writer.annotate(
                 {
-                    _SOURCE_TOTALS: (stated or landed).to_json(),
+                    SOURCE_TOTALS_NOTE: (stated or landed).to_json(),
                     _TOTALS_STATED: json.dumps(stated is not None),
                     _REPEATS_SUSPECTED: json.dumps(repeats.suspected),
                 }
@@ -417,4 +415,4 @@ def _says_totals_were_stated(raw: pq.ParquetFile) -> bool | None:
 
 def _stated(raw: pq.ParquetFile) -> ControlTotals:
     """What was landed, as the source states it, or as it was counted where it states none."""
-    return ControlTotals.parse(_note(raw, _SOURCE_TOTALS))
+    return ControlTotals.parse(_note(raw, SOURCE_TOTALS_NOTE))

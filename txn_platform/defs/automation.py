@@ -3,37 +3,68 @@
 All are off until somebody turns them on.
 """
 
-import hashlib
-import json
+import time
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 import dagster as dg
 
 from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.io_managers import LakeIOManager
+from txn_platform.defs.partitions import HOURS
+from txn_platform.defs.publications import publications
 from txn_platform.defs.resources import GeneratorResource
+from txn_platform.defs.run_history import JOB, SENSOR, RunHistory, content_of
+from txn_platform.defs.sensor_cursor import Cursor
+from txn_platform.defs.sensor_tick import Tick
 from txn_platform.delta import KEEP, require_delta
 from txn_platform.errors import UserError
-from txn_platform.windows import WINDOW_LENGTH, Window
-
-# Rows can be this late, by the source's word; older windows no longer change.
-_SETTLED_AFTER: Final = timedelta(hours=48)
+from txn_platform.settings import load_settings
+from txn_platform.windows import WINDOW_LENGTH, Window, full_hour
 
 LAND_TRANSACTIONS: Final = dg.define_asset_job(
-    "land_transactions",
+    JOB,
     selection=dg.AssetSelection.groups("transactions"),
     description="One window, from the source to the lake.",
 )
 
-hourly = dg.build_schedule_from_partitioned_job(
-    LAND_TRANSACTIONS,
+
+@dg.schedule(
+    job=LAND_TRANSACTIONS,
     name="hourly",
-    description="Materializes each hour five minutes after it is over.",
-    minute_of_hour=5,
+    cron_schedule="5 * * * *",
+    execution_timezone="UTC",
+    required_resource_keys={"generator"},
     default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Materializes each hour five minutes after it is over, unless that was done.",
 )
+def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Ask for the hour that is over, unless a run of it is on its way, or it is right already."""
+    window = Window(full_hour(context.scheduled_execution_time) - WINDOW_LENGTH)
+    key = window.partition_key
+    tags = HOURS.get_tags_for_partition_key(key)
+    request = dg.RunRequest(run_key=key, partition_key=key, tags=tags)
+    # Without an instance nothing is known of other runs.
+    if context.instance_ref is None:
+        return request
+    if RunHistory.of(context.instance, [key], datetime.now(UTC))[key].unfinished:
+        return dg.SkipReason(f"a run of {key} is queued or running")
+    published = publications(context.instance, [key]).get(key)
+    if published is None or not published.recorded:
+        return request
+    generator: GeneratorResource = context.resources.generator
+    try:
+        source = generator.source_for_tick()
+        totals = source.control_totals(window, datetime.now(UTC))
+    except UserError:
+        # The run tries harder, and says what is wrong.
+        return request
+    if totals is None or published.totals is None:
+        right = totals is published.totals
+    else:
+        right = content_of(totals) == content_of(published.totals)
+    return dg.SkipReason(f"{key} is published as the source has it") if right else request
 
 
 @dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
@@ -64,35 +95,31 @@ nightly_optimize = dg.ScheduleDefinition(
 
 @dg.sensor(
     job=LAND_TRANSACTIONS,
+    name=SENSOR,
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Materializes an hour as soon as the source says it is complete, and again, whole,"
-    " when rows of it arrive late. Looks at the hours since it was turned on, 48 at most.",
+    description="Materializes every hour that the source says is complete, from TXN_LOOKBACK_HOURS"
+    " before it was turned on: until it is published, and again, whole, when rows of it arrive"
+    " late, until TXN_SETTLED_HOURS later.",
 )
 def on_watermark(
     context: dg.SensorEvaluationContext, generator: GeneratorResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Ask for the control totals of every window that can still change."""
+    """Compare the source with what is published, and ask for the windows that differ."""
+    started = time.monotonic()
     try:
-        source = generator.source()
-        newest = source.watermark() - WINDOW_LENGTH
-        seen: dict[str, str] = json.loads(context.cursor or "{}")
-        first = min((Window.of_partition(key).start for key in seen), default=newest)
-        start = max(first, newest - _SETTLED_AFTER)
-        as_of = datetime.now(UTC)
-        now: dict[str, str] = {}
-        while start <= newest:
-            window = Window(start)
-            totals = source.control_totals(window, as_of)
-            stated = totals.to_json() if totals else ""
-            now[window.partition_key] = hashlib.sha256(stated.encode()).hexdigest()[:12]
-            start += WINDOW_LENGTH
+        before = Cursor.parse(context.cursor)
+        source = generator.source_for_tick()
+        outcome = Tick(context.instance, source, load_settings(), started).run(before)
     except UserError as error:
         return dg.SkipReason(str(error))
-    # The totals are in the run key, because Dagster never runs a key twice.
-    requests = [
-        dg.RunRequest(run_key=f"{key}/{digest}", partition_key=key)
-        for key, digest in now.items()
-        if seen.get(key) != digest
-    ]
-    return dg.SensorResult(run_requests=requests, cursor=json.dumps(now))
+    if outcome is None:
+        return dg.SkipReason("the source has no complete hour yet")
+    said = [f"{key} could not be looked at: {why}" for key, why in outcome.unanswered.items()]
+    for line in said:
+        context.log.warning(line)
+    return dg.SensorResult(
+        run_requests=outcome.requests,
+        skip_reason=None if outcome.requests or not said else "; ".join(said[:3]),
+        cursor=outcome.cursor.to_text(),
+    )

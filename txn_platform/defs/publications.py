@@ -15,6 +15,10 @@ from dagster import DagsterEventType
 from txn_platform.defs import checks
 from txn_platform.reconciliation import ControlTotals
 
+# The source's statement travels in the footer of what was landed, so that every later step can be
+# held against it without asking again.
+SOURCE_TOTALS_NOTE: Final = "source_control_totals"
+
 SOURCE_TOTALS: Final = "source_totals"
 AS_OF: Final = "as_of"
 WATERMARK: Final = "source_watermark"

@@ -2,7 +2,8 @@
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from typing import Self, override
+from dataclasses import replace
+from typing import Final, Self, override
 
 import dagster as dg
 from pydantic import PrivateAttr
@@ -11,10 +12,16 @@ from txn_platform.card_key import card_protector
 from txn_platform.defs import head_start
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
-from txn_platform.processes import generator_url
+from txn_platform.laptop import running_generator
+from txn_platform.processes import generator_child, generator_url
 from txn_platform.protection import CardProtector
 from txn_platform.settings import load_settings
 from txn_platform.source import Source, source_api, source_limits
+
+# Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
+_GENERATOR_SECONDS: Final = 20.0
+_CONNECT_SECONDS: Final = 3.0
+_ANSWER_SECONDS: Final = 8.0
 
 
 class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
@@ -52,6 +59,31 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
                 head_start.give_up()
             self._source = Source(url, source_api(settings), source_limits(settings))
         return self._source
+
+    def source_for_tick(self) -> Source:
+        """The client for a tick of a sensor or a schedule, whose questions end within seconds.
+
+        Without a URL it is the generator of the local stack, if one runs; else one is started, and
+        stopped when the tick ends.
+
+        Raises:
+            UserError: the generator did not start.
+        """
+        settings = load_settings()
+        url = _checked(self.url) or settings.generator_url
+        url = url or running_generator(settings.home.absolute())
+        if url is None:
+            child = self._running.enter_context(generator_child())
+            url = generator_url(child, timeout=_GENERATOR_SECONDS)
+        limits = replace(
+            source_limits(settings),
+            connect_seconds=_CONNECT_SECONDS,
+            read_seconds=min(settings.source_read_seconds, _ANSWER_SECONDS),
+            whole_seconds=min(settings.source_whole_seconds, _ANSWER_SECONDS),
+            # What fails now is asked again by the next tick.
+            attempts=1,
+        )
+        return Source(url, source_api(settings), limits)
 
 
 def _checked(url: str | None) -> str | None:

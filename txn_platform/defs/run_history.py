@@ -1,0 +1,224 @@
+"""What became of the runs of a window, and when the sensor may ask for another.
+
+Run keys are made here: Dagster never runs a key twice, so each has the content that the source had
+and the number of the attempt.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final, Self
+
+import dagster as dg
+from dagster import DagsterEventType
+
+from txn_platform.defs import checks
+from txn_platform.reconciliation import ControlTotals
+
+SENSOR: Final = "on_watermark"
+JOB: Final = "land_transactions"
+
+UNFINISHED: Final = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+# A failed window is asked for again after so long, twice as long each time, up to the longest.
+_FIRST_PAUSE: Final = timedelta(seconds=10)
+_LONGEST_PAUSE: Final = timedelta(hours=1)
+# A requested run that Dagster does not show is taken for lost after so long.
+_LOST_AFTER: Final = timedelta(minutes=1)
+# Content that keeps changing is asked for at once so often an hour.
+_CHANGES_AN_HOUR: Final = 5
+# Dagster marks a run as failed first and starts its own retry a little later; likewise a run is
+# made first and launched a little later.
+_SOON: Final = timedelta(minutes=10)
+# So many runs of a window say all: after nine attempts the pause is the longest.
+_RUNS: Final = 12
+_PARTITION: Final = "dagster/partition"
+_SENSOR_NAME: Final = "dagster/sensor_name"
+_RUN_KEY: Final = re.compile(r"[^/]+/(?P<content>[^/]+)(/(?P<attempt>[0-9]{1,9}))?")
+
+
+def content_of(totals: ControlTotals | None) -> str:
+    """A digest of what the source has for a window; the same for a source that states nothing."""
+    if totals is None:
+        return "no-totals"
+    counted = {kind: total for kind, total in totals.amount_by_type.items() if total}
+    text = ControlTotals(totals.rows, counted, totals.ids_digest).to_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_key(partition_key: str, content: str, attempt: int) -> str:
+    """The key of a requested run."""
+    return f"{partition_key}/{content}/{attempt}"
+
+
+@dataclass(frozen=True)
+class _Request:
+    content: str
+    attempt: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class RunHistory:
+    """The newest runs of a window.
+
+    Attributes:
+        unfinished: whether one is queued or running, or is about to be.
+        attempt: the number of the sensor's newest request; 0 when it made none.
+    """
+
+    unfinished: bool
+    attempt: int
+    _requests: tuple[_Request, ...]
+    _last: str | None
+    _ended: datetime | None
+
+    @classmethod
+    def of(
+        cls, instance: dg.DagsterInstance, partition_keys: Sequence[str], now: datetime
+    ) -> dict[str, Self]:
+        """Those of some windows, in one question unless they have very many runs."""
+        if not partition_keys:
+            return {}
+        most = _RUNS * len(partition_keys)
+        found = _records(instance, list(partition_keys), most)
+        if len(found) == most > _RUNS:
+            return {key: cls.of(instance, [key], now)[key] for key in partition_keys}
+        runs: dict[str, list[dg.RunRecord]] = {key: [] for key in partition_keys}
+        for record in found:
+            runs[record.dagster_run.tags[_PARTITION]].append(record)
+        return {key: cls._of_one(instance, key, records, now) for key, records in runs.items()}
+
+    @classmethod
+    def _of_one(
+        cls,
+        instance: dg.DagsterInstance,
+        partition_key: str,
+        records: Sequence[dg.RunRecord],
+        now: datetime,
+    ) -> Self:
+        requests = _requests_of(records)
+        if not requests and len(records) == _RUNS:
+            # Behind the runs of others.
+            by_sensor = {_SENSOR_NAME: SENSOR}
+            requests = _requests_of(_records(instance, [partition_key], 1, by_sensor))
+        finished = [
+            record
+            for record in records
+            if record.dagster_run.is_finished and _publishes(record.dagster_run)
+        ]
+        last = finished[0] if finished else None
+        return cls(
+            any(_is_unfinished(record, now) for record in records),
+            max((request.attempt for request in requests), default=0),
+            requests,
+            last and last.dagster_run.run_id,
+            last and _ended(last),
+        )
+
+    def allows(self, instance: dg.DagsterInstance, content: str, now: datetime) -> bool:
+        """Whether a window that has no run in progress may be asked for, and is not right yet.
+
+        Content that was not asked for yet is asked for at once. The same content is asked for again
+        after a pause that grows; where the data failed a check, after the longest pause.
+
+        Args:
+            instance: where the last run's checks are recorded.
+            content: see `content_of`.
+            now: the time.
+        """
+        same = sum(request.content == content for request in self._requests)
+        if not same:
+            recent = [request for request in self._requests if now - request.at < _LONGEST_PAUSE]
+            return len(recent) < _CHANGES_AN_HOUR
+        if self._ended is None or self._last is None:
+            return True
+        waited = now - self._ended
+        if waited >= _LONGEST_PAUSE:
+            return True
+        return waited >= pause_after(same) and not _failed_a_check(instance, self._last)
+
+
+def pause_after(attempts: int) -> timedelta:
+    """How long to wait after so many attempts, from the end of the last."""
+    return min(_FIRST_PAUSE * 2 ** min(attempts - 1, 12), _LONGEST_PAUSE)
+
+
+def is_lost(at: datetime, attempt: int, now: datetime) -> bool:
+    """Whether a request was made so long ago that its run, which is not there, never comes."""
+    return now - at >= min(_LOST_AFTER * 2 ** min(attempt - 1, 12), _LONGEST_PAUSE)
+
+
+def unfinished_runs(instance: dg.DagsterInstance) -> int:
+    """How many runs of the job are queued or running, of all windows."""
+    return instance.get_runs_count(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
+
+
+def _records(
+    instance: dg.DagsterInstance,
+    partition_keys: list[str],
+    limit: int,
+    tags: dict[str, str] | None = None,
+) -> Sequence[dg.RunRecord]:
+    """The newest runs of some windows, newest first."""
+    wanted = dg.RunsFilter(tags={_PARTITION: partition_keys, **(tags or {})})
+    return instance.get_run_records(wanted, limit=limit)
+
+
+def _requests_of(records: Sequence[dg.RunRecord]) -> tuple[_Request, ...]:
+    found: list[_Request] = []
+    for record in records:
+        tags = record.dagster_run.tags
+        key = _RUN_KEY.fullmatch(tags.get("dagster/run_key", ""))
+        if key and tags.get(_SENSOR_NAME) == SENSOR:
+            # Earlier versions numbered no attempts.
+            attempt = int(key["attempt"] or 1)
+            found.append(_Request(key["content"], attempt, _utc(record.create_timestamp)))
+    return tuple(found)
+
+
+def _publishes(run: dg.DagsterRun) -> bool:
+    chosen = run.asset_selection
+    return run.job_name == JOB or (chosen is not None and dg.AssetKey(checks.PUBLISHED) in chosen)
+
+
+def _is_unfinished(record: dg.RunRecord, now: datetime) -> bool:
+    run = record.dagster_run
+    if run.status is dg.DagsterRunStatus.NOT_STARTED:
+        return now - _utc(record.create_timestamp) < _SOON
+    if run.status is dg.DagsterRunStatus.FAILURE:
+        return (
+            run.tags.get("dagster/will_retry") == "true"
+            and "dagster/auto_retry_run_id" not in run.tags
+            and now - _ended(record) < _SOON
+        )
+    return not run.is_finished
+
+
+def _ended(record: dg.RunRecord) -> datetime:
+    if record.end_time is not None:
+        return datetime.fromtimestamp(record.end_time, UTC)
+    return _utc(record.update_timestamp)
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def _failed_a_check(instance: dg.DagsterInstance, run_id: str) -> bool:
+    records = instance.get_records_for_run(
+        run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
+    return any(
+        not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
+        for record in records
+        if (event := record.event_log_entry.dagster_event) is not None
+        for evaluation in [event.asset_check_evaluation_data]
+    )

@@ -1,0 +1,116 @@
+"""The sensor's cursor: what it must remember from tick to tick that Dagster does not record.
+
+What is published, and what became of runs, is asked of Dagster's instance; see `publications` and
+`run_history`.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Annotated, Any, Self, cast
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from txn_platform.errors import UserError
+from txn_platform.windows import Window
+
+
+def _is_partition(key: str) -> str:
+    try:
+        return Window.of_partition(key).partition_key
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+_Partition = Annotated[str, AfterValidator(_is_partition)]
+
+
+class Asked(BaseModel):
+    """A run that was requested and is not yet seen among Dagster's runs.
+
+    Attributes:
+        content: the digest of what the source had for the window; see `run_history.content_of`.
+        attempt: which request for this window it was.
+        at: when.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    content: str
+    attempt: int = Field(ge=1)
+    at: AwareDatetime
+
+
+class Cursor(BaseModel):
+    """What the sensor remembers.
+
+    Attributes:
+        first: the lower bound: the oldest window that it cares for. Set when it is turned on.
+        watermark: the highest watermark of the source so far.
+        next: where the next tick goes on, because the last one ran out of time.
+        confirmed: of a source without totals, windows before this one are done for good.
+        asked: by window, requests whose runs were not seen yet.
+        landed: by window, the digest of the totals in the raw object, of windows that an earlier
+            version published and that can still change.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    first: _Partition
+    watermark: AwareDatetime
+    next: _Partition | None = None
+    confirmed: _Partition | None = None
+    asked: dict[_Partition, Asked] = {}
+    landed: dict[_Partition, str] = {}
+
+    @classmethod
+    def starting(cls, first: Window, watermark: datetime) -> Self:
+        """The cursor of a sensor that was just turned on."""
+        return cls(first=first.partition_key, watermark=watermark)
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self | None:
+        """Read a cursor, also one of earlier versions; None for a sensor that was just turned on.
+
+        Raises:
+            UserError: it is none, for example because it was edited by hand.
+        """
+        if not text:
+            return None
+        try:
+            written: Any = json.loads(text)
+            if isinstance(written, dict) and "first" not in written:
+                # Earlier versions had the digest of the totals by window.
+                digests = cast("dict[str, str]", written)
+                oldest = Window.of_partition(min(digests))
+                return cls.starting(oldest, oldest.end)
+            return cls.model_validate(written)
+        except (ValidationError, UserError) as error:
+            reason = _first_fault(error)
+        except (ValueError, TypeError, RecursionError):
+            reason = "it is not a JSON object"
+        raise UserError(
+            f"the cursor of the sensor on_watermark cannot be read ({reason}): correct it, or"
+            " clear it in Dagster's UI (Automation, on_watermark, Edit cursor); it then looks at"
+            " the last TXN_LOOKBACK_HOURS again"
+        )
+
+    def to_text(self) -> str:
+        """The text that `parse` reads."""
+        return self.model_dump_json(exclude_defaults=True)
+
+    @property
+    def bound(self) -> Window:
+        """The oldest window that the sensor cares for."""
+        return Window.of_partition(self.first)
+
+    @property
+    def complete(self) -> datetime:
+        """The highest watermark so far, in UTC."""
+        return self.watermark.astimezone(UTC)
+
+
+def _first_fault(error: ValidationError | UserError) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    fault = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(str(part) for part in fault['loc']) or 'the whole'}: {fault['msg']}"

@@ -1,0 +1,294 @@
+"""One tick of the sensor: which windows of the source are not published, or not as it has them.
+
+The source is compared with what Dagster recorded as published. Every question to it is bounded, and
+so is the tick: it saves how far it came.
+"""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+
+from txn_platform.defs import checks
+from txn_platform.defs.publications import (
+    SOURCE_TOTALS_NOTE,
+    Publication,
+    latest_ids,
+    publications,
+)
+from txn_platform.defs.run_history import (
+    RunHistory,
+    content_of,
+    is_lost,
+    run_key,
+    unfinished_runs,
+)
+from txn_platform.defs.sensor_cursor import Asked, Cursor
+from txn_platform.errors import UserError
+from txn_platform.lake import object_key, open_lake
+from txn_platform.reconciliation import ControlTotals
+from txn_platform.settings import Settings
+from txn_platform.source import Source
+from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour
+
+# Dagster gives up a tick after 60 s; the last question may begin just before this.
+BUDGET_SECONDS: Final = 20.0
+# So many runs are requested by one tick, and not more than so many wait or run at a time.
+_PORTION: Final = 25
+_MOST_UNFINISHED: Final = 100
+# Of so many windows the publications are looked up at once.
+_CHUNK: Final = 100
+_LAKE_SECONDS: Final = 8.0
+# A source without totals has its windows read once more, under this name, when they have settled.
+_SETTLED: Final = "settled"
+
+
+@dataclass
+class Outcome:
+    """What a tick came to.
+
+    Attributes:
+        requests: the runs to be made, oldest window first.
+        cursor: what is to be remembered.
+        unanswered: by window, why it could not be looked at.
+    """
+
+    requests: list[dg.RunRequest]
+    cursor: Cursor
+    unanswered: dict[str, str] = field(default_factory=dict[str, str])
+
+
+class Tick:
+    """Compares the source with what is published.
+
+    Args:
+        instance: where publications and runs are recorded.
+        source: answers within seconds, or raises.
+        settings: how far to look back, and when a window has settled.
+        started: when the tick began, by the monotonic clock.
+    """
+
+    def __init__(
+        self, instance: dg.DagsterInstance, source: Source, settings: Settings, started: float
+    ) -> None:
+        self._instance = instance
+        self._source = source
+        self._settings = settings
+        self._settles_after = timedelta(hours=settings.settled_hours)
+        self._deadline = started + BUDGET_SECONDS
+        self._now = datetime.now(UTC)
+        self._histories: dict[str, RunHistory] = {}
+        self._lake_answers = True
+
+    def run(self, before: Cursor | None) -> Outcome | None:
+        """Look at the windows from the lower bound on; None when the source has none complete.
+
+        Args:
+            before: the cursor of the last tick; None for the first.
+
+        Raises:
+            UserError: the source does not say how far it is complete.
+        """
+        # Dagster knows no partitions of hours that are not over by its clock.
+        watermark = full_hour(min(self._source.watermark(), self._now))
+        if watermark <= FIRST_WINDOW_START:
+            return None
+        cursor = self._opened(before, watermark)
+        outcome = Outcome([], cursor)
+        windows = self._windows(cursor, watermark)
+        if cursor.next is not None:
+            # The rest of the last pass; the next one begins with the oldest window again.
+            goes_on = Window.of_partition(cursor.next)
+            windows = [window for window in windows if window >= goes_on] or windows
+        from_oldest = cursor.next is None
+        cursor.next = None
+        self._look_at(windows, outcome, from_oldest=from_oldest)
+        for key, history in self._histories.items():
+            if key in cursor.asked and cursor.asked[key].attempt <= history.attempt:
+                del cursor.asked[key]
+        # The schedule, or a person, may have started one meanwhile.
+        asked = [str(request.partition_key) for request in outcome.requests]
+        newer = RunHistory.of(self._instance, asked, self._now)
+        outcome.requests = [
+            request
+            for request in outcome.requests
+            if not newer[str(request.partition_key)].unfinished
+        ]
+        for request in outcome.requests:
+            _, content, attempt = str(request.run_key).split("/")
+            cursor.asked[str(request.partition_key)] = Asked(
+                content=content, attempt=int(attempt), at=self._now
+            )
+        return outcome
+
+    def _opened(self, before: Cursor | None, watermark: datetime) -> Cursor:
+        if before is None:
+            lookback = timedelta(hours=self._settings.lookback_hours)
+            first = max(watermark - lookback, FIRST_WINDOW_START)
+            return Cursor.starting(Window(first), watermark)
+        cursor = before.model_copy(deep=True)
+        # One that goes back changes nothing that is known.
+        cursor.watermark = max(cursor.complete, watermark)
+        return cursor
+
+    def _windows(self, cursor: Cursor, watermark: datetime) -> list[Window]:
+        """The windows that must be looked at, oldest first.
+
+        All that have no publication, and of the others those that can still change. A source
+        without totals says of none whether it has changed: each is looked at when it has settled.
+        """
+        settled = cursor.complete - self._settles_after
+        published = self._instance.get_materialized_partitions(dg.AssetKey(checks.PUBLISHED))
+        confirmed = Window.of_partition(cursor.confirmed or cursor.first)
+        found: list[Window] = []
+        for window in _windows_between(cursor.bound, watermark):
+            if window.partition_key not in published:
+                found.append(window)
+            elif self._source.states_totals:
+                if window.end > settled:
+                    found.append(window)
+            elif confirmed <= window and window.end + self._settles_after <= watermark:
+                found.append(window)
+        # What is remembered of the others is of no use any more.
+        keys = {window.partition_key for window in found}
+        beyond = Window(watermark).partition_key
+        for remembered in (cursor.asked, cursor.landed):
+            for key in [key for key in remembered if key not in keys and key < beyond]:
+                del remembered[key]
+        return found
+
+    def _look_at(self, windows: list[Window], outcome: Outcome, *, from_oldest: bool) -> None:
+        room = min(_PORTION, _MOST_UNFINISHED - unfinished_runs(self._instance))
+        in_a_row = from_oldest and not self._source.states_totals
+        known: dict[str, Publication] = {}
+        for number, window in enumerate(windows):
+            key = window.partition_key
+            if number and time.monotonic() > self._deadline:
+                outcome.cursor.next = key
+                return
+            if len(outcome.requests) >= room:
+                return
+            if number % _CHUNK == 0:
+                chunk = [window.partition_key for window in windows[number : number + _CHUNK]]
+                known = publications(self._instance, chunk)
+                missing = [key for key in chunk if key not in known]
+                self._histories |= RunHistory.of(self._instance, missing, self._now)
+            try:
+                request = self._request(window, known.get(key), outcome.cursor)
+            except UserError as error:
+                outcome.unanswered[key] = str(error)
+                in_a_row = False
+                continue
+            if request is not None:
+                outcome.requests.append(request)
+            # Everything before the first window that is not done for good stays done for good.
+            in_a_row = in_a_row and self._is_confirmed(window, known.get(key))
+            if in_a_row:
+                outcome.cursor.confirmed = Window(window.end).partition_key
+
+    def _request(
+        self, window: Window, published: Publication | None, cursor: Cursor
+    ) -> dg.RunRequest | None:
+        """The run that a window needs now, if any.
+
+        Raises:
+            UserError: the source does not say what it has.
+        """
+        key = window.partition_key
+        if published is None and self._history(key).unfinished:
+            # The source need not be asked about it.
+            return None
+        content = self._missing_content(window, published, cursor)
+        history = self._history(key)
+        if content is None or history.unfinished:
+            return None
+        attempt = history.attempt
+        asked = cursor.asked.get(key)
+        if asked is not None and asked.attempt > history.attempt:
+            # Its run is not there, yet.
+            if asked.content == content and not is_lost(asked.at, asked.attempt, self._now):
+                return None
+            attempt = asked.attempt
+        elif not history.allows(self._instance, content, self._now):
+            return None
+        attempt += 1
+        return dg.RunRequest(run_key=run_key(key, content, attempt), partition_key=key)
+
+    def _missing_content(
+        self, window: Window, published: Publication | None, cursor: Cursor
+    ) -> str | None:
+        """What the source has for a window and the lake has not; None when the lake has it.
+
+        Raises:
+            UserError: the source does not say what it has.
+        """
+        if self._source.states_totals:
+            content = content_of(self._source.control_totals(window, self._now))
+            right = published is not None and self._has(window, published, content, cursor)
+            return None if right else content
+        if published is None:
+            return content_of(None)
+        return None if self._is_confirmed(window, published) else _SETTLED
+
+    def _history(self, key: str) -> RunHistory:
+        if key not in self._histories:
+            self._histories |= RunHistory.of(self._instance, [key], self._now)
+        return self._histories[key]
+
+    def _is_confirmed(self, window: Window, published: Publication | None) -> bool:
+        """Whether the rows of a source without totals were read after the window settled."""
+        return (
+            published is not None
+            and published.watermark is not None
+            and published.watermark >= window.end + self._settles_after
+        )
+
+    def _has(self, window: Window, published: Publication, content: str, cursor: Cursor) -> bool:
+        """Whether what is published is what the source has."""
+        if published.recorded:
+            return published.totals is not None and content_of(published.totals) == content
+        key = window.partition_key
+        if key not in cursor.landed:
+            cursor.landed[key] = self._landed(window, published)
+        return cursor.landed[key] == content
+
+    def _landed(self, window: Window, published: Publication) -> str:
+        """The content of a window that an earlier version published, by its raw object's footer.
+
+        Empty when that is not known: also when it was landed again since, and not published.
+        """
+        ids = latest_ids(self._instance, checks.RAW, [window.partition_key])
+        if ids.get(window.partition_key, published.storage_id) > published.storage_id:
+            return ""
+        if not self._lake_answers:
+            raise UserError("the lake did not say in time what was landed")
+        reader = ThreadPoolExecutor(1, "footer")
+        try:
+            return reader.submit(self._read_footer, window).result(_LAKE_SECONDS)
+        except TimeoutError:
+            self._lake_answers = False
+            raise UserError("the lake did not say in time what was landed") from None
+        finally:
+            reader.shutdown(wait=False)
+
+    def _read_footer(self, window: Window) -> str:
+        lake, key = open_lake(self._settings), object_key(checks.RAW, window)
+        if lake.find(key) is None:
+            return ""
+        with lake.open(key) as file:
+            note = (file.metadata.metadata or {}).get(SOURCE_TOTALS_NOTE.encode())
+        try:
+            return content_of(ControlTotals.parse(note or b""))
+        except ValueError:
+            return ""
+
+
+def _windows_between(first: Window, end: datetime) -> Iterator[Window]:
+    start = first.start
+    while start < end:
+        yield Window(start)
+        start += WINDOW_LENGTH
