@@ -27,7 +27,7 @@ from txn_platform.addresses import s3_uri
 from txn_platform.contract import PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.s3 import Effort
-from txn_platform.s3_lake import open_bucket
+from txn_platform.s3_access import open_bucket
 from txn_platform.s3_probe import race
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
     from txn_platform.s3 import Bucket
-    from txn_platform.s3_lake import S3Readers
+    from txn_platform.s3_access import S3Access
     from txn_platform.settings import Settings
     from txn_platform.windows import Window
 
@@ -136,7 +136,7 @@ class DeltaLake:
     Several processes may commit, and optimize, at once.
     """
 
-    def __init__(self, uri: str, s3: tuple[Bucket, S3Readers] | None) -> None:
+    def __init__(self, uri: str, s3: tuple[Bucket, S3Access] | None) -> None:
         """At `s3://bucket/folder` with access to the store, or in a directory without."""
         self.uri = uri
         self._s3 = s3
@@ -525,8 +525,8 @@ def open_delta(settings: Settings) -> DeltaLake | None:
             ) from None
         return DeltaLake(str(directory), None)
     name = place.removeprefix("s3://").partition("/")[0]
-    bucket, readers = open_bucket(settings, name, Effort())
-    return DeltaLake(place, (bucket, readers))
+    bucket, access = open_bucket(settings, name, Effort())
+    return DeltaLake(place, (bucket, access))
 
 
 def require_delta(delta: DeltaLake | None) -> DeltaLake:

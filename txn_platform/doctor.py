@@ -90,7 +90,7 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
         # One by one: what is found before a store fails is said.
         for number, found in enumerate(lake.probe()):
             if not number:
-                yield Finding("lake", good=True, message=f"{lake.uri('')} can be written and read")
+                yield Finding("lake", good=True, message=f"{lake.uri('')} can be written")
             yield Finding(
                 "store",
                 good=found.works or not found.needed,

@@ -350,6 +350,12 @@ class Lake(ABC):
         self._staging = staging
         self._durable = durable
 
+    def __reduce__(self) -> Any:
+        raise UserError(
+            "a lake and its files can't be stored by another IO manager: return rows, as a frame or"
+            " a table"
+        )
+
     def stage(self, schema: pa.Schema, encoding: Encoding) -> StagingWriter:
         """A writer of a file that `publish` can take.
 

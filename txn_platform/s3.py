@@ -164,6 +164,7 @@ class Bucket:
         self.client = client
         self.name = name
         self.effort = effort
+        self._hint = bucket_in_host(client.meta.endpoint_url, name)
         # Stores that answer 411 or 501 to checksums are used with
         # AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED.
         config: Any = client.meta.config
@@ -217,7 +218,7 @@ class Bucket:
                 ):
                     raise StoreError(message, code) from None
             except (BotoCoreError, ResponseParserError) as error:
-                code, message = "", self._failed(str(error))
+                code, message = "", self._failed(_described(error))
                 if not _may_pass(error):
                     raise StoreError(message) from None
             if attempt == limit or stop.wait(next(delays)):
@@ -576,14 +577,19 @@ class Bucket:
         return digests
 
     def _failed(self, what: str) -> str:
-        return f"the store of bucket {self.name!r} failed: {what}"
+        return f"the store of bucket {self.name!r} failed: {what}" + self._hinted()
 
     def _explain(self, code: str, details: dict[str, Any]) -> str:
         off = (datetime.now(UTC) - _date(details)).total_seconds()
         text = next((text for codes, text in _EXPLAINED.items() if code in codes), _UNEXPLAINED)
-        return f"bucket {self.name!r} " + text.format(
-            code=code, off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}"
+        return (
+            f"bucket {self.name!r} "
+            + text.format(code=code, off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}")
+            + self._hinted()
         )
+
+    def _hinted(self) -> str:
+        return f". Perhaps {self._hint}" if self._hint else ""
 
 
 class _Section(io.RawIOBase):
@@ -626,12 +632,42 @@ class _Section(io.RawIOBase):
         super().close()
 
 
+def bucket_in_host(endpoint: str, bucket: str) -> str:
+    """What to look at where an endpoint's host begins with the bucket's name; empty elsewhere."""
+    scheme, _, place = endpoint.partition("://")
+    if not place.startswith(f"{bucket}."):
+        return ""
+    return (
+        f"the endpoint {endpoint} has the bucket {bucket!r} in its host: leave it off"
+        f" (AWS_ENDPOINT_URL={scheme}://{place.removeprefix(f'{bucket}.')}), and set"
+        " TXN_S3_ADDRESSING=virtual if the store wants it there"
+    )
+
+
+def _described(error: Exception) -> str:
+    """What boto3 says of a failure, with the remedy where it is in the settings."""
+    from botocore import exceptions as said
+
+    if _is_untrusted(error):
+        return (
+            "its certificate is not of a CA that is trusted: set AWS_CA_BUNDLE to a PEM file of the"
+            " CA's"
+        )
+    if isinstance(error, said.ProxyConnectionError):
+        return f"{error}: fix HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY"
+    return str(error)
+
+
+def _is_untrusted(error: Exception) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
 def _may_pass(error: Exception) -> bool:
     """Whether the same request may succeed after what boto3 says of it."""
     from botocore import exceptions as said
     from botocore.parsers import ResponseParserError
 
-    return isinstance(
+    return not _is_untrusted(error) and isinstance(
         error,
         (
             said.ConnectionError,

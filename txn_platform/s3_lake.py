@@ -11,10 +11,9 @@ import os
 import uuid
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, override
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,13 +28,14 @@ from txn_platform.lake import (
     room_on_disk,
 )
 from txn_platform.s3 import ABORTED, READ_BYTES, Bucket, Effort, StoreError
+from txn_platform.s3_access import S3Access, open_bucket
 from txn_platform.s3_probe import probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator
     from pathlib import Path
 
-    from mypy_boto3_s3 import S3Client
+    import polars as pl
 
     from txn_platform.lake import Capability, Staged
     from txn_platform.s3 import Upload
@@ -84,14 +84,14 @@ class S3Lake(Lake):
         bucket: Bucket,
         prefix: str,
         staging: Path,
-        readers: S3Readers,
+        access: S3Access,
         kms_key: str | None,
     ) -> None:
         # What is staged is sent on, and staged again when it was not.
         super().__init__(staging, durable=False)
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
-        self._readers = readers
+        self._access = access
         self._encryption = (
             {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
         )
@@ -110,7 +110,10 @@ class S3Lake(Lake):
 
     @override
     def probe(self) -> Iterator[Capability]:
-        yield from probe(self.bucket, self._prefix)
+        capabilities = probe(self.bucket, self._prefix)
+        yield next(capabilities)
+        yield from self._access.probe(f"{self._prefix}probe-{uuid.uuid4().hex}")
+        yield from capabilities
 
     def dead_uploads(self, *, attempts: int | None = None) -> list[Upload]:
         """Uploads of this lake's objects that are older than any live one, whoever began them.
@@ -290,7 +293,7 @@ class S3Lake(Lake):
             require_unchanged = partial(self._require_unchanged, key, found.get("ETag"))
             try:
                 with explained_reads(self.uri(key)):
-                    source = self._readers.filesystem().open_input_file(
+                    source = self._access.filesystem().open_input_file(
                         f"{self.bucket.name}/{place}"
                     )
                     file = _StoredParquet(source, coded, self.uri(key), require_unchanged)
@@ -321,12 +324,7 @@ class S3Lake(Lake):
     def scan(self, keys: list[str]) -> pl.LazyFrame:
         for key in self.absent(keys):
             raise self._missing(key)
-        return pl.scan_parquet(
-            [self.uri(key) for key in keys],
-            hive_partitioning=False,
-            glob=False,
-            storage_options=self._readers.storage_options(),
-        )
+        return self._access.scan([self.uri(key) for key in keys])
 
     @override
     def keys(self, asset: str) -> list[str]:
@@ -389,65 +387,6 @@ class _StoredParquet(pq.ParquetFile):
         self._require_unchanged()
 
 
-class S3Readers:
-    """The same credentials and endpoint, in the words of the libraries that read Parquet."""
-
-    def __init__(
-        self, bucket: Bucket, credentials: Any, endpoint_url: str | None, *, virtual_host: bool
-    ) -> None:
-        self._bucket = bucket
-        self._region = bucket.client.meta.region_name
-        self._credentials = credentials
-        self._endpoint_url = endpoint_url
-        self._virtual_host = virtual_host
-
-    def filesystem(self) -> Any:
-        """A `pyarrow.fs.S3FileSystem`."""
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
-
-        key = self._credentials.get_frozen_credentials()
-        scheme, _, host = (self._endpoint_url or "https://").partition("://")
-        effort = self._bucket.effort
-        return S3FileSystem(
-            access_key=key.access_key,
-            secret_key=key.secret_key,
-            session_token=key.token,
-            region=self._region,
-            scheme="http" if scheme == "http" else "https",
-            endpoint_override=host or None,
-            force_virtual_addressing=self._virtual_host,
-            connect_timeout=effort.connect_timeout,
-            request_timeout=effort.read_timeout,
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=effort.attempts),
-        )
-
-    def storage_options(self) -> dict[str, Any]:
-        """Polars' storage options."""
-        key = self._credentials.get_frozen_credentials()
-        effort = self._bucket.effort
-        options: dict[str, Any] = {
-            "aws_access_key_id": key.access_key,
-            "aws_secret_access_key": key.secret_key,
-            "aws_region": self._region,
-            "max_retries": effort.attempts - 1,
-            "retry_init_backoff_ms": round(effort.base_delay * 1000),
-            "retry_max_backoff_ms": round(effort.max_delay * 1000),
-            "connect_timeout": f"{effort.connect_timeout * 1000:.0f}ms",
-            "timeout": f"{effort.read_timeout * 1000:.0f}ms",
-        }
-        if key.token:
-            options["aws_session_token"] = key.token
-        if self._endpoint_url:
-            scheme, _, host = self._endpoint_url.partition("://")
-            # With the bucket's name in the host, it wants the whole host.
-            bucket = f"{self._bucket.name}." if self._virtual_host else ""
-            options["aws_endpoint_url"] = f"{scheme}://{bucket}{host}"
-            options["aws_allow_http"] = "true"
-        if self._virtual_host:
-            options["aws_virtual_hosted_style_request"] = "true"
-        return options
-
-
 def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
     """The lake in the bucket that the settings name.
 
@@ -460,77 +399,14 @@ def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
     """
     if settings.bucket is None:
         raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
-    bucket, readers = open_bucket(settings, settings.bucket, effort or Effort())
+    bucket, access = open_bucket(settings, settings.bucket, effort or Effort())
     return S3Lake(
         bucket=bucket,
         prefix=settings.lake_prefix,
         staging=(settings.home / "staging").absolute(),
-        readers=readers,
+        access=access,
         kms_key=settings.raw_sse,
     )
-
-
-def open_bucket(settings: Settings, name: str, effort: Effort) -> tuple[Bucket, S3Readers]:
-    """A bucket of the store that the settings name, and the same access for other libraries.
-
-    Raises:
-        UserError: there are no credentials for it.
-    """
-    import boto3
-    from botocore.config import Config
-
-    session = boto3.Session(
-        botocore_session=_botocore(),
-        aws_access_key_id=settings.access_key_id,
-        aws_secret_access_key=settings.secret_access_key.get_secret_value()
-        if settings.secret_access_key
-        else None,
-        aws_session_token=settings.session_token.get_secret_value()
-        if settings.session_token
-        else None,
-        region_name=settings.region,
-    )
-    credentials = session.get_credentials()
-    if credentials is None:
-        raise UserError(
-            f"there are no credentials for bucket {name!r}: set AWS_ACCESS_KEY_ID and"
-            " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI"
-        )
-    # Stores on an address without a domain have no names for buckets.
-    addressing = settings.s3_addressing or ("path" if settings.endpoint_url else "auto")
-    client: S3Client = session.client(
-        "s3",
-        region_name=session.region_name or "us-east-1",
-        endpoint_url=settings.endpoint_url,
-        config=Config(
-            connect_timeout=effort.connect_timeout,
-            read_timeout=effort.read_timeout,
-            # `Bucket` tries again, and has to know of each time.
-            retries={"total_max_attempts": 1},
-            s3={"addressing_style": addressing},
-            request_checksum_calculation=settings.request_checksums,
-            response_checksum_validation=settings.response_checksums,
-        ),
-    )
-    bucket = Bucket(client, name, effort)
-    virtual_host = addressing == "virtual"
-    return bucket, S3Readers(bucket, credentials, settings.endpoint_url, virtual_host=virtual_host)
-
-
-def _botocore() -> Any:
-    """A session of its own, whose descriptions of AWS, megabytes of JSON, are read once."""
-    from botocore.session import Session
-
-    session = Session()
-    session.register_component("data_loader", _descriptions())
-    return session
-
-
-@cache
-def _descriptions() -> Any:
-    from botocore.loaders import create_loader
-
-    return create_loader()
 
 
 def _unknown(error: StoreError) -> StoreError:

@@ -53,6 +53,15 @@ _LITERAL: Final = frozenset({"txn_home", "txn_lake_prefix", "delta_lake_s3_path"
 # The places of TXN_SOURCE_TRANSACTIONS.
 _PLACES: Final = ("start", "end", "as_of", "offset", "format")
 
+_KEYS: Final = frozenset({"aws_access_key_id", "aws_secret_access_key"})
+_TOKEN: Final = "aws_session_token"  # noqa: S105
+# Names of one thing.
+_TOGETHER: Final = (
+    _KEYS,
+    frozenset({"aws_endpoint_url", "aws_endpoint_url_s3"}),
+    frozenset({"aws_region", "aws_default_region"}),
+)
+
 
 class Settings(BaseSettings):
     """The platform's settings; an empty variable counts as unset, and hides that of `.env`.
@@ -218,6 +227,16 @@ class Settings(BaseSettings):
         description="An S3-compatible store's address; unset, AWS.",
     )
 
+    profile: str | None = Field(
+        default=None,
+        validation_alias="AWS_PROFILE",
+        description="The AWS profile that has what no variable has: keys, region, endpoint, CA.",
+    )
+    ca_bundle: Path | None = Field(
+        default=None,
+        validation_alias="AWS_CA_BUNDLE",
+        description="A PEM file of the certificates that vouch for the store and the source.",
+    )
     s3_addressing: Literal["path", "virtual"] | None = Field(
         default=None,
         validation_alias="TXN_S3_ADDRESSING",
@@ -245,17 +264,29 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read of `.env` only what the environment does not name: what is empty there is unset."""
-        file = cast("DotEnvSettingsSource", dotenv_settings)
+        """Read of `.env` only what the environment does not name: what is empty there is unset.
+
+        Of names that belong together, none is read from `.env` when the environment has one.
+        """
         environment = cast("EnvSettingsSource", env_settings)
+        file = cast("DotEnvSettingsSource", dotenv_settings)
         # As text in UTF-8, UTF-16 has a character of its own between any two letters.
         if not all(map(str.isprintable, file.env_vars)):
             raise _unreadable("it is not text in UTF-8")
-        named = {name.lower() for name in os.environ}
+        hidden = {name.lower() for name in os.environ}
+        for together in _TOGETHER:
+            if together & hidden:
+                hidden |= together
+        hidden = hidden | {_TOKEN} if _KEYS & hidden else hidden - {_TOKEN}
         file.env_vars = _stripped(
-            {name: value for name, value in file.env_vars.items() if name not in named}
+            {name: value for name, value in file.env_vars.items() if name not in hidden}
         )
         environment.env_vars = _stripped(environment.env_vars)
+        if _KEYS & file.env_vars.keys():
+            # The environment's token is of other keys than those of `.env`.
+            environment.env_vars = {
+                name: value for name, value in environment.env_vars.items() if name != _TOKEN
+            }
         return init_settings, environment, file, file_secret_settings
 
     @field_validator("*", mode="before")

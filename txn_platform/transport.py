@@ -34,6 +34,7 @@ from urllib3.exceptions import (
 from txn_platform.content_coding import codings_in, decoded
 from txn_platform.decode_limits import RefusedError, TooLargeError, UnreadableError
 from txn_platform.errors import UserError
+from txn_platform.network import pool_manager
 
 if TYPE_CHECKING:
     import socket
@@ -109,7 +110,8 @@ class Transport:
         """Args: url: where it answers, without a slash at its end; limits: what it may take."""
         self.url = url
         self.limits = limits
-        self._pool = urllib3.PoolManager(
+        self._pool = pool_manager(
+            url,
             maxsize=_CONNECTIONS,
             timeout=urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds),
             headers={"User-Agent": "txn_platform"},

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Self, override
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -107,7 +107,12 @@ class ForwardProxy(_Listener):
         self.requests: Counter[str] = Counter()
         super().__init__()
         self.address = f"127.0.0.1:{self.port}"
-        self.url = f"http://{credentials}@{self.address}" if credentials else self.address
+        name, _, password = (credentials or "").partition(":")
+        self.url = (
+            f"http://{quote(name, safe='')}:{quote(password, safe='')}@{self.address}"
+            if credentials
+            else self.address
+        )
 
     @override
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -188,8 +193,7 @@ def _server_context(ca_file: Path, server_file: Path) -> ssl.SSLContext:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     names = [
         x509.DNSName("localhost"),
-        x509.DNSName("store.test"),
-        x509.DNSName("*.store.test"),
+        x509.DNSName("store"),
         x509.IPAddress(ip_address("127.0.0.1")),
     ]
     server = (
