@@ -10,6 +10,7 @@ import atexit
 import gc
 import os
 import sys
+from collections import Counter
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -259,22 +260,29 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
 
     What is validated and published stays.
     """
-    from txn_platform.lake import open_lake, window_of_key
+    from txn_platform.expiry import expiring, remove
+    from txn_platform.lake import open_lake
     from txn_platform.settings import load_settings
 
     lake = open_lake(load_settings())
-    limit = datetime.now(UTC) - older_than
-    old = [
-        key
-        for asset in (_RAW, _QUARANTINED)
-        for key in lake.keys(asset)
-        if window_of_key(key).end <= limit
-    ]
-    if old and not yes:
-        click.confirm(f"Remove {len(old):,} objects for good?", abort=True)
-    for key in old:
-        lake.remove(key)
-    click.echo(f"{len(old):,} objects removed.")
+    # What killed runs left may hold the same.
+    lake.sweep()
+    found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
+    stays = Counter(found.unseen)
+    for stranger in found.strangers:
+        click.echo(f"{lake.uri(stranger)} is no hour's object, and stays.", err=True)
+    what = f"{_RAW} and {_QUARANTINED}"
+    if found.versions:
+        what = f"{found.count} of {what}, {found.span}"
+        if not yes:
+            click.confirm(f"Remove {what}, from {lake.uri('')} for good?", abort=True)
+    done = remove(lake, found)
+    stays.update(done.stays)
+    click.echo(f"{done.removed:,} objects removed of {what}, from {lake.uri('')}.")
+    for reason, count in stays.items():
+        click.echo(f"Not removed ({count:,}): {reason}.", err=True)
+    if stays:
+        sys.exit(1)
 
 
 @main.command()

@@ -18,7 +18,7 @@ import stat
 import uuid
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, override
@@ -130,6 +130,23 @@ class Capability:
     works: bool
     needed: bool
     meaning: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a store keeps of an asset.
+
+    Attributes:
+        versions: for each key the object and older versions of it, by the store's names, the oldest
+            first. A key that is empty now may have some. A store without versions has one without a
+            name.
+        markers: for each key what only says that it was deleted, likewise.
+        unseen: why there may be more, and what to do; empty when there is not.
+    """
+
+    versions: dict[str, list[str]]
+    markers: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    unseen: str = ""
 
 
 @dataclass(frozen=True)
@@ -451,8 +468,23 @@ class Lake(ABC):
         """The keys of all objects of an asset, or of a folder of it, ascending: hours by time."""
 
     @abstractmethod
-    def remove(self, key: str) -> None:
-        """Remove an object for good."""
+    def kept(self, asset: str) -> Kept:
+        """What the store keeps of an asset, also of objects that were removed or replaced.
+
+        Raises:
+            UserError: the store can't be reached, or refuses.
+        """
+
+    @abstractmethod
+    def erase(self, key: str, versions: Sequence[str]) -> str:
+        """Remove an object for good: the versions and markers that `kept` names, in their order.
+
+        Returns:
+            Why something of it stays, and what to do; empty when nothing does.
+
+        Raises:
+            UserError: the store can't be reached.
+        """
 
     def absent(self, keys: Sequence[str]) -> list[str]:
         """Those of some keys of one asset at which there is no object.
@@ -603,8 +635,16 @@ class DirectoryLake(Lake):
         return sorted(path.relative_to(self._root).as_posix() for path in found)
 
     @override
-    def remove(self, key: str) -> None:
-        (self._root / key).unlink(missing_ok=True)
+    def kept(self, asset: str) -> Kept:
+        return Kept({key: [""] for key in self.keys(asset)})
+
+    @override
+    def erase(self, key: str, versions: Sequence[str]) -> str:
+        try:
+            (self._root / key).unlink(missing_ok=True)
+        except OSError as error:
+            return f"{self.uri(key)} can't be removed ({error.strerror}): allow it"
+        return ""
 
 
 def open_lake(settings: Settings) -> Lake:

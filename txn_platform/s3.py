@@ -46,6 +46,8 @@ _RETRIED_CODES: Final = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+# Of a store that does not have what it is asked for.
+_UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
 # The code of the error that speaks of an upload which is completed or aborted.
 ABORTED: Final = "NoSuchUpload"
 READ_BYTES: Final = 1 << 20
@@ -114,11 +116,13 @@ class StoreError(UserError):
 
     Attributes:
         code: what S3 calls it; empty when there was no answer.
+        refused: the store answered that it will not do it, also if it were asked again.
     """
 
-    def __init__(self, message: str, code: str = "") -> None:
+    def __init__(self, message: str, code: str = "", *, refused: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.refused = refused
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,7 @@ class Bucket:
                     details.get("HTTPStatusCode") not in _RETRIED_STATUS
                     and code not in _RETRIED_CODES
                 ):
-                    raise StoreError(message, code) from None
+                    raise StoreError(message, code, refused=True) from None
             except (BotoCoreError, ResponseParserError) as error:
                 code, message = "", self._failed(_described(error))
                 if not _may_pass(error):
@@ -338,22 +342,62 @@ class Bucket:
                     if version.key == key:
                         self.delete(key, version.version_id)
 
-    def versioning(self) -> str | None:
+    def versioning(self, prefix: str) -> str | None:
         """Whether the bucket keeps old versions: `Enabled`, `Suspended`, or empty for never.
 
+        Args:
+            prefix: of objects that are looked at if the bucket may not be asked.
+
         Returns:
-            None when the store does not say, or may not be asked.
+            None when it may not be asked, and there is no object that tells.
+
+        Raises:
+            StoreError: the store can't be reached.
         """
         try:
-            answer = self.call(
-                lambda: self.client.get_bucket_versioning(Bucket=self.name), attempts=1
+            return self.call(lambda: self.client.get_bucket_versioning(Bucket=self.name)).get(
+                "Status", ""
+            )
+        except StoreError as error:
+            if not error.refused:
+                raise
+            if error.code in _UNKNOWN_CALL:
+                return ""
+        found = self.call(
+            lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1)
+        )
+        for entry in found.get("Contents", []):
+            return "Enabled" if (self.head(entry["Key"]) or {}).get("VersionId") else ""
+        return None
+
+    def lock_of(self, key: str, version: str) -> str:
+        """How a version of an object is protected from removal (S3's object lock), in words.
+
+        Returns:
+            Empty when it is not, or may not be asked.
+        """
+        which: Any = {"VersionId": version} if version else {}
+        try:
+            found = self.call(
+                lambda: self.client.head_object(Bucket=self.name, Key=key, **which),
+                none_for=("404", "405", "NoSuchKey", "MethodNotAllowed"),
+                attempts=1,
             )
         except StoreError:
-            return None
-        return answer.get("Status", "")
+            return ""
+        if not found:
+            return ""
+        if found.get("ObjectLockLegalHoldStatus") == "ON":
+            return "it is under a legal hold (object lock): have it released first"
+        until = found.get("ObjectLockRetainUntilDate")
+        if until is None:
+            return ""
+        return f"it is locked until {until:%Y-%m-%d %H:%M} UTC (object lock): remove it after that"
 
     def versions(self, prefix: str) -> list[Version]:
         """All versions of the objects under a prefix, with the markers that deletes left.
+
+        Of one key the newest comes first; markers come after versions within a page of the list.
 
         Raises:
             StoreError: as for `call`; some stores have no list of them.

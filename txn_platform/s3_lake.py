@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from txn_platform.errors import UserError
 from txn_platform.lake import (
     OBJECT_NAME,
+    Kept,
     Lake,
     StoredObject,
     asset_of_key,
@@ -32,7 +33,7 @@ from txn_platform.s3_access import S3Access, open_bucket
 from txn_platform.s3_probe import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Iterator
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -335,8 +336,64 @@ class S3Lake(Lake):
         )
 
     @override
-    def remove(self, key: str) -> None:
-        self.bucket.delete(self._prefix + key)
+    def kept(self, asset: str) -> Kept:
+        place = f"{self._prefix}{asset}/"
+        plain = {key: [""] for key in self.keys(asset)}
+        status = self.bucket.versioning(place)
+        if status == "":
+            return Kept(plain)
+        try:
+            found = self.bucket.versions(place)
+        except StoreError as error:
+            if not error.refused:
+                raise
+            return Kept(plain, unseen=self._versions_stay(place, error.code))
+        versions: dict[str, list[str]] = {}
+        markers: dict[str, list[str]] = {}
+        for version in reversed(found):
+            key = version.key.removeprefix(self._prefix)
+            if key.endswith(f"/{OBJECT_NAME}"):
+                of_its_kind = markers if version.marker else versions
+                of_its_kind.setdefault(key, []).append(version.version_id)
+        return Kept(plain | versions, markers)
+
+    @override
+    def erase(self, key: str, versions: Sequence[str]) -> str:
+        place = self._prefix + key
+        reason = ""
+        for version in versions:
+            try:
+                if self.bucket.delete(place, version or None):
+                    reason = self._versions_stay(_asset_folder(place), "they can't be listed")
+            except StoreError as error:
+                if not error.refused:
+                    raise
+                if lock := self.bucket.lock_of(place, version):
+                    reason = f"{self.uri(key)}: {lock}"
+                    continue
+                reason = f"{error} (s3:DeleteObject is needed)"
+                if version:
+                    reason = self._versions_stay(_asset_folder(place), error.code)
+                break
+        if reason and versions[0]:
+            # Nobody reads it by its key then, and rules for old versions hold for it.
+            with suppress(StoreError):
+                if self.bucket.head(place, attempts=1) is not None:
+                    self.bucket.delete(place)
+        return reason
+
+    def _versions_stay(self, place: str, reason: str) -> str:
+        return (
+            f"old versions under s3://{self.bucket.name}/{place} stay, or may stay ({reason}):"
+            " allow s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion and"
+            " run it again, or give the bucket a lifecycle rule for this prefix that expires"
+            " noncurrent versions (NoncurrentVersionExpiration)"
+        )
+
+
+def _asset_folder(place: str) -> str:
+    """The folder of the asset of a window's object in a bucket."""
+    return f"{place.rpartition('/event_date=')[0]}/"
 
 
 class _StoredParquet(pq.ParquetFile):

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -58,6 +59,7 @@ def probe(bucket: Bucket, prefix: str) -> Iterator[Capability]:
             yield look()
     finally:
         bucket.erase(key)
+    yield _old_versions(bucket, prefix)
     yield _dead_uploads(bucket, prefix)
 
 
@@ -257,6 +259,42 @@ class _Probed:
             return bool(self._bucket.call(attempt, attempts=1))
         except StoreError:
             return False
+
+
+def _old_versions(bucket: Bucket, prefix: str) -> Capability:
+    """Whether what is removed or replaced stays in the bucket, and can be removed from there."""
+    key = f"{prefix}probe-{uuid.uuid4().hex}"
+    rule = (
+        "give the bucket a lifecycle rule that expires noncurrent versions"
+        f" (NoncurrentVersionExpiration) under the prefix {prefix}"
+    )
+    works, version = True, ""
+    try:
+        answer = bucket.call(
+            lambda: bucket.client.put_object(Bucket=bucket.name, Key=key, Body=_FIRST)
+        )
+        if "VersionId" not in answer and not bucket.versioning(key):
+            bucket.delete(key)
+            meaning = "the bucket keeps none: what is removed or replaced is gone"
+        else:
+            for found in bucket.versions(key):
+                version = found.version_id
+                bucket.delete(found.key, version)
+            meaning = (
+                "the bucket keeps what is replaced, with card numbers in clear, until `txn expire`"
+                f" removes all versions of old hours; to be rid of it sooner, {rule}"
+            )
+    except StoreError as error:
+        works = False
+        lock = bucket.lock_of(key, version) if version else ""
+        meaning = (
+            "the bucket keeps what is removed or replaced, with card numbers in clear, and not even"
+            f" `txn expire` can remove it: {lock or error}; allow s3:ListBucketVersions and"
+            f" s3:DeleteObjectVersion, or {rule}"
+        )
+        with suppress(StoreError):
+            bucket.delete(key)
+    return Capability("old versions", works=works, needed=False, meaning=meaning)
 
 
 def _dead_uploads(bucket: Bucket, prefix: str) -> Capability:

@@ -31,6 +31,9 @@ class Operation(StrEnum):
     GET = "get"
     HEAD = "head"
     DELETE = "delete"
+    DELETE_VERSION = "delete a version"
+    VERSIONS = "list versions"
+    VERSIONING = "ask whether versions are kept"
 
 
 class Fault(StrEnum):
@@ -206,11 +209,14 @@ def _operation(method: str, path: str) -> Operation:
             ("PUT", "partNumber", Operation.PART),
             ("PUT", None, Operation.PUT),
             ("DELETE", "uploadId", Operation.ABORT),
+            ("DELETE", "versionId", Operation.DELETE_VERSION),
             ("DELETE", None, Operation.DELETE),
             ("POST", "delete", Operation.DELETE),
             ("HEAD", None, Operation.HEAD),
             ("GET", "uploads", Operation.UPLOADS),
             ("GET", "list-type", Operation.LIST),
+            ("GET", "versions", Operation.VERSIONS),
+            ("GET", "versioning", Operation.VERSIONING),
             ("GET", None, Operation.GET),
         )
         if method == of and (name is None or name in query)

@@ -340,7 +340,7 @@ def test_objects_are_listed_by_time_and_can_be_removed(lake: Lake) -> None:
     _publish(lake, _rows(1), key=object_key("asset_of_another_name", windows[0]))
     keys = lake.keys("asset")
     assert [window_of_key(key) for key in keys] == sorted(windows)
-    lake.remove(keys[0])
+    assert not lake.erase(keys[0], [""])
     assert lake.keys("asset") == keys[1:]
     assert lake.keys("absent") == []
 

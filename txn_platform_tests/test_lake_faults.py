@@ -446,7 +446,7 @@ def test_what_another_has_put_there_since_is_read_instead(place: Place, tmp_path
     copied = tmp_path / "copied"
     lake.copy(_KEY, copied)
     assert hashlib.sha256(copied.read_bytes()).hexdigest() == other.sha256
-    place.direct().remove(_KEY)
+    place.direct().erase(_KEY, [""])
     for read in (lake.open, partial(lake.copy, path=copied)):
         with pytest.raises(UserError, match="does not exist"):
             read(_KEY)
@@ -540,7 +540,7 @@ def test_doctor_says_what_a_store_cannot_do_and_what_that_means(
 
     def notes() -> dict[str, str]:
         found = [finding for finding in examine() if finding.subject == "store"]
-        assert len(found) == 7
+        assert len(found) == 8
         assert all(finding.good for finding in found)
         return {
             name: meaning
