@@ -24,6 +24,7 @@ from txn_platform.cli import main
 from txn_platform.columns import as_frame
 from txn_platform.contract import REQUIRED_COLUMNS, SENT_COLUMNS
 from txn_platform.errors import UserError
+from txn_platform.lake import open_lake
 from txn_platform.settings import load_settings
 from txn_platform.source import Source, SourceApi, source_api
 from txn_platform.transport import Limits, Transport
@@ -760,3 +761,23 @@ def test_the_required_columns_are_those_without_null() -> None:
         "fraud_scenario",
         "original_transaction_id",
     }
+
+
+@pytest.mark.parametrize("dates", [["-0000"], ["-0000", "GMT"], ["GMT", "GMT"]])
+def test_a_store_may_write_its_date_as_it_likes(
+    dates: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [f"Date: Sun, 01 Nov 2026 01:00:00 {zone}" for zone in dates]
+    skewed = b"<Error><Code>RequestTimeTooSkewed</Code></Error>"
+    refusal = whole(skewed, *lines, "Content-Type: application/xml", status="403 Forbidden")
+    with served_bytes(lambda _: refusal) as store:
+        for name, value in {
+            "AWS_BUCKET_NAME": "transactions",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": store.url,
+        }.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=r"clock is [0-9,]+ s (ahead of|behind) the store"):
+            open_lake(load_settings()).keys("raw_transactions")
