@@ -149,6 +149,15 @@ HOSTILE_CASES: Final = (
         "bomb-csv", "the same, where CSV is asked for", "inflates more than 100 times", "csv"
     ),
     HostileCase("bomb-page", "the same, in a page", "inflates more than 100 times", "json"),
+    HostileCase(
+        "endless-nothing", "sends compressed nothing without end", "is longer than 131,072 bytes"
+    ),
+    HostileCase(
+        "endless-offset",
+        "sends two pages in turns, whatever the offset",
+        "leads in a circle",
+        "json",
+    ),
     HostileCase("endless-line", "sends a line without end", "has a line longer than 16,777,216"),
     HostileCase(
         "endless-csv-line",

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
@@ -36,6 +37,7 @@ _LIMITS = {
     "drip": _HASTY,
     "silence": _BRISK,
     "endless-rows": _NARROW,
+    "endless-nothing": _NARROW,
     "tiny-chunks": _NARROW,
     "next-endless": _NARROW,
 }
@@ -79,6 +81,12 @@ def _circle(query: dict[str, str]) -> _Answer:
     return _page(1, "/v1/transactions?at=" + ("b" if query.get("at") == "a" else "a"))
 
 
+def _by_turns(query: dict[str, str]) -> _Answer:
+    number = int(query["skip"]) % 2
+    page = {"data": [sent_row(number)]}
+    return _whole(json.dumps(page).encode())
+
+
 def _counting(rows: int) -> Callable[[dict[str, str], str], _Answer]:
     def page(query: dict[str, str], _: str) -> _Answer:
         return _page(rows, f"/v1/transactions?at={int(query.get('at', 0)) + 1}")
@@ -101,6 +109,8 @@ _ANSWERS: dict[str, Callable[[dict[str, str], str], _Answer]] = {
     "bomb-arrow": _fixed(lambda: _endless(_BOMB, b"", _GZIP)),
     "bomb-csv": _fixed(lambda: _endless(_BOMB_OF_ROWS, gzip.compress(_CSV_HEAD), _GZIP)),
     "bomb-page": _fixed(lambda: _endless(_BOMB, b"", _GZIP)),
+    "endless-nothing": _fixed(lambda: _endless(gzip.compress(b"") * 1_000, b"", _GZIP)),
+    "endless-offset": lambda query, _: _by_turns(query),
     "endless-line": _fixed(lambda: _endless(_X)),
     "endless-csv-line": _fixed(lambda: _endless(_X, _CSV_HEAD)),
     "endless-csv-field": _fixed(lambda: _endless(b"x,\n" * 20_000, _CSV_HEAD + b'"')),
@@ -213,7 +223,10 @@ def test_a_hostile_source_is_refused_in_bounded_time_and_memory(case: HostileCas
         (limits for beginning, limits in _LIMITS.items() if case.id.startswith(beginning)), _PATIENT
     )
     with _hostile(case.id) as url, _memory() as growth:
-        source = Source(url, SourceApi(format=case.wire), limits)
+        api = SourceApi(format=case.wire)
+        if case.id == "endless-offset":
+            api = replace(api, transactions="/tx?skip={offset}")
+        source = Source(url, api, limits)
         start = time.monotonic()
         with pytest.raises(UserError) as raised:
             _ask(case, source)
