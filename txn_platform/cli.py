@@ -488,4 +488,6 @@ def _print_table(table: Table) -> None:
     """Print a table whole: where there is no terminal, it is as wide as its rows."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else _UNBOUNDED).print(table)
+    # A row may hold what rich takes for markup.
+    width = None if sys.stdout.isatty() else _UNBOUNDED
+    Console(width=width, markup=False, emoji=False).print(table)

@@ -7,15 +7,18 @@ assets' matter.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from decimal import Context, Decimal
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from txn_platform.columns import as_frame, few, values_and_indices
+from txn_platform.contract import TRANSACTION_TYPES
+from txn_platform.decode_limits import shown
 from txn_platform.text_columns import by_length, words
 
 if TYPE_CHECKING:
@@ -26,6 +29,14 @@ if TYPE_CHECKING:
 _UUID_LENGTH: Final = 36
 _PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
 _DIGEST_MODULUS = 1 << 64
+# Python's own context rounds to 28 digits.
+_EXACT: Final = Context(prec=60)
+_CENT: Final = Decimal("0.01")
+_MOST_ROWS: Final = (1 << 63) - 1
+_MOST_DIGITS: Final = 36
+_MOST_DECIMALS: Final = 18
+# So many differences are named.
+_NAMED: Final = 20
 
 
 class Batches(Protocol):
@@ -36,13 +47,23 @@ class Batches(Protocol):
         ...
 
 
+def _require_amount(amount: Decimal) -> Decimal:
+    """An amount that can be added and written down without rounding."""
+    if not amount.is_finite():
+        raise ValueError
+    decimals = -cast("int", amount.as_tuple().exponent)
+    if amount.adjusted() >= _MOST_DIGITS or decimals > _MOST_DECIMALS:
+        raise ValueError
+    return amount
+
+
 class _Statement(BaseModel):
     """Control totals as they are written down, in the source's answer and in a file's footer."""
 
     model_config = ConfigDict(extra="ignore")
 
-    rows: int = Field(ge=0)
-    amount_by_type: dict[str, Decimal]
+    rows: int = Field(ge=0, le=_MOST_ROWS)
+    amount_by_type: dict[str, Annotated[Decimal, AfterValidator(_require_amount)]]
     ids_digest: str = Field(pattern=r"^[0-9a-f]{16}$")
 
 
@@ -65,14 +86,12 @@ class ControlTotals:
     ids_digest: int = 0
 
     def __add__(self, other: ControlTotals) -> ControlTotals:
-        types = sorted({*self.amount_by_type, *other.amount_by_type})
+        amounts = dict(self.amount_by_type)
+        for kind, total in other.amount_by_type.items():
+            amounts[kind] = _EXACT.add(amounts.get(kind, Decimal(0)), total)
         return ControlTotals(
             rows=self.rows + other.rows,
-            amount_by_type={
-                kind: self.amount_by_type.get(kind, Decimal(0))
-                + other.amount_by_type.get(kind, Decimal(0))
-                for kind in types
-            },
+            amount_by_type=amounts,
             ids_digest=(self.ids_digest + other.ids_digest) % _DIGEST_MODULUS,
         )
 
@@ -80,7 +99,7 @@ class ControlTotals:
         """What is left when rows are taken away; `other` must be of rows that are in these."""
         negated = ControlTotals(
             -other.rows,
-            {kind: -total for kind, total in other.amount_by_type.items()},
+            {kind: total.copy_negate() for kind, total in other.amount_by_type.items()},
             -other.ids_digest,
         )
         return self + negated
@@ -88,7 +107,7 @@ class ControlTotals:
     @property
     def amount(self) -> Decimal:
         """The sum over all types."""
-        return sum(self.amount_by_type.values(), Decimal("0.00"))
+        return _plain(reduce(_EXACT.add, self.amount_by_type.values(), Decimal(0)))
 
     @classmethod
     def of(
@@ -124,15 +143,15 @@ class ControlTotals:
             ValueError: it is not one.
         """
         statement = _Statement.model_validate_json(text)
-        return cls(statement.rows, statement.amount_by_type, int(statement.ids_digest, 16))
+        amounts = {kind: _plain(total) for kind, total in statement.amount_by_type.items()}
+        return cls(statement.rows, amounts, int(statement.ids_digest, 16))
 
     def to_json(self) -> str:
         """The statement as JSON, the same text for the same totals."""
         return _Statement(
             rows=self.rows,
             amount_by_type={
-                kind: self.amount_by_type[kind].quantize(Decimal("0.01"))
-                for kind in sorted(self.amount_by_type)
+                kind: _plain(self.amount_by_type[kind]) for kind in sorted(self.amount_by_type)
             },
             ids_digest=f"{self.ids_digest:016x}",
         ).model_dump_json()
@@ -147,13 +166,23 @@ class ControlTotals:
         found: list[str] = []
         if self.rows != other.rows:
             found.append(f"rows: {self.rows:,} against {other.rows:,}")
+        amounts: list[str] = []
         for kind in sorted({*self.amount_by_type, *other.amount_by_type}):
             ours, theirs = (totals.amount_by_type.get(kind, Decimal(0)) for totals in (self, other))
             if ours != theirs:
-                found.append(f"amount of {kind or 'no type'}: {ours:,} against {theirs:,}")
+                of = kind if kind in TRANSACTION_TYPES else shown(kind) if kind else "no type"
+                amounts.append(f"amount of {of}: {ours:,} against {theirs:,}")
+        found += amounts[:_NAMED]
+        if len(amounts) > _NAMED:
+            found.append(f"amounts of {len(amounts) - _NAMED:,} more types")
         if self.ids_digest != other.ids_digest:
             found.append(f"digest of ids: {self.digest} against {other.digest}")
         return found
+
+
+def _plain(amount: Decimal) -> Decimal:
+    """An amount with two decimals, or as many as it has; never another amount."""
+    return _EXACT.quantize(amount, _CENT) if amount == _EXACT.quantize(amount, _CENT) else amount
 
 
 def _amounts(column: pl.Series | pa.Array[Any]) -> pl.Series:

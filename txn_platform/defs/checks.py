@@ -10,7 +10,6 @@ where the step failed, and never as passed.
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from decimal import Decimal
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -369,6 +368,6 @@ def totals_metadata(totals: ControlTotals) -> dict[str, Any]:
     """Control totals as Dagster shows them; no row is in them."""
     return {
         "rows": totals.rows,
-        "amount": str(totals.amount.quantize(Decimal("0.01"))),
+        "amount": str(totals.amount),
         "ids_digest": totals.digest,
     }
