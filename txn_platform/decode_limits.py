@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-# A row of the contract's columns takes this much at least, even when all of them are null.
-ROW_BYTES: Final = 64
+# A row takes this much at least: a place in each of the contract's columns, even when all are null.
+ROW_BYTES: Final = 128
 MOST_COLUMNS: Final = 1_000
 # So much an answer may always become, however few bytes were sent.
 _ALWAYS_BYTES: Final = 1 << 21

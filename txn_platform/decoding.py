@@ -36,7 +36,7 @@ from txn_platform.decode_limits import (
     shown,
 )
 from txn_platform.json_objects import parts, repeats_a_name, too_many_names, unescaped
-from txn_platform.json_rows import Digits, odd_rows_of, parsed, rows_of
+from txn_platform.json_rows import Digits, NoJsonError, odd_rows_of, parsed, rows_of
 from txn_platform.landed_rows import SCHEMA, RowByRow, landed
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 __all__ = ["DECODERS", "UNREADABLE", "UnreadableError", "arrow", "delimited", "ndjson", "page"]
 
 _CHUNK_BYTES: Final = 1 << 22
+_SMALLEST_BLOCK: Final = 1 << 18
+_USUAL_COLUMNS: Final = 64
 _LONGEST_HEADER: Final = 1 << 20
 # So many rows are put together at least: fewer cost more for each batch, more leave the cache.
 _GATHERED_ROWS: Final = 1 << 17
@@ -166,12 +168,14 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
     names = _header(body.readline(_LONGEST_HEADER))
     lines = _Lines(budget)
     text = _Utf8(body)
+    # A field of a byte becomes many times as much.
+    block = max(_SMALLEST_BLOCK, _CHUNK_BYTES // (1 + len(names) // _USUAL_COLUMNS))
     try:
         reader = pa_csv.open_csv(
             cast("Any", text),
             # Only one thread knows the number of a broken line.
             read_options=pa_csv.ReadOptions(
-                column_names=names, block_size=_CHUNK_BYTES, use_threads=False
+                column_names=names, block_size=block, use_threads=False
             ),
             parse_options=pa_csv.ParseOptions(
                 newlines_in_values=True, invalid_row_handler=lines.keep
@@ -189,7 +193,7 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
             yield lines.in_place(landed(names, batch.columns, batch.num_rows, budget))
     except pa.ArrowInvalid as error:
         if "Empty CSV" not in str(error):
-            raise lines.refused or _no_csv(error) from None
+            raise lines.refused or _no_csv(error, block) from None
     if lines.broken:
         yield lines.in_place(empty(SCHEMA))
 
@@ -310,10 +314,10 @@ def _last_character(text: bytes) -> int:
     return len(text)
 
 
-def _no_csv(error: Exception) -> UnreadableError:
+def _no_csv(error: Exception, longest: int) -> UnreadableError:
     """What is wrong with CSV, without the row that Arrow quotes."""
     if "straddling" in str(error):
-        return UnreadableError(f"has a line longer than {_CHUNK_BYTES:,} bytes")
+        return UnreadableError(f"has a line longer than {longest:,} bytes")
     return UnreadableError("is no CSV")
 
 
@@ -457,9 +461,10 @@ def _require_no_failure(name: str, value: Any) -> None:
 
 def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
     """What a page has beside its rows, parsed; None when it is not JSON."""
+    size = len(content) - (end - start)
+    if size > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
+        raise TooLargeError(f"has {size:,} bytes beside its rows")
     text = content[:start] + b"[]" * (start < end) + content[end:]
-    if len(text) > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
-        raise TooLargeError(f"has {len(text):,} bytes beside its rows")
     try:
         repeats = repeats_a_name(text)
     except RecursionError:
@@ -565,12 +570,12 @@ def _odd_rows(rows: bytes, items: Sequence[str], budget: Budget) -> pa.RecordBat
     def elements() -> Iterator[bytes]:
         for part in parts(rows, 0):
             budget.take(1, sent=part.end - part.start)
-            element = rows[part.start : part.end].strip()
-            if not _is_json(element):
-                raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
-            yield element
+            yield rows[part.start : part.end].strip()
 
-    return odd_rows_of(elements(), budget)
+    try:
+        return odd_rows_of(elements(), budget, are_json=True)
+    except NoJsonError:
+        raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}") from None
 
 
 def _is_json(element: bytes) -> bool:

@@ -91,8 +91,16 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
     return as_batch(pa.Table.from_batches([*done, found.batch()]), SCHEMA).take(order)
 
 
-def odd_rows_of(rows: Iterable[bytes], budget: Budget) -> pa.RecordBatch:
-    """The same, of rows of which some are not JSON by the letter; those that are none as text."""
+class NoJsonError(ValueError):
+    """What should be an element of JSON is none."""
+
+
+def odd_rows_of(rows: Iterable[bytes], budget: Budget, *, are_json: bool = False) -> pa.RecordBatch:
+    """The same, of rows of which some are not JSON by the letter; those that are none as text.
+
+    Raises:
+        NoJsonError: one is no JSON at all, where they all must be.
+    """
     found = RowByRow()
     for row in rows:
         _require_short(len(row), budget)
@@ -100,7 +108,7 @@ def odd_rows_of(rows: Iterable[bytes], budget: Budget) -> pa.RecordBatch:
             row.decode()
             _add(found, row)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            _add_odd(found, row)
+            _add_odd(found, row, is_json=are_json)
     return found.batch()
 
 
@@ -126,9 +134,12 @@ def _add(found: RowByRow, row: bytes) -> None:
     )
 
 
-def _add_odd(found: RowByRow, row: bytes) -> None:
-    """Add a row with NaN or half a character, or one that is not JSON at all."""
-    if not isinstance(parsed(row), dict):
+def _add_odd(found: RowByRow, row: bytes, *, is_json: bool) -> None:
+    """Add a row with NaN or half a character, or one that is no object, or not JSON at all."""
+    value = parsed(row)
+    if not isinstance(value, dict):
+        if is_json and value is None and row != b"null":
+            raise NoJsonError
         found.add_unreadable(row.decode("utf-8", "backslashreplace"))
         return
     fields: dict[str, str | None] = {}

@@ -28,6 +28,8 @@ SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
 _SENT: Final = frozenset(SENT_COLUMNS)
 # Unknown fields are written as JSON for so many values at a time.
 _CELLS: Final = 1 << 18
+_NO_FIELDS: Final[dict[str, str | None]] = {}
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def landed(
@@ -52,18 +54,14 @@ def landed(
         key=lambda field: field[0],
     )
     require_few_names(len(unknown))
-    absent: dict[pa.DataType, Column] = {}
-    found: dict[str, Any] = {}
-    for field in SCHEMA:
-        if field.name == "extra_fields":
-            found[field.name] = _extra(unknown, rows, budget)
-        elif field.name not in sent:
-            found[field.name] = absent.setdefault(field.type, pa.nulls(rows, field.type))
-        elif pa.types.is_dictionary(field.type):
-            found[field.name] = sent[field.name]
-        else:
-            found[field.name] = as_plain(sent[field.name], budget or Budget())
-    return as_batch(pa.table(found), SCHEMA)
+    found = {
+        name: column
+        if pa.types.is_dictionary(SCHEMA.field(name).type)
+        else as_plain(column, budget or Budget())
+        for name, column in sent.items()
+    }
+    found["extra_fields"] = _extra(unknown, rows, budget)
+    return as_batch(pa.table(_with_absent(found, rows)), SCHEMA)
 
 
 def require_few_names(count: int) -> None:
@@ -77,7 +75,7 @@ class RowByRow:
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         """Args: names: that other rows of the same answer have already."""
-        self._columns: dict[str, list[str | None]] = {name: [] for name in SENT_COLUMNS}
+        self._rows: list[Mapping[str, str | None]] = []
         self._extra: list[str | None] = []
         self._unknown = set(names) - _SENT
 
@@ -91,8 +89,7 @@ class RowByRow:
         Raises:
             RefusedError: the rows have too many unknown names.
         """
-        for name, texts in self._columns.items():
-            texts.append(fields.get(name))
+        self._rows.append(fields)
         unknown = sorted(fields.keys() - _SENT)
         self._unknown.update(unknown)
         require_few_names(len(self._unknown))
@@ -101,21 +98,32 @@ class RowByRow:
             # A list, so that it is not taken for a field of that name, which is text.
             extra.pop(DUPLICATE_FIELD, None)
             extra = {DUPLICATE_FIELD: [repeats], **extra}
-        self._extra.append(
-            json.dumps(extra, ensure_ascii=False, separators=(",", ":")) if extra else None
-        )
+        self._extra.append(_ENCODER.encode(extra) if extra else None)
 
     def add_unreadable(self, text: str) -> None:
         """Add what could not be read as a row."""
-        self.add({UNREADABLE: text})
+        self._rows.append(_NO_FIELDS)
+        self._extra.append(_ENCODER.encode({UNREADABLE: text}))
 
     def batch(self) -> pa.RecordBatch:
         """The rows so far."""
-        columns = {**self._columns, "extra_fields": self._extra}
-        return as_batch(
-            pa.table({name: pa.array(texts, pa.string()) for name, texts in columns.items()}),
-            SCHEMA,
-        )
+        columns: dict[str, Any] = {"extra_fields": pa.array(self._extra, pa.string())}
+        for name in SENT_COLUMNS:
+            texts = [row.get(name) for row in self._rows]
+            if texts.count(None) < len(texts):
+                columns[name] = pa.array(texts, pa.string())
+        return as_batch(pa.table(_with_absent(columns, len(self._rows))), SCHEMA)
+
+
+def _with_absent(columns: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Columns with those that the schema has besides, which share one memory."""
+    absent: dict[pa.DataType, Column] = {}
+    for field in SCHEMA:
+        if field.name not in columns:
+            if field.type not in absent:
+                absent[field.type] = pa.nulls(rows, field.type)
+            columns[field.name] = absent[field.type]
+    return columns
 
 
 def _extra(fields: list[tuple[str, Any]], rows: int, budget: Budget | None) -> Column:
