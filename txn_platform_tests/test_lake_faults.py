@@ -169,7 +169,7 @@ def _with_stores() -> Iterator[ParameterSet]:
             yield pytest.param(kind, case, id=f"{kind}-{case.id}", marks=marks)
 
 
-@pytest.mark.parametrize(("s3_endpoint", "case"), _with_stores(), indirect=["s3_endpoint"])
+@pytest.mark.parametrize(("s3_endpoint", "case"), list(_with_stores()), indirect=["s3_endpoint"])
 def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     place: Place, case: StoreCase
 ) -> None:
