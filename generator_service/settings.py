@@ -175,6 +175,11 @@ class Settings(BaseSettings):
         return Spoiler(rates, parse_drifts(self.drift), self.seed, window, schema)
 
 
+def variables() -> list[str]:
+    """Return the names of all variables that the service reads."""
+    return [f"{_PREFIX}{name.upper()}" for name in Settings.model_fields]
+
+
 def _readable(value: str, parse: Callable[[str], object]) -> str:
     try:
         parse(value)

@@ -11,17 +11,18 @@ import gc
 import os
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, override
 
 import click
 
 from txn_platform.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from rich.table import Table
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from generator_service.settings import Settings
     from generator_service.simulator import Simulator
     from txn_platform.runs import Summary
+    from txn_platform.settings import Settings as PlatformSettings
     from txn_platform.windows import Window
 
 # Columns; more than a row of any table has.
@@ -40,8 +42,57 @@ _RAW = "raw_transactions"
 _QUARANTINED = "quarantined_transactions"
 
 
+def _end_without_output(error: OSError) -> NoReturn:
+    """End the process after standard output has failed; quietly when its reader has gone."""
+    with suppress(OSError, ValueError):
+        # Python would try to write the rest at its end, and fail again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+    if not isinstance(error, BrokenPipeError):
+        click.echo(f"Error: standard output cannot be written: {error.strerror}", err=True)
+    sys.exit(1)
+
+
+@contextmanager
+def _printing() -> Generator[None]:
+    """End the process with one message when standard output cannot be written in the block."""
+    try:
+        yield
+    except OSError as error:
+        _end_without_output(error)
+
+
+def _print(text: str) -> None:
+    with _printing():
+        click.echo(text)
+
+
+class _Command(click.Command):
+    """A command; with `--help`, making its context prints."""
+
+    @override
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _printing():
+            return super().make_context(*args, **extra)
+
+
 class _Cli(click.Group):
-    """A group whose commands fail with one message for what users can mend."""
+    """A group whose commands fail with one message for what users can fix."""
+
+    command_class = _Command
+
+    @override
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - when it is closed
+            click.echo("Error: standard output is closed: open it, or use /dev/null", err=True)
+            sys.exit(1)
+        return super().main(*args, **extra)
+
+    @override
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _printing():
+            return super().make_context(*args, **extra)
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
@@ -87,6 +138,9 @@ def program() -> None:
     """The program `txn`, in a process of its own."""
     # What is there at its end need not be searched for cycles, which takes as long as a small run.
     atexit.register(gc.freeze)
+    if isinstance(sys.stdout, TextIOWrapper):
+        # In a locale without UTF-8, names of shops have letters that it lacks.
+        sys.stdout.reconfigure(errors="backslashreplace")
     main()
 
 
@@ -117,7 +171,7 @@ def run(partition: str | None, last: int | None, *, as_json: bool, allow_empty: 
     summaries = _materialize(partition, last or 1, allow_empty=allow_empty)
     if as_json:
         for summary in summaries:
-            click.echo(summary.model_dump_json())
+            _print(summary.model_dump_json(ensure_ascii=True))
     else:
         _print_summaries(list(summaries))
 
@@ -131,8 +185,8 @@ def dev(*, directory: bool, port: int) -> None:
 
     with laptop(directory=directory, ui=True, ui_port=port) as services:
         for name, address in services.addresses.items():
-            click.echo(f"{name:10} {address}")
-        click.echo("Ctrl-C stops all of them.")
+            _print(f"{name:10} {address}")
+        _print("Ctrl-C stops all of them.")
         services.wait()
 
 
@@ -144,7 +198,7 @@ def demo(*, directory: bool) -> None:
 
     with laptop(directory=directory, ui=False) as services:
         for name, address in services.addresses.items():
-            click.echo(f"{name:10} {address}")
+            _print(f"{name:10} {address}")
         os.environ.update(services.environment)
         summaries = list(_materialize(None, 1))
         _print_published(summaries[0])
@@ -154,10 +208,15 @@ def demo(*, directory: bool) -> None:
 @main.command()
 def doctor() -> None:
     """Check settings, source and lake, and say what to mend."""
+    from generator_service.settings import variables
     from txn_platform.doctor import examine
+    from txn_platform.settings import load_settings
 
+    with suppress(UserError):
+        # What is wrong with the settings is the first finding.
+        _say_places(load_settings(), source=True)
     failed = False
-    for finding in examine():
+    for finding in examine(variables()):
         failed |= not finding.good
         mark, colour = (
             ("FAIL", "red")
@@ -167,7 +226,7 @@ def doctor() -> None:
             else ("ok  ", "green")
         )
         mark = click.style(mark, fg=colour)
-        click.echo(f"{mark}  {finding.subject:8}  {finding.message}")
+        _print(f"{mark}  {finding.subject:8}  {finding.message}")
     if failed:
         sys.exit(1)
 
@@ -198,15 +257,18 @@ def scorecard(
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     end = end or today
     simulator, window, _ = _simulated(start or end - timedelta(days=31), end)
-    with Console(stderr=True).status("measuring"):
+    with ExitStack() as stack:
+        # A file that cannot be written is said before minutes of measuring.
+        page = stack.enter_context(_written_whole(output)) if output else None
+        stack.enter_context(Console(stderr=True).status("measuring"))
         try:
             card = measure(simulator, window, rows)
         except ValueError as error:
             raise UserError(str(error)) from None
-    if output is not None:
-        output.write_text(card.to_html(), encoding="utf-8")
+        if page is not None:
+            page.write(card.to_html())
     if as_json:
-        click.echo(card.to_json())
+        _print(card.to_json())
     else:
         table = Table("property", "value", "target", "", "source")
         for line in card.lines:
@@ -234,16 +296,19 @@ def quarantine(partition: str | None) -> None:
     from rich.table import Table
 
     from txn_platform.lake import open_lake
+    from txn_platform.places import lake_place
     from txn_platform.quarantine import look_into
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
     window = Window.of_partition(partition) if partition else None
-    found = look_into(open_lake(load_settings()), _RAW, _QUARANTINED, window)
+    settings = load_settings()
+    _say_places(settings)
+    found = look_into(open_lake(settings), _RAW, _QUARANTINED, window)
     for each in found.judged:
-        click.echo(f"{each.partition_key} was not published since it was landed: judged now.")
+        _print(f"{each.partition_key} was not published since it was landed: judged now.")
     if not found.reasons:
-        click.echo("Nothing is quarantined.")
+        _print(f"Nothing is quarantined in {lake_place(settings)}.")
         return
     table = Table("reason", "rows", "examples, card numbers masked")
     table.columns[1].justify = "right"
@@ -264,7 +329,9 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     from txn_platform.lake import open_lake
     from txn_platform.settings import load_settings
 
-    lake = open_lake(load_settings())
+    settings = load_settings()
+    _say_places(settings)
+    lake = open_lake(settings)
     # What killed runs left may hold the same.
     lake.sweep()
     found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
@@ -278,7 +345,7 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
             click.confirm(f"Remove {what}, from {lake.uri('')} for good?", abort=True)
     done = remove(lake, found)
     stays.update(done.stays)
-    click.echo(f"{done.removed:,} objects removed of {what}, from {lake.uri('')}.")
+    _print(f"{done.removed:,} objects removed of {what}, from {lake.uri('')}.")
     for reason, count in stays.items():
         click.echo(f"Not removed ({count:,}): {reason}.", err=True)
     if stays:
@@ -301,9 +368,11 @@ def optimize(keep: timedelta) -> None:
 
     if keep < timedelta(days=1):
         raise click.UsageError("--keep must be at least 1d: runs and queries under way need files.")
-    delta = require_delta(open_delta(load_settings()))
+    settings = load_settings()
+    delta = require_delta(open_delta(settings))
+    click.echo(f"table: {delta.uri}", err=True)
     done = delta.optimize(keep)
-    click.echo(
+    _print(
         f"{delta.uri}, version {done.version}:"
         f" {done.merged:,} files merged, {done.removed:,} deleted"
     )
@@ -342,7 +411,9 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
     if str(output) == "-":
         if sys.stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
             raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
-        export(simulator, window, form, sys.stdout.buffer, spoiler=spoiler)
+        with _printing():
+            export(simulator, window, form, sys.stdout.buffer, spoiler=spoiler)
+            sys.stdout.buffer.flush()
         return
     try:
         with Console(stderr=True).status("no rows yet") as status:
@@ -393,6 +464,11 @@ def _materialize(
     settings = load_settings()
     writable_home(settings)
     dagster_home(settings)
+    if settings.source_transactions is not None and settings.generator_url is None:
+        raise UserError(
+            "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
+        )
+    _say_places(settings, source=True)
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
@@ -418,6 +494,44 @@ def _materialize(
                 ),
                 allow_empty=allow_empty,
             )
+
+
+def _say_places(settings: PlatformSettings, *, source: bool = False) -> None:
+    """Say on standard error which lake is looked at, and which source, and what is beside it."""
+    from txn_platform.places import lake_place, local_stack, source_place
+
+    lines = [f"lake: {lake_place(settings)}"]
+    if source:
+        lines.append(f"source: {source_place(settings)}")
+    if (beside := local_stack(settings)) is not None:
+        lines.append(f"note: {beside}")
+    for line in lines:
+        click.echo(line, err=True)
+
+
+@contextmanager
+def _written_whole(path: Path) -> Generator[TextIO]:
+    """A file that takes the path's place when the block has ended well.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        # A device or a pipe cannot be replaced by a file.
+        in_place = path.exists() and not path.is_file()
+        if in_place:
+            part = path
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                yield file
+            if not in_place:
+                part.replace(path)
+        finally:
+            if not in_place:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _newest(watermark: datetime, count: int) -> list[Window]:
@@ -454,9 +568,9 @@ def _print_summaries(summaries: list[Summary]) -> None:
         for reason in sorted({reason for summary in summaries for reason in summary.reasons})
     }
     for reason, count in reasons.items():
-        click.echo(f"quarantined for {reason}: {count:,}")
+        _print(f"quarantined for {reason}: {count:,}")
     for summary in summaries:
-        click.echo(summary.uri)
+        _print(summary.uri)
 
 
 def _print_published(summary: Summary) -> None:
@@ -473,7 +587,7 @@ def _print_published(summary: Summary) -> None:
     stored = lake.find(key)
     if stored is None:
         raise UserError(f"{lake.uri(key)} is not there, although it was just published")
-    click.echo(f"{stored.uri}, {stored.size:,} bytes")
+    _print(f"{stored.uri}, {stored.size:,} bytes")
     columns = ["transaction_at", "card_number", "merchant_name", "transaction_type", "amount"]
     batch = next(lake.open(key).iter_batches(batch_size=5, columns=columns))
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
@@ -490,4 +604,5 @@ def _print_table(table: Table) -> None:
 
     # A row may hold what rich takes for markup.
     width = None if sys.stdout.isatty() else _UNBOUNDED
-    Console(width=width, markup=False, emoji=False).print(table)
+    with _printing():
+        Console(width=width, markup=False, emoji=False).print(table)

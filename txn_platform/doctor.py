@@ -7,19 +7,21 @@ log, which it removes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from txn_platform.card_key import card_protector
 from txn_platform.delta import open_delta, require_delta
 from txn_platform.errors import UserError
 from txn_platform.lake import open_lake
+from txn_platform.misspelt import misspelt
 from txn_platform.processes import generator_child, generator_url
 from txn_platform.settings import load_settings
 from txn_platform.source import Source, source_api, source_limits
-from txn_platform.windows import iso
+from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from txn_platform.settings import Settings
 
@@ -41,14 +43,23 @@ class Finding:
     note: bool = False
 
 
-def examine() -> Iterator[Finding]:
-    """Look at everything a run needs, in the order a run needs it."""
+def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
+    """Look at everything a run needs, in the order a run needs it.
+
+    Args:
+        generator_variables: the names of all variables that the generator service reads.
+    """
     try:
         settings = load_settings()
+        notes = list(misspelt(generator_variables))
     except UserError as error:
         yield Finding("settings", good=False, message=str(error))
         return
     yield Finding("settings", good=True, message=_describe(settings))
+    for note in notes:
+        yield Finding("settings", good=True, message=note, note=True)
+    if settings.dagster_home is not None:
+        yield _try("dagster", _examine_dagster)
     yield _try("card key", lambda: _examine_card_key(settings))
     yield _try("source", lambda: _examine_source(settings))
     yield from _examine_lake(settings)
@@ -73,15 +84,38 @@ def _examine_card_key(settings: Settings) -> str:
     return "TXN_CARD_KEY" if settings.card_key else f"kept in {settings.home / 'card-key'}"
 
 
+def _examine_dagster() -> str:
+    # Dagster takes seconds to import.
+    from txn_platform.runs import dagster_instance
+
+    with dagster_instance() as instance:
+        return f"{instance.root_directory} opens, and has {instance.get_runs_count():,} runs"
+
+
 def _examine_source(settings: Settings) -> str:
     if settings.generator_url is not None:
-        watermark = Source(
-            settings.generator_url, source_api(settings), source_limits(settings)
-        ).watermark()
-        return f"{settings.generator_url} has complete hours up to {iso(watermark)}"
+        return f"{settings.generator_url} {_asked(settings.generator_url, settings)}"
+    if settings.source_transactions is not None:
+        raise UserError(
+            "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
+        )
     with generator_child() as child:
-        watermark = Source(generator_url(child)).watermark()
-        return f"the generator starts, and has complete hours up to {iso(watermark)}"
+        return f"the generator that is started {_asked(generator_url(child), settings)}"
+
+
+def _asked(url: str, settings: Settings) -> str:
+    """Ask the source for its newest hour: totals and rows, as a run does."""
+    source = Source(url, source_api(settings), source_limits(settings))
+    watermark = source.watermark()
+    window = Window(watermark - WINDOW_LENGTH)
+    as_of = datetime.now(UTC)
+    totals = source.control_totals(window, as_of)
+    rows = source.first_rows(window, as_of)
+    if totals is None:
+        stated = f"states no control totals, and gave {rows:,} rows of the last of them"
+    else:
+        stated = f"states {totals.rows:,} rows for the last, and gave {rows:,} of its first minute"
+    return f"has complete hours up to {iso(watermark)}, {stated}"
 
 
 def _examine_lake(settings: Settings) -> Iterator[Finding]:

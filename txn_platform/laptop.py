@@ -25,14 +25,13 @@ from txn_platform.addresses import require_dagster_home
 from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
+from txn_platform.places import STACK_BUCKET
 from txn_platform.processes import Child, generator_child, generator_url, port_is_free
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
-
-BUCKET: Final = "transactions"
 
 # Dagster tells its makers how it is used, and asks newcomers for an address, unless told not to.
 # Two runs of one window wait for each other; one whose process vanished is given up after an hour.
@@ -136,16 +135,16 @@ def laptop(
             s3 = seaweedfs.SeaweedFS(
                 home / "seaweedfs",
                 logs / "seaweedfs",
-                bucket=BUCKET,
+                bucket=STACK_BUCKET,
                 access_key=access_key,
                 secret_key=secret_key,
                 holds=[lock],
             )
             running.enter_context(s3)
             children.append(s3.child)
-            addresses = {"S3": s3.endpoint_url, "bucket": BUCKET, "keys": str(keys)}
+            addresses = {"S3": s3.endpoint_url, "bucket": STACK_BUCKET, "keys": str(keys)}
             environment |= {
-                "AWS_BUCKET_NAME": BUCKET,
+                "AWS_BUCKET_NAME": STACK_BUCKET,
                 "AWS_ACCESS_KEY_ID": access_key,
                 "AWS_SECRET_ACCESS_KEY": secret_key,
                 "AWS_SESSION_TOKEN": "",

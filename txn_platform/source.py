@@ -212,6 +212,16 @@ class Source:
         route = self._api.transactions.partition("?")[0]
         return find_drift(description, route, self._api.items.split("."), window.end)
 
+    def first_rows(self, window: Window, as_of: datetime) -> int:
+        """How many rows the first slice of a window has: the least that can be asked for.
+
+        Args:
+            window: which; of a source without control totals, all of it is the slice.
+            as_of: rows that arrived later are left out.
+        """
+        end = min(window.start + _FIRST_SLICE, window.end) if self._api.totals else window.end
+        return sum(batch.num_rows for batch in self._slice(window.start, end, as_of))
+
     def batches(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
         """The rows of a window as sent, in the source's order.
 

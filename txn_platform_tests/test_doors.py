@@ -360,6 +360,25 @@ def test_a_run_that_dagster_refuses_leaves_no_process() -> None:
     assert stored() == set()
 
 
+def test_a_port_that_there_is_not_leaves_no_key_in_what_dagster_keeps(tmp_path: Path) -> None:
+    secret = "key-in-query"
+    result = run(
+        *(*MATERIALIZE, "--partition", PARTITION),
+        environment={
+            "DAGSTER_HOME": str(tmp_path),
+            "GENERATOR_URL": "http://127.0.0.1:99999",
+            "TXN_SOURCE_TRANSACTIONS": f"/tx?key={secret}&from={{start}}",
+        },
+    )
+    assert result.returncode == 1
+    assert "GENERATOR_URL: must name a host, and must have a port" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert secret not in result.stdout + result.stderr
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept
+    assert not any(secret.encode() in content for content in kept)
+
+
 # Unlike moto, it looks at the keys.
 with_seaweedfs = pytest.mark.parametrize("s3_endpoint", ["seaweedfs"], indirect=True)
 NOWHERE = "http://127.0.0.1:1"
@@ -467,7 +486,8 @@ def test_doctor_says_of_each_thing_what_to_mend() -> None:
         environment={"GENERATOR_URL": NOWHERE, "AWS_BUCKET_NAME": "transactions"},
     )
     assert result.returncode == 1
-    assert result.stderr == ""
+    lake = "lake: s3://transactions/lake at the endpoint of the AWS profile, or AWS"
+    assert result.stderr.splitlines() == [lake, f"source: {NOWHERE}"]
     settings, card_key, source, lake = result.stdout.splitlines()
     assert settings.startswith("ok    settings")
     assert re.match(r"FAIL  card key +TXN_CARD_KEY is not set: .*Make one", card_key)

@@ -1,0 +1,54 @@
+"""Variables that look like settings and are none: `txn doctor` points them out, by name alone."""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final
+
+from txn_platform.settings import env_file_variables, variables
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+# With these, whatever is not known is a mistake.
+_OURS: Final = ("TXN_", "GENERATOR_")
+_SHARED: Final = ("AWS_", "DELTA_", "DAGSTER_")
+# How near a name must be to one of ours, by difflib's ratio.
+_NEAR: Final = 0.6
+_SHARED_NEAR: Final = 0.8
+_FOREIGN_NEAR: Final = 0.88
+# What Kubernetes sets beside a Service of such a name.
+_KUBERNETES: Final = re.compile(
+    r"(TXN|GENERATOR)(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
+)
+# What other software reads, although it is near a name of ours.
+_OTHERS: Final = re.compile(r"AWS_ENDPOINT_URL_\w+|AWS_DEFAULT_PROFILE|AWS_SECURITY_TOKEN")
+
+
+def misspelt(generator_variables: Collection[str] = ()) -> Iterator[str]:
+    """Say of each variable of the environment or `.env` that is nearly a setting, which.
+
+    Args:
+        generator_variables: the names that the generator service reads. Without them, its prefix
+            counts as another's.
+
+    Raises:
+        UserError: `.env` can't be read.
+    """
+    known = [*variables(), *generator_variables]
+    ours = _OURS if generator_variables else _OURS[:1]
+    places = {name.upper(): ".env" for name in env_file_variables()}
+    places |= {name.upper(): "the environment" for name in os.environ}
+    for name in sorted(places):
+        if name in known or _OTHERS.fullmatch(name) or _KUBERNETES.fullmatch(name):
+            continue
+        is_ours = name.startswith(ours)
+        foreign = _SHARED_NEAR if name.startswith(_SHARED) else _FOREIGN_NEAR
+        near = get_close_matches(name, known, 1, _NEAR if is_ours else foreign)
+        if not is_ours and not near:
+            continue
+        remedy = f"write {near[0]}" if near else "remove it, or see the settings in README"
+        shown = "".join(filter(str.isprintable, name))
+        yield f"{shown} in {places[name]} is no setting: {remedy}"
