@@ -475,7 +475,7 @@ def test_doctor_finds_nothing_to_mend_where_a_run_would_succeed(
         ["ok", "card"],
         ["ok", "source"],
         ["ok", "lake"],
-        *[["ok", "store"]] * 9,
+        *[["ok", "store"]] * 10,
     ]
     assert not stored_in(s3_endpoint, s3_environment["TXN_LAKE_PREFIX"])
 
