@@ -99,6 +99,7 @@ _LAYERS = [
         "ahead",
         "columns",
         "errors",
+        "http_addresses",
         "iso_codes",
         "text_columns",
         "timestamps",

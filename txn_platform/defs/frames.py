@@ -3,21 +3,17 @@
 A frame comes back from the lake with the values that it had, or is refused in one sentence.
 """
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
 
 _UNKEPT_BY_ARROW: Final = frozenset({pl.Object, pl.Int128, pl.UInt128})
 

@@ -4,19 +4,15 @@ The platform's own hours and assets without partitions are `lake.object_key`'s m
 are the same here.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
+from collections.abc import Sequence
 from datetime import UTC
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import dagster as dg
 
 from txn_platform.lake import OBJECT_NAME
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _FOLDER_OF_SCHEDULE: Final = {
     "DAILY": "event_date=%Y-%m-%d",
