@@ -535,9 +535,15 @@ def _written_whole(path: Path) -> Generator[TextIO]:
 
 
 def _newest(watermark: datetime, count: int) -> list[Window]:
-    from txn_platform.windows import WINDOW_LENGTH, Window
+    """The newest windows that are complete, oldest first, so many or as many as there are."""
+    from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour, iso
 
-    return [Window(watermark - WINDOW_LENGTH * age) for age in range(count, 0, -1)]
+    # Dagster knows no partitions of hours that are not over by its clock.
+    end = full_hour(min(watermark, datetime.now(UTC)))
+    count = min(count, (end - FIRST_WINDOW_START) // WINDOW_LENGTH)
+    if count < 1:
+        raise UserError(f"the source has no complete hour yet: its watermark is {iso(watermark)}")
+    return [Window(end - WINDOW_LENGTH * age) for age in range(count, 0, -1)]
 
 
 def _print_summaries(summaries: list[Summary]) -> None:

@@ -87,7 +87,7 @@ class Cursor(BaseModel):
         except (ValidationError, UserError) as error:
             reason = _first_fault(error)
         except (ValueError, TypeError, RecursionError):
-            reason = "it is not a JSON object"
+            reason = "it is not what the sensor wrote"
         raise UserError(
             f"the cursor of the sensor on_watermark cannot be read ({reason}): correct it, or"
             " clear it in Dagster's UI (Automation, on_watermark, Edit cursor); it then looks at"
