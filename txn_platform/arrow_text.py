@@ -62,6 +62,7 @@ class AsText:
             return _as_text(column, self._name, self._budget)
         coded = cast("Coded", column)
         values = self._dictionary(coded.dictionary)
+        coded.indices.validate(full=True)
         found: dict[str, int] = cast("Any", pc.min_max(coded.indices)).as_py()
         if len(coded) > coded.null_count and not (
             0 <= found["min"] <= found["max"] < len(coded.dictionary)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal, override
 
 import pyarrow as pa
 
-from txn_platform.decode_limits import UnreadableError
+from txn_platform.decode_limits import UnreadableError, shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _PIECE_BYTES: Final = 1 << 16
 _MOST_CODINGS: Final = 4
-_LONGEST_NAME: Final = 40
 _BROKE_OFF: Final = "broke off"
 _SPOILT: Final = "is not compressed as it says"
 
@@ -36,8 +35,7 @@ def codings_in(header: str | None) -> list[str]:
     names = [name for name in names if name not in {"", "identity"}]
     for name in names:
         if name not in {*_GZIP, "deflate", *_OF_ARROW}:
-            shown = "".join(filter(str.isprintable, name))[:_LONGEST_NAME]
-            raise UnreadableError(f"has the content coding {shown!r}, which is not known")
+            raise UnreadableError(f"has the content coding {shown(name)}, which is not known")
     if len(names) > _MOST_CODINGS:
         raise UnreadableError(f"has {len(names):,} content codings, one around the other")
     return names

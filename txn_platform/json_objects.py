@@ -106,7 +106,10 @@ def unescaped(name: bytes) -> bytes:
     """A name in its quotes, the same for the same name however it is escaped."""
     if b"\\" not in name:
         return name
-    return json.dumps(json.loads(name), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    try:
+        return json.dumps(json.loads(name), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    except ValueError:  # It is no name, and the text is no JSON.
+        return name
 
 
 def too_many_names() -> RefusedError:
