@@ -87,6 +87,7 @@ _COMMIT: Final = "commit"
 _LONGEST_SETTLING: Final = 10.0
 # `deltalake` says so of a commit that it has just made.
 _NOT_THERE: Final = re.compile(r"Requested snapshot version \d+ is not available")
+_LONGEST_CAUSE: Final = 400
 # That a probe commits at once, each so often.
 _WRITERS: Final = 4
 _ROUNDS: Final = 3
@@ -603,8 +604,14 @@ def _explain(code: str, said: str) -> str:
             return "does not have in its log what it took: it loses data. Use another store"
         case "ExpiredToken":
             return "refused the credentials, which have expired: log in again"
+        case _ if "<html" in said.lower():
+            return (
+                "is not answered by an S3, but with a web page: fix AWS_ENDPOINT_URL, or see to the"
+                " proxy or gateway in front of the store"
+            )
         case _:
             # A chain of causes, one a line and the first one last, in colours.
             plain = re.sub(r"\x1b\[[0-9]*m|↳", "", said)
             causes = [line.strip() for line in plain.splitlines() if line.strip()]
-            return f"can't be read or written: {causes[0]} ... {causes[-1]}"
+            cause = f"{causes[0]} ... {causes[-1]}"[:_LONGEST_CAUSE]
+            return f"can't be read or written: {cause}. Look at the place and at AWS_ENDPOINT_URL"

@@ -123,7 +123,7 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
         lake = open_lake(settings)
         # One by one: what is found before a store fails is said.
         for number, found in enumerate(lake.probe()):
-            if not number:
+            if not number and found.works:
                 yield Finding("lake", good=True, message=f"{lake.uri('')} can be written")
             yield Finding(
                 "store",

@@ -54,10 +54,10 @@ READ_BYTES: Final = 1 << 20
 
 
 _EXPLAINED: Final = {
-    ("404", "NoSuchBucket"): "does not exist: make it, or mend AWS_BUCKET_NAME",
+    ("404", "NoSuchBucket"): "does not exist: make it, or fix AWS_BUCKET_NAME",
     ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"): "refused the"
-    " credentials ({code}): mend AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile), or"
-    " let them read and write there",
+    " credentials ({code} for {operation}): fix AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or"
+    " the profile), or allow them {permission} there",
     ("301", "PermanentRedirect", "AuthorizationHeaderMalformed"): "is in another region: set"
     " AWS_REGION to the bucket's",
     ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"): "refused"
@@ -71,7 +71,24 @@ _EXPLAINED: Final = {
     ("429", "503", "SlowDown", "ServiceUnavailable", "TooManyRequests"): "is overloaded ({code}):"
     " run it again when the store has recovered",
 }
-_UNEXPLAINED: Final = "answered with the error {code!r}"
+_UNEXPLAINED: Final = (
+    "answered with the error {code!r} to {operation}: look at the store's log, and whether"
+    " AWS_ENDPOINT_URL names it"
+)
+_WEB_PAGE: Final = (
+    "is not answered by an S3: a web page (status {status}) came back for {operation}. Fix"
+    " AWS_ENDPOINT_URL, or see to the proxy or gateway in front of the store"
+)
+# S3's permissions that are not named as the operation is.
+_PERMISSIONS: Final = {
+    "ListObjectsV2": "ListBucket",
+    "ListObjectVersions": "ListBucketVersions",
+    "ListMultipartUploads": "ListBucketMultipartUploads",
+    "HeadObject": "GetObject",
+    "CreateMultipartUpload": "PutObject",
+    "UploadPart": "PutObject",
+    "CompleteMultipartUpload": "PutObject",
+}
 
 
 @dataclass(frozen=True)
@@ -215,7 +232,7 @@ class Bucket:
                 if code in none_for:
                     return None
                 details: dict[str, Any] = dict(error.response.get("ResponseMetadata", {}))
-                message = self._explain(code, details)
+                message = self._explain(code, details, error.operation_name)
                 if (
                     details.get("HTTPStatusCode") not in _RETRIED_STATUS
                     and code not in _RETRIED_CODES
@@ -621,14 +638,26 @@ class Bucket:
         return digests
 
     def _failed(self, what: str) -> str:
-        return f"the store of bucket {self.name!r} failed: {what}" + self._hinted()
+        return (
+            f"the store of bucket {self.name!r} failed: {what}. Look whether it runs, and whether"
+            " AWS_ENDPOINT_URL names it" + self._hinted()
+        )
 
-    def _explain(self, code: str, details: dict[str, Any]) -> str:
+    def _explain(self, code: str, details: dict[str, Any], operation: str) -> str:
         off = (datetime.now(UTC) - _date(details)).total_seconds()
-        text = next((text for codes, text in _EXPLAINED.items() if code in codes), _UNEXPLAINED)
+        if "html" in details.get("HTTPHeaders", {}).get("content-type", ""):
+            text = _WEB_PAGE
+        else:
+            text = next((text for codes, text in _EXPLAINED.items() if code in codes), _UNEXPLAINED)
         return (
             f"bucket {self.name!r} "
-            + text.format(code=code, off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}")
+            + text.format(
+                code=code,
+                off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}",
+                operation=operation,
+                permission=f"s3:{_PERMISSIONS.get(operation, operation)}",
+                status=details.get("HTTPStatusCode"),
+            )
             + self._hinted()
         )
 

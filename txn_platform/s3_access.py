@@ -153,7 +153,7 @@ class S3Access:
             yield _read_by("pyarrow", lambda: self._read_by_pyarrow(key), table)
             yield _read_by("polars", lambda: self._read_by_polars(key), table)
         finally:
-            self._bucket.delete(key)
+            self._bucket.erase(key)
         hint = bucket_in_host(self._endpoint.geturl(), self._bucket.name)
         if hint:
             yield Capability("endpoint", works=False, needed=False, meaning=hint)

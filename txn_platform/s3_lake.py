@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, override
@@ -111,10 +111,12 @@ class S3Lake(Lake):
 
     @override
     def probe(self) -> Iterator[Capability]:
-        capabilities = probe(self.bucket, self._prefix)
-        yield next(capabilities)
-        yield from self._access.probe(f"{self._prefix}probe-{uuid.uuid4().hex}")
-        yield from capabilities
+        with closing(probe(self.bucket, self._prefix)) as capabilities:
+            objects = next(capabilities)
+            yield objects
+            if objects.works:
+                yield from self._access.probe(f"{self._prefix}probe-{uuid.uuid4().hex}")
+            yield from capabilities
 
     def dead_uploads(self, *, attempts: int | None = None) -> list[Upload]:
         """Uploads of this lake's objects that are older than any live one, whoever began them.

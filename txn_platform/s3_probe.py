@@ -19,7 +19,7 @@ from txn_platform.lake import Capability
 from txn_platform.s3 import StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
     from txn_platform.s3 import Bucket
 
@@ -34,7 +34,7 @@ _WRONG_CHECKSUM: Final = "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="
 _WRONG_ETAG: Final = "0" * 32
 
 
-def probe(bucket: Bucket, prefix: str) -> Iterator[Capability]:
+def probe(bucket: Bucket, prefix: str) -> Generator[Capability]:
     """Try what a store can do, and leave nothing.
 
     Args:
@@ -48,7 +48,10 @@ def probe(bucket: Bucket, prefix: str) -> Iterator[Capability]:
     key = f"{prefix}probe-{uuid.uuid4().hex}"
     probed = _Probed(bucket, key)
     try:
-        yield probed.objects()
+        objects = probed.objects()
+        yield objects
+        if not objects.works:
+            return
         for look in (
             probed.ranges,
             probed.parts,
@@ -81,7 +84,11 @@ def race(bucket: Bucket, prefix: str) -> str:
             key = f"{prefix}probe-{uuid.uuid4().hex}"
             make = partial(_make, bucket, key, threading.Barrier(_WRITERS))
             try:
-                winners = [number for number, won in enumerate(pool.map(make, _NUMBERS)) if won]
+                made = list(pool.map(make, _NUMBERS))
+                winners = [number for number, won in enumerate(made) if won]
+                if not winners and None in made:
+                    # Of a round in which requests failed, nothing is known.
+                    continue
                 if len(winners) != 1:
                     return (
                         f"of {_WRITERS} that put one object at once, {len(winners)} were told that"
@@ -94,16 +101,27 @@ def race(bucket: Bucket, prefix: str) -> str:
     return ""
 
 
-def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bool:
-    """Put an object if there is none, at the same time as others; whether the store took it."""
+def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bool | None:
+    """Put an object if there is none, at the same time as others; whether the store took it.
+
+    Returns:
+        None when the store was not up to it.
+    """
     body = b"%d" % number
     start.wait()
-    answer = bucket.call(
-        lambda: bucket.client.put_object(Bucket=bucket.name, Key=key, Body=body, IfNoneMatch="*"),
-        # The object is there, or is being made.
-        none_for=("412", "PreconditionFailed", "409", "ConditionalRequestConflict"),
-        attempts=1,
-    )
+    try:
+        answer = bucket.call(
+            lambda: bucket.client.put_object(
+                Bucket=bucket.name, Key=key, Body=body, IfNoneMatch="*"
+            ),
+            # The object is there, or is being made.
+            none_for=("412", "PreconditionFailed", "409", "ConditionalRequestConflict"),
+            attempts=1,
+        )
+    except StoreError as error:
+        if error.refused:
+            raise
+        return None
     return answer is not None
 
 
@@ -129,7 +147,8 @@ class _Probed:
             needed=True,
             meaning="one PUT replaces an object whole, and it is read back at once"
             if works
-            else "what is read is not what was put last: the lake's promise does not hold here",
+            else "what is read is not what was put last, so that the lake would lose windows here:"
+            " use another store, or look whether AWS_ENDPOINT_URL names one",
         )
 
     def ranges(self) -> Capability:
@@ -165,7 +184,9 @@ class _Probed:
 
     def uploads(self) -> Capability:
         def attempt() -> bool:
-            upload_id = self._client.create_multipart_upload(**self._place)["UploadId"]
+            upload_id = self._bucket.call(
+                lambda: self._client.create_multipart_upload(**self._place), needs=("UploadId",)
+            )["UploadId"]
             try:
                 listed = self._listed(upload_id)
             finally:

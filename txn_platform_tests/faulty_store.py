@@ -72,7 +72,7 @@ class FaultyStore:
         hosts: that requests were addressed to.
         check_then_write: seconds between the check of If-None-Match, which is made here, and the
             write, which has no condition any more; None passes conditions on. The upstream must
-            answer HEAD without a signature.
+            not verify signatures, as moto does not.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -239,7 +239,9 @@ def _is_there(upstream: str, request: _Handler) -> bool:
         return False
     connection = http.client.HTTPConnection(upstream, timeout=60)
     try:
-        connection.request("HEAD", request.path)
+        connection.request(
+            "HEAD", request.path, headers={"Authorization": request.headers["Authorization"]}
+        )
         return connection.getresponse().status == http.client.OK
     finally:
         connection.close()

@@ -540,7 +540,7 @@ def test_doctor_says_what_a_store_cannot_do_and_what_that_means(
 
     def notes() -> dict[str, str]:
         found = [finding for finding in examine() if finding.subject == "store"]
-        assert len(found) == 8
+        assert len(found) == 10
         assert all(finding.good for finding in found)
         return {
             name: meaning

@@ -1,0 +1,186 @@
+"""`txn doctor` about stores that are absent, no S3, lose what they take, or refuse a part."""
+
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from click.testing import CliRunner
+
+from txn_platform.cli import main
+from txn_platform_tests.conftest import S3Endpoint
+from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
+from txn_platform_tests.served_source import ServedSource, sent_row, served
+
+_PAGE = b"<!DOCTYPE html><html><title>Welcome</title><body>It works<br></body></html>"
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Answers with a web page."""
+
+    status: int
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(self.status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(_PAGE)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(_PAGE)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 - the library's names
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture(autouse=True)
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a run needs beside a store."""
+    monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes and more")
+    with served(ServedSource([sent_row(0)])) as there:
+        monkeypatch.setenv("GENERATOR_URL", there.url)
+        yield
+
+
+@pytest.fixture
+def store(
+    monkeypatch: pytest.MonkeyPatch, s3_servers: Callable[[str], S3Endpoint], s3_prefix: str
+) -> Iterator[FaultyStore]:
+    """A proxy in front of a store, which the environment names."""
+    endpoint = s3_servers("moto")
+    monkeypatch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("TXN_LAKE_PREFIX", s3_prefix)
+    with FaultyStore(endpoint.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+def _doctor() -> tuple[int, list[str]]:
+    """The exit code, and the lines about the store without the first words' spaces."""
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    lines = [" ".join(line.split()) for line in result.output.splitlines()]
+    return result.exit_code, [
+        line for line in lines if line.split()[1] in {"lake", "store", "delta"}
+    ]
+
+
+@pytest.mark.usefixtures("store")
+def test_a_sound_store_is_green() -> None:
+    code, lines = _doctor()
+    assert code == 0
+    assert not [line for line in lines if line.startswith("FAIL")]
+    assert lines[0].startswith("ok lake s3://transactions/")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_closed_port_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    code, lines = _doctor()
+    assert code == 1
+    (line,) = lines
+    assert line.startswith("FAIL lake the store of bucket 'transactions' failed: Could not connect")
+    assert "whether AWS_ENDPOINT_URL names it" in line
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("status", [200, 404, 502])
+def test_a_web_page_is_not_green(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    handler = type("Handler", (_Page,), {"status": status})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        code, lines = _doctor()
+        server.shutdown()
+    assert code == 1
+    (line,) = lines
+    assert line.startswith("FAIL lake bucket 'transactions' is not answered by an S3: a web page")
+    assert "Fix AWS_ENDPOINT_URL" in line
+
+
+def test_a_store_that_loses_what_it_takes_is_not_green(store: FaultyStore) -> None:
+    store.fail(Operation.PUT, Fault.LOST)
+    code, lines = _doctor()
+    assert code == 1
+    (line,) = lines
+    # There is nothing to be read back.
+    assert line.startswith("FAIL lake bucket ")
+
+
+def test_a_store_that_keeps_what_was_there_before_is_not_green(store: FaultyStore) -> None:
+    store.fail(Operation.PUT, Fault.LOST, after=1)
+    code, lines = _doctor()
+    assert code == 1
+    (line,) = lines
+    assert line.startswith("FAIL store objects: what is read is not what was put last")
+    assert "use another store" in line
+
+
+@pytest.mark.parametrize("in_a_race", [True, False])
+def test_a_store_that_loses_commits_is_not_green(
+    store: FaultyStore, monkeypatch: pytest.MonkeyPatch, s3_prefix: str, *, in_a_race: bool
+) -> None:
+    monkeypatch.setenv("AWS_BUCKET_NAME", "")
+    monkeypatch.setenv("DELTA_LAKE_S3_PATH", f"s3://transactions/{s3_prefix}/delta")
+    if in_a_race:
+        store.check_then_write = 0.02
+    else:
+        store.fail(Operation.PUT, Fault.LOST)
+    code, lines = _doctor()
+    assert code == 1
+    assert lines[-1].startswith("FAIL delta the ")
+    assert "se another store" in lines[-1]
+
+
+def test_several_at_once_are_tried_for_the_lake_too(store: FaultyStore) -> None:
+    store.check_then_write = 0.02
+    code, lines = _doctor()
+    assert code == 0
+    (line,) = [line for line in lines if "conditional puts" in line]
+    assert line.startswith("note ")
+    assert "not when several put at once: of 6 that put one object at once" in line
+
+
+@pytest.mark.parametrize(
+    ("operation", "permission"),
+    [
+        (Operation.LIST, "s3:ListBucket"),
+        (Operation.PUT, "s3:PutObject"),
+        (Operation.GET, "s3:GetObject"),
+        (Operation.DELETE, "s3:DeleteObject"),
+    ],
+)
+def test_a_permission_that_lacks_is_named(
+    store: FaultyStore, operation: Operation, permission: str
+) -> None:
+    store.fail(operation, Fault.DENIED)
+    code, lines = _doctor()
+    assert code == 1
+    (line, *_) = [line for line in lines if line.startswith("FAIL")]
+    assert "refused the credentials (AccessDenied for " in line
+    assert f"allow them {permission} there" in line
+
+
+@pytest.mark.parametrize("operation", [Operation.ABORT, Operation.UPLOADS])
+def test_uploads_that_cannot_be_aborted_are_noted(store: FaultyStore, operation: Operation) -> None:
+    store.fail(operation, Fault.DENIED)
+    code, lines = _doctor()
+    assert code == 0
+    (line,) = [line for line in lines if "list and abort of uploads" in line]
+    assert line.startswith("note ")
+    assert "a lifecycle rule" in line
+
+
+@pytest.mark.usefixtures("store")
+def test_a_bucket_that_is_absent_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_BUCKET_NAME", "no-such-bucket")
+    code, lines = _doctor()
+    assert code == 1
+    assert lines == [
+        "FAIL lake bucket 'no-such-bucket' does not exist: make it, or fix AWS_BUCKET_NAME"
+    ]
