@@ -376,7 +376,8 @@ class Transaction(BaseModel):
     transaction_type: TransactionType
     channel: Channel
     amount: str = Field(
-        description="In units of the currency, two decimals", pattern=r"^\d+\.\d\d$"
+        description="In units of the currency, two decimals; zeros where it has none (JPY)",
+        pattern=r"^\d+\.\d\d$",
     )
     currency: str = Field(description="ISO 4217", pattern="^[A-Z]{3}$")
     country: str = Field(description="ISO 3166, of the place it happened at", pattern="^[A-Z]{2}$")

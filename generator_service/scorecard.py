@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from generator_service.simulator import VERSION, Window
+from generator_service.simulator.pools import WITHOUT_DECIMALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -206,6 +207,14 @@ class _Sample:
         return self.coded["transaction_type"] == types.index("PURCHASE")
 
 
+def _smallest_units(table: pa.Table) -> Integers:
+    """Amounts in the currency's smallest unit: cents, or yen."""
+    # Exact: a hundred times the amount is a whole number.
+    hundredths = _whole(pc.multiply(table["amount"], pa.scalar(100)).cast(pa.int64()))
+    whole = pc.is_in(table["currency"].cast(pa.string()), pa.array(sorted(WITHOUT_DECIMALS)))
+    return np.where(whole.to_numpy(), hundredths // 100, hundredths)
+
+
 def _collected(simulator: Simulator, window: Window, max_rows: int) -> _Sample:
     customers = _column(pa.Table.from_batches(list(simulator.customers())), "customer_id")
     cards = pa.Table.from_batches(list(simulator.cards()))
@@ -220,8 +229,7 @@ def _collected(simulator: Simulator, window: Window, max_rows: int) -> _Sample:
         parts.append(
             _Sample(
                 times=_whole(table["transaction_at"].cast(pa.int64())),
-                # Exact: a hundred times the amount is a whole number.
-                cents=_whole(pc.multiply(table["amount"], pa.scalar(100)).cast(pa.int64())),
+                cents=_smallest_units(table),
                 customers=_positions(table["customer_id"], customers),
                 cards=_positions(table["card_number"], numbers),
                 fraud=table["is_fraud"].to_numpy(),

@@ -18,7 +18,7 @@ import dataframely as dy
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.card_numbers import holds_card_number, luhn_is_valid
+from txn_platform.card_numbers import LENGTHS, holds_card_number, luhn_is_valid
 from txn_platform.columns import coded_schema
 from txn_platform.iso_codes import COUNTRIES, CURRENCY_EXPONENTS, MERCHANT_CATEGORY_RANGES
 
@@ -81,9 +81,12 @@ def _has_check_digit(number: pl.Expr) -> pl.Expr:
     return number.map_batches(luhn_is_valid, return_dtype=pl.Boolean)
 
 
+# Of these, zeros alone have a right check digit, as have eights: no card has such a number.
+_PLACEHOLDERS = [digit * length for length in LENGTHS for digit in "0123456789"]
+
+
 def _has_different_digits(number: pl.Expr) -> pl.Expr:
-    """Zeros alone have a right check digit, as have eights: placeholders, which no card has."""
-    return ~number.str.contains("^(" + "|".join(f"{digit}+" for digit in range(10)) + ")$")
+    return ~number.is_in(_PLACEHOLDERS)
 
 
 def _holds_no_card_number(text: pl.Expr) -> pl.Expr:

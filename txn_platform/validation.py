@@ -185,14 +185,15 @@ _OF_ONE_COLUMN: Final = {
     )
     for name in SENT_COLUMNS
 }
+# Of these, most windows have few rows that can break them, or none: see `Validator.judge`.
+_OF_AMOUNTS: Final = "amount.exponent"
+_OF_REFUNDS: Final = "original_transaction_id.own_id"
 _OF_ROWS: Final = [
     rule
     for reason, rules in _RULES_BY_REASON.items()
     for rule in rules
-    if not _is_of_one_column(rule) and reason != "amount.exponent"
+    if reason not in {_OF_AMOUNTS, _OF_REFUNDS} and not _is_of_one_column(rule)
 ]
-# Of currencies with decimals this one always holds, and most windows have no other.
-_OF_AMOUNTS: Final = pl.all_horizontal(_RULES_BY_REASON["amount.exponent"])
 _LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
 _WORKERS: Final = 2
 _QUARANTINED: Final = coded_schema(QUARANTINE_SCHEMA, CODED_COLUMNS)
@@ -233,14 +234,16 @@ class Validator:
         typed = pa.RecordBatch.from_arrays(
             [column.typed for column in judged], schema=CONFORMING_SCHEMA
         )
-        whole_rows = as_frame(typed.select(_LOOKED_AT)).select(
-            pl.all_horizontal(*_OF_ROWS, _is_inside(self._window))
-        )
-        conforms &= whole_rows.to_series().to_numpy()
-        currencies = typed.column("currency")
-        if self._lack_decimals(cast("Coded", currencies).dictionary):
-            amounts = as_frame(typed.select(["amount", "currency"])).select(_OF_AMOUNTS)
-            conforms &= amounts.to_series().to_numpy()
+        whole_rows = as_frame(typed.select(_LOOKED_AT))
+        in_place = whole_rows.select(pl.all_horizontal(*_OF_ROWS, _is_inside(self._window)))
+        conforms &= in_place.to_series().to_numpy()
+        refunds = whole_rows["original_transaction_id"].is_not_null().arg_true().to_numpy()
+        conforms[refunds] &= _hold(_OF_REFUNDS, typed, refunds)
+        currencies = cast("Coded", typed.column("currency"))
+        lack_decimals = self._lack_decimals(currencies.dictionary)
+        if lack_decimals.any():
+            whole = np.flatnonzero(lack_decimals[places_of(currencies)])
+            conforms[whole] &= _hold(_OF_AMOUNTS, typed, whole)
         if sent.column("extra_fields").null_count < sent.num_rows:
             extra = as_frame(sent.select(["extra_fields"]))
             conforms &= ~extra.select(_REPEATS_A_FIELD).to_series().to_numpy()
@@ -267,9 +270,17 @@ class Validator:
         return judged
 
 
-def _lack_decimals(currencies: pa.Array[Any]) -> bool:
-    """Whether amounts in one of these currencies have no decimals."""
-    return pl.Series(currencies, dtype=pl.String).is_in(WITHOUT_DECIMALS).any()
+def _lack_decimals(currencies: pa.Array[Any]) -> NDArray[np.bool_]:
+    """Which of k currencies, and of null behind them, have no decimals."""
+    codes = pl.Series(currencies, dtype=pl.String).extend_constant(None, 1)
+    return codes.is_in(WITHOUT_DECIMALS).fill_null(value=False).to_numpy()
+
+
+def _hold(reason: str, rows: pa.RecordBatch, places: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Whether a reason's rules hold of the rows at some places."""
+    rules = pl.all_horizontal(_RULES_BY_REASON[reason])
+    some = rows.select(sorted({*rules.meta.root_names()})).take(cast("Any", integers(places)))
+    return as_frame(some).select(rules).to_series().to_numpy()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from txn_platform.contract import (
     Transaction,
     luhn_is_valid,
 )
+from txn_platform.reconciliation import ControlTotals
 from txn_platform.validation import Validator, find_repeats
 from txn_platform.windows import Window as PlatformWindow
 from txn_platform_tests.served_source import in_batches, landed_rows
@@ -95,6 +96,26 @@ def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
             judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).judge(raw)
             assert judged.quarantined.num_rows == 0
             assert judged.conforming.num_rows == batch.num_rows > 0
+
+
+@pytest.mark.parametrize("preset", ["realistic", "handbook"])
+def test_amounts_of_a_currency_without_decimals_are_whole(preset: str) -> None:
+    simulator = Simulator(
+        Configuration(preset=preset, locale="ja_JP", customers=2000, merchants=600, tps=1)
+    )
+    window = PlatformWindow.of_partition("2026-06-13-18:00")
+    span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
+    rows = pl.concat(pl.DataFrame(batch) for batch in text_batches(simulator.batches(span)))
+    raw = landed_rows(rows.to_dicts())
+    judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).judge(raw)
+    assert judged.quarantined.num_rows == 0
+    yen = rows.filter(pl.col("currency") == "JPY")
+    assert yen.height > 0.9 * rows.height > 0
+    assert yen["amount"].str.ends_with(".00").all()
+    usual = yen.select(pl.col("amount").cast(pl.Float64).median()).item()
+    assert usual > 1000, "a yen is worth about a cent"
+    stated = simulator.control_totals(span)
+    assert ControlTotals.of(raw).amount_by_type == dict(stated.amount_by_type)
 
 
 def test_the_page_of_the_contract_is_current() -> None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from generator_service.simulator import arrow
 from generator_service.simulator.kinds import KINDS
+from generator_service.simulator.pools import WITHOUT_DECIMALS
 from generator_service.simulator.randomness import (
     Flags,
     Floats,
@@ -405,6 +406,15 @@ class Population:
     def customer_ids(self, customers: Integers) -> pa.StringArray:
         """Return the ids of customers; their eight bytes are copied as one word."""
         return arrow.fixed_width(self._customer_words[customers].view(np.uint8).reshape(-1, 8))
+
+    @cached_property
+    def hundredths(self) -> Integers | None:
+        """How many hundredths each merchant's smallest unit is: 100 of a currency without decimals.
+
+        None when all currencies have decimals.
+        """
+        units = [100 if code in WITHOUT_DECIMALS else 1 for code in self.currencies.to_pylist()]
+        return np.array(units)[self.merchant_currency] if 100 in units else None
 
     @cached_property
     def all_customer_ids(self) -> pa.StringArray:

@@ -38,6 +38,9 @@ _CURRENCIES = {
     "VND": "VN", "ZAR": "ZA",
 }  # fmt: skip
 
+WITHOUT_DECIMALS = frozenset({"CLP", "ISK", "JPY", "KRW", "VND"})
+"""Those of these currencies that have no minor unit (ISO 4217): their amounts are whole."""
+
 
 @dataclass(frozen=True)
 class Place:

@@ -209,7 +209,7 @@ class Simulator:
             rows += slots.size
             digest += ids.digest(ids.texts(times, self._tails(slots)))
             # A block's cents stay below 2**53, so their sums in floats are exact.
-            sums = np.bincount(draft.types, weights=draft.cents, minlength=cents.size)
+            sums = np.bincount(draft.types, weights=self._hundredths(draft), minlength=cents.size)
             cents += sums.astype(np.int64)
             seen += np.bincount(draft.types, minlength=seen.size)
         amounts = {
@@ -379,7 +379,7 @@ class Simulator:
             arrow.coded(population.merchant_category[merchants], population.categories),
             arrow.coded(draft.types, self._transaction_types),
             arrow.coded(details.channels, self._channels),
-            arrow.decimals(draft.cents),
+            arrow.decimals(self._hundredths(draft)),
             arrow.coded(population.merchant_currency[merchants], population.currencies),
             arrow.coded(population.merchant_country[merchants], population.countries),
             self._latitudes.at(details.places, coded=is_coded("latitude")),
@@ -389,6 +389,11 @@ class Simulator:
             self._parent_ids(slots.size, draft),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+    def _hundredths(self, draft: Draft) -> Integers:
+        """Amounts in hundredths; a draft has them in the currency's smallest unit."""
+        units = self._model.population.hundredths
+        return draft.cents if units is None else draft.cents * units[draft.merchants]
 
     def _forget_unreported(
         self, slots: Slots, times: Integers, draft: Draft, known_by: int
