@@ -355,7 +355,7 @@ def test_a_share_that_is_too_large_says_what_the_rows_are_quarantined_for(
 def test_the_quarantine_of_a_window_that_failed_can_be_looked_at(there: ServedSource) -> None:
     assert _materialize(there).success
     command = ["quarantine", "--partition", _PARTITION]
-    assert CliRunner().invoke(main, command).output == "Nothing is quarantined.\n"
+    assert "Nothing is quarantined" in CliRunner().invoke(main, command).output
     for number in range(20):
         there.rows[number] = sent_row(number, country="UK")
     assert not _materialize(there).success

@@ -75,7 +75,8 @@ def test_the_command_shows_masked_examples() -> None:
 
 def test_the_command_says_when_there_is_nothing() -> None:
     result = CliRunner().invoke(main, ["quarantine"])
-    assert (result.exit_code, result.output) == (0, "Nothing is quarantined.\n")
+    assert result.exit_code == 0
+    assert "Nothing is quarantined in " in result.output
     result = CliRunner().invoke(main, ["quarantine", "--partition", "2026-11-01-00:00"])
     assert result.exit_code == 1
     assert "materialize quarantined_transactions" in result.output
