@@ -54,7 +54,8 @@ def kept_card_key(home: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise UserError(
-            f"the card key {path} can't be made or read ({reason}): set TXN_CARD_KEY"
+            f"the card key {path} can't be made or read ({reason}): set TXN_CARD_KEY, or"
+            " TXN_HOME to a directory that can be written"
         ) from None
 
 

@@ -9,17 +9,18 @@ import socket
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 import pytest
 
+from generator_service.__main__ import main
 from generator_service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SMALL = {"GENERATOR_TPS": "1", "GENERATOR_CUSTOMERS": "500", "GENERATOR_MERCHANTS": "100"}
 LISTENING = re.compile(r"generator_service listening on (http://127\.0\.0\.1:\d+)\n")
@@ -242,3 +243,49 @@ def test_the_access_log_is_off_until_turned_on_and_never_on_stdout():
         said, log = running.communicate(timeout=WITHIN)
         assert said == ""
         assert "GET /healthz" in log
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 70, "http://here", "no such host"])
+def test_a_host_that_is_none_is_said_in_one_message(host: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["--host", host, "--port", "0"]) == 1
+    assert f"cannot listen on {host}:0: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:8000", "udp://10.0.0.1:8000"])
+def test_the_port_that_kubernetes_sets_is_explained(value: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GENERATOR_PORT", value)
+    with pytest.raises(SettingsError, match=r"^GENERATOR_PORT=.*`enableServiceLinks: false`"):
+        Settings.load()
+    assert Settings.load(port=8001).port == 8001
+
+
+def test_white_space_around_a_setting_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GENERATOR_SEED", " 7\n")
+    monkeypatch.setenv("GENERATOR_LOCALE", "\ufeffde_DE ")
+    monkeypatch.setenv("GENERATOR_TPS", " \t")
+    settings = Settings.load()
+    assert (settings.seed, settings.locale, settings.tps) == (7, "de_DE", 10)
+
+
+def test_a_service_whose_output_has_no_room_serves_all_the_same():
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    command = [sys.executable, "-m", "generator_service", "--port", "0", "--until-stdin-closes"]
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | SMALL,
+        ) as running,
+    ):
+        line = running.stderr.readline()
+        said = re.match(r"generator_service listening on (http://\S+); .*No space", line)
+        assert said
+        assert get(f"{said[1]}/healthz").status_code == 200
+        running.stdin.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 0
