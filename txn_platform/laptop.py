@@ -25,6 +25,7 @@ from txn_platform.addresses import require_dagster_home
 from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
+from txn_platform.network import without_proxy_for_loopback
 from txn_platform.places import STACK_BUCKET
 from txn_platform.processes import Child, generator_child, generator_url, port_is_free
 from txn_platform.settings import load_settings
@@ -127,7 +128,11 @@ def laptop(
         # One card, one token, whether the lake is a directory today or the S3.
         given = settings.card_key
         card_key = given.get_secret_value() if given else kept_card_key(home)
-        environment = {"AWS_BUCKET_NAME": "", "TXN_CARD_KEY": card_key}
+        environment = {
+            "AWS_BUCKET_NAME": "",
+            "TXN_CARD_KEY": card_key,
+            **without_proxy_for_loopback(),
+        }
 
         if not directory and seaweedfs.available():
             keys = home / "s3-keys.json"
@@ -152,6 +157,13 @@ def laptop(
                 "AWS_ENDPOINT_URL": s3.endpoint_url,
                 # It goes before the other where both are read.
                 "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
+                # Nor is it reached as the machine's profile or settings say.
+                "AWS_PROFILE": "",
+                "AWS_DEFAULT_PROFILE": "",
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "AWS_CA_BUNDLE": "",
+                "TXN_S3_ADDRESSING": "path",
             }
         else:
             addresses["lake"] = str(home / "lake")

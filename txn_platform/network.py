@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     import urllib3
 
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -72,6 +73,13 @@ def proxy_for(url: str) -> Proxy | None:
             f"{parts.scheme.upper()}_PROXY does not name an HTTP proxy: write it as"
             f" http://host:port, or name {host} in NO_PROXY"
         ) from None
+
+
+def without_proxy_for_loopback() -> dict[str, str]:
+    """The variables with which programs of others ask loopback directly too."""
+    excluded = [getproxies_environment().get("no", ""), *_LOOPBACK]
+    joined = ",".join(filter(None, excluded))
+    return {"NO_PROXY": joined, "no_proxy": joined}
 
 
 def require_certificates(bundle: Path) -> None:

@@ -394,9 +394,15 @@ def _botocore(settings: Settings) -> Any:
     """A session of its own, whose descriptions of AWS, megabytes of JSON, are read once."""
     from botocore.session import Session
 
-    # Said to botocore, a profile would hide what else the environment has (web identity).
-    profile = None if os.environ.get("AWS_PROFILE") else settings.profile
-    session = Session(profile=profile)
+    named = [os.environ.get(name) for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")]
+    if any(named):
+        # Said to botocore, a profile would hide what else the environment has (web identity).
+        session = Session()
+    elif settings.profile:
+        session = Session(profile=settings.profile)
+    else:
+        # botocore would look for a profile without a name where a variable is empty.
+        session = Session(session_vars={"profile": (None, None, None, None)})
     session.register_component("data_loader", _descriptions())
     return session
 
