@@ -77,8 +77,8 @@ def proxy_for(url: str) -> Proxy | None:
 
 def without_proxy_for_loopback() -> dict[str, str]:
     """The variables with which programs of others ask loopback directly too."""
-    excluded = [getproxies_environment().get("no", ""), *_LOOPBACK]
-    joined = ",".join(filter(None, excluded))
+    excluded = getproxies_environment().get("no", "").split(",")
+    joined = ",".join(dict.fromkeys(filter(None, [*excluded, *_LOOPBACK])))
     return {"NO_PROXY": joined, "no_proxy": joined}
 
 

@@ -7,6 +7,7 @@ processes are run belongs in `processes`; what the lake does with an S3 belongs 
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
 
 from txn_platform.errors import UserError
 from txn_platform.processes import Child, ChildFailed, free_ports, port_is_free
@@ -124,7 +126,15 @@ class SeaweedFS:
 
 
 def _client(endpoint_url: str, access_key: str, secret_key: str) -> S3Client:
-    return boto3.client(
+    # Of the machine's profiles, none is read: one that is wrong would be an error here.
+    core = Session(
+        session_vars={
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+        }
+    )
+    return boto3.Session(botocore_session=core).client(
         "s3",
         endpoint_url=endpoint_url,
         aws_access_key_id=access_key,

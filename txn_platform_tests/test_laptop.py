@@ -179,6 +179,8 @@ def test_the_directory_lake_needs_no_s3(
             "GENERATOR_URL": inert_generator,
             "AWS_BUCKET_NAME": "",
             "TXN_CARD_KEY": (Path.cwd() / ".txn" / "card-key").read_text(),
+            "NO_PROXY": "127.0.0.1,localhost,::1",
+            "no_proxy": "127.0.0.1,localhost,::1",
         }
         assert services.addresses["lake"] == str(Path.cwd() / ".txn" / "lake")
         assert not (Path.cwd() / ".txn" / "seaweedfs").exists()
