@@ -243,7 +243,7 @@ class _Lines:
     def keep(self, row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
         # An exception would not find its way through Arrow.
         try:
-            self._budget.take(1, len(row.text), sent=len(row.text))
+            self._budget.take(1, len(row.text), sent=len(row.text) + 1)
         except TooLargeError as error:
             self.refused = error
             return "error"

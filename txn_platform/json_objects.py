@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from txn_platform.decode_limits import MOST_COLUMNS, RefusedError
+from txn_platform.decode_limits import MOST_COLUMNS, RefusedError, UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,6 +100,18 @@ def repeats_a_name(text: bytes) -> bool:
         elif sign in _CLOSING and len(within) > 1:
             within.pop()
     return False
+
+
+def without_repeats(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object from its members, for `json.loads`.
+
+    Raises:
+        UnreadableError: two of them have one name.
+    """
+    found = dict(members)
+    if len(found) < len(members):
+        raise UnreadableError("has two fields of one name")
+    return found
 
 
 def unescaped(name: bytes) -> bytes:

@@ -6,6 +6,7 @@ assets' matter.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from decimal import Context, Decimal
 from functools import reduce
@@ -19,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from txn_platform.columns import as_frame, few, values_and_indices
 from txn_platform.contract import TRANSACTION_TYPES
 from txn_platform.decode_limits import shown
+from txn_platform.json_objects import without_repeats
 from txn_platform.text_columns import by_length, words
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ class Batches(Protocol):
 
 def _require_amount(amount: Decimal) -> Decimal:
     """An amount that can be added and written down without rounding."""
+    if amount.is_zero():
+        return Decimal("0.00")
     if not amount.is_finite():
         raise ValueError
     decimals = -cast("int", amount.as_tuple().exponent)
@@ -142,7 +146,12 @@ class ControlTotals:
         Raises:
             ValueError: it is not one.
         """
-        statement = _Statement.model_validate_json(text)
+        try:
+            # A float would round what is written as a number.
+            sent = json.loads(text, parse_float=Decimal, object_pairs_hook=without_repeats)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        statement = _Statement.model_validate(sent)
         amounts = {kind: _plain(total) for kind, total in statement.amount_by_type.items()}
         return cls(statement.rows, amounts, int(statement.ids_digest, 16))
 

@@ -27,6 +27,7 @@ from txn_platform.decode_limits import Budget, UnreadableError
 from txn_platform.decoding import DECODERS, UNREADABLE, page
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
+from txn_platform.json_objects import without_repeats
 from txn_platform.reconciliation import ControlTotals
 from txn_platform.transport import AbsentError, Limits, Transport
 from txn_platform.windows import Window, iso
@@ -156,7 +157,7 @@ class Source:
             return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
         def read(body: Body) -> datetime:
-            answer = _json(body)
+            answer = _json(body, without_repeats)
             try:
                 moment = datetime.fromisoformat(answer["watermark"])
                 in_utc = moment.astimezone(UTC)
@@ -399,9 +400,13 @@ class Source:
         )
 
 
-def _json(body: Body) -> Any:
+def _json(
+    body: Body, members: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+) -> Any:
     try:
-        return json.loads(body.read())
+        return json.loads(body.read(), object_pairs_hook=members)
+    except UnreadableError:
+        raise
     except (ValueError, RecursionError):
         raise UnreadableError("is not JSON") from None
 

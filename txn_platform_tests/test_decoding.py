@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from txn_platform import decoding, json_rows
 from txn_platform.columns import as_frame
 from txn_platform.contract import SENT_COLUMNS
+from txn_platform.decode_limits import Budget
 from txn_platform.decoding import DECODERS, UnreadableError
 from txn_platform_tests.served_source import sent_row
 
@@ -318,3 +319,14 @@ def test_no_rows_are_no_rows() -> None:
     assert _decoded("ndjson", b"") == []
     assert _decoded("csv", b"transaction_id,amount\n") == []
     assert items(b'{"data":[]}', ["data"]).num_rows == 0
+
+
+def test_very_many_short_lines_are_read_in_portions() -> None:
+    long = json.dumps(sent_row(2, note="x" * 100_000))
+    lines = [*(f'{{"n":{number}}}' for number in range(140_000)), long, "7", ""]
+    batches = list(DECODERS["ndjson"](io.BytesIO("\n".join(lines).encode()), Budget(1 << 25)))
+    assert len(batches) > 2
+    extra = [text for batch in batches for text in batch.column("extra_fields").to_pylist()]
+    assert extra[:-2] == [f'{{"n":"{number}"}}' for number in range(140_000)]
+    assert json.loads(extra[-2]) == {"note": "x" * 100_000}
+    assert extra[-1] == '{"unreadable":"7"}'

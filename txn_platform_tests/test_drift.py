@@ -13,6 +13,7 @@ import pytest
 from generator_service.app import Source as Service
 from generator_service.app import create_app
 from generator_service.settings import Settings
+from txn_platform.contract import SENT_COLUMNS
 from txn_platform.definitions import build_defs
 from txn_platform.drift import find_drift
 from txn_platform_tests.served_source import ServedSource, sent_row, served
@@ -104,6 +105,68 @@ def test_the_generators_drifts_are_found_when_they_are_in_effect(
 @pytest.mark.parametrize("openapi", [None, [], {}, {"paths": {_ROUTE: 7}}])
 def test_a_description_that_says_nothing_is_no_drift(openapi: Any) -> None:
     assert find_drift(openapi, _ROUTE, ["data"], _END) is None
+
+
+def _row(fields: dict[str, Any], **schemas: Any) -> dict[str, Any]:
+    """A description of rows with these fields."""
+    rows = {"type": "array", "items": {"$ref": "#/components/schemas/Row"}}
+    schema = {"type": "object", "properties": {"data": rows}}
+    answer = {"content": {"application/json": {"schema": schema}}}
+    return {
+        "openapi": "3.1.0",
+        "paths": {_ROUTE: {"get": {"responses": {"200": answer}}}},
+        "components": {"schemas": {"Row": {"properties": fields}} | schemas},
+    }
+
+
+@pytest.mark.parametrize(
+    ("schema", "found"),
+    [
+        ({"type": ["string", "null"]}, None),
+        ({"type": "string", "nullable": True}, None),
+        ({"oneOf": [{"type": "string"}, {"type": "null"}]}, None),
+        ({"allOf": [{"$ref": "#/components/schemas/Text"}]}, None),
+        ({"$ref": "#/components/schemas/Alias"}, None),
+        ({"enum": ["USD", "EUR", None]}, None),
+        ({"const": "USD"}, None),
+        ({}, None),
+        (True, None),
+        ({"$ref": "#/components/schemas/Circle"}, None),
+        ({"$ref": 7}, None),
+        ({"type": ["integer", "null"]}, "number"),
+        ({"type": ["string", "number"]}, "number or string"),
+        ({"anyOf": [{"type": ["string", "null"]}, {"type": "array"}]}, "array or string"),
+        ({"enum": ["USD", 7.5]}, "number or string"),
+    ],
+)
+def test_the_type_of_a_field_is_what_its_schema_says(schema: Any, found: str | None) -> None:
+    fields = {name: {"type": _JSON.get(name, "string")} for name in SENT_COLUMNS}
+    described = _row(
+        {**fields, "currency": schema},
+        Text={"type": ["string"]},
+        Alias={"$ref": "#/components/schemas/Text"},
+        Circle={"anyOf": [{"$ref": "#/components/schemas/Circle"}] * 1_000},
+    )
+    expected = f"field 'currency' is {found}, the contract has string"
+    assert _found(described) == ([] if found is None else [(True, expected)])
+
+
+_JSON = {"latitude": "number", "longitude": "integer", "is_fraud": "boolean"}
+
+
+def test_no_more_unknown_fields_are_named_than_can_be_read() -> None:
+    fields = {name: {"type": _JSON.get(name, "string")} for name in SENT_COLUMNS}
+    unknown = {f"\x1b[31m{number}\0" + "x" * 100: {} for number in range(1_000)}
+    found = _found(_row(fields | unknown))
+    assert len(found) == 21
+    assert found[-1] == (False, "980 more fields are not in the contract")
+    assert all(message.isprintable() and len(message) < 200 for _, message in found)
+
+
+def test_a_time_without_a_zone_is_in_utc() -> None:
+    fields = {name: {"type": _JSON.get(name, "string")} for name in SENT_COLUMNS}
+    later = {"type": "integer", "x-since": "2026-11-01T01:00:00"}
+    assert _found(_row(fields | {"currency": later})) == []
 
 
 @pytest.fixture

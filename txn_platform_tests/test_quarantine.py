@@ -73,6 +73,18 @@ def test_the_command_shows_masked_examples() -> None:
     assert "4111111111111112" not in result.output
 
 
+def test_the_command_shows_a_value_that_looks_like_markup() -> None:
+    values = ["[/x]", "[bold]", ":smile:", "[link=http://a]b[/link]", "\x1b[31m\0"]
+    rows = [sent_row(number, currency=value) for number, value in enumerate(values)]
+    for window, row in enumerate(rows):
+        at = Window(datetime(2026, 11, 1, window, tzinfo=UTC))
+        _quarantine(open_lake(load_settings()), at, row)
+        result = CliRunner().invoke(main, ["quarantine", "--partition", at.partition_key])
+        assert (result.exit_code, result.exception) == (0, None)
+        shown = values[window] if values[window].isprintable() else "x1b[31m"
+        assert shown in result.output
+
+
 def test_the_command_says_when_there_is_nothing() -> None:
     result = CliRunner().invoke(main, ["quarantine"])
     assert result.exit_code == 0

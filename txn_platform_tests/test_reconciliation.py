@@ -161,3 +161,44 @@ def _suspected(ids: list[str], size: int) -> bool:
     for start in range(0, len(ids), size):
         repeats.add(pa.array(ids[start : start + size], pa.string()))
     return repeats.suspected
+
+
+@pytest.mark.parametrize(
+    "amount", ["1e30", "-1e30", '"1e30"', "123456789012345678901234567890.12", "0.001", "0e9999"]
+)
+def test_totals_of_any_size_add_up_to_the_last_digit(amount: str) -> None:
+    sent = f'{{"rows":1,"amount_by_type":{{"PURCHASE":{amount}}},"ids_digest":"{0:016x}"}}'
+    totals = ControlTotals.parse(sent)
+    assert totals.amount == Decimal(amount.strip('"'))
+    cent = ControlTotals(1, {"PURCHASE": Decimal("0.01")})
+    assert (totals + cent - cent).differences(totals) == []
+    assert (totals + cent).differences(totals) != []
+    assert ControlTotals.parse(totals.to_json()) == totals
+
+
+@pytest.mark.parametrize(
+    "amount", ["1e36", "-1e999999999", "1e-19", '"NaN"', '"Infinity"', "null", "[]", "9" * 5_000]
+)
+def test_totals_that_cannot_be_written_down_are_none(amount: str) -> None:
+    sent = f'{{"rows":1,"amount_by_type":{{"PURCHASE":{amount}}},"ids_digest":"{0:016x}"}}'
+    with pytest.raises(ValueError):  # noqa: PT011 - of several libraries
+        ControlTotals.parse(sent)
+
+
+def test_totals_that_state_a_thing_twice_are_none() -> None:
+    digest = f'"ids_digest":"{0:016x}"'
+    for sent in (
+        f'{{"rows":1,"rows":2,"amount_by_type":{{}},{digest}}}',
+        f'{{"rows":1,"amount_by_type":{{"REFUND":1,"REFUND":2}},{digest}}}',
+    ):
+        with pytest.raises(ValueError, match="two fields of one name"):
+            ControlTotals.parse(sent)
+
+
+def test_differences_are_few_and_show_no_card_number() -> None:
+    types = {f"4111111111111111\x1b{number}": Decimal(1) for number in range(100)}
+    found = ControlTotals(1, types).differences(ControlTotals(1))
+    assert len(found) == 21
+    assert found[-1] == "amounts of 80 more types"
+    assert "4111111111111111" not in "".join(found)
+    assert "".join(found).isprintable()

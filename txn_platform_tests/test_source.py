@@ -123,6 +123,15 @@ def test_a_watermark_that_is_no_moment_is_refused(
         Source(there.url, limits=Limits(first_pause=0.001)).watermark()
 
 
+def test_a_watermark_that_is_stated_twice_is_refused(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = b'{"watermark":"2026-11-01T06:00:00Z","watermark":"2026-11-01T07:00:00Z"}'
+    monkeypatch.setattr(there, "answer", lambda *_: (200, body))
+    with pytest.raises(UserError, match="has two fields of one name"):
+        Source(there.url, limits=Limits(first_pause=0.001)).watermark()
+
+
 @pytest.mark.parametrize("zone", ["+02:00", "Z"])
 def test_a_watermark_of_any_zone_is_a_moment(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch, zone: str
