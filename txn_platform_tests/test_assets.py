@@ -659,6 +659,43 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("column", "text", "shown"),
+    [
+        ("merchant_name", "REF 4111-1111-1111-1111", True),
+        ("fraud_scenario", "a_4111111111111111", True),
+        ("customer_id", "4111_1111_1111_1111", True),
+        ("merchant_id", "378282246310005", True),
+        ("merchant_id", "REF4111111111111111", False),
+        ("card_number", "4111111111111111", True),
+    ],
+)
+def test_a_card_number_in_any_part_of_the_file_is_found_and_its_position_told(
+    there: ServedSource, tmp_path: Path, column: str, text: str, *, shown: bool
+) -> None:
+    assert _materialize(there).success
+    good = pq.read_table(_PUBLISHED)
+    path = tmp_path / "bad.parquet"
+    for rows in ([0], [99], [199], [0, 60, 199], list(range(12))):
+        values = good[column].to_pylist()
+        for row in rows:
+            values[row] = text
+        at = good.schema.get_field_index(column)
+        bad = good.set_column(at, good.schema.field(at), pa.array(values, pa.string()))
+        # Four row groups, each with a dictionary of its own.
+        pq.write_table(bad, path, row_group_size=50)
+        with open_parquet(path, CODED_COLUMNS) as file:
+            totals = ControlTotals.of(pl.DataFrame(good))
+            _, results = checks.prove_published(file, totals, "token")
+        failed = {result.check_name: result.description for result in results if not result.passed}
+        named = ", ".join(map(str, rows[:10])) + (" ..." if len(rows) > 10 else "")
+        said = (
+            f"{len(rows)} rows show a card number in {column}, at the positions {named} of the"
+            " file, counted from 0"
+        )
+        assert failed == ({"no_card_number_in_clear": said} if shown else {})
+
+
 def test_one_reason_can_have_a_limit_of_its_own(there: ServedSource) -> None:
     there.rows[3] = sent_row(3, currency="XXX")
     limits = {"max_quarantine_by_reason": {"currency.unknown": 0.001}}
