@@ -334,6 +334,27 @@ def test_a_window_whose_run_is_on_its_way_is_not_asked_for(auto: Automation, who
     assert auto.source.asked == []
 
 
+@pytest.mark.parametrize("published_before", [False, True])
+def test_a_window_that_is_published_during_the_tick_is_not_asked_for(
+    auto: Automation, monkeypatch: pytest.MonkeyPatch, published_before: bool
+) -> None:
+    auto.publish(0, 2)
+    if published_before:
+        auto.publish(1, totals=ControlTotals(1, {}, 5))
+    totals_of = auto.source.totals_of
+
+    def and_published(window: Window) -> ControlTotals:
+        """What the source states of a window, which a run publishes at this moment."""
+        monkeypatch.setattr(auto.source, "totals_of", totals_of)
+        auto.publish(1)
+        return totals_of(window)
+
+    auto.source.hours[_key(0)] = rows_of(_hour(0))
+    monkeypatch.setattr(auto.source, "totals_of", and_published)
+    assert auto.tick() == []
+    assert auto.tick() == []
+
+
 def test_a_run_that_dagster_starts_again_by_itself_is_on_its_way(auto: Automation) -> None:
     auto.publish(0, 2)
     auto.tick()
@@ -604,6 +625,15 @@ def test_windows_of_earlier_versions_are_compared_once_by_what_they_landed(
     Path(".txn/lake", object_key(checks.RAW, _hour(0))).unlink()
     assert auto.tick() == []
     auto.source.hours[_key(0)] += rows_of(_hour(0), 3)[2:]
+    assert auto.tick() == [_key(0)]
+
+
+@pytest.mark.parametrize("damaged", [b"", b"PAR1" * 50, b"nothing of the kind"])
+def test_a_raw_object_that_cannot_be_read_says_nothing(auto: Automation, damaged: bytes) -> None:
+    auto.publish(1, 2)
+    auto.publish(0, recorded=False)
+    _land(_hour(0), auto.source.totals_of(_hour(0)))
+    Path(".txn/lake", object_key(checks.RAW, _hour(0))).write_bytes(damaged)
     assert auto.tick() == [_key(0)]
 
 

@@ -29,7 +29,7 @@ from txn_platform.defs.run_history import (
 )
 from txn_platform.defs.sensor_cursor import Asked, Cursor
 from txn_platform.errors import UserError
-from txn_platform.lake import object_key, open_lake
+from txn_platform.lake import explained_reads, object_key, open_lake
 from txn_platform.reconciliation import ControlTotals
 from txn_platform.settings import Settings
 from txn_platform.source import Source
@@ -82,6 +82,8 @@ class Tick:
         self._deadline = started + BUDGET_SECONDS
         self._now = datetime.now(UTC)
         self._histories: dict[str, RunHistory] = {}
+        # By window, the record of the publication that it was judged by.
+        self._judged: dict[str, int | None] = {}
         self._lake_answers = True
 
     def run(self, before: Cursor | None) -> Outcome | None:
@@ -110,20 +112,24 @@ class Tick:
         for key, history in self._histories.items():
             if key in cursor.asked and cursor.asked[key].attempt <= history.attempt:
                 del cursor.asked[key]
-        # The schedule, or a person, may have started one meanwhile.
-        asked = [str(request.partition_key) for request in outcome.requests]
-        newer = RunHistory.of(self._instance, asked, self._now)
-        outcome.requests = [
-            request
-            for request in outcome.requests
-            if not newer[str(request.partition_key)].unfinished
-        ]
+        outcome.requests = self._still_needed(outcome.requests)
         for request in outcome.requests:
             _, content, attempt = str(request.run_key).split("/")
             cursor.asked[str(request.partition_key)] = Asked(
                 content=content, attempt=int(attempt), at=self._now
             )
         return outcome
+
+    def _still_needed(self, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
+        """Those of windows that nobody started or finished a run of during the tick."""
+        keys = [str(request.partition_key) for request in requests]
+        published = latest_ids(self._instance, checks.PUBLISHED, keys) if keys else {}
+        histories = RunHistory.of(self._instance, keys, self._now)
+        return [
+            request
+            for request, key in zip(requests, keys, strict=True)
+            if published.get(key) == self._judged[key] and not histories[key].unfinished
+        ]
 
     def _opened(self, before: Cursor | None, watermark: datetime) -> Cursor:
         if before is None:
@@ -178,7 +184,9 @@ class Tick:
                 missing = [key for key in chunk if key not in known]
                 self._histories |= RunHistory.of(self._instance, missing, self._now)
             try:
-                request = self._request(window, known.get(key), outcome.cursor)
+                published = known.get(key)
+                self._judged[key] = published.storage_id if published else None
+                request = self._request(window, published, outcome.cursor)
             except UserError as error:
                 outcome.unanswered[key] = str(error)
                 in_a_row = False
@@ -279,11 +287,12 @@ class Tick:
         lake, key = open_lake(self._settings), object_key(checks.RAW, window)
         if lake.find(key) is None:
             return ""
-        with lake.open(key) as file:
-            note = (file.metadata.metadata or {}).get(SOURCE_TOTALS_NOTE.encode())
         try:
+            with explained_reads(lake.uri(key)), lake.open(key) as file:
+                note = (file.metadata.metadata or {}).get(SOURCE_TOTALS_NOTE.encode())
             return content_of(ControlTotals.parse(note or b""))
         except ValueError:
+            # It is no Parquet file, or says nothing.
             return ""
 
 
