@@ -663,6 +663,7 @@ def test_optimize_is_a_command(directory: Place) -> None:
     result = run("txn", "optimize")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
+        f"table: {directory.uri}\n"
         f"Error: there is no Delta table at {directory.uri} yet: run a window first\n"
     )
     _commit(_NOON, 10, "a")

@@ -97,14 +97,14 @@ def test_nothing_is_left_of_what_expires(bucket: S3Endpoint, status: str) -> Non
         bucket.client().delete_object(Bucket=bucket.bucket, Key=f"lake/{key}")
     done = _expire("--yes")
     assert done.exit_code == 0, done.output
-    assert re.match("[24] objects removed" if status else "2 objects removed", done.output)
+    assert re.match("[24] objects removed" if status else "2 objects removed", done.stdout)
     left = {line.partition(" ")[0] for line in _versions(bucket, markers=False)}
     assert left == {f"lake/{key}" for key in (*_keys(young), published)}
     if status != "Suspended":
         # SeaweedFS does not remove a marker then. It holds nothing.
         assert len(_versions(bucket)) == (4 if status else 3)
     again = _expire("--yes")
-    assert (again.exit_code, again.output[:18]) == (0, "0 objects removed ")
+    assert (again.exit_code, again.stdout[:18]) == (0, "0 objects removed ")
 
 
 def test_the_question_names_lake_dates_and_count(bucket: S3Endpoint) -> None:
@@ -114,7 +114,7 @@ def test_the_question_names_lake_dates_and_count(bucket: S3Endpoint) -> None:
     before = _versions(bucket)
     asked = _expire(answer="n\n")
     assert asked.exit_code == 1
-    assert asked.output.startswith(
+    assert asked.stdout.startswith(
         "Remove 4 objects in 6 versions of raw_transactions and quarantined_transactions,"
         f" 2026-11-01 05:00 to 2026-11-02 06:00 UTC, from s3://{bucket.bucket}/lake/ for good?"
     )
@@ -171,7 +171,7 @@ def test_versions_that_stay_are_named_with_the_rule_that_removes_them(
         # And again, when all that is left of them is versions.
         done = _expire("--yes")
         assert done.exit_code == 1
-        assert done.output.startswith("0 objects removed")
+        assert done.stdout.startswith("0 objects removed")
         assert "s3:DeleteObjectVersion" in done.output
         assert "NoncurrentVersionExpiration" in done.output
         assert f"s3://{bucket.bucket}/lake/{_ASSETS[1]}/" in done.output
@@ -191,7 +191,7 @@ def test_where_versions_cannot_be_asked_for_an_object_tells(
         store.fail(Operation.VERSIONING, fault)
         store.fail(Operation.VERSIONS, fault)
         done = _expire("--yes")
-    assert (done.exit_code, done.output[:17]) == (0, "4 objects removed")
+    assert (done.exit_code, done.stdout[:17]) == (0, "4 objects removed")
     assert _versions(bucket) == []
 
 
@@ -212,7 +212,7 @@ def test_what_is_locked_stays_and_is_named(
     client.put_object_legal_hold(Bucket=name, Key=held, LegalHold={"Status": "ON"})
     done = _expire("--yes")
     assert done.exit_code == 1
-    assert done.output.startswith("2 objects removed of 4 ")
+    assert done.stdout.startswith("2 objects removed of 4 ")
     assert f"s3://{name}/{locked}: it is locked until {until:%Y-%m-%d %H:%M} UTC" in done.output
     assert f"s3://{name}/{held}: it is under a legal hold" in done.output
 

@@ -327,8 +327,8 @@ def test_a_store_that_refuses_is_explained(
 def test_a_directory_that_cannot_be_made_is_explained(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TXN_HOME", str(tmp_path / "file"))
+    (tmp_path / "lake").touch()
+    monkeypatch.setenv("TXN_HOME", str(tmp_path))
     with pytest.raises(UserError, match=r"can't be made .*: set TXN_HOME"):
         open_lake(load_settings()).stage(_SCHEMA, _ENCODING)
 
