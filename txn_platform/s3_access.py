@@ -55,6 +55,9 @@ class S3Access:
         virtual_host: whether the bucket's name goes into the host.
         ca_bundle: certificates that are trusted; None for the libraries' own.
         proxy: through which the store is asked.
+
+    Attributes:
+        credentials: what gives them to polars.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class S3Access:
         self._bucket = bucket
         self._endpoint = urlsplit(bucket.client.meta.endpoint_url)
         self._region = bucket.client.meta.region_name
-        self._provider = CredentialProvider(credentials)
+        self.credentials = CredentialProvider(credentials)
         self._virtual_host = virtual_host
         self._ca_bundle = ca_bundle
         self._proxy = proxy
@@ -85,7 +88,7 @@ class S3Access:
         """
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-        key = self._provider.frozen()
+        key = self.credentials.frozen()
         effort, proxy = self._bucket.effort, self._proxy
         # pyarrow-stubs do not know them all.
         options: dict[str, Any] = {"scheme": self._endpoint.scheme}
@@ -124,7 +127,7 @@ class S3Access:
             # No name is a pattern.
             glob=False,
             storage_options=self._plain_options(),
-            credential_provider=self._provider,
+            credential_provider=self.credentials,
         )
         if self._proxy is not None and self._proxy.username:
             from polars.io.plugins import register_io_source
@@ -171,7 +174,7 @@ class S3Access:
         Raises:
             UserError: there are no credentials any more.
         """
-        key = self._provider.frozen()
+        key = self.credentials.frozen()
         options = self._plain_options()
         options["aws_access_key_id"] = key.access_key
         options["aws_secret_access_key"] = key.secret_key
@@ -315,6 +318,8 @@ def open_bucket(settings: Settings, name: str, effort: Effort) -> tuple[Bucket, 
         ca_bundle = settings.ca_bundle or _ca_bundle_of_profile(core)
     if configured is not None:
         _require_no_bucket(configured, name)
+    if configured is not None and configured.startswith("http:"):
+        ca_bundle = None
     if ca_bundle is not None:
         require_certificates(ca_bundle)
     addressing: Any = (

@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -426,3 +427,45 @@ def test_doctor_says_no_where_one_library_cannot_read(
     (bad,) = [finding for finding in examine() if not finding.good]
     assert f"{library} can't read what boto3 has written: error 60 ... caused by the" in bad.message
     assert "AWS_CA_BUNDLE" in bad.message
+
+
+def test_credentials_that_expire_are_asked_for_anew(
+    bare: pytest.MonkeyPatch, moto: S3Endpoint
+) -> None:
+    """A process that prints keys which are valid for a moment, as a login does."""
+    Path("login.py").write_text(
+        "import json, pathlib, datetime as d\n"
+        "count = pathlib.Path('count'); n = len(count.read_text()) if count.exists() else 0\n"
+        "count.write_text('x' * (n + 1))\n"
+        "until = d.datetime.now(d.UTC) + d.timedelta(seconds=60)\n"
+        "print(json.dumps({'Version': 1, 'AccessKeyId': f'key-{n}', 'SecretAccessKey': 's',"
+        " 'SessionToken': f'token-{n}', 'Expiration': until.isoformat()}))\n"
+    )
+    _profile(
+        bare,
+        f"[profile shop]\ncredential_process = {sys.executable} login.py\n"
+        f"endpoint_url = {moto.url}\n",
+    )
+    _, access = open_bucket(load_settings(), moto.bucket, Effort())
+    keys = [access.storage_options()["aws_access_key_id"] for _ in range(2)]
+    assert keys[0] != keys[1]
+    key, until = access.credentials()
+    assert key["aws_session_token"] == key["aws_access_key_id"].replace("key", "token")
+    assert until < time.time() + 600
+
+
+def test_the_profiles_addressing_is_every_librarys(
+    bare: pytest.MonkeyPatch, moto: S3Endpoint
+) -> None:
+    _profile(
+        bare,
+        "[profile shop]\nendpoint_url = http://s3.localhost:1\n"
+        "s3 =\n  addressing_style = virtual\n",
+    )
+    _keys(bare)
+    bucket, access = open_bucket(load_settings(), moto.bucket, Effort())
+    options = access.storage_options()
+    assert options["aws_endpoint_url"] == f"http://{moto.bucket}.s3.localhost:1"
+    assert options["aws_virtual_hosted_style_request"] == "true"
+    url = bucket.client.generate_presigned_url("get_object", {"Bucket": moto.bucket, "Key": "a"})
+    assert url.startswith(f"http://{moto.bucket}.s3.localhost:1/a")
