@@ -49,6 +49,14 @@ class Batches(Protocol):
         ...
 
 
+def _decimal(text: str) -> Decimal:
+    """A JSON number by its digits; one of a billion digits is none."""
+    number = Decimal(text)
+    if not number.is_zero() and abs(number.adjusted()) > _MOST_DIGITS:
+        raise ValueError
+    return number
+
+
 def _require_amount(amount: Decimal) -> Decimal:
     """An amount that can be added and written down without rounding."""
     if amount.is_zero():
@@ -148,7 +156,7 @@ class ControlTotals:
         """
         try:
             # A float would round what is written as a number.
-            sent = json.loads(text, parse_float=Decimal, object_pairs_hook=without_repeats)
+            sent = json.loads(text, parse_float=_decimal, object_pairs_hook=without_repeats)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         statement = _Statement.model_validate(sent)

@@ -185,6 +185,12 @@ def test_totals_that_cannot_be_written_down_are_none(amount: str) -> None:
         ControlTotals.parse(sent)
 
 
+@pytest.mark.parametrize("rows", ["1e999999999", "-1", "1.5", "null", "9" * 5_000, str(2**63)])
+def test_numbers_of_rows_that_cannot_be_are_no_totals(rows: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of several libraries
+        ControlTotals.parse(f'{{"rows":{rows},"amount_by_type":{{}},"ids_digest":"{0:016x}"}}')
+
+
 def test_totals_that_state_a_thing_twice_are_none() -> None:
     digest = f'"ids_digest":"{0:016x}"'
     for sent in (
