@@ -87,6 +87,13 @@ class ArrowMessages(io.RawIOBase):
         if len(length) < 4 or not size:
             self._ready.append(b"")
             return
+        if size > _LONGEST_METADATA and prefix != _CONTINUES:
+            # Streams of old begin a message with its length at once; this is no such length.
+            raise UnreadableError(
+                "has text where an Arrow message should be"
+                if prefix.isascii() and prefix.decode().isprintable()
+                else "is no whole Arrow stream of text"
+            )
         if size > _LONGEST_METADATA:
             raise TooLargeError(f"has a message of {size:,} bytes")
         metadata: bytes = self._body.read(size)

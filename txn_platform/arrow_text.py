@@ -1,8 +1,8 @@
 """Arrow columns of any type as text: what was sent, written as JSON or RFC 3339 would have it.
 
-Numbers keep their digits, a moment is written in UTC with `T` and `Z`, and what is nested becomes
-JSON. A column whose values repeat stays a dictionary. What no text can stand for is refused, with
-the column's name and type.
+Numbers keep their digits, a moment is written in UTC with `T` and `Z`, a duration as ISO 8601 has
+it, and what is nested becomes JSON. A column whose values repeat stays a dictionary. What no text
+can stand for is refused, with the column's name and type.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _TEXT: Final = pa.string()
 _CODED: Final = pa.dictionary(pa.int32(), pa.string())
 _UUID: Final = "arrow.uuid"
+_BOOLEAN: Final = "arrow.bool8"
 # Rows of a nested column that are Python objects at a time.
 _NESTED_ROWS: Final = 1 << 10
 _OBJECT_BYTES: Final = 32
@@ -98,14 +99,18 @@ def _plain(column: Column, name: str, budget: Budget) -> Column:
             if kind.extension_name == _UUID:
                 values = cast("Any", column).to_pylist()
                 return pa.array([value and str(value) for value in values], _TEXT)
+            if kind.extension_name == _BOOLEAN:
+                return column.storage.cast(pa.bool_()).cast(_TEXT)
             return as_plain(_as_text(column.storage, name, budget), budget)
         if _is_view(kind):
             # Many values can be views of the same bytes.
             budget.take(0, int(_view_lengths(column).sum()))
         if _is_nested(kind):
             budget.take(0, _weight(column))
-        if pa.types.is_timestamp(kind):
-            text = _moments(column)
+        if pa.types.is_temporal(kind):
+            text = _times(column)
+        elif pa.types.is_decimal(kind):
+            text = _decimals(column)
         elif _is_nested(kind):
             text = _json(column)
         else:
@@ -196,6 +201,23 @@ def _of_runs(column: Column, name: str, budget: Budget) -> Coded:
     return _over(coded, values)
 
 
+def _times(column: Column) -> Column:
+    """Moments, dates, times and durations; a number that none of them can be, as the number."""
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        text = _moments(column)
+    elif pa.types.is_duration(kind):
+        return _durations(column)
+    else:
+        text = column.cast(_TEXT)
+    # Arrow writes words in place of what is out of its range.
+    odd: Any = pc.starts_with(cast("Any", text), "<")
+    if not cast("Any", pc.any(odd)).as_py():
+        return text
+    size = pa.int32() if kind.bit_width == 32 else pa.int64()
+    return cast("Column", pc.if_else(odd, column.view(size).cast(_TEXT), text))
+
+
 def _moments(column: Column) -> Column:
     """Timestamps as RFC 3339 has them: in UTC when they have a zone, and without one otherwise.
 
@@ -207,6 +229,34 @@ def _moments(column: Column) -> Column:
     if kind.unit == "ns":
         text = pc.replace_substring_regex(text, r"(\.[0-9]{6})000$", r"\1")
     return text if kind.tz is None else pc.binary_join_element_wise(text, "Z", "")
+
+
+def _durations(column: Column) -> Column:
+    """Durations in seconds as ISO 8601 has them, as `PT1.5S`."""
+    kind = cast("pa.DurationType[Any]", column.type)
+    decimals = {"s": 0, "ms": 3, "us": 6, "ns": 9}[kind.unit]
+    counts: Any = column.view(pa.int64()).cast(_TEXT)
+    if decimals:
+        digits = pc.replace_substring_regex(counts, "^(-?)", r"\1" + "0" * decimals)
+        point = rf"^(-?)0*([0-9]+)([0-9]{{{decimals}}})$"
+        counts = pc.replace_substring_regex(digits, point, r"\1\2.\3")
+        counts = pc.replace_substring_regex(counts, r"\.?0+$", "")
+    return cast("Column", pc.binary_join_element_wise("PT", counts, "S", ""))
+
+
+def _decimals(column: Column) -> Column:
+    """Decimals without an exponent.
+
+    Zeros beyond the second decimal are the type's, not the value's, and are left out.
+    """
+    kind: Any = column.type
+    text: Any = column.cast(_TEXT)
+    if pc.any(pc.match_substring(text, "E")).as_py():
+        values = cast("list[decimal.Decimal | None]", column.to_pylist())
+        text = pa.array([None if value is None else f"{value:f}" for value in values], _TEXT)
+    if kind.scale > 2:
+        text = pc.replace_substring_regex(text, r"(\.[0-9]{2}[0-9]*?)0+$", r"\1")
+    return text
 
 
 def _is_nested(kind: pa.DataType) -> bool:
@@ -287,8 +337,11 @@ def _scalar(value: Any) -> str:
             return value.isoformat()
         case decimal.Decimal():
             return f"{value:f}"
-        case uuid.UUID() | dt.timedelta():
+        case uuid.UUID():
             return str(value)
+        case dt.timedelta():
+            micros = decimal.Decimal(value // dt.timedelta(microseconds=1))
+            return f"PT{micros.scaleb(-6).normalize():f}S"
         case bytes():
             return value.decode()
         case _:

@@ -59,10 +59,14 @@ _LONGEST_ENVELOPE: Final = 1 << 20
 # What files begin with that are of another format than the one that is asked for.
 _BEGINNINGS: Final = {
     b"ARROW1": "an Arrow file",
+    b"FEA1": "a Feather file",
     b"PAR1": "a Parquet file",
     b"\xff\xff\xff\xff": "an Arrow stream",
     b"\x1f\x8b": "compressed with gzip, which its headers do not say",
     b"\x28\xb5\x2f\xfd": "compressed with zstd, which its headers do not say",
+    b"\x04\x22\x4d\x18": "compressed with lz4, which its headers do not say",
+    b"\xfd7zXZ": "compressed with xz, which its headers do not say",
+    b"BZh": "compressed with bzip2, which its headers do not say",
     b"PK\x03\x04": "a ZIP file",
     b"Obj\x01": "an Avro file",
     b"ORC\n": "an ORC file",
@@ -75,12 +79,16 @@ _EXPECTED: Final = {
 }
 
 _REQUIRED: Final = frozenset(REQUIRED_COLUMNS)
-# How a page that was answered with a status of success says that it is none, or not whole.
-_STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(["error", "errors"], lambda value: bool(value) and value != "0"),
-    **dict.fromkeys(["ok", "success"], lambda value: value is False),
-    **dict.fromkeys(["timed_out", "incomplete_results"], lambda value: value is True),
-}
+_FAILURES: Final = frozenset({"error", "fail", "failed", "failure", "timeout"})
+_FAILED_STATUSES: Final = range(400, 600)
+# How a page says that there is another one, besides with its address.
+_STATES_MORE: Final = frozenset(
+    {"hasmore", "hasnext", "hasnextpage", "istruncated", "more", "truncated"}
+)
+
+_NEXT_PAGES: Final = frozenset(
+    {"@odata.nextlink", "next", "nextcursor", "nextlink", "nextpage", "nextpagetoken", "nexttoken"}
+)
 
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 _VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
@@ -110,16 +118,16 @@ def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
             texts = {name: AsText(name, budget) for name in names}
             gathered: list[pa.RecordBatch] = []
             rows = 0
-            known = not _REQUIRED.isdisjoint(names)
+            some = False
             for batch in reader:
                 gathered.append(batch)
                 rows += batch.num_rows
-                known |= bool(rows)
+                some |= bool(rows)
                 if rows >= _GATHERED_ROWS or len(gathered) * len(names) >= _GATHERED_COLUMNS:
                     yield _believed(gathered, texts, budget)
                     gathered, rows = [], 0
-            if not known:
-                raise UnreadableError("has no row, and none of the contract's columns")
+            if not some:
+                _require_columns(names)
             if gathered:
                 yield _believed(gathered, texts, budget)
     except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
@@ -141,6 +149,15 @@ def _require_format(beginning: bytes, wire: str) -> None:
 def _is_text(beginning: bytes) -> bool:
     """Whether these may be the first bytes of a text; most other formats have small numbers."""
     return not any(byte < 9 or byte == 0xFF for byte in beginning[:16])
+
+
+def _require_columns(names: Sequence[str]) -> None:
+    """Raise an `UnreadableError` when an answer without rows is not known to be one of rows."""
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if missing:
+        raise UnreadableError(
+            f"has no row, and lacks {len(missing)} of the contract's columns, as {missing[0]!r}"
+        )
 
 
 def _require_once(names: Sequence[str], what: str) -> None:
@@ -170,6 +187,7 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
     text = _Utf8(body)
     # A field of a byte becomes many times as much.
     block = max(_SMALLEST_BLOCK, _CHUNK_BYTES // (1 + len(names) // _USUAL_COLUMNS))
+    some = False
     try:
         reader = pa_csv.open_csv(
             cast("Any", text),
@@ -189,11 +207,14 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
             ),
         )
         for batch in reader:
+            some |= bool(batch.num_rows)
             budget.take(batch.num_rows, batch.nbytes, sent=text.taken())
             yield lines.in_place(landed(names, batch.columns, batch.num_rows, budget))
     except pa.ArrowInvalid as error:
         if "Empty CSV" not in str(error):
             raise lines.refused or _no_csv(error, block) from None
+    if not some and not lines.broken:
+        _require_columns(names)
     if lines.broken:
         yield lines.in_place(empty(SCHEMA))
 
@@ -349,7 +370,7 @@ def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
     budget = budget or Budget()
     rest: bytes = body.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
     first = True
-    while chunk := body.read(_CHUNK_BYTES):
+    while (chunk := body.read(_CHUNK_BYTES)) or (first and rest):
         if first and not _is_text(rest + chunk[:16]):
             _require_format(rest + chunk[:16], "ndjson")
         first = False
@@ -389,11 +410,13 @@ class Page(NamedTuple):
         rows: what it holds.
         following: what it has where the next page's address should be, when that is a text.
         says: whether it has a text there, null, something that is neither, or no such member.
+        more: the name of another member that says that there is a next page, if it has one.
     """
 
     rows: pa.RecordBatch
     following: str | None
     says: NextPage
+    more: str | None
 
 
 def page(
@@ -435,13 +458,15 @@ def page(
     envelope = _envelope(content, *(span or (0, 0)), budget)
     if not isinstance(envelope, dict):
         raise no_page
-    for name in _STATES_FAILURE.keys() & envelope.keys() - {items[0], following[0]}:
-        _require_no_failure(name, envelope[name])
+    for name, value in envelope.items():
+        if name not in {items[0], following[0]}:
+            _require_no_failure(name, value)
     if span is None or not content[slice(*span)].lstrip().startswith(b"["):
         raise no_page
     rows = content[slice(*span)].lstrip()
     batch = _strict_rows(strict, rows, budget) if strict else _odd_rows(rows, items, budget)
-    return Page(batch, *_next_page(*_walk(envelope, following)))
+    address, says = _next_page(*_walk(envelope, following))
+    return Page(batch, address, says, _member_of_more(envelope, named=says != "nothing"))
 
 
 def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
@@ -454,9 +479,54 @@ def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
             return None, "neither"
 
 
+def _is_failure(status: Any) -> bool:
+    """Whether the status that a page has in its content is one of failure."""
+    if isinstance(status, Digits):
+        return status.isdecimal() and int(status[:9]) in _FAILED_STATUSES
+    return isinstance(status, str) and status.lower() in _FAILURES
+
+
+# How a page that was answered with a status of success says that it is none, or not whole.
+_STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ["error", "errors", "exception", "fault"], lambda value: bool(value) and value != "0"
+    ),
+    **dict.fromkeys(["ok", "success"], lambda value: str(value).lower() in {"0", "false"}),
+    **dict.fromkeys(
+        ["timedout", "incompleteresults", "incomplete", "partial"], lambda value: value is True
+    ),
+    **dict.fromkeys(["status", "statuscode", "code"], _is_failure),
+}
+
+
 def _require_no_failure(name: str, value: Any) -> None:
-    if _STATES_FAILURE[name](value):
-        raise UnreadableError(f"states a failure, under {name!r}")
+    states = _STATES_FAILURE.get(_plain(name))
+    if states is not None and states(value):
+        raise UnreadableError(f"states a failure, under {shown(name)}")
+
+
+def _plain(name: str) -> str:
+    """A name without what differs from style to style (`has_more`, `hasMore`, `HasMore`)."""
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _member_of_more(envelope: dict[str, Any], *, named: bool) -> str | None:
+    """The name under which a page says that there is another one, if it does.
+
+    Args:
+        envelope: the page; such a name stands at its top, or one level below.
+        named: the page has what should have the next page's address, so that only a plain
+            statement counts, and not another address or cursor.
+    """
+    for members in (envelope, *envelope.values()):
+        if isinstance(members, dict):
+            for name, value in cast("dict[str, Any]", members).items():
+                if value is True and _plain(name) in _STATES_MORE:
+                    return name
+                address = isinstance(value, str | dict) and value
+                if not named and address and _plain(name) in _NEXT_PAGES:
+                    return name
+    return None
 
 
 def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:

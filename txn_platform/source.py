@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from txn_platform.columns import as_frame, integers
 from txn_platform.contract import CODED_COLUMNS, LANDED_SCHEMA, REQUIRED_COLUMNS, SENT_COLUMNS
-from txn_platform.decode_limits import Budget, UnreadableError
+from txn_platform.decode_limits import Budget, UnreadableError, shown
 from txn_platform.decoding import DECODERS, UNREADABLE, page
 from txn_platform.drift import find_drift
 from txn_platform.errors import UserError
@@ -54,6 +54,8 @@ _SLICE_OF_PAGES_ROWS: Final = 1 << 17
 _EMPTY_PAGES: Final = 100
 _TIMES_BELIEVED: Final = 3
 _TIMES_AT_OTHER_ADDRESSES: Final = 2
+# So many answers may begin with the same row and be different answers.
+_TIMES_ALIKE: Final = 4
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
 # Those whose values differ from row to row.
 _TELLING_COLUMNS: Final = [name for name in SENT_COLUMNS if name not in CODED_COLUMNS]
@@ -314,6 +316,8 @@ class Source:
                 address = self._following(answer, address, first=len(asked) == 1)
             else:
                 address = address_at(rows) if answer.rows else None
+            if address is None and answer.more is not None:
+                raise self._has_more(answer.more)
         return batches
 
     def _answer(self, address: str, what: str, budget: Budget) -> _Answer:
@@ -324,14 +328,15 @@ class Source:
 
         def read(body: Body) -> _Answer:
             if body.is_empty:
-                return _Answer([], None, "null", None, 0)
+                return _Answer([], None, "null", body.next_link, body.more, 0)
             attempt = budget.copy()
             if wire == "json":
-                rows, named, says = page(body.read(), items, following, attempt)
+                rows, named, says, more = page(body.read(), items, following, attempt)
                 batches = [rows]
             else:
                 content = io.BufferedReader(body) if wire == "csv" else body
-                batches, named, says = list(DECODERS[wire](content, attempt)), None, "nothing"
+                batches = list(DECODERS[wire](content, attempt))
+                named, says, more = None, "nothing", None
             if body.read(1):
                 raise UnreadableError("goes on behind its end")
             doubt = _doubt(wire, body, batches)
@@ -344,7 +349,7 @@ class Source:
                     raise UnreadableError(f"{doubt.fault}, and is not the same each time")
             # What an attempt took that fails is given back.
             budget.adopt(attempt)
-            return _Answer(batches, named, says, body.next_link, body.size)
+            return _Answer(batches, named, says, body.next_link, more or body.more, body.size)
 
         return self._transport.get(
             address,
@@ -359,9 +364,7 @@ class Source:
         reference = answer.link
         match answer.says:
             case "text":
-                reference = answer.named
-            case "null":
-                return None
+                reference = answer.named or answer.link
             case "neither":
                 raise UserError(
                     f"{self._transport.url} sends pages whose {self._api.next!r} (TXN_SOURCE_NEXT)"
@@ -377,7 +380,16 @@ class Source:
                         " the setting name the member that has the next page's address, or set"
                         " TXN_SOURCE_NEXT_ABSENT=end if the source leaves it out on its last page"
                     )
-        return self._transport.followed(address, reference) if reference else None
+            case "null":
+                pass
+        return None if reference is None else self._transport.followed(address, reference)
+
+    def _has_more(self, name: str) -> UserError:
+        return UserError(
+            f"{self._transport.url} says that there are more rows, under {shown(name)}, but does"
+            " not say where: let TXN_SOURCE_NEXT name the member that has the next page's address,"
+            " or TXN_SOURCE_TRANSACTIONS have {offset}"
+        )
 
     def _endless(self, what: str) -> UserError:
         return UserError(
@@ -420,6 +432,7 @@ class _Answer:
         named: the address of the next page that it has in its content, when that is a text.
         says: what it has in that place, as `decoding.Page` has it.
         link: the address of the next page that its headers have.
+        more: the name of what says besides that there is a next page, if anything does.
         size: its bytes.
     """
 
@@ -427,6 +440,7 @@ class _Answer:
     named: str | None
     says: NextPage
     link: str | None
+    more: str | None
     size: int
 
     @property
@@ -439,14 +453,28 @@ class _Seen:
 
     def __init__(self) -> None:
         self._answers = defaultdict[Any, list[list[pa.RecordBatch]]](list)
+        self._beginnings = Counter[Any]()
 
     def times(self, batches: list[pa.RecordBatch]) -> int:
-        """How often the same rows came in one answer, with this time; they are remembered."""
-        rows = [batch.select(_TELLING_COLUMNS) for batch in batches if batch.num_rows]
-        if not rows or rows[0]["transaction_id"][0].as_py() is None:
+        """How often an answer came with these rows, this one included; they are remembered.
+
+        An answer that begins like several others is one of them that has grown in the meantime.
+        """
+        batches = [batch for batch in batches if batch.num_rows]
+        if not batches:
             return 0
-        ids = rows[0]["transaction_id"][0].as_py(), rows[-1]["transaction_id"][-1].as_py()
-        alike = self._answers[sum(batch.num_rows for batch in rows), ids]
+        rows = [batch.select(_TELLING_COLUMNS) for batch in batches]
+        first = rows[0]["transaction_id"][0].as_py()
+        if first is None:
+            # Rows without ids may differ in any field.
+            return self._times((sum(map(_digest, batches)), len(rows)), [])
+        self._beginnings[first] += 1
+        key = sum(batch.num_rows for batch in rows), first, rows[-1]["transaction_id"][-1].as_py()
+        times = self._times(key, rows)
+        return self._beginnings[first] if self._beginnings[first] > _TIMES_ALIKE else times
+
+    def _times(self, key: Any, rows: list[pa.RecordBatch]) -> int:
+        alike = self._answers[key]
         alike.append(rows)
         return alike.count(rows)
 
@@ -472,12 +500,22 @@ def _doubt(wire: str, body: Body, batches: list[pa.RecordBatch]) -> _Doubt | Non
     if not ended.get(wire, True):
         if not body.is_delimited:
             return _Doubt("has no end by which it can be told to be whole", never_believed=True)
+        if _is_unreadable(batches):
+            return _Doubt("has a last line that does not end", never_believed=True)
         return _Doubt(f"has what is no {wire}")
     if wire in {"csv", "ndjson"}:
         extra = (pl.Series(batch.column("extra_fields")) for batch in batches)
         if any(fields.str.starts_with(_MARK).any() for fields in extra):
             return _Doubt(f"has what is no {wire}")
     return None
+
+
+def _is_unreadable(batches: list[pa.RecordBatch]) -> bool:
+    """Whether the last row could not be read."""
+    if not batches or not batches[-1].num_rows:
+        return False
+    extra: str | None = batches[-1]["extra_fields"][-1].as_py()
+    return extra is not None and extra.startswith(_MARK)
 
 
 def _no_row(wire: str, batches: list[pa.RecordBatch]) -> str | None:

@@ -285,6 +285,7 @@ class Body(io.RawIOBase):
         is_empty: the answer is that there is no content (204).
         is_delimited: HTTP or a content coding says where it ends, not the connection's end alone.
         next_link: the address of a next page that a Link header names (RFC 8288), if any.
+        more: the header that says that there is a next page without its address, if there is one.
         size: bytes so far.
         tail: the last eight of them, or fewer.
     """
@@ -300,6 +301,7 @@ class Body(io.RawIOBase):
         codings = [] if self.is_empty else codings_in(response.headers.get("Content-Encoding"))
         self.is_delimited = _is_delimited(response) or bool(codings)
         self.next_link = _next_link(response.headers.get("Link"))
+        self.more = "X-Next-Page" if response.headers.get("X-Next-Page", "").strip() else None
         # Not compressed, a message is one piece: put together of several, it would be copied.
         self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
         self._content = decoded(_Sent(response, most_bytes), codings)
@@ -493,7 +495,8 @@ def _is_delimited(response: urllib3.HTTPResponse) -> bool:
 def _next_link(header: str | None) -> str | None:
     """The target of the link to a next page in a Link header."""
     for target, parameters in _LINK.findall(header or ""):
-        relations = " ".join(map("".join, _RELATIONS.findall(parameters)))
+        # Some write apostrophes where the standard has quotes.
+        relations = " ".join(map("".join, _RELATIONS.findall(parameters))).replace("'", " ")
         if "next" in relations.lower().split():
             return target
     return None

@@ -317,7 +317,9 @@ def test_the_next_page_is_found_by_its_path(odd: str) -> None:
 
 def test_no_rows_are_no_rows() -> None:
     assert _decoded("ndjson", b"") == []
-    assert _decoded("csv", b"transaction_id,amount\n") == []
+    assert _decoded("csv", ",".join(SENT_COLUMNS).encode() + b"\n") == []
+    with pytest.raises(UnreadableError, match="lacks 13 of the contract's columns"):
+        _decoded("csv", b"transaction_id,amount\n")
     assert items(b'{"data":[]}', ["data"]).num_rows == 0
 
 

@@ -188,6 +188,8 @@ def test_what_http_allows_is_read(way: str, wire: Wire, source: ServedBytes) -> 
         ("json", _page([]), 0),
         ("json", _page([], error=None, errors=[], ok=True, success=True, timed_out=False), 0),
         ("json", _page(_ROWS, error="", errors={}, took=float("nan")), 3),
+        ("json", _page(_ROWS, status="ok", code=0, success=1, has_more=False, next_cursor="a"), 3),
+        ("json", _page(_ROWS, status=200, code="1000", ok={}, partial=False, exception=None), 3),
         ("arrow", _arrow([]), 0),
     ],
 )
@@ -363,6 +365,9 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
         ("csv", whole(_BODIES["csv"] + b"error: backend timeout\n"), "ends in what is no row"),
         ("csv", whole(_BODIES["csv"] + b"error, backend, timeout\n"), "ends in what is no row"),
         ("csv", whole(b"".join(_CSV_LINES[:-1]) + _CSV_LINES[-1][:60] + b"\n"), "is no row"),
+        ("csv", whole(b"transaction_id\n"), "has no row, and lacks 14 of the contract's columns"),
+        ("csv", whole(_csv([], SENT_COLUMNS[1:])), "lacks 1 of .* columns, as 'transaction_id'"),
+        ("csv", whole(_BODIES["csv"][:-8]), "has a last line that does not end"),
         ("csv", head() + _BODIES["csv"][:-1], "has no end by which it can be told to be whole"),
         ("ndjson", whole(b'{"error":"backend timeout"}\n'), "no row with any of the contract's"),
         ("ndjson", whole(b'{"error":"backend timeout"}'), "no row with any of the contract's"),
@@ -388,6 +393,12 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
         ("json", whole(_page(_ROWS, error=1, took=float("nan"))), "failure, under 'error'"),
         ("json", whole(_page([{"error": "backend timeout"}])), "no row with any of the"),
         ("json", whole(_page([*_ROWS, {"error": "x"}])), "ends in what is no row"),
+        ("json", whole(_page([], status="error")), "states a failure, under 'status'"),
+        ("json", whole(_page([], Status=503)), "states a failure, under 'Status'"),
+        ("json", whole(_page([], code=500)), "states a failure, under 'code'"),
+        ("json", whole(_page([], success="false")), "states a failure, under 'success'"),
+        ("json", whole(_page([], fault={"x": 1})), "states a failure, under 'fault'"),
+        ("json", whole(_page(_ROWS, isPartial=True, partial=True)), "failure, under 'partial'"),
         ("json", whole(b'{"data":{"id":1},"next":null}'), "TXN_SOURCE_ITEMS"),
         ("json", whole(b'{"data":null,"next":null}'), "TXN_SOURCE_ITEMS"),
     ],
@@ -406,7 +417,7 @@ def test_an_arrow_stream_of_no_rows_must_have_columns_of_the_contract(source: Se
     with pa.ipc.new_stream(sink, pa.schema([("error", pa.string())])):
         pass
     source.answer = lambda _: whole(sink.getvalue())
-    with pytest.raises(UserError, match="has no row, and none of the contract's columns"):
+    with pytest.raises(UserError, match="has no row, and lacks 15 of the contract's columns"):
         _rows(_client(source.url, "arrow"))
 
 
@@ -575,6 +586,55 @@ def test_a_next_that_is_absent_later_is_the_end(source: ServedBytes) -> None:
     assert _rows(_client(source.url, "json")) == _ROWS
 
 
+@pytest.mark.parametrize(
+    ("absent", "others"),
+    [
+        (False, {"has_more": True}),
+        (False, {"hasMore": True}),
+        (False, {"meta": {"has_next_page": True}}),
+        (False, {"IsTruncated": True, "took": float("nan")}),
+        (True, {"has_more": True}),
+        (True, {"@odata.nextLink": "/tx?2"}),
+        (True, {"next_cursor": "b2Zmc2V0"}),
+        (True, {"_links": {"self": {"href": "/tx"}, "next": {"href": "/tx?2"}}}),
+    ],
+)
+def test_a_page_that_says_that_there_are_more_is_not_the_last(
+    absent: bool, others: dict[str, object], source: ServedBytes
+) -> None:
+    page: dict[str, object] = {"data": _ROWS} | others
+    if not absent:
+        page["following"] = None
+    source.answer = lambda _: whole(json.dumps(page).encode())
+    client = _client(source.url, "json", next="following", next_absent="end")
+    with pytest.raises(UserError, match=r"says that there are more rows, .*TXN_SOURCE_NEXT"):
+        _rows(client)
+
+
+def test_a_header_that_says_that_there_are_more_is_not_the_last(source: ServedBytes) -> None:
+    source.answer = lambda _: whole(_BODIES["csv"], "X-Next-Page: 2")
+    with pytest.raises(UserError, match="there are more rows, under 'X-Next-Page'"):
+        _rows(_client(source.url, "csv"))
+    source.answer = lambda _: whole(_BODIES["csv"], "X-Next-Page:")
+    assert _rows(_client(source.url, "csv")) == _ROWS
+
+
+@pytest.mark.parametrize("link", ["</tx?2>; rel='next'", "</tx?2>; rel=next; title='a'"])
+def test_a_link_is_followed_however_it_is_quoted_and_whatever_the_page_says(
+    link: str, source: ServedBytes
+) -> None:
+    source.answer = lambda target: (
+        whole(_page(_ROWS[2:])) if "?" in target else whole(_page(_ROWS[:2]), f"Link: {link}")
+    )
+    assert _rows(_client(source.url, "json")) == _ROWS
+
+
+def test_a_link_to_nothing_leads_in_a_circle(source: ServedBytes) -> None:
+    source.answer = lambda _: whole(_BODIES["csv"], 'Link: <>; rel="next"')
+    with pytest.raises(UserError, match="leads in a circle"):
+        _rows(_client(source.url, "csv"))
+
+
 def test_an_empty_next_is_the_end(source: ServedBytes) -> None:
     source.answer = lambda _: whole(_page(_ROWS, next=""))
     assert _rows(_client(source.url, "json")) == _ROWS
@@ -643,6 +703,26 @@ def test_pages_that_come_again_are_a_circle(
     with pytest.raises(UserError, match="leads in a circle"):
         _rows(_client(source.url, wire, path))
     assert len(source.asked) <= 3 * period
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("kind", ["without ids", "growing"])
+def test_an_offset_that_the_source_ignores_is_a_circle_whatever_its_rows_are(
+    kind: str, wire: Wire, source: ServedBytes
+) -> None:
+    bodies = {"arrow": _arrow, "csv": _csv, "ndjson": _lines, "json": _page}[wire]
+    count = itertools.count(1)
+
+    def answer(_: str) -> bytes:
+        if kind == "growing":
+            return whole(bodies([sent_row(number) for number in range(next(count))]))
+        return whole(bodies([row | {"transaction_id": None} for row in _ROWS]))
+
+    source.answer = answer
+    source.asked.clear()
+    with pytest.raises(UserError, match="leads in a circle"):
+        _rows(_client(source.url, wire, "/tx?skip={offset}"))
+    assert len(source.asked) <= 5
 
 
 @pytest.mark.parametrize(
