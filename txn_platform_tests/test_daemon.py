@@ -17,7 +17,7 @@ import pytest
 from dagster._core.scheduler.instigation import TickStatus
 
 from txn_platform.defs.publications import publications
-from txn_platform.defs.run_history import SENSOR
+from txn_platform.defs.run_history import SENSOR, UNFINISHED
 from txn_platform.laptop import _DAGSTER_YAML
 from txn_platform.processes import Child
 from txn_platform.windows import Window
@@ -87,7 +87,9 @@ class World:
             time.sleep(0.5)
 
     def is_right(self, *numbers: int) -> bool:
-        """Whether the windows are published as the source has them."""
+        """Whether the windows are published as the source has them, and no run goes on."""
+        if self.instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)):
+            return False
         found = publications(self.instance, [_key(number) for number in numbers])
         return len(found) == len(numbers) and all(
             (publication := found[_key(number)]).totals is not None
@@ -213,7 +215,7 @@ def test_a_daemon_that_was_off_for_a_hundred_windows_catches_up_in_order(world: 
         world.comes_true(daemon, lambda: world.is_right(0), "the window published")
     world.source.watermark = _hour(101).start
     with world.daemon() as daemon:
-        world.comes_true(daemon, lambda: world.is_right(*range(101)), "all published", within=3_000)
+        world.comes_true(daemon, lambda: world.is_right(*range(101)), "all published", within=6_000)
         world.some_ticks_pass(daemon, 3)
     assert world.runs() == {(_key(number), DONE): 1 for number in range(101)}
     asked = [run.tags["dagster/partition"] for run in world.instance.get_runs()]
