@@ -21,6 +21,7 @@ from txn_platform.defs import checks, sensor_tick
 from txn_platform.defs.automation import hourly, on_watermark
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
+    WATERMARK,
     landing_metadata,
     publication_metadata,
 )
@@ -651,6 +652,13 @@ def test_a_cursor_of_an_earlier_version_becomes_the_lower_bound(auto: Automation
     assert auto.tick() == _keys(-6, 3)
 
 
+_SOUND = '"first": "2026-11-03-00:00", "watermark": "2026-11-03T00:00:00Z"'
+
+
+def _asked(*, attempt: int = 1, at: str = "2026-11-03T00:00:00Z") -> str:
+    return json.dumps({_key(0): {"content": "abc", "attempt": attempt, "at": at}})
+
+
 @pytest.mark.parametrize(
     "cursor",
     [
@@ -668,6 +676,15 @@ def test_a_cursor_of_an_earlier_version_becomes_the_lower_bound(auto: Automation
         '{"first": "2026-11-03-00:00", "watermark": "2026-11-03T00:00:00Z", "nxt": null}',
         '{"first": "2026-11-03-00:00", "watermark": "2026-11-03T00:00:00Z", "asked": []}',
         '{"first": "2026-11-03-00:00"}',
+        '{"first": "2099-11-03-00:00", "watermark": "2026-11-03T00:00:00Z"}',
+        '{"first": "2026-11-03-00:00", "watermark": "2099-11-03T00:00:00Z"}',
+        '{"first": "2026-11-03-00:00", "watermark": "9999-12-31T23:59:59-12:00"}',
+        '{"first": "2026-11-03-00:00", "watermark": "0001-01-01T00:00:00+14:00"}',
+        f'{{{_SOUND}, "asked": {_asked(at="2099-01-01T00:00:00Z")}}}',
+        f'{{{_SOUND}, "asked": {_asked(attempt=10**10)}}}',
+        f'{{{_SOUND}, "landed": {{"2026-11-03-00:00": "\\ud800"}}}}',
+        '{"9999-12-31-23:00": "abcdef123456"}',
+        f'{{{_SOUND}, "next": "{"9" * 100_000}"}}',
     ],
 )
 def test_a_cursor_that_was_edited_by_hand_is_explained(auto: Automation, cursor: str) -> None:
@@ -675,7 +692,21 @@ def test_a_cursor_that_was_edited_by_hand_is_explained(auto: Automation, cursor:
     assert auto.tick() == []
     assert auto.reason.startswith("the cursor of the sensor on_watermark cannot be read (")
     assert "clear it" in auto.reason
+    assert len(auto.reason) < 700
     assert auto.cursor == cursor
+
+
+@pytest.mark.parametrize("seconds", [9e15, -9e15, float("nan")])
+def test_a_watermark_that_a_person_recorded_does_not_end_the_tick(
+    auto: Automation, seconds: float
+) -> None:
+    event = dg.AssetMaterialization(
+        checks.PUBLISHED,
+        partition=_key(0),
+        metadata={WATERMARK: dg.MetadataValue.timestamp(seconds)},
+    )
+    auto.instance.report_runless_asset_event(event)
+    assert auto.tick() == _keys(0, 3)
 
 
 def test_the_cursor_stays_small(auto: Automation, monkeypatch: pytest.MonkeyPatch) -> None:

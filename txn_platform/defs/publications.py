@@ -113,14 +113,21 @@ def _publication(event: dg.AssetMaterialization, storage_id: int) -> Publication
     except (KeyError, TypeError, AttributeError, ValueError):
         # Somebody else's metadata of this name: as good as none.
         stated = totals = None
-    watermark = event.metadata.get(WATERMARK)
-    moment = watermark.value if isinstance(watermark, dg.TimestampMetadataValue) else None
     return Publication(
         recorded=stated is not None,
         totals=totals,
-        watermark=None if moment is None else datetime.fromtimestamp(moment, UTC),
+        watermark=_moment(event.metadata.get(WATERMARK)),
         storage_id=storage_id,
     )
+
+
+def _moment(recorded: object) -> datetime | None:
+    if not isinstance(recorded, dg.TimestampMetadataValue):
+        return None
+    try:
+        return datetime.fromtimestamp(recorded.value, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _parsed(stated: Any) -> ControlTotals | None:

@@ -5,23 +5,42 @@ What is published, and what became of runs, is asked of Dagster's instance; see 
 """
 
 import json
-from datetime import UTC, datetime
-from typing import Annotated, Any, Self, cast
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Final, Self, cast
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from txn_platform.errors import UserError
-from txn_platform.windows import Window
+from txn_platform.windows import FIRST_WINDOW_START, Window
+
+# How far the clock that wrote a cursor may be ahead of the one that reads it.
+_CLOCKS_DIFFER: Final = timedelta(days=1)
+# More than any message needs to show of a cursor.
+_SHOWN: Final = 200
+
+
+def _has_been(moment: datetime) -> datetime:
+    # With a bound or a watermark of the future, windows would be left alone without a word.
+    if moment > datetime.now(UTC) + _CLOCKS_DIFFER:
+        raise ValueError("it is in the future")
+    if moment < FIRST_WINDOW_START:
+        raise ValueError("it is before the first window")
+    return moment.astimezone(UTC)
 
 
 def _is_partition(key: str) -> str:
     try:
-        return Window.of_partition(key).partition_key
+        window = Window.of_partition(key)
     except UserError as error:
         raise ValueError(str(error)) from None
+    _has_been(window.start)
+    return window.partition_key
 
 
 _Partition = Annotated[str, AfterValidator(_is_partition)]
+_Moment = Annotated[AwareDatetime, AfterValidator(_has_been)]
+# See `run_history.content_of`; empty where nothing was landed.
+_Content = Annotated[str, Field(pattern="^[a-z0-9-]{0,40}$")]
 
 
 class Asked(BaseModel):
@@ -35,9 +54,9 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    content: str
-    attempt: int = Field(ge=1)
-    at: AwareDatetime
+    content: _Content
+    attempt: int = Field(ge=1, le=10**8)
+    at: _Moment
 
 
 class Cursor(BaseModel):
@@ -56,11 +75,11 @@ class Cursor(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     first: _Partition
-    watermark: AwareDatetime
+    watermark: _Moment
     next: _Partition | None = None
     confirmed: _Partition | None = None
     asked: dict[_Partition, Asked] = {}
-    landed: dict[_Partition, str] = {}
+    landed: dict[_Partition, _Content] = {}
 
     @classmethod
     def starting(cls, first: Window, watermark: datetime) -> Self:
@@ -80,11 +99,10 @@ class Cursor(BaseModel):
             written: Any = json.loads(text)
             if isinstance(written, dict) and "first" not in written:
                 # Earlier versions had the digest of the totals by window.
-                digests = cast("dict[str, str]", written)
-                oldest = Window.of_partition(min(digests))
-                return cls.starting(oldest, oldest.end)
+                oldest = min(cast("dict[str, str]", written))
+                written = {"first": oldest, "watermark": FIRST_WINDOW_START}
             return cls.model_validate(written)
-        except (ValidationError, UserError) as error:
+        except ValidationError as error:
             reason = _first_fault(error)
         except (ValueError, TypeError, RecursionError):
             reason = "it is not what the sensor wrote"
@@ -103,14 +121,9 @@ class Cursor(BaseModel):
         """The oldest window that the sensor cares for."""
         return Window.of_partition(self.first)
 
-    @property
-    def complete(self) -> datetime:
-        """The highest watermark so far, in UTC."""
-        return self.watermark.astimezone(UTC)
 
-
-def _first_fault(error: ValidationError | UserError) -> str:
-    if isinstance(error, UserError):
-        return str(error)
+def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(str(part) for part in fault['loc']) or 'the whole'}: {fault['msg']}"
+    place = ".".join(str(part) for part in fault["loc"]) or "the whole"
+    reason = fault["msg"].removeprefix("Value error, ")
+    return f"{place[:_SHOWN]}: {reason if len(reason) <= _SHOWN else reason[:_SHOWN] + '...'}"

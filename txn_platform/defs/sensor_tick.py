@@ -138,7 +138,7 @@ class Tick:
             return Cursor.starting(Window(first), watermark)
         cursor = before.model_copy(deep=True)
         # One that goes back changes nothing that is known.
-        cursor.watermark = max(cursor.complete, watermark)
+        cursor.watermark = max(cursor.watermark, watermark)
         return cursor
 
     def _windows(self, cursor: Cursor, watermark: datetime) -> list[Window]:
@@ -147,7 +147,7 @@ class Tick:
         All that have no publication, and of the others those that can still change. A source
         without totals says of none whether it has changed: each is looked at when it has settled.
         """
-        settled = cursor.complete - self._settles_after
+        settled = cursor.watermark - self._settles_after
         published = self._instance.get_materialized_partitions(dg.AssetKey(checks.PUBLISHED))
         confirmed = Window.of_partition(cursor.confirmed or cursor.first)
         found: list[Window] = []
