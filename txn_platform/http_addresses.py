@@ -40,11 +40,16 @@ def http_address(value: str) -> str:
         raise ValueError(f"must name a host, and {_PORT}") from None
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(_PORT)
-    _require_host(parts.hostname or "")
+    require_host(parts.hostname or "")
     return f"{scheme.lower()}://{rest}".rstrip("/")
 
 
-def _require_host(host: str) -> None:
+def require_host(host: str) -> None:
+    """Check the name or the address of a host, an IPv6 address without its brackets.
+
+    Raises:
+        ValueError: it is none; says what it must be.
+    """
     if not host:
         raise ValueError("must name a host")
     if not host.isascii():

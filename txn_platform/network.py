@@ -11,10 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies_environment
 
 from txn_platform.errors import UserError
+from txn_platform.http_addresses import require_host
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def proxy_for(url: str) -> Proxy | None:
     except ValueError:
         # Whoever asks it says so.
         return None
-    address = proxies.get(parts.scheme)
+    address = proxies.get(parts.scheme, "").strip()
     if not address or _is_loopback(host) or _is_excluded(host, port, proxies.get("no", "")):
         return None
     try:
@@ -146,15 +147,23 @@ def _is_loopback(host: str) -> bool:
 def _parsed(url: str) -> Proxy:
     parts = urlsplit(url)
     usual = _PORTS[parts.scheme]
-    if not parts.hostname:
-        raise ValueError(url)
+    port = usual if parts.port is None else parts.port
+    if port == 0 or parts.query or parts.fragment:
+        raise ValueError("no address of a server alone")
+    host = parts.hostname or ""
+    require_host(host)
+    username, password = (unquote(part or "") for part in (parts.username, parts.password))
+    # They are sent in a header.
+    (username + password).encode("latin-1")
+    # Every library gets the same address, and none parses what a person wrote.
+    user = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
     return Proxy(
-        url=url.rstrip("/"),
+        url=f"{parts.scheme}://{user}{_bracketed(host)}:{port}",
         scheme=parts.scheme,
-        host=parts.hostname,
-        port=parts.port or usual,
-        username=unquote(parts.username) if parts.username else None,
-        password=unquote(parts.password) if parts.password else None,
+        host=host,
+        port=port,
+        username=username or None,
+        password=password or None,
     )
 
 
