@@ -17,7 +17,7 @@ from txn_platform.s3 import Effort
 from txn_platform.s3_lake import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window
-from txn_platform_tests.faulty_store import FaultyStore, Operation
+from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.test_lake import _ENCODING, _KEY, _SCHEMA, _publish, _rows
 from txn_platform_tests.test_lake_faults import _PART_BYTES, _new_rows
 
@@ -82,6 +82,56 @@ def test_without_a_key_the_store_encrypts_as_it_does_by_itself(store: S3Endpoint
         writer.write(_rows(3))
         lake.publish(writer.finish(), _KEY, clear_cards=True)
     assert _encryption(store, _KEY)[0] != "aws:kms"
+
+
+def _publish_new(lake: S3Lake, *, in_parts: bool, clear_cards: bool = False) -> bool:
+    """Publish the same rows as ever; whether that left the object as it was."""
+    with lake.stage(_SCHEMA, _ENCODING) as writer:
+        writer.write(_new_rows(in_parts=in_parts))
+        return lake.publish(writer.finish(), _KEY, clear_cards=clear_cards).unchanged
+
+
+@pytest.mark.parametrize("in_parts", [False, True], ids=["one put", "in parts"])
+def test_the_same_bytes_are_sent_once(store: S3Endpoint, *, in_parts: bool) -> None:
+    with FaultyStore(store.url) as proxy:
+        lake = _lake(endpoint_url=proxy.url)
+        writes = (Operation.PUT, Operation.PART, Operation.COMPLETE)
+        assert not _publish_new(lake, in_parts=in_parts)
+        sent = sum(proxy.seen[operation] for operation in writes)
+        assert _publish_new(lake, in_parts=in_parts)
+        assert sum(proxy.seen[operation] for operation in writes) == sent
+
+
+@pytest.mark.parametrize("in_parts", [False, True], ids=["one put", "in parts"])
+def test_other_bytes_under_the_mark_of_these_are_written_over(
+    store: S3Endpoint, *, in_parts: bool
+) -> None:
+    """The store kept size and metadata, and damaged the content."""
+    lake, client = _lake(), store.client()
+    assert not _publish_new(lake, in_parts=in_parts)
+    place: Any = {"Bucket": store.bucket, "Key": f"{load_settings().lake_prefix}/{_KEY}"}
+    there = client.get_object(**place)
+    good = there["Body"].read()
+    client.put_object(**place, Body=bytes(len(good)), Metadata=there["Metadata"])
+    assert not _publish_new(lake, in_parts=in_parts)
+    assert client.get_object(**place)["Body"].read() == good
+
+
+def test_what_was_encrypted_with_another_key_is_written_again(store: S3Endpoint) -> None:
+    key = f"arn:aws:kms:us-east-1:123456789012:key/{'1' * 8}"
+    # An ARN ends with the key's id; an alias does not say which key it names.
+    for name, unchanged in ((key, False), ("1" * 8, True), ("alias/raw-zone", False)):
+        lake = _lake(raw_sse=name)
+        assert _publish_new(lake, in_parts=False, clear_cards=True) == unchanged
+    assert not _publish_new(_lake(raw_sse=key), in_parts=False, clear_cards=True)
+
+
+def test_what_cannot_be_read_is_written_again(store: S3Endpoint) -> None:
+    with FaultyStore(store.url) as proxy:
+        lake = _lake(endpoint_url=proxy.url)
+        assert not _publish_new(lake, in_parts=True)
+        proxy.fail(Operation.GET, Fault.DENIED, times=None)
+        assert not _publish_new(lake, in_parts=True)
 
 
 def _in_short_pages(lake: S3Lake) -> None:
