@@ -454,6 +454,11 @@ _REFUSED = {
     ),
     "what polars can't read": (pa.table({"a": pa.array([[1]], pa.list_view(pa.int8()))}), "cast"),
     "no columns": (pl.DataFrame(), "has none"),
+    "names that end early": (pl.DataFrame({"a\0b": [1]}), "'a\\x00b'"),
+    "names that end early in pandas": (pd.DataFrame({"a\0b": [1]}), "'a\\x00b'"),
+    "fields whose names end early": (pl.DataFrame({"a": [{"b\0c": 1}]}), "'b\\x00c'"),
+    "integers without a type": (pd.DataFrame({"a": [10**30]}), "too large"),
+    "intervals": (pd.DataFrame({"a": pd.interval_range(0, 2)}), "cast it"),
     "complex numbers": (pd.DataFrame({"a": [1j]}), "column a with type complex128"),
 }
 

@@ -102,6 +102,10 @@ def _reader(returned: Any) -> pa.RecordBatchReader:
 
 def _of_polars(frame: pl.DataFrame) -> pa.RecordBatchReader:
     for name, kind in frame.schema.items():
+        _require_name(name)
+        for part in _polars_types(kind):
+            for field in part.fields if isinstance(part, pl.Struct) else []:
+                _require_name(field.name)
         # Of Python objects, Arrow would take the addresses for the values.
         if _UNKEPT_BY_ARROW.intersection(part.base_type() for part in _polars_types(kind)):
             raise _unkept(name, str(kind))
@@ -132,7 +136,7 @@ def _of_pandas(frame: Any) -> pa.Table:
     _require_distinct(names)
     try:
         table = pa.Table.from_pandas(frame, preserve_index=not numbered)
-    except (TypeError, ValueError, pa.ArrowNotImplementedError) as error:
+    except (TypeError, ValueError, OverflowError, pa.ArrowNotImplementedError) as error:
         # Arrow's first words are on a value, its last ones on the column.
         reason = str(error.args[-1]).partition("\n")[0].rstrip(".")
         raise UserError(
@@ -148,6 +152,7 @@ def _require_columns(schema: pa.Schema) -> None:
         raise UserError("the lake keeps tables with columns, and this one has none")
     _require_distinct(schema.names)
     for field in schema:
+        _require_name(field.name)
         if not all(_is_read_by_polars(part) for part in _arrow_types(field.type)):
             raise _unkept(field.name, str(field.type))
 
@@ -160,10 +165,23 @@ def _arrow_types(kind: Any) -> Iterator[Any]:
 
 
 def _is_read_by_polars(kind: Any) -> bool:
-    """Whether polars reads what Arrow writes of a type: of these it does not."""
+    """Whether polars, and Arrow, read what Arrow writes of a type: of these they do not."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "pandas.interval":
+        return False
     if pa.types.is_fixed_size_list(kind):
         return kind.list_size > 0
     return not (pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def _require_name(name: str) -> None:
+    # polars panics at it, whether it writes or reads.
+    if "\0" in name:
+        raise UserError(
+            f"the lake keeps columns and fields without U+0000 in their names, not {name!r}:"
+            " rename it"
+        )
 
 
 def _require_distinct(names: Iterable[str]) -> None:
