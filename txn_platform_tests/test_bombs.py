@@ -126,6 +126,8 @@ def test_a_bomb_ends_in_one_message_and_in_bounded_memory(bomb: Bomb, tmp_path: 
             take_both, environment=environment, directory=tmp_path, stdout=out, stderr=err
         )
         process.join(_MOST_SECONDS)
+        process.kill()
+        process.join()
         assert process.exitcode == 0, err.read_text()
     rows, message, growth = json.loads(out.read_text())
     assert growth <= 2 * _MOST_BYTES, (message, growth)

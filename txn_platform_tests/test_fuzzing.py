@@ -36,8 +36,8 @@ def _fuzz(target: str, seconds: float, directory: Path) -> None:
     )
     process.join(seconds + 120)
     number = progress.read_text() if progress.exists() else "none"
-    if process.exitcode is None:
-        process.kill()
+    process.kill()
+    process.join()
     assert process.exitcode == 0, (
         f"{target}, seed {_SEED}, input {number}: exit code {process.exitcode}\n{err.read_text()}"
     )
