@@ -137,6 +137,13 @@ def _add(found: RowByRow, row: bytes) -> None:
 def _add_odd(found: RowByRow, row: bytes, *, is_json: bool) -> None:
     """Add a row with NaN or half a character, or one that is no object, or not JSON at all."""
     value = parsed(row)
+    repeats = False
+    if isinstance(value, dict):
+        try:
+            repeats = repeats_a_name(row)
+        except RecursionError:
+            # Whether a name occurs twice that deep is not looked at.
+            value = row
     if not isinstance(value, dict):
         if is_json and value is None and row != b"null":
             raise NoJsonError
@@ -146,7 +153,7 @@ def _add_odd(found: RowByRow, row: bytes, *, is_json: bool) -> None:
     for part in parts(row, row.index(b"{")):
         name = printable(json.loads(part.name))
         fields[name] = value_text(row[part.start : part.end].strip())
-    found.add(fields, row.decode() if repeats_a_name(row) else None)
+    found.add(fields, row.decode() if repeats else None)
 
 
 def parsed(document: bytes) -> Any:

@@ -332,3 +332,18 @@ def test_very_many_short_lines_are_read_in_portions() -> None:
     assert extra[:-2] == [f'{{"n":"{number}"}}' for number in range(140_000)]
     assert json.loads(extra[-2]) == {"note": "x" * 100_000}
     assert extra[-1] == '{"unreadable":"7"}'
+
+
+@pytest.mark.parametrize("depth", [1_500, 3_000])
+@pytest.mark.parametrize("size", [1, 40])
+def test_a_row_of_objects_too_deep_to_look_through_is_unreadable(depth: int, size: int) -> None:
+    name = json.dumps("n" * size)
+    deep = f"{{{name}:" * depth + "1" + "}" * depth
+    row = json.dumps(sent_row(1))[:-1] + f',"x":{deep}}}'
+    for wire, body in {"ndjson": f"{row}\n", "json": f'{{"data":[{row}]}}'}.items():
+        if wire == "json":
+            extra = [items(body.encode(), ["data"])["extra_fields"][0].as_py()]
+        else:
+            batches = DECODERS[wire](io.BytesIO(body.encode()))
+            extra = [text for batch in batches for text in batch["extra_fields"].to_pylist()]
+        assert [list(json.loads(text)) for text in extra] == [["unreadable"]]
