@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from decimal import Context, Decimal
+from decimal import Context, Decimal, InvalidOperation
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, cast
 
@@ -51,7 +51,11 @@ class Batches(Protocol):
 
 def _decimal(text: str) -> Decimal:
     """A JSON number by its digits; one of a billion digits is none."""
-    number = Decimal(text)
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        # Its exponent has more than 18 digits.
+        raise ValueError from None
     if not number.is_zero() and abs(number.adjusted()) > _MOST_DIGITS:
         raise ValueError
     return number
@@ -161,6 +165,9 @@ class ControlTotals:
             raise ValueError("nested too deeply") from None
         statement = _Statement.model_validate(sent)
         amounts = {kind: _plain(total) for kind, total in statement.amount_by_type.items()}
+        for kind in amounts:
+            # Half of a surrogate pair is no text (a UnicodeEncodeError is a ValueError).
+            kind.encode()
         return cls(statement.rows, amounts, int(statement.ids_digest, 16))
 
     def to_json(self) -> str:

@@ -177,7 +177,19 @@ def test_totals_of_any_size_add_up_to_the_last_digit(amount: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "amount", ["1e36", "-1e999999999", "1e-19", '"NaN"', '"Infinity"', "null", "[]", "9" * 5_000]
+    "amount",
+    [
+        "1e36",
+        "-1e999999999",
+        "1e-19",
+        '"NaN"',
+        '"Infinity"',
+        "null",
+        "[]",
+        "9" * 5_000,
+        "1e" + "9" * 20,
+        f'"1e{10**20}"',
+    ],
 )
 def test_totals_that_cannot_be_written_down_are_none(amount: str) -> None:
     sent = f'{{"rows":1,"amount_by_type":{{"PURCHASE":{amount}}},"ids_digest":"{0:016x}"}}'
@@ -185,7 +197,16 @@ def test_totals_that_cannot_be_written_down_are_none(amount: str) -> None:
         ControlTotals.parse(sent)
 
 
-@pytest.mark.parametrize("rows", ["1e999999999", "-1", "1.5", "null", "9" * 5_000, str(2**63)])
+@pytest.mark.parametrize("kind", [b"\\ud800", b"\xed\xa0\x80", b"\xff"])
+def test_a_type_that_is_no_text_is_in_no_totals(kind: bytes) -> None:
+    sent = b'{"rows":1,"amount_by_type":{"%b":"1.00"},"ids_digest":"%016x"}' % (kind, 0)
+    with pytest.raises(ValueError):  # noqa: PT011 - of several libraries
+        ControlTotals.parse(sent)
+
+
+@pytest.mark.parametrize(
+    "rows", ["1e999999999", "1e" + "9" * 20, "-1", "1.5", "null", "9" * 5_000, str(2**63)]
+)
 def test_numbers_of_rows_that_cannot_be_are_no_totals(rows: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - of several libraries
         ControlTotals.parse(f'{{"rows":{rows},"amount_by_type":{{}},"ids_digest":"{0:016x}"}}')
