@@ -44,11 +44,11 @@ class AsText:
         self._budget = budget
         self._dictionary = PerDictionary(self._values)
 
-    def __call__(self, column: Column) -> Column:
+    def __call__(self, column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
         """The same rows as text, or as a dictionary of texts.
 
         Args:
-            column: n values of any type; none of their bytes is trusted.
+            column: n values of any type, in a chunk at least; none of their bytes is trusted.
 
         Returns:
             n values of `string` or of `dictionary<int32, string>`, the latter's values never null.
@@ -58,6 +58,12 @@ class AsText:
             RefusedError: values of this type have no text.
             TooLargeError: the texts are too long, or too many.
         """
+        try:
+            return pa.chunked_array([self._chunk(chunk) for chunk in column.chunks])
+        except KeyError:  # Of some types pyarrow has no arrays.
+            raise _no_text(self._name, column.type) from None
+
+    def _chunk(self, column: Column) -> Column:
         if not isinstance(column, pa.DictionaryArray):
             column.validate(full=True)
             return _as_text(column, self._name, self._budget)
@@ -124,11 +130,15 @@ def _plain(column: Column, name: str, budget: Budget) -> Column:
         RecursionError,
         decimal.DecimalException,
     ):
-        raise RefusedError(
-            f"has the column {shown(name)} of type {shown(str(kind))}, which cannot be read as"
-            " text: let the source send it as a string, or leave it out"
-        ) from None
+        raise _no_text(name, kind) from None
     return text
+
+
+def _no_text(name: str, kind: pa.DataType) -> RefusedError:
+    return RefusedError(
+        f"has the column {shown(name)} of type {shown(str(kind))}, which cannot be read as text:"
+        " let the source send it as a string, or leave it out"
+    )
 
 
 def as_plain[T: (Column, pa.ChunkedArray[Any])](column: T, budget: Budget) -> T:

@@ -688,8 +688,7 @@ def _believed(
     """
     table = pa.Table.from_batches(batches)
     columns = [
-        pa.chunked_array([as_text(chunk) for chunk in column.chunks])
-        for as_text, column in zip(texts.values(), table.columns, strict=True)
+        as_text(column) for as_text, column in zip(texts.values(), table.columns, strict=True)
     ]
     return landed(list(texts), columns, table.num_rows, budget)
 

@@ -271,6 +271,20 @@ def test_a_column_without_a_text_is_refused_by_name_and_type(
     assert len(source.asked) == 1
 
 
+def test_a_column_of_a_type_without_arrays_is_refused(source: ServedBytes) -> None:
+    """As `month_interval`, which pyarrow reads and can make nothing of."""
+    days = _stream({"amount": pa.array(["1"]), "x": pa.nulls(1, pa.month_day_nano_interval())})
+    messages: list[str] = []
+    # One of these bytes of the schema is the unit of the type.
+    for place in [at for at in range(300) if days[at] == 2]:
+        months = days[:place] + b"\0" + days[place + 1 :]
+        try:
+            _batches(source, "arrow", months)
+        except UserError as error:
+            messages.append(str(error))
+    assert any("the column 'x' of type 'month_interval'" in message for message in messages)
+
+
 def _named_twice() -> bytes:
     sink = io.BytesIO()
     schema = pa.schema([("amount", pa.string()), ("amount", pa.string())])
