@@ -187,8 +187,9 @@ def form_of(value: str | None) -> str:
 
 
 def _form_of_character(character: str) -> str:
-    if character.isnumeric():
+    category = unicodedata.category(character)[0]
+    if category == "N":
         return "9"
-    if unicodedata.category(character)[0] in "LM":
+    if category in "LM":
         return "A" if character.isupper() else "a"
     return character if character.isprintable() else ascii(character)[1:-1]
