@@ -369,7 +369,8 @@ def _judge(body: bytes, batches: list[pa.RecordBatch]) -> None:
         position += len(batch)
     _require_no_card("; ".join(totals.differences(ControlTotals())))
     for reason in tally.most_common().values():
-        _require_no_card(" ".join(reason.examples))
+        for example in reason.examples:
+            _require_no_card(example)
 
 
 def _require_no_card(message: str) -> None:
