@@ -26,6 +26,7 @@ _FLAT: Final = re.compile(
 _QUOTE, _COLON, _COMMA, _OBJECT = b'":,{'
 _OPENING, _CLOSING = b"{[", b"}]"
 _DEEPEST: Final = 1_000
+_DEEPEST_PARSED: Final = 500
 
 
 class Part(NamedTuple):
@@ -99,6 +100,17 @@ def repeats_a_name(text: bytes) -> bool:
                 raise RecursionError
         elif sign in _CLOSING and len(within) > 1:
             within.pop()
+    return False
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Whether brackets are nested deeper than a parser of any version of Python follows them."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        sign = token[0][0]
+        depth += (sign in _OPENING) - (sign in _CLOSING)
+        if depth > _DEEPEST_PARSED:
+            return True
     return False
 
 

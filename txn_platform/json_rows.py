@@ -19,7 +19,7 @@ from txn_platform.columns import as_batch, integers
 from txn_platform.contract import SENT_COLUMNS
 from txn_platform.decode_limits import MOST_COLUMNS, TooLargeError
 from txn_platform.json_columns import read_alike
-from txn_platform.json_objects import parts, repeats_a_name, too_many_names
+from txn_platform.json_objects import is_too_deep, parts, repeats_a_name, too_many_names
 from txn_platform.landed_rows import SCHEMA, RowByRow, landed, require_few_names
 
 if TYPE_CHECKING:
@@ -136,16 +136,11 @@ def _add(found: RowByRow, row: bytes) -> None:
 
 def _add_odd(found: RowByRow, row: bytes, *, is_json: bool) -> None:
     """Add a row with NaN or half a character, or one that is no object, or not JSON at all."""
-    value = parsed(row)
-    repeats = False
-    if isinstance(value, dict):
-        try:
-            repeats = repeats_a_name(row)
-        except RecursionError:
-            # Whether a name occurs twice that deep is not looked at.
-            value = row
+    # How deep a parser goes is another depth in each version of Python.
+    too_deep = is_too_deep(row)
+    value = None if too_deep else parsed(row)
     if not isinstance(value, dict):
-        if is_json and value is None and row != b"null":
+        if is_json and value is None and row != b"null" and not too_deep:
             raise NoJsonError
         found.add_unreadable(row.decode("utf-8", "backslashreplace"))
         return
@@ -153,7 +148,7 @@ def _add_odd(found: RowByRow, row: bytes, *, is_json: bool) -> None:
     for part in parts(row, row.index(b"{")):
         name = printable(json.loads(part.name))
         fields[name] = value_text(row[part.start : part.end].strip())
-    found.add(fields, row.decode() if repeats else None)
+    found.add(fields, row.decode() if repeats_a_name(row) else None)
 
 
 def parsed(document: bytes) -> Any:
