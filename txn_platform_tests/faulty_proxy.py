@@ -11,11 +11,11 @@ import asyncio
 import re
 import socket
 import struct
-import threading
 from collections import Counter
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, override
 from urllib.parse import urlsplit
+
+from txn_platform_tests.listener import Listener
 
 if TYPE_CHECKING:
     import random
@@ -29,7 +29,7 @@ _REFUSAL: Final = (
 _AS_OF: Final = re.compile(rb"as_of=[^& ]+")
 
 
-class FaultyProxy:
+class FaultyProxy(Listener):
     """Listens on a free port of 127.0.0.1 until it is left.
 
     Args:
@@ -52,36 +52,14 @@ class FaultyProxy:
         self._chance = chance
         self.as_of: str | None = None
         self.faults: Counter[str] = Counter()
-        self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", 0)
-        )
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
+        super().__init__()
+        self.url = f"http://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> FaultyProxy:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _close(self) -> None:
-        self._server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):
-            answers, requests = await asyncio.open_connection(*self._upstream)
-            connection = _Connection(reader, writer, answers, requests)
-            await connection.relay(self)
-        writer.close()
+    @override
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection(*self._upstream)
+        connection = _Connection(reader, writer, answers, requests)
+        await connection.relay(self)
 
     def fault(self) -> str:
         """What the next request gets."""

@@ -1,6 +1,6 @@
 """A TLS front with a CA of its own, and a forward proxy that counts: what stands before a store.
 
-Both listen on a free port of 127.0.0.1 until they are left. What they pass on is not looked at.
+Both listen on a free port of 127.0.0.1 until they are left. They do not look at the content.
 """
 
 from __future__ import annotations
@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-import threading
 from collections import Counter
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Final, Self, override
+from typing import TYPE_CHECKING, Final, override
 from urllib.parse import quote, urlsplit
 
 from cryptography import x509
@@ -21,50 +19,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from txn_platform_tests.listener import Listener
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 _LIFETIME: Final = timedelta(days=1)
 
 
-class _Listener:
-    """Serves connections in a thread of its own."""
-
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=tls)
-        )
-        self.port: int = self._server.sockets[0].getsockname()[1]
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _close(self) -> None:
-        self._server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError, asyncio.IncompleteReadError):
-            await self.serve(reader, writer)
-        writer.close()
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
-
-
-class TlsFront(_Listener):
+class TlsFront(Listener):
     """Ends TLS, and passes on what is inside.
 
     Attributes:
@@ -85,7 +48,7 @@ class TlsFront(_Listener):
         await _relay(reader, writer, *self._upstream)
 
 
-class ForwardProxy(_Listener):
+class ForwardProxy(Listener):
     """An HTTP proxy: `CONNECT`, and requests with a whole address.
 
     Args:
