@@ -109,7 +109,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a mutant: `killed` by a test, `timeout`, `survived`, or `uncovered`."""
+    """The fate of a mutant: `killed` by a test, `timeout`, `survived`, or `uncovered`."""
 
     path: str
     line: int

@@ -124,7 +124,7 @@ class ArrowMessages(io.RawIOBase):
                 data = header.table(_DICTIONARY_DATA)
                 if data is None:
                     raise UnreadableError("is no whole Arrow stream of text")
-                # What is added to a dictionary makes a new one of all its values.
+                # An addition to a dictionary makes a new one of all its values.
                 which = header.long(_DICTIONARY_ID)
                 _, decoded = _decoded(data, body)
                 if header.byte(_IS_DELTA):

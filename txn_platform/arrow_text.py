@@ -1,8 +1,8 @@
 """Arrow columns of any type as text: what was sent, written as JSON or RFC 3339 would have it.
 
 Numbers keep their digits, a moment is written in UTC with `T` and `Z`, a duration as ISO 8601 has
-it, and what is nested becomes JSON. A column whose values repeat stays a dictionary. What no text
-can stand for is refused, with the column's name and type.
+it, and what is nested becomes JSON. A column whose values repeat stays a dictionary. A value that
+no text can stand for is refused, with the column's name and type.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ def _view_lengths(column: Column) -> NDArray[np.int64]:
 
 
 def _weight(column: Column) -> int:
-    """What nested values take at most as Python objects, and the names in their JSON."""
+    """The memory that nested values take at most as Python objects, and the names in their JSON."""
     kind: Any = column.type
     nested: Any = column
     weight = len(column) * _OBJECT_BYTES
@@ -339,7 +339,7 @@ def _json(column: Column) -> Column:
 
 
 def _scalar(value: Any) -> str:
-    """What JSON has no type for, as the text that a column of its own would have."""
+    """A value that JSON has no type for, as the text that a column of its own would have."""
     match value:
         case dt.datetime():
             return value.isoformat().replace("+00:00", "Z")

@@ -213,7 +213,7 @@ def doctor() -> None:
     from txn_platform.settings import load_settings
 
     with suppress(UserError):
-        # What is wrong with the settings is the first finding.
+        # A wrong setting is the first finding.
         _say_places(load_settings(), source=True)
     failed = False
     for finding in examine(variables()):
@@ -332,7 +332,7 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     settings = load_settings()
     _say_places(settings)
     lake = open_lake(settings)
-    # What killed runs left may hold the same.
+    # Files that killed runs left may hold the same.
     lake.sweep()
     found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
     stays = Counter(found.unseen)

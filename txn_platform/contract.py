@@ -51,7 +51,7 @@ CHANNELS: Final = (
 # What a value must look like as text, before it is parsed: a cast would round "1.005" and guess at
 # a time without a zone, and a changed fact can't be told from a true one afterwards.
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?$"
-# What currencies with three or four decimals may have, and this version of the contract has not.
+# Amounts with three or four decimals, which some currencies allow and contract version 1 does not.
 FINER_DECIMAL: Final = r"^-?(?:0|[1-9][0-9]{0,15})\.([0-9]{3,4})$"
 # As programs print a double: it may need 17 digits, or an exponent.
 _COORDINATE = r"^-?(0|[1-9][0-9]{0,2})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"

@@ -53,10 +53,10 @@ _GATHERED_ROWS: Final = 1 << 17
 _GATHERED_COLUMNS: Final = 1 << 14
 # Lines are read by so many at a time, each of which may be a row.
 _BLOCK_LINES: Final = 1 << 16
-# What stands beside the rows of a page becomes Python's objects, which are many times as large.
+# The envelope of a page becomes Python objects, which are many times as large.
 _LONGEST_ENVELOPE: Final = 1 << 20
 
-# What files begin with that are of another format than the one that is asked for.
+# First bytes of files in other formats than the ones that are asked for.
 _BEGINNINGS: Final = {
     b"ARROW1": "an Arrow file",
     b"FEA1": "a Feather file",
@@ -92,7 +92,7 @@ _NEXT_PAGES: Final = frozenset(
 
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 _VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
-# What an element of a list takes as an object, besides its text.
+# The size of a list element as an object, besides its text.
 _ELEMENT_BYTES: Final = 64
 
 
@@ -530,7 +530,7 @@ def _member_of_more(envelope: dict[str, Any], *, named: bool) -> str | None:
 
 
 def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
-    """What a page has beside its rows, parsed; None when it is not JSON."""
+    """The envelope of a page, parsed; None when it is not JSON."""
     size = len(content) - (end - start)
     if size > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
         raise TooLargeError(f"has {size:,} bytes beside its rows")

@@ -379,7 +379,7 @@ class DeltaLake:
             raise _LostCommitError
 
     def _entry(self, version: int) -> dict[str, Any]:
-        """What the log says of a version's commit; nothing when it has no such version."""
+        """The log's entry for a version; nothing when it has no such version."""
         name = f"_delta_log/{version:020}.json"
         if self._s3 is None:
             try:

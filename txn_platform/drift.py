@@ -18,7 +18,7 @@ from txn_platform.decode_limits import shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-# What Python's parser makes of a value, and JSON Schema's name for its type.
+# Python's type of a parsed value, and JSON Schema's name for it.
 _KINDS: Final[dict[type, str]] = {
     str: "string",
     bool: "boolean",

@@ -17,7 +17,7 @@ _QUERIES: Final = (
 
 
 class UserError(Exception):
-    """What was wrong, where, and what to do about it, in one sentence or two.
+    """An error that a user can fix: one or two sentences on the fault, its place and the remedy.
 
     Whatever went into the message, it shows no query of an address and no name and password in
     one: sources take keys there.

@@ -1,4 +1,4 @@
-"""What of the lake expires, and its removal for good: objects, and versions that a store keeps.
+"""Expired objects and the versions that a store keeps of them: finding and removing them.
 
 Which assets expire is the caller's matter; how a store removes is `lake.py`'s and `s3_lake.py`'s.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expiring:
-    """What is old enough to be removed.
+    """The objects that are old enough to be removed.
 
     Attributes:
         versions: for each key what the store keeps of it, see `lake.Kept`.
@@ -54,7 +54,7 @@ class Expiring:
 
 @dataclass(frozen=True)
 class Expired:
-    """What became of a removal.
+    """The result of a removal.
 
     Attributes:
         removed: keys of which the store keeps nothing any more.
@@ -66,7 +66,7 @@ class Expired:
 
 
 def expiring(lake: Lake, assets: Iterable[str], limit: datetime) -> Expiring:
-    """What the lake keeps of the windows that ended at a moment or before.
+    """Find the objects and versions of windows that ended at a moment or before.
 
     Raises:
         UserError: the store can't be reached, or refuses.

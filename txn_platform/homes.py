@@ -1,6 +1,6 @@
 """The directories of local state, `TXN_HOME` and `DAGSTER_HOME`: checked, made, opened in turn.
 
-What lies in them is made by those who use it.
+Their users make the files in them.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
 
 
 class NoJsonError(ValueError):
-    """What should be an element of JSON is none."""
+    """An element is not JSON."""
 
 
 def odd_rows_of(rows: Iterable[bytes], budget: Budget, *, are_json: bool = False) -> pa.RecordBatch:

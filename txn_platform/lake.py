@@ -134,7 +134,7 @@ class Capability:
 
 @dataclass(frozen=True)
 class Kept:
-    """What a store keeps of an asset.
+    """The objects and versions that a store keeps of an asset.
 
     Attributes:
         versions: for each key the object and older versions of it, by the store's names, the oldest
@@ -469,7 +469,7 @@ class Lake(ABC):
 
     @abstractmethod
     def kept(self, asset: str) -> Kept:
-        """What the store keeps of an asset, also of objects that were removed or replaced.
+        """The objects and versions of an asset, also of objects that were removed or replaced.
 
         Raises:
             UserError: the store can't be reached, or refuses.
@@ -533,7 +533,7 @@ class DirectoryLake(Lake):
         # Within the root, because a file can replace another in one step on one file system only.
         super().__init__(root / ".staging", durable=True)
         self._root = root
-        # What was published: the file's mark, and its digest.
+        # Of published files: the file's mark, and its digest.
         self._written: dict[str, tuple[tuple[int, int], str]] = {}
 
     @override
@@ -775,7 +775,7 @@ def _locked(path: Path) -> BufferedWriter:
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """What a file keeps when it is renamed, and another file at its place does not have."""
+    """A mark that a file keeps when it is renamed, and that another file does not have."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 

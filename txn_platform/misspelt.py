@@ -19,11 +19,11 @@ _SHARED: Final = ("AWS_", "DELTA_", "DAGSTER_")
 _NEAR: Final = 0.6
 _SHARED_NEAR: Final = 0.8
 _FOREIGN_NEAR: Final = 0.88
-# What Kubernetes sets beside a Service of such a name.
+# Variables that Kubernetes sets beside a Service of such a name.
 _KUBERNETES: Final = re.compile(
     r"(TXN|GENERATOR)(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
-# What other software reads, although it is near a name of ours.
+# Variables of other software whose names are near ours.
 _OTHERS: Final = re.compile(r"AWS_ENDPOINT_URL_\w+|AWS_DEFAULT_PROFILE|AWS_SECURITY_TOKEN")
 
 

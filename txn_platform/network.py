@@ -1,7 +1,7 @@
 """Which proxy and which certificates a request goes by, for every library that makes requests.
 
 The environment is read by one rule: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` in upper or lower
-case, the latter first, as `urllib` does. What the libraries read by themselves is turned off.
+case, the latter first, as `urllib` does. The libraries read no variables themselves.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _accused(reason: str, row: pa.RecordBatch) -> str | None:
 
 @dataclass(frozen=True)
 class Quarantine:
-    """What is quarantined in one window, or in all.
+    """The quarantine of one window, or of all.
 
     Attributes:
         reasons: the most frequent first.

@@ -706,7 +706,7 @@ class _Section(io.RawIOBase):
 
 
 def bucket_in_host(endpoint: str, bucket: str) -> str:
-    """What to look at where an endpoint's host begins with the bucket's name; empty elsewhere."""
+    """A hint where an endpoint's host begins with the bucket's name; empty elsewhere."""
     scheme, _, place = endpoint.partition("://")
     if not place.startswith(f"{bucket}."):
         return ""
@@ -718,7 +718,7 @@ def bucket_in_host(endpoint: str, bucket: str) -> str:
 
 
 def _described(error: Exception) -> str:
-    """What boto3 says of a failure, with the remedy where it is in the settings."""
+    """boto3's description of a failure, with the remedy where the settings have one."""
     from botocore import exceptions as said
 
     if _is_untrusted(error):

@@ -433,7 +433,7 @@ def _endpoint_of_profile(core: Any) -> str | None:
         full_config=core.full_config,
         scoped_config=core.get_scoped_config(),
         client_name="s3",
-        # What the environment has is in the settings.
+        # The settings have read the environment.
         environ={},
     ).provide()
     if configured is None:

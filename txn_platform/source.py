@@ -145,7 +145,7 @@ class Source:
 
     @property
     def limits(self) -> Limits:
-        """What it may take."""
+        """The bounds on its answers."""
         return self._transport.limits
 
     @property
@@ -347,7 +347,7 @@ class Source:
                 doubted.append(sum(map(_digest, batches)))
                 if doubted.count(doubted[-1]) < _TIMES_BELIEVED:
                     raise UnreadableError(f"{doubt.fault}, and is not the same each time")
-            # What an attempt took that fails is given back.
+            # A failed attempt gives its share back.
             budget.adopt(attempt)
             return _Answer(batches, named, says, body.next_link, more or body.more, body.size)
 
@@ -425,7 +425,7 @@ def _json(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What one request for rows came to.
+    """The answer to one request for rows.
 
     Attributes:
         batches: the rows.

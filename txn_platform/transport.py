@@ -503,7 +503,7 @@ def _next_link(header: str | None) -> str | None:
 
 
 def _origin(address: SplitResult) -> tuple[str, str, int | None]:
-    """What makes two addresses of one origin (RFC 6454), written in one way."""
+    """The origin of an address (RFC 6454), written in one way."""
     host = (address.hostname or "").rstrip(".")
     port = address.port or _DEFAULT_PORTS.get(address.scheme)
     return address.scheme, host if host.isascii() else host.encode("idna").decode(), port

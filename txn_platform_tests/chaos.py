@@ -122,7 +122,7 @@ class Run:
         return ended
 
     def printed(self) -> str:
-        """What it said; nothing before it has begun."""
+        """Its output; empty before it has begun."""
         with suppress(FileNotFoundError):
             return self.output.read_text(errors="replace")
         return ""
@@ -351,7 +351,7 @@ class World:
     def require_tidy(self) -> None:
         """Raise a `Violation` for what dead runs have left."""
         require(eventually(lambda: not self.orphans()), lambda: f"still running: {self.orphans()}")
-        # What they remove as they end is gone now.
+        # They have removed their files by now.
         left = [str(path) for path in [*self.staged(), *(self.directory / "tmp").iterdir()]]
         left += self.store.strays()
         require(not left, f"left behind: {', '.join(left)}")

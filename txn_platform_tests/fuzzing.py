@@ -54,7 +54,7 @@ _CARD: Final = "4111111111111111"
 _SHOWS_CARD: Final = re.compile(r"4111\D?1111\D?1111\D?1111")
 _ROWS: Final = [sent_row(number, loyalty="gold") for number in range(4)]
 
-# What parsers stumble on.
+# Bytes that parsers often fail on.
 _TOKENS: Final = [
     b"\0", b"\xff", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"\xef\xbb\xbf", b"\r", b"\n", b"\r\n",
     b'"', b'""', b"'", b",", b":", b"{", b"}", b"[", b"]", b"\\", b"\\u0000", b"\\ud800", b"[/x]",
@@ -356,7 +356,7 @@ def _source(content: bytes) -> Source:
 
 
 def _judge(body: bytes, batches: list[pa.RecordBatch]) -> None:
-    """What is done with rows once they are landed, to some of the inputs: it takes longer."""
+    """Validate and count the rows of some of the inputs: all would take longer."""
     if zlib.crc32(body) % _JUDGED:
         return
     validator, tally, repeats = Validator(_WINDOW, NO_REPEATS), ReasonTally(), Repeats()

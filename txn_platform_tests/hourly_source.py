@@ -51,7 +51,7 @@ class HourlySource(ServedSource):
         return self.hours.setdefault(window.partition_key, rows_of(window))
 
     def totals_of(self, window: Window) -> ControlTotals:
-        """What it states of an hour."""
+        """Its control totals of an hour."""
         return ControlTotals.of(sent_frame(self.rows_in(window)))
 
     @override

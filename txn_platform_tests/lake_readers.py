@@ -78,7 +78,7 @@ def _plain(value: Any) -> Any:
         value = value.to_pydatetime()
     if hasattr(value, "tolist"):
         value = value.tolist()
-    # What pandas has for null.
+    # pandas' nulls.
     if value is None or value != value:  # noqa: PLR0124 - NaN and NaT
         return None
     if isinstance(value, datetime):

@@ -15,7 +15,7 @@ from txn_platform.defs.run_history import SENSOR
     default_status=dg.DefaultSensorStatus.RUNNING,
 )
 def quick(context: dg.SensorEvaluationContext) -> object:
-    """What the platform's own sensor does."""
+    """Do the same as the platform's own sensor."""
     return on_watermark(context)
 
 

@@ -345,7 +345,7 @@ def test_a_window_that_is_published_during_the_tick_is_not_asked_for(
     totals_of = auto.source.totals_of
 
     def and_published(window: Window) -> ControlTotals:
-        """What the source states of a window, which a run publishes at this moment."""
+        """State the totals of a window while a run publishes it."""
         monkeypatch.setattr(auto.source, "totals_of", totals_of)
         auto.publish(1)
         return totals_of(window)

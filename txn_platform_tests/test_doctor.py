@@ -37,7 +37,7 @@ class _Page(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a run needs beside a store."""
+    """A card key and a source: a run needs them beside a store."""
     monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes and more")
     with served(ServedSource([sent_row(0)])) as there:
         monkeypatch.setenv("GENERATOR_URL", there.url)

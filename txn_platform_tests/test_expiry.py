@@ -1,4 +1,4 @@
-"""What expires is gone for good, with the versions that a store keeps, or it is said what stays."""
+"""Expired objects are gone with their versions, or the command says which stay."""
 
 import re
 import uuid

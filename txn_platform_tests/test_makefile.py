@@ -64,7 +64,7 @@ class _Machine:
         )
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """What `make` says."""
+        """The output of `make`."""
         environment = {
             name: value
             for name, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""What commands say of where they look, and of settings that are none."""
+"""Commands say which lake and source they look at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the lake holds is the same to every program that reads it, value by value."""
+"""Every program that reads the lake finds the same values."""
 
 from __future__ import annotations
 

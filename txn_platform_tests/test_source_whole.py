@@ -123,7 +123,7 @@ def _client(url: str, wire: Wire, path: str = "/tx", **others: object) -> Source
     return Source(url, api, _LIMITS)
 
 
-# What HTTP and the formats allow, by name: how a body is answered with.
+# Ways to send a body that HTTP and the formats allow, by name.
 _LEGAL: Final[dict[str, Callable[[bytes], bytes]]] = {
     "chunks": chunked,
     "chunks-of-one-byte": lambda body: chunked(body, size=1),
@@ -814,7 +814,7 @@ def test_a_window_that_comes_back_empty_fails_and_leaves_what_is_published(
     assert "allow_empty" in result.output
     assert "Traceback" not in result.output
     assert (_PUBLISHED.read_bytes(), landed.read_bytes()) == (published, raw)
-    # What was landed and not published yet is no less there.
+    # Rows that were landed and not published yet count as well.
     _PUBLISHED.unlink()
     result = _run()
     assert result.exit_code == 1

@@ -28,13 +28,13 @@ _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 
 def judge(*rows: dict[str, str | None]) -> Judgement:
-    """What becomes of the rows of a window."""
+    """Validate the rows of a window."""
     batch = landed_rows(list(rows))
     return Validator(_WINDOW, find_repeats(in_batches(batch, len(rows)))).judge(batch)
 
 
 def reasons_of(**changes: str | None) -> list[str]:
-    """What a row with these values is quarantined for, sorted."""
+    """The reasons for which a row with these values is quarantined, sorted."""
     quarantined = judge(sent_row(1, **changes)).quarantined
     return sorted(quarantined["reasons"].to_pylist()[0]) if quarantined.num_rows else []
 

@@ -96,7 +96,7 @@ def _column_schema(schema: pa.Schema) -> dict[str, Any]:
 
 
 class LandingConfig(dg.Config):
-    """What can be said of one run's landing."""
+    """Options of one run's landing."""
 
     allow_empty: bool = False
     """Whether a window may come back without rows where the lake has some, for a source that has
@@ -398,7 +398,7 @@ def _note(file: pq.ParquetFile, name: str) -> str:
 
 
 def _recorded(raw: pq.ParquetFile, landing: dict[str, Any]) -> dict[str, Any]:
-    """What is recorded of a published window about its source; see `publication_metadata`.
+    """The metadata of a published window about its source; see `publication_metadata`.
 
     Nothing when the window was landed by an earlier version, which did not say whether its totals
     were stated.
@@ -414,5 +414,5 @@ def _says_totals_were_stated(raw: pq.ParquetFile) -> bool | None:
 
 
 def _stated(raw: pq.ParquetFile) -> ControlTotals:
-    """What was landed, as the source states it, or as it was counted where it states none."""
+    """The totals of the landed rows: the source's, or counted where the source states none."""
     return ControlTotals.parse(_note(raw, SOURCE_TOTALS_NOTE))

@@ -1,4 +1,4 @@
-"""What assets of users return, as record batches that Parquet keeps as they are.
+"""Frames that users' assets return, as record batches that Parquet keeps as they are.
 
 A frame comes back from the lake with the values that it had, or is refused in one sentence.
 """

@@ -133,7 +133,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     @override
     def load_input(self, context: dg.InputContext) -> Any:
-        """What the annotation asks for; None for an input of no partitions, as Dagster has it."""
+        """The input as its annotation asks for it; None when it has no partitions."""
         with failing_for_users():
             kind, apart, optional = _wanted(context.dagster_type.typing_type)
             objects = self._existing(context, _objects(context))
@@ -226,7 +226,7 @@ def _differing(context: dg.InputContext, kind: type) -> UserError:
 
 
 def _wanted(annotation: Any) -> tuple[Any, bool, bool]:
-    """What an annotation asks for: its kind, whether partition by partition, whether None goes."""
+    """The kind that an annotation asks for, whether partition by partition, whether None goes."""
     if get_origin(annotation) in {Union, UnionType}:
         kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
         if len(kinds) == 1:
@@ -240,7 +240,7 @@ def _wanted(annotation: Any) -> tuple[Any, bool, bool]:
 def _parts(
     context: dg.OutputContext, returned: object, partitions: list[str]
 ) -> Mapping[str, object]:
-    """What was returned for each of several partitions.
+    """The table that was returned for each of several partitions.
 
     Raises:
         UserError: it is not exactly one table each.

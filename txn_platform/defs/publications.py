@@ -1,4 +1,4 @@
-"""What Dagster has recorded of published windows, as the metadata of their materializations.
+"""Dagster's record of published windows, as the metadata of their materializations.
 
 Written by the assets, read by the sensor and the schedule, which compare it with the source.
 """
@@ -26,7 +26,7 @@ WATERMARK: Final = "source_watermark"
 
 @dataclass(frozen=True)
 class Publication:
-    """What is known of a window that was materialized.
+    """The record of a window that was materialized.
 
     Attributes:
         recorded: whether it states its source totals, or that there were none. Windows that
@@ -43,7 +43,7 @@ class Publication:
 
 
 def landing_metadata(as_of: datetime, watermark: datetime) -> dict[str, Any]:
-    """What is recorded of a window that was landed.
+    """The metadata of a window that was landed.
 
     Args:
         as_of: the moment of which its rows are: later ones are not in it.
@@ -56,7 +56,7 @@ def landing_metadata(as_of: datetime, watermark: datetime) -> dict[str, Any]:
 
 
 def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) -> dict[str, Any]:
-    """What is recorded of a window that is published.
+    """The metadata of a window that is published.
 
     Args:
         totals: what the source stated of its rows; None when it stated nothing.
@@ -72,7 +72,7 @@ def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) 
 
 
 def latest_landing(instance: dg.DagsterInstance, partition_key: str) -> dict[str, Any]:
-    """What is recorded of the newest landing of a partition; empty when there is none."""
+    """The metadata of the newest landing of a partition; empty when there is none."""
     wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.RAW), asset_partitions=[partition_key])
     for record in instance.fetch_materializations(wanted, limit=1).records:
         metadata = record.asset_materialization.metadata if record.asset_materialization else {}

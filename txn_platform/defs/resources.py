@@ -80,7 +80,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=min(settings.source_read_seconds, _ANSWER_SECONDS),
             whole_seconds=min(settings.source_whole_seconds, _ANSWER_SECONDS),
-            # What fails now is asked again by the next tick.
+            # The next tick asks again.
             attempts=1,
         )
         return Source(url, source_api(settings), limits)

@@ -1,4 +1,4 @@
-"""What became of the runs of a window, and when the sensor may ask for another.
+"""How the runs of a window ended, and when the sensor may ask for another.
 
 Run keys are made here: Dagster never runs a key twice, so each has the content that the source had
 and the number of the attempt.

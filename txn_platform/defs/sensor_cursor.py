@@ -1,6 +1,6 @@
 """The sensor's cursor: what it must remember from tick to tick that Dagster does not record.
 
-What is published, and what became of runs, is asked of Dagster's instance; see `publications` and
+Dagster's instance says what is published and how runs ended; see `publications` and
 `run_history`.
 """
 
@@ -60,7 +60,7 @@ class Asked(BaseModel):
 
 
 class Cursor(BaseModel):
-    """What the sensor remembers.
+    """The memory of the sensor.
 
     Attributes:
         first: the lower bound: the oldest window that it cares for. Set when it is turned on.

@@ -49,7 +49,7 @@ _SETTLED: Final = "settled"
 
 @dataclass
 class Outcome:
-    """What a tick came to.
+    """The result of a tick.
 
     Attributes:
         requests: the runs to be made, oldest window first.
@@ -159,7 +159,7 @@ class Tick:
                     found.append(window)
             elif confirmed <= window and window.end + self._settles_after <= watermark:
                 found.append(window)
-        # What is remembered of the others is of no use any more.
+        # Notes on the other windows are not needed any more.
         keys = {window.partition_key for window in found}
         beyond = Window(watermark).partition_key
         for remembered in (cursor.asked, cursor.landed):
@@ -229,7 +229,7 @@ class Tick:
     def _missing_content(
         self, window: Window, published: Publication | None, cursor: Cursor
     ) -> str | None:
-        """What the source has for a window and the lake has not; None when the lake has it.
+        """A digest of the source's content that the lake lacks; None when the lake has it.
 
         Raises:
             UserError: the source does not say what it has.
