@@ -22,7 +22,10 @@ def served_app(app: ASGIApp) -> Iterator[str]:
     """Serve it on a free port of the loopback interface; gives the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+        # An idle connection that the server closes while the next test uses it is reset.
+        config = uvicorn.Config(
+            app, log_level="critical", timeout_keep_alive=600, timeout_graceful_shutdown=1
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()

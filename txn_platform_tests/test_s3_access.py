@@ -375,7 +375,10 @@ def test_a_frame_holds_no_credentials_and_gets_them_where_it_is_read(
         kept = (pickle.dumps(each), each.serialize(), *(t.encode() for t in _shown(frame)))
         assert not any(secret.encode() in text for text in kept for secret in _SECRETS)
     (tmp_path / "frame").write_bytes(pickle.dumps(joined))
-    program = "import pickle; print(pickle.load(open('frame', 'rb')).select('a').collect().rows())"
+    program = (
+        "import pickle; rows = pickle.load(open('frame', 'rb')).select('a').sort('a').collect()\n"
+        "print(rows.rows())"
+    )
     fresh = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
