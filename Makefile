@@ -46,7 +46,7 @@ test-long: setup ## The tests that take longer: an hour of fuzzing among them
 test-busy: setup ## The tests ten times on a busy machine, to find what fails once
 	@$(BIN)/python benchmarks/repeated.py
 
-mutants: setup ## Put 300 small errors into the core, and count those that no test notices (two hours)
+mutants: setup ## Put 300 small errors into the core, and count those that no test notices (an hour)
 	@$(BIN)/python benchmarks/mutation.py
 
 bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
