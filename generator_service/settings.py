@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, cast, override
 
+from dotenv.parser import parse_stream
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
@@ -152,6 +153,7 @@ class Settings(BaseSettings):
         Raises SettingsError for the first value that cannot be used.
         """
         try:
+            _require_readable_lines()
             return cls(**given)
         except ValidationError as error:
             raise SettingsError(_message(error)) from None
@@ -193,6 +195,22 @@ def _stripped(variables: Mapping[str, str | None]) -> dict[str, str | None]:
         name: value and value.strip().strip(_INVISIBLE).strip() for name, value in variables.items()
     }
     return {name: value for name, value in bare.items() if value}
+
+
+def _require_readable_lines() -> None:
+    """Refuse a `.env` with a line that its parser would leave out."""
+    path = Path(_ENV_FILE)
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for binding in parse_stream(file):
+            if binding.error:
+                text = binding.original.string
+                line = binding.original.line + text[: -len(text.lstrip())].count("\n")
+                raise SettingsError(
+                    f"{path.absolute()} cannot be read from line {line} on: write NAME=value there,"
+                    " with every quote closed, or a comment after #."
+                )
 
 
 def _unreadable(reason: str) -> str:

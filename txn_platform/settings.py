@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, cast, override
 
+from dotenv.parser import parse_stream
 from pydantic import (
     AliasChoices,
     Field,
@@ -379,6 +380,7 @@ def load_settings() -> Settings:
             not the value.
     """
     try:
+        _require_readable_lines()
         return Settings()
     except ValidationError as error:
         env_file_names = env_file_variables()
@@ -408,6 +410,22 @@ def env_file_variables() -> list[str]:
         raise _unreadable(str(error.strerror)) from None
     except UnicodeDecodeError:
         raise _unreadable("it is not text in UTF-8") from None
+
+
+def _require_readable_lines() -> None:
+    """Refuse a `.env` with a line that its parser would leave out."""
+    path = Path(ENV_FILE)
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for binding in parse_stream(file):
+            if binding.error:
+                text = binding.original.string
+                line = binding.original.line + text[: -len(text.lstrip())].count("\n")
+                raise UserError(
+                    f"{path.absolute()} cannot be read from line {line} on: write NAME=value there,"
+                    " with every quote closed, or a comment after #"
+                )
 
 
 def _unreadable(reason: str) -> UserError:

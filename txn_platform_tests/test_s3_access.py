@@ -268,7 +268,7 @@ def test_credentials_are_all_of_one_place(
 def test_a_wrong_setting_is_said_at_the_start(
     bare: pytest.MonkeyPatch, environment: dict[str, str], words: str
 ) -> None:
-    Path(".env").write_text("no certificate=1\n")
+    Path(".env").write_text("# This is no certificate.\n")
     if not environment.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}:
         _keys(bare)
     for name, value in environment.items():

@@ -211,3 +211,29 @@ def test_an_env_file_that_is_not_utf_8_is_named(encoding: str) -> None:
         load_settings()
     with pytest.raises(SettingsError, match=r"\.env cannot be read .*UTF-8"):
         GeneratorSettings.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("not a setting=1\n", 1),
+        ("# Keys\n\nTXN_CARD_KEY: sixteen bytes and more\n", 3),
+        ("TXN_HOME=here\nTXN_CARD_KEY='sixteen bytes and more\nTXN_LAKE_PREFIX=there\n", 2),
+        ('TXN_HOME=here\n\n\n  TXN_CARD_KEY="sixteen bytes and more', 4),
+        ("TXN_HOME=here\r\n=sixteen bytes and more\r\n", 2),
+    ],
+)
+def test_a_line_of_the_env_file_that_cannot_be_read_is_named(text: str, line: int) -> None:
+    Path(".env").write_text(text, newline="")
+    said = rf"\.env cannot be read from line {line} on: write NAME=value there"
+    with pytest.raises(UserError, match=said) as raised:
+        load_settings()
+    assert "sixteen" not in str(raised.value)
+    with pytest.raises(SettingsError, match=said):
+        GeneratorSettings.load()
+
+
+def test_lines_without_a_value_and_comments_are_read() -> None:
+    Path(".env").write_text("\n# A comment\nexport TXN_LAKE_PREFIX=there # why\nOTHER\n\n")
+    assert load_settings().lake_prefix == "there"
+    GeneratorSettings.load()
