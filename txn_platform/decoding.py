@@ -90,8 +90,15 @@ _NEXT_PAGES: Final = frozenset(
     {"@odata.nextlink", "next", "nextcursor", "nextlink", "nextpage", "nextpagetoken", "nexttoken"}
 )
 
+_STATES_ROWS: Final = frozenset(
+    {"@odata.count", "total"}
+    | {f"total{rows}" for rows in ("count", "elements", "items", "records", "results", "rows")}
+)
+
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 _VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+# Digits of a number of rows that are looked at; more of them make it no smaller.
+_LONGEST_COUNT: Final = 18
 # The size of a list element as an object, besides its text.
 _ELEMENT_BYTES: Final = 64
 
@@ -411,12 +418,14 @@ class Page(NamedTuple):
         following: what it has where the next page's address should be, when that is a text.
         says: whether it has a text there, null, something that is neither, or no such member.
         more: the name of another member that says that there is a next page, if it has one.
+        stated: how many rows it says that all pages have together, and under which name.
     """
 
     rows: pa.RecordBatch
     following: str | None
     says: NextPage
     more: str | None
+    stated: tuple[str, int] | None
 
 
 def page(
@@ -466,7 +475,8 @@ def page(
     rows = content[slice(*span)].lstrip()
     batch = _strict_rows(strict, rows, budget) if strict else _odd_rows(rows, items, budget)
     address, says = _next_page(*_walk(envelope, following))
-    return Page(batch, address, says, _member_of_more(envelope, named=says != "nothing"))
+    more = _member_of_more(envelope, named=says != "nothing")
+    return Page(batch, address, says, more, _stated_rows(envelope))
 
 
 def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
@@ -526,6 +536,16 @@ def _member_of_more(envelope: dict[str, Any], *, named: bool) -> str | None:
                 address = isinstance(value, str | dict) and value
                 if not named and address and _plain(name) in _NEXT_PAGES:
                     return name
+    return None
+
+
+def _stated_rows(envelope: dict[str, Any]) -> tuple[str, int] | None:
+    """How many rows a page says that all pages have, at its top or one level below."""
+    for members in (envelope, *envelope.values()):
+        if isinstance(members, dict):
+            for name, value in cast("dict[str, Any]", members).items():
+                if isinstance(value, Digits) and value.isdecimal() and _plain(name) in _STATES_ROWS:
+                    return name, int(value[:_LONGEST_COUNT])
     return None
 
 

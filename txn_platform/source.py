@@ -289,13 +289,14 @@ class Source:
             path = _filled(self._api.transactions, format=wire, offset=offset, **window)
             return self._transport.address(path)
 
-        address: str | None = address_at(0)
+        address = address_at(0)
         asked: set[str] = set()
         seen = _Seen()
         batches: list[pa.RecordBatch] = []
         rows = empty = size = 0
+        stated: tuple[str, int] | None = None
         budget = Budget(limits.slice_bytes)
-        while address is not None:
+        while True:
             if address in asked or empty > _EMPTY_PAGES:
                 raise self._endless(what)
             if len(asked) == limits.slice_pages:
@@ -311,14 +312,15 @@ class Source:
                 raise self._endless(what)
             batches += answer.batches
             rows += answer.rows
+            stated = answer.stated or stated
             empty = 0 if answer.rows else empty + 1
             if not by_offset:
                 address = self._following(answer, address, first=len(asked) == 1)
             else:
                 address = address_at(rows) if answer.rows else None
-            if address is None and answer.more is not None:
-                raise self._has_more(answer.more)
-        return batches
+            if address is None:
+                self._require_all(answer.more, stated, rows, what)
+                return batches
 
     def _answer(self, address: str, what: str, budget: Budget) -> _Answer:
         wire, limits = self._api.format, self._transport.limits
@@ -328,15 +330,16 @@ class Source:
 
         def read(body: Body) -> _Answer:
             if body.is_empty:
-                return _Answer([], None, "null", body.next_link, body.more, 0)
+                return _Answer([], None, "null", body.next_link, body.more, body.stated, 0)
             attempt = budget.copy()
             if wire == "json":
-                rows, named, says, more = page(body.read(), items, following, attempt)
-                batches = [rows]
+                read_page = page(body.read(), items, following, attempt)
+                batches, named, says = [read_page.rows], read_page.following, read_page.says
+                more, stated = read_page.more or body.more, read_page.stated or body.stated
             else:
                 content = io.BufferedReader(body) if wire == "csv" else body
                 batches = list(DECODERS[wire](content, attempt))
-                named, says, more = None, "nothing", None
+                named, says, more, stated = None, "nothing", body.more, body.stated
             if body.read(1):
                 raise UnreadableError("goes on behind its end")
             doubt = _doubt(wire, body, batches)
@@ -349,7 +352,7 @@ class Source:
                     raise UnreadableError(f"{doubt.fault}, and is not the same each time")
             # A failed attempt gives its share back.
             budget.adopt(attempt)
-            return _Answer(batches, named, says, body.next_link, more or body.more, body.size)
+            return _Answer(batches, named, says, body.next_link, more, stated, body.size)
 
         return self._transport.get(
             address,
@@ -384,12 +387,25 @@ class Source:
                 pass
         return None if reference is None else self._transport.followed(address, reference)
 
-    def _has_more(self, name: str) -> UserError:
-        return UserError(
-            f"{self._transport.url} says that there are more rows, under {shown(name)}, but does"
-            " not say where: let TXN_SOURCE_NEXT name the member that has the next page's address,"
-            " or TXN_SOURCE_TRANSACTIONS have {offset}"
+    def _require_all(
+        self, more: str | None, stated: tuple[str, int] | None, rows: int, what: str
+    ) -> None:
+        """Refuse rows that the source itself says are not all."""
+        remedy = (
+            "let TXN_SOURCE_NEXT name the member that has the next page's address, or"
+            " TXN_SOURCE_TRANSACTIONS have {offset}"
         )
+        if more is not None:
+            raise UserError(
+                f"{self._transport.url} says that there are more rows, under {shown(more)}, but"
+                f" does not say where: {remedy}"
+            )
+        # A source with control totals is compared with these.
+        if stated is not None and stated[1] > rows and self._api.totals is None:
+            raise UserError(
+                f"{self._transport.url} says that there are {stated[1]:,} rows, under"
+                f" {shown(stated[0])}, and sends {rows:,} of them for {what}: {remedy}"
+            )
 
     def _endless(self, what: str) -> UserError:
         return UserError(
@@ -433,6 +449,7 @@ class _Answer:
         says: what it has in that place, as `decoding.Page` has it.
         link: the address of the next page that its headers have.
         more: the name of what says besides that there is a next page, if anything does.
+        stated: how many rows it says that there are on all pages, and under which name.
         size: its bytes.
     """
 
@@ -441,6 +458,7 @@ class _Answer:
     says: NextPage
     link: str | None
     more: str | None
+    stated: tuple[str, int] | None
     size: int
 
     @property

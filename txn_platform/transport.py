@@ -38,7 +38,7 @@ from txn_platform.network import pool_manager
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 # What is read at a time of what is compressed, for that may become much; so much it always may.
 _COMPRESSED_BYTES: Final = 1 << 16
@@ -60,6 +60,10 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
 # A link and its parameters (RFC 8288), and the relations that these name.
 _LINK: Final = re.compile(r'<([^>]*)>((?:\s*;[^;,="<]*(?:=\s*(?:"[^"]*"|[^",;<]*))?)*)')
+# The rows of a page and of all (RFC 9110, 14.4); PostgREST leaves the unit out.
+_CONTENT_RANGE: Final = re.compile(
+    r"\s*(?:(?!bytes\s)[^\s/]+\s+)?[^\s/]+/([0-9]{1,18})\s*", re.IGNORECASE
+)
 _RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 
@@ -286,6 +290,7 @@ class Body(io.RawIOBase):
         is_delimited: HTTP or a content coding says where it ends, not the connection's end alone.
         next_link: the address of a next page that a Link header names (RFC 8288), if any.
         more: the header that says that there is a next page without its address, if there is one.
+        stated: how many rows a header says that there are on all pages, and which header.
         size: bytes so far.
         tail: the last eight of them, or fewer.
     """
@@ -302,6 +307,7 @@ class Body(io.RawIOBase):
         self.is_delimited = _is_delimited(response) or bool(codings)
         self.next_link = _next_link(response.headers.get("Link"))
         self.more = "X-Next-Page" if response.headers.get("X-Next-Page", "").strip() else None
+        self.stated = _stated_rows(response.headers)
         # Not compressed, a message is one piece: put together of several, it would be copied.
         self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
         self._content = decoded(_Sent(response, most_bytes), codings)
@@ -500,6 +506,16 @@ def _next_link(header: str | None) -> str | None:
         if "next" in relations.lower().split():
             return target
     return None
+
+
+def _stated_rows(headers: Mapping[str, str]) -> tuple[str, int] | None:
+    """How many rows a header says that there are on all pages, and which header."""
+    for name in ("X-Total-Count", "X-Total", "Total-Count"):
+        text = headers.get(name, "").strip()
+        if text.isascii() and text.isdecimal():
+            return name, int(text[:18])
+    complete = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    return complete and ("Content-Range", int(complete[1]))
 
 
 def _origin(address: SplitResult) -> tuple[str, str, int | None]:

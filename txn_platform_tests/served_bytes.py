@@ -41,7 +41,9 @@ def served_bytes(answer: Callable[[str], bytes]) -> Iterator[ServedBytes]:
                 while self.rfile.readline().strip():
                     pass
                 source.asked.append(target)
-                self.wfile.write(source.answer(target))
+                # Without this a client would use the connection again until it sees it closed.
+                close = b"\r\nConnection: close\r\n"
+                self.wfile.write(source.answer(target).replace(b"\r\n", close, 1))
 
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address = True

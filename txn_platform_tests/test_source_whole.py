@@ -611,6 +611,69 @@ def test_a_page_that_says_that_there_are_more_is_not_the_last(
         _rows(client)
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"total": 4},
+        {"total_count": 4, "took": float("nan")},
+        {"totalResults": 4},
+        {"@odata.count": 4},
+        {"page": {"totalElements": 4, "size": 3}},
+        {"meta": {"pagination": "none", "total": 10**20}},
+    ],
+)
+def test_a_page_that_states_more_rows_than_came_is_not_all(
+    others: dict[str, object], source: ServedBytes
+) -> None:
+    source.answer = lambda _: whole(json.dumps({"data": _ROWS, "next": None} | others).encode())
+    with pytest.raises(UserError, match=r"says that there are [\d,]+ rows, under .* sends 3 of"):
+        _rows(_client(source.url, "json"))
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(
+    "header",
+    ["X-Total-Count: 4", "Total-Count: 4", "Content-Range: 0-2/4", "Content-Range: rows 0-2/4"],
+)
+def test_a_header_that_states_more_rows_than_came_is_believed(
+    wire: Wire, header: str, source: ServedBytes
+) -> None:
+    source.answer = lambda _: whole(_BODIES[wire], header)
+    with pytest.raises(UserError, match=r"there are 4 rows, under .* sends 3 of them"):
+        _rows(_client(source.url, wire))
+
+
+@pytest.mark.parametrize(
+    ("header", "others"),
+    [
+        ("X-Total-Count: 3", {"total": 3}),
+        ("X-Total-Count: 1", {"total": 1}),
+        ("X-Total-Count: many", {"total": "100"}),
+        ("Content-Range: bytes 0-99/100", {"total": 100.5}),
+        ("Content-Range: items 0-2/*", {"total": None, "total_amount": 100}),
+    ],
+)
+def test_what_states_no_other_number_of_rows_does_not_matter(
+    header: str, others: dict[str, object], source: ServedBytes
+) -> None:
+    body = json.dumps({"data": _ROWS, "next": None} | others).encode()
+    source.answer = lambda _: whole(body, header)
+    assert _rows(_client(source.url, "json")) == _ROWS
+
+
+def test_the_rows_of_all_pages_count_against_what_is_stated_last(source: ServedBytes) -> None:
+    first, last = _ROWS[:2], _ROWS[2:]
+    source.answer = _pages(
+        {"/tx": _page(first, next="?2", total=4), "/tx?2": _page(last, next=None, total=3)}
+    )
+    assert _rows(_client(source.url, "json")) == _ROWS
+    source.answer = _pages(
+        {"/tx": _page(first, next="?2", total=3), "/tx?2": _page(last, next=None, total=4)}
+    )
+    with pytest.raises(UserError, match="4 rows, under 'total', and sends 3"):
+        _rows(_client(source.url, "json"))
+
+
 def test_a_header_that_says_that_there_are_more_is_not_the_last(source: ServedBytes) -> None:
     source.answer = lambda _: whole(_BODIES["csv"], "X-Next-Page: 2")
     with pytest.raises(UserError, match="there are more rows, under 'X-Next-Page'"):
