@@ -47,6 +47,8 @@ _ROW_GROUP_BYTES: Final = 512 << 20
 # What is judged at once, with a few times its size in memory.
 _BATCH_ROWS: Final = 1 << 18
 # A full disk, a full quota, a file longer than allowed.
+# An object that is replaced while it is opened is opened again, so often.
+OPENINGS: Final = 5
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NO_ACCESS: Final = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
@@ -451,6 +453,26 @@ class Lake(ABC):
             UserError: there is none, or the store can't be reached.
         """
 
+    def open_with_digest(self, key: str, coded: Collection[str] = ()) -> tuple[pq.ParquetFile, str]:
+        """The object at a key, and the SHA-256 of the same version of it; see `open`, `digest`.
+
+        Raises:
+            UserError: there is none, the store can't be reached, or other runs replace it all the
+                time.
+        """
+        for _ in range(OPENINGS):
+            version = self._version(key)
+            file = self.open(key, coded)
+            digest = self.digest(key)
+            if digest is not None and self._version(key) == version:
+                return file, digest
+            file.close()
+        raise UserError(f"{key} is replaced by other runs again and again: run it again")
+
+    @abstractmethod
+    def _version(self, key: str) -> object:
+        """A mark of the object at a key, which no other one there has; None when there is none."""
+
     @abstractmethod
     def copy(self, key: str, path: Path) -> None:
         """Write the bytes of the object at a key, of one version of it, to a local file.
@@ -520,6 +542,10 @@ class LakeFile:
     def parquet(self, coded: Collection[str] = ()) -> pq.ParquetFile:
         """See `Lake.open`."""
         return self.lake.open(self.key, coded)
+
+    def parquet_with_digest(self, coded: Collection[str] = ()) -> tuple[pq.ParquetFile, str]:
+        """See `Lake.open_with_digest`."""
+        return self.lake.open_with_digest(self.key, coded)
 
     def copy_to(self, path: Path) -> None:
         """See `Lake.copy`."""
@@ -606,6 +632,12 @@ class DirectoryLake(Lake):
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except FileNotFoundError:
             return None
+
+    @override
+    def _version(self, key: str) -> object:
+        with contextlib.suppress(FileNotFoundError):
+            return _mark(self._root / key)
+        return None
 
     @override
     def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from txn_platform.errors import UserError
 from txn_platform.lake import (
     OBJECT_NAME,
+    OPENINGS,
     Kept,
     Lake,
     StoredObject,
@@ -50,8 +51,6 @@ _DIGEST: Final = "sha256"
 # Tells what one run put from what another did, also where both put the same bytes.
 _PUT: Final = "put"
 _PUT_LENGTH: Final = 32
-# An object that is replaced while it is opened is opened again, so often.
-_OPENINGS: Final = 5
 # An upload that others abort, because they take it for a dead run's, is begun so often.
 _UPLOADS: Final = 3
 
@@ -286,7 +285,7 @@ class S3Lake(Lake):
     @override
     def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
         place = self._prefix + key
-        for left in reversed(range(_OPENINGS)):
+        for left in reversed(range(OPENINGS)):
             found = self.bucket.head(place)
             if found is None:
                 raise self._missing(key)
@@ -314,8 +313,12 @@ class S3Lake(Lake):
                     return file
         raise AssertionError
 
+    @override
+    def _version(self, key: str) -> str | None:
+        return (self.bucket.head(self._prefix + key) or {}).get("ETag")
+
     def _is_unchanged(self, key: str, tag: str | None) -> bool:
-        return (self.bucket.head(self._prefix + key) or {}).get("ETag") == tag
+        return self._version(key) == tag
 
     def _require_unchanged(self, key: str, tag: str | None) -> None:
         if not self._is_unchanged(key, tag):

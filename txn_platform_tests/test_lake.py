@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -73,6 +73,34 @@ def lake(
 
 def test_layout_is_the_one_that_was_promised() -> None:
     assert _KEY == "asset/event_date=2026-11-01/event_hour=14/part-0.parquet"
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_file_and_its_digest_are_of_one_version(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """Also when other runs replace it each time between the two questions."""
+    _publish(lake, _rows(1))
+    open_once, replaced = lake.open, list(range(2, 2 + times))
+
+    def opened(key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+        file = open_once(key, coded)
+        if replaced:
+            _publish(open_lake(load_settings()), _rows(replaced.pop(0)))
+        return file
+
+    monkeypatch.setattr(lake, "open", opened)
+    file, digest = lake.open_with_digest(_KEY, ["text"])
+    assert (file.metadata.num_rows, digest) == (1 + times, lake.digest(_KEY))
+    assert pa.types.is_dictionary(file.schema_arrow.field("text").type)
+    replaced += range(10, 20)
+    with pytest.raises(UserError, match="replaced by other runs again and again: run it again"):
+        lake.open_with_digest(_KEY)
+
+
+def test_what_is_absent_has_no_file_and_no_digest(lake: Lake) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        lake.open_with_digest(_KEY)
 
 
 def test_what_is_published_can_be_read_back(lake: Lake) -> None:

@@ -245,7 +245,7 @@ def validation(
         allowed = config.max_quarantine
         if allowed is None:
             allowed = settings.max_quarantine
-        raw = raw_transactions.parquet(CODED_COLUMNS)
+        raw, digest = raw_transactions.parquet_with_digest(CODED_COLUMNS)
         repeats = (
             find_repeats(lambda columns: read_batches(raw, columns))
             if json.loads(_note(raw, _REPEATS_SUSPECTED))
@@ -264,8 +264,7 @@ def validation(
                 validated.write(conforming)
                 quarantined.write(judged.quarantined)
             landed = _stated(raw)
-            digest = raw_transactions.lake.digest(raw_transactions.key)
-            quarantined.annotate({LANDED_DIGEST: digest or ""})
+            quarantined.annotate({LANDED_DIGEST: digest})
             validated.annotate({_CARD_POLICY: settings.card_policy})
             kept = validated.finish()
             if not order.holds:
