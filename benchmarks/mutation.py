@@ -358,6 +358,14 @@ class Tests:
                 for line in range(first, last + 1)
                 for node in self.by_line.get((mutant.path, line), set())
             }
+        if not found:
+            # What runs at import is run by no test alone: all of the module's may notice it.
+            found = {
+                node
+                for (path, _), nodes in self.by_line.items()
+                if path == mutant.path
+                for node in nodes
+            }
         return sorted(found, key=lambda node: (self.seconds.get(node, 1.0), node))
 
 
@@ -401,11 +409,11 @@ def _within(nodes: list[str], tests: Tests, most: float) -> list[str]:
     return nodes
 
 
-def _sample(modules: list[str], count: int, seed: int) -> list[Mutant]:
-    """A random sample, spread over the modules by their number of mutants."""
-    package = _ROOT / "txn_platform"
+def _sample(tree: Path, modules: list[str], count: int, seed: int) -> list[Mutant]:
+    """A random sample of a clone's, spread over the modules by their number of mutants."""
+    package = tree / "txn_platform"
     paths = sorted({path for name in modules for path in package.glob(f"{name}.py")})
-    found = [mutant for path in paths for mutant in mutants(path, _ROOT)]
+    found = [mutant for path in paths for mutant in mutants(path, tree)]
     chosen = random.Random(seed)  # noqa: S311 - a sample, not a secret
     return chosen.sample(found, min(count, len(found)))
 
@@ -431,13 +439,15 @@ def main() -> None:
             tree = Path(directory, str(number))
             _clone(tree)
             trees.put(tree)
+        tree = trees.get()
+        sample = _sample(tree, options.modules, options.mutants, options.seed)
+        trees.put(tree)
         if options.collected:
             tests = Tests.read(options.collected)
         else:
             tree = trees.get()
             tests = Tests.collect(tree)
             trees.put(tree)
-        sample = _sample(options.modules, options.mutants, options.seed)
         lock = threading.Lock()
         outcomes: list[Outcome] = []
 
