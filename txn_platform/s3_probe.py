@@ -79,15 +79,18 @@ def race(bucket: Bucket, prefix: str) -> str:
     Raises:
         StoreError: the store can't be reached, or refuses to put, read or remove.
     """
+    failures: list[StoreError] = []
     with ThreadPoolExecutor(_WRITERS) as pool:
         for _ in range(_ROUNDS):
             key = f"{prefix}probe-{uuid.uuid4().hex}"
             make = partial(_make, bucket, key, threading.Barrier(_WRITERS))
             try:
                 made = list(pool.map(make, _NUMBERS))
-                winners = [number for number, won in enumerate(made) if won]
-                if not winners and None in made:
+                winners = [number for number, won in enumerate(made) if won is True]
+                failed = [each for each in made if isinstance(each, StoreError)]
+                if failed and not winners:
                     # Of a round in which requests failed, nothing is known.
+                    failures += failed[:1]
                     continue
                 if len(winners) != 1:
                     return (
@@ -98,14 +101,16 @@ def race(bucket: Bucket, prefix: str) -> str:
                     return "it has another object than the one that it said it took"
             finally:
                 bucket.erase(key)
+    if len(failures) == _ROUNDS:
+        raise failures[-1]
     return ""
 
 
-def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bool | None:
+def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bool | StoreError:
     """Put an object if there is none, at the same time as others; whether the store took it.
 
     Returns:
-        None when the store was not up to it.
+        The error when the store was not up to it.
     """
     body = b"%d" % number
     start.wait()
@@ -121,7 +126,7 @@ def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bo
     except StoreError as error:
         if error.refused:
             raise
-        return None
+        return error
     return answer is not None
 
 

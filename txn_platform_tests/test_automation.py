@@ -23,6 +23,7 @@ from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
     WATERMARK,
     landing_metadata,
+    latest_landing,
     publication_metadata,
 )
 from txn_platform.defs.resources import GeneratorResource
@@ -709,6 +710,19 @@ def test_a_watermark_that_a_person_recorded_does_not_end_the_tick(
     assert auto.tick() == _keys(0, 3)
 
 
+def test_the_record_of_a_landing_is_of_its_own_window(auto: Automation) -> None:
+    for number in (0, 1):
+        event = dg.AssetMaterialization(
+            checks.RAW,
+            partition=_key(number),
+            metadata=landing_metadata(_hour(number).end, _hour(number + 1).end),
+        )
+        auto.instance.report_runless_asset_event(event)
+    landing = latest_landing(auto.instance, _key(0))
+    assert landing == landing_metadata(_hour(0).end, _hour(1).end)
+    assert latest_landing(auto.instance, _key(2)) == {}
+
+
 def test_the_cursor_stays_small(auto: Automation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "30")
     for _ in range(2):
@@ -767,6 +781,16 @@ def test_the_schedule_runs_what_the_source_says_nothing_of(persistent: Automatio
     auto = persistent
     auto.publish(2)
     auto.source.silent = {_key(2)}
+    assert _schedule(auto, 3) == [_key(2)]
+
+
+def test_the_schedule_runs_a_window_whose_source_states_no_totals_any_more(
+    persistent: Automation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = persistent
+    auto.publish(2)
+    assert _schedule(auto, 3) == []
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
     assert _schedule(auto, 3) == [_key(2)]
 
 

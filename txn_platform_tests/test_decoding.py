@@ -210,11 +210,12 @@ def test_rows_written_alike_are_read_by_columns(monkeypatch: pytest.MonkeyPatch)
 def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
     good = json.dumps(sent_row(1)).encode()
     lines = [good, b"{", b"[1]", b"7", b'"\xff"', b'{"amount":"\xff"}', good]
+    # Half a surrogate pair in what only looks like UTF-8.
+    lines.insert(1, b'{"amount":"\xed\xa0\x80"}')
     lines.insert(1, b'{"amount":' + b"[" * 100_000)
     rows = _decoded("ndjson", b"\n".join(lines) + b"\n")
-    assert len(rows) == 8
-    assert rows[0] == rows[7] == _expected(sent_row(1))
-    for row, line in zip(rows[1:7], lines[1:7], strict=True):
+    assert rows[0] == rows[-1] == _expected(sent_row(1))
+    for row, line in zip(rows[1:-1], lines[1:-1], strict=True):
         kept = json.loads(row["extra_fields"] or "")
         assert kept == {"unreadable": line.decode("utf-8", "backslashreplace")}
         assert all(row[name] is None for name in SENT_COLUMNS)

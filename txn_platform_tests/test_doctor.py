@@ -8,6 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from txn_platform.cli import main
+from txn_platform.lake import open_lake
+from txn_platform.s3 import Bucket, StoreError
+from txn_platform.s3_lake import S3Lake
+from txn_platform.s3_probe import race
+from txn_platform.settings import load_settings
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.served_source import ServedSource, sent_row, served
@@ -68,6 +73,12 @@ def _doctor() -> tuple[int, list[str]]:
     return result.exit_code, [
         line for line in lines if line.split()[1] in {"lake", "store", "delta"}
     ]
+
+
+def _bucket() -> Bucket:
+    lake = open_lake(load_settings())
+    assert isinstance(lake, S3Lake)
+    return lake.bucket
 
 
 @pytest.mark.usefixtures("store")
@@ -144,6 +155,18 @@ def test_several_at_once_are_tried_for_the_lake_too(store: FaultyStore) -> None:
     (line,) = [line for line in lines if "conditional puts" in line]
     assert line.startswith("note ")
     assert "not when several put at once: of 6 that put one object at once" in line
+
+
+@pytest.mark.parametrize("failing", [6, 13])
+def test_a_round_that_failed_says_nothing(store: FaultyStore, s3_prefix: str, failing: int) -> None:
+    store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
+    assert race(_bucket(), s3_prefix) == ""
+
+
+def test_rounds_that_all_failed_are_not_taken_for_sound(store: FaultyStore, s3_prefix: str) -> None:
+    store.fail(Operation.PUT, Fault.SLOW_DOWN)
+    with pytest.raises(StoreError, match=r"SlowDown|503"):
+        race(_bucket(), s3_prefix)
 
 
 @pytest.mark.parametrize(
