@@ -42,8 +42,8 @@ from measuring import (
     write_results,
 )
 
-from txn_platform.processes import Child
-from txn_platform.source import Source
+from txn_platform.local.processes import Child
+from txn_platform.source.client import Source
 from txn_platform.windows import WINDOW_LENGTH, Window
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from pyarrow import fs
 from rich.console import Console
 from rich.table import Table
 
-from txn_platform.processes import generator_child, generator_url
-from txn_platform.seaweedfs import REGION, SeaweedFS
+from txn_platform.local.processes import generator_child, generator_url
+from txn_platform.local.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from generator_service.settings import Settings
 from generator_service.simulator import Simulator
 from generator_service.simulator import Window as Span
 from generator_service.wire import Format
-from txn_platform.columns import as_batch, as_frame
-from txn_platform.contract import CHANNELS, LANDED_SCHEMA, TRANSACTION_TYPES
-from txn_platform.decoding import DECODERS
-from txn_platform.validation import Validator, find_repeats
+from txn_platform.arrow.dictionaries import as_batch, as_frame
+from txn_platform.contract.schema import CHANNELS, LANDED_SCHEMA, TRANSACTION_TYPES
+from txn_platform.rows.validation import Validator, find_repeats
+from txn_platform.source.decoding import DECODERS
 from txn_platform.windows import Window
 
 WINDOW = Window.of_partition("2026-11-01-18:00")

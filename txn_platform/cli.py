@@ -181,7 +181,7 @@ def run(partition: str | None, last: int | None, *, as_json: bool, allow_empty: 
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
 def dev(*, directory: bool, port: int) -> None:
     """Run the generator, an S3 server and the Dagster UI until Ctrl-C."""
-    from txn_platform.laptop import laptop
+    from txn_platform.local.stack import laptop
 
     with laptop(directory=directory, ui=True, ui_port=port) as services:
         for name, address in services.addresses.items():
@@ -194,7 +194,7 @@ def dev(*, directory: bool, port: int) -> None:
 @click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
 def demo(*, directory: bool) -> None:
     """Run the newest complete hour once, with servers of its own, and show the result."""
-    from txn_platform.laptop import laptop
+    from txn_platform.local.stack import laptop
 
     with laptop(directory=directory, ui=False) as services:
         for name, address in services.addresses.items():
@@ -295,9 +295,9 @@ def quarantine(partition: str | None) -> None:
     """
     from rich.table import Table
 
-    from txn_platform.lake import open_lake
+    from txn_platform.lake.base import open_lake
+    from txn_platform.lake.quarantine import look_into
     from txn_platform.places import lake_place
-    from txn_platform.quarantine import look_into
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
@@ -325,8 +325,8 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
 
     What is validated and published stays.
     """
-    from txn_platform.expiry import expiring, remove
-    from txn_platform.lake import open_lake
+    from txn_platform.lake.base import open_lake
+    from txn_platform.lake.expiry import expiring, remove
     from txn_platform.settings import load_settings
 
     settings = load_settings()
@@ -363,7 +363,7 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
 )
 def optimize(keep: timedelta) -> None:
     """Merge small files of the Delta table, and delete those that no version needs any more."""
-    from txn_platform.delta import open_delta, require_delta
+    from txn_platform.lake.delta import open_delta, require_delta
     from txn_platform.settings import load_settings
 
     if keep < timedelta(days=1):
@@ -472,13 +472,13 @@ def _materialize(
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
-        from txn_platform.processes import generator_child, generator_url
+        from txn_platform.local.processes import generator_child, generator_url
 
         # A generator of its own starts while Dagster is imported.
         url = settings.generator_url or ""
         child = None if url else stack.enter_context(generator_child())
         from txn_platform.runs import dagster_instance, materialize
-        from txn_platform.source import Source, source_api, source_limits
+        from txn_platform.source.client import Source, source_api, source_limits
 
         if child:
             url = generator_url(child)
@@ -584,7 +584,7 @@ def _print_published(summary: Summary) -> None:
     from rich.table import Table
 
     from txn_platform.defs.checks import PUBLISHED
-    from txn_platform.lake import object_key, open_lake
+    from txn_platform.lake.base import object_key, open_lake
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window, iso
 

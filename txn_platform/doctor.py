@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from txn_platform.card_key import card_protector
-from txn_platform.delta import open_delta, require_delta
 from txn_platform.errors import UserError
-from txn_platform.lake import open_lake
+from txn_platform.lake.base import open_lake
+from txn_platform.lake.delta import open_delta, require_delta
+from txn_platform.local.processes import generator_child, generator_url
 from txn_platform.misspelt import misspelt
-from txn_platform.processes import generator_child, generator_url
+from txn_platform.rows.card_key import card_protector
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, source_api, source_limits
+from txn_platform.source.client import Source, source_api, source_limits
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import fcntl
 import json
 from typing import TYPE_CHECKING, Final
 
-from txn_platform.processes import port_is_free
+from txn_platform.local.processes import port_is_free
 
 if TYPE_CHECKING:
     from pathlib import Path

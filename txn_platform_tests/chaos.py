@@ -30,9 +30,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from txn_platform.contract import PUBLISHED_SCHEMA
-from txn_platform.processes import Child, free_ports, generator_child, generator_url
-from txn_platform.seaweedfs import REGION, SeaweedFS
+from txn_platform.contract.schema import PUBLISHED_SCHEMA
+from txn_platform.local.processes import Child, free_ports, generator_child, generator_url
+from txn_platform.local.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
 from txn_platform_tests import forked
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone

@@ -20,9 +20,9 @@ import pytest
 from botocore.config import Config
 from hypothesis import HealthCheck, settings
 
-from txn_platform import processes
-from txn_platform.processes import Child
-from txn_platform.seaweedfs import REGION, SeaweedFS, available
+from txn_platform.local import processes
+from txn_platform.local.processes import Child
+from txn_platform.local.seaweedfs import REGION, SeaweedFS, available
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

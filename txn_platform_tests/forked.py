@@ -29,7 +29,7 @@ _FORKS.set_forkserver_preload(
         "duckdb",
         "txn_platform.doctor",
         "txn_platform.runs",
-        "txn_platform.source",
+        "txn_platform.source.client",
     ]
 )
 

@@ -23,25 +23,25 @@ from typing import TYPE_CHECKING, Any, Final, cast, override
 
 import pyarrow as pa
 
-from txn_platform import transport
-from txn_platform.content_coding import codings_in
-from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
-from txn_platform.decode_limits import Budget, UnreadableError
-from txn_platform.decoding import DECODERS, page
+from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.errors import UserError
-from txn_platform.quarantine import ReasonTally
-from txn_platform.reconciliation import ControlTotals, Repeats
+from txn_platform.lake.quarantine import ReasonTally
+from txn_platform.rows.reconciliation import ControlTotals, Repeats
+from txn_platform.rows.validation import NO_REPEATS, Validator
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, SourceApi, source_api, source_limits
-from txn_platform.transport import Limits, Transport
-from txn_platform.validation import NO_REPEATS, Validator
+from txn_platform.source import transport
+from txn_platform.source.client import Source, SourceApi, source_api, source_limits
+from txn_platform.source.content_coding import codings_in
+from txn_platform.source.decode_limits import Budget, UnreadableError
+from txn_platform.source.decoding import DECODERS, page
+from txn_platform.source.transport import Limits, Transport
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import sent_row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from txn_platform.transport import Body
+    from txn_platform.source.transport import Body
 
 MOST_SECONDS: Final = 2.0
 MOST_GROWTH: Final = 200 << 20

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import override
 
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import ServedSource, sent_frame, sent_row
 

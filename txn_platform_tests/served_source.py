@@ -15,14 +15,14 @@ from urllib.parse import parse_qsl, urlsplit
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.columns import as_batch
-from txn_platform.contract import LANDED_SCHEMA, SENT_COLUMNS
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.arrow.dictionaries import as_batch
+from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
+from txn_platform.rows.reconciliation import ControlTotals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from txn_platform.reconciliation import Batches
+    from txn_platform.rows.reconciliation import Batches
 
 
 def sent_row(number: int, /, **changes: str | None) -> dict[str, str | None]:

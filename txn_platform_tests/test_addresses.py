@@ -15,9 +15,9 @@ from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.delta import open_delta, require_delta
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, object_key, open_lake, window_of_key
+from txn_platform.lake.base import Encoding, object_key, open_lake, window_of_key
+from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint

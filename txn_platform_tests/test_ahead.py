@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from txn_platform.ahead import ahead
+from txn_platform.arrow.prefetch import ahead
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,8 +8,8 @@ from typing import Any, Final
 import pyarrow as pa
 import pytest
 
-from txn_platform.decode_limits import RefusedError, UnreadableError
-from txn_platform.decoding import DECODERS
+from txn_platform.source.decode_limits import RefusedError, UnreadableError
+from txn_platform.source.decoding import DECODERS
 from txn_platform_tests.served_source import sent_row
 
 # Microseconds since 1970: one of 2026-11-01, the first hour, and one before 1970.

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from dagster._core.loader import LoadingContextForTest
 
 from txn_platform.cli import main
-from txn_platform.contract import (
+from txn_platform.contract.schema import (
     CODED_COLUMNS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -33,8 +33,8 @@ from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, 
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.lake import open_parquet
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.lake.base import open_parquet
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.served_source import ServedSource, sent_frame, sent_row, served
 

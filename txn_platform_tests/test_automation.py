@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterEvent, DagsterEventType
 
-from txn_platform.contract import RAW_SCHEMA
+from txn_platform.contract.schema import RAW_SCHEMA
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks, sensor_tick
 from txn_platform.defs.automation import hourly, on_watermark
@@ -28,8 +28,8 @@ from txn_platform.defs.publications import (
 )
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.defs.run_history import JOB, SENSOR, pause_after
-from txn_platform.lake import object_key
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.lake.base import object_key
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import gone
 from txn_platform_tests.hourly_source import HourlySource, rows_of
@@ -570,7 +570,9 @@ def _no_totals(monkeypatch: pytest.MonkeyPatch) -> None:
 def _complete_until(monkeypatch: pytest.MonkeyPatch, auto: Automation, hour: int) -> None:
     """Set the watermark of a source that has none to tell."""
     auto.source.watermark = _hour(hour).start
-    monkeypatch.setattr("txn_platform.source.Source.watermark", lambda _: auto.source.watermark)
+    monkeypatch.setattr(
+        "txn_platform.source.client.Source.watermark", lambda _: auto.source.watermark
+    )
 
 
 def test_a_window_of_a_source_without_totals_is_run_once_and_once_more_when_it_has_settled(

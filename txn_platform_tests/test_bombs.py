@@ -19,7 +19,7 @@ import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, source_api, source_limits
+from txn_platform.source.client import Source, source_api, source_limits
 from txn_platform.windows import Window
 from txn_platform_tests import forked
 from txn_platform_tests.bombs import BOMBS, MEGABYTE, Bomb

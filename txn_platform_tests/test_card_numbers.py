@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import txn_platform
-from txn_platform.card_numbers import (
+from txn_platform.contract.card_numbers import (
     ISSUER_RANGES,
     LENGTHS,
     card_number_spans,
@@ -17,7 +17,12 @@ from txn_platform.card_numbers import (
     holds_card_number,
     luhn_is_valid,
 )
-from txn_platform.contract import FREE_TEXTS, IDENTIFIERS, PUBLISHED_COLUMNS, PUBLISHED_SCHEMA
+from txn_platform.contract.schema import (
+    FREE_TEXTS,
+    IDENTIFIERS,
+    PUBLISHED_COLUMNS,
+    PUBLISHED_SCHEMA,
+)
 from txn_platform_tests.card_spellings import SPELLINGS
 from txn_platform_tests.served_source import sent_row
 from txn_platform_tests.test_validation import judge, reasons_of

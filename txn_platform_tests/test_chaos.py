@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from txn_platform.seaweedfs import available
+from txn_platform.local.seaweedfs import available
 from txn_platform_tests.chaos import (
     DirectoryStore,
     Killing,

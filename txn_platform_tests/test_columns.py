@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform.columns import (
+from txn_platform.arrow.dictionaries import (
     Column,
     PerDictionary,
     as_batch,
@@ -57,7 +57,7 @@ def test_what_is_compacted_has_the_same_rows_and_no_value_in_vain(
     column = pa.DictionaryArray.from_arrays(
         pa.array(places, pa.int32()), dictionary.cast(pa.string())
     )
-    with patch("txn_platform.columns._SPARE", spare):
+    with patch("txn_platform.arrow.dictionaries._SPARE", spare):
         smaller = compacted(column)
     assert smaller.to_pylist() == words
     in_vain = len(smaller.dictionary) - len({*words} - {None})

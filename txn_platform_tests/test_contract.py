@@ -12,8 +12,8 @@ import txn_platform
 from generator_service.simulator import Configuration, Simulator, Window
 from generator_service.simulator import schema as simulator_schema
 from generator_service.wire import text_batches
-from txn_platform import contract_page
-from txn_platform.contract import (
+from txn_platform.contract import page as contract_page
+from txn_platform.contract.schema import (
     CHANNELS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -23,8 +23,8 @@ from txn_platform.contract import (
     Transaction,
     luhn_is_valid,
 )
-from txn_platform.reconciliation import ControlTotals
-from txn_platform.validation import Validator, find_repeats
+from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform.rows.validation import Validator, find_repeats
 from txn_platform.windows import Window as PlatformWindow
 from txn_platform_tests.served_source import in_batches, landed_rows
 

@@ -18,8 +18,8 @@ from dagster._core.scheduler.instigation import TickStatus
 
 from txn_platform.defs.publications import publications
 from txn_platform.defs.run_history import SENSOR, UNFINISHED
-from txn_platform.laptop import _DAGSTER_YAML
-from txn_platform.processes import Child
+from txn_platform.local.processes import Child
+from txn_platform.local.stack import _DAGSTER_YAML
 from txn_platform.windows import Window
 from txn_platform_tests.hourly_source import HourlySource, rows_of
 from txn_platform_tests.served_source import served

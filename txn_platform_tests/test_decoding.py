@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from txn_platform import decoding, json_rows
-from txn_platform.columns import as_frame
-from txn_platform.contract import SENT_COLUMNS
-from txn_platform.decode_limits import Budget
-from txn_platform.decoding import DECODERS, UnreadableError
+from txn_platform.arrow.dictionaries import as_frame
+from txn_platform.contract.schema import SENT_COLUMNS
+from txn_platform.source import decoding, json_rows
+from txn_platform.source.decode_limits import Budget
+from txn_platform.source.decoding import DECODERS, UnreadableError
 from txn_platform_tests.served_source import sent_row
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)

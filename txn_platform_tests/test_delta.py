@@ -36,13 +36,13 @@ from click.testing import CliRunner
 from deltalake import DeltaTable, Schema, write_deltalake
 
 from txn_platform.cli import main
-from txn_platform.contract import PUBLISHED_SCHEMA
+from txn_platform.contract.schema import PUBLISHED_SCHEMA
 from txn_platform.definitions import build_defs
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.delta import Committed, DeltaLake, open_delta, require_delta
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
+from txn_platform.lake.delta import Committed, DeltaLake, open_delta, require_delta
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
@@ -336,7 +336,7 @@ import json, os, signal, sys, time
 
 import pyarrow.parquet as pq
 
-from txn_platform.delta import open_delta
+from txn_platform.lake.delta import open_delta
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -579,7 +579,7 @@ def test_a_compaction_that_another_writer_replaced_is_made_again(
 def test_a_store_that_takes_and_has_not_is_an_error(
     faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    monkeypatch.setattr("txn_platform.delta._ATTEMPTS", 3)
+    monkeypatch.setattr("txn_platform.lake.delta._ATTEMPTS", 3)
     if first == "commit":
         _delta().require_usable()
     faulty.fail(Operation.PUT, Fault.LOST)
@@ -591,7 +591,7 @@ def test_a_store_that_takes_and_has_not_is_an_error(
 def test_a_checkpoint_is_made_of_what_is_confirmed(
     directory: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("txn_platform.delta._CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("txn_platform.lake.delta._CHECKPOINT_EVERY", 2)
     for number in range(3):
         _commit(Window(_NOON.start + timedelta(hours=number)), 5, "a")
     log = Path(directory.uri, "_delta_log")

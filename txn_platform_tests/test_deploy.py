@@ -8,7 +8,7 @@ import pytest
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 
 import txn_platform
-from txn_platform.laptop import _DAGSTER_YAML
+from txn_platform.local.stack import _DAGSTER_YAML
 
 _CHECKOUT = Path(txn_platform.__file__).parents[1]
 

@@ -35,7 +35,7 @@ import pytest
 from click.testing import CliRunner
 
 from txn_platform.cli import main
-from txn_platform.seaweedfs import SeaweedFS, available
+from txn_platform.local.seaweedfs import SeaweedFS, available
 from txn_platform_tests import forked
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
 from txn_platform_tests.served_source import ServedSource, sent_row, served

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from txn_platform.processes import Child, free_ports
+from txn_platform.local.processes import Child, free_ports
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.test_doors import LAKE, OBJECTS, PARTITION, SMALL, run, started, stored
 

@@ -13,9 +13,9 @@ import pytest
 from generator_service.app import Source as Service
 from generator_service.app import create_app
 from generator_service.settings import Settings
-from txn_platform.contract import SENT_COLUMNS
+from txn_platform.contract.drift import find_drift
+from txn_platform.contract.schema import SENT_COLUMNS
 from txn_platform.definitions import build_defs
-from txn_platform.drift import find_drift
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 
 _ROUTE = "/v1/transactions"

@@ -12,8 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from txn_platform.cli import main
-from txn_platform.lake import Encoding, object_key, open_lake
-from txn_platform.s3_lake import S3Lake
+from txn_platform.lake.base import Encoding, object_key, open_lake
+from txn_platform.lake.s3 import S3Lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint

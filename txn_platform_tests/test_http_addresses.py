@@ -5,7 +5,7 @@ import pytest
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
-from txn_platform.source import Source, SourceApi
+from txn_platform.source.client import Source, SourceApi
 from txn_platform.windows import Window
 
 SECRET = "key-in-query"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, Lake, LakeFile, StoredObject, object_key, open_lake
+from txn_platform.lake.base import Encoding, Lake, LakeFile, StoredObject, object_key, open_lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 

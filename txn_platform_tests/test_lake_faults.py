@@ -26,9 +26,9 @@ import pytest
 
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, Staged, StoredObject, explained_reads
-from txn_platform.s3 import Effort
-from txn_platform.s3_lake import S3Lake, open_s3_lake
+from txn_platform.lake.base import Encoding, Staged, StoredObject, explained_reads
+from txn_platform.lake.bucket import Effort
+from txn_platform.lake.s3 import S3Lake, open_s3_lake
 from txn_platform.settings import Settings, load_settings
 from txn_platform_tests import forked
 from txn_platform_tests import store_fault_cases as expected
@@ -487,7 +487,7 @@ _FILL_THE_DISK = """
 import resource, sys
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
-from txn_platform.lake import open_lake
+from txn_platform.lake.base import open_lake
 from txn_platform.settings import load_settings
 from txn_platform_tests.test_lake_faults import _ENCODING, _KEY, _SCHEMA, _new_rows
 

@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from txn_platform import laptop as laptop_module
 from txn_platform.errors import UserError
-from txn_platform.laptop import laptop
-from txn_platform.processes import Child, ChildFailed, free_ports
-from txn_platform.seaweedfs import available
+from txn_platform.local import stack as laptop_module
+from txn_platform.local.processes import Child, ChildFailed, free_ports
+from txn_platform.local.seaweedfs import available
+from txn_platform.local.stack import laptop
 from txn_platform_tests.conftest import S3Endpoint, gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from txn_platform.laptop import Services
+    from txn_platform.local.stack import Services
 
 needs_seaweedfs = pytest.mark.skipif(not available(), reason="SeaweedFS is not installed")
 
 PROGRAM = """
 import json, sys
 from dataclasses import replace
-from txn_platform.laptop import laptop
+from txn_platform.local.stack import laptop
 
 class Announcer:
     def check(self):

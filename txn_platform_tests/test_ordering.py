@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from txn_platform import ordering
+from txn_platform.rows import ordering
 from txn_platform.windows import Window
 
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from txn_platform import processes
 from txn_platform.errors import UserError
-from txn_platform.processes import (
+from txn_platform.local import processes
+from txn_platform.local.processes import (
     Child,
     ChildFailed,
     free_ports,
@@ -35,7 +35,7 @@ WATCHER = ["sh", "-c", "echo $$.; read line"]
 
 PARENT = """
 import sys, time
-from txn_platform.processes import Child
+from txn_platform.local.processes import Child
 child = Child("child", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
 child.wait_until(lambda: "." in child.output(), timeout=60)
 print(child.pid, child.output().replace(".", ""), flush=True)

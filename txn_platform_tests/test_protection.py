@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform.columns import as_frame
-from txn_platform.contract import Transaction
-from txn_platform.protection import CardProtector
+from txn_platform.arrow.dictionaries import as_frame
+from txn_platform.contract.schema import Transaction
+from txn_platform.rows.protection import CardProtector
 
 _KEY = b"sixteen bytes ok"
 _NUMBERS = ["4111111111111111", None, "378282246310005", "4111111111111111", "6304000000000000000"]

@@ -9,13 +9,13 @@ from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from txn_platform.card_numbers import card_number_spans
 from txn_platform.cli import main
-from txn_platform.contract import QUARANTINE_SCHEMA, RAW_SCHEMA, luhn_is_valid
-from txn_platform.lake import Encoding, Lake, object_key, open_lake
-from txn_platform.quarantine import LANDED_DIGEST, form_of, look_into, masked
+from txn_platform.contract.card_numbers import card_number_spans
+from txn_platform.contract.schema import QUARANTINE_SCHEMA, RAW_SCHEMA, luhn_is_valid
+from txn_platform.lake.base import Encoding, Lake, object_key, open_lake
+from txn_platform.lake.quarantine import LANDED_DIGEST, form_of, look_into, masked
+from txn_platform.rows.validation import Validator, find_repeats
 from txn_platform.settings import load_settings
-from txn_platform.validation import Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.card_spellings import SPELLINGS
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row

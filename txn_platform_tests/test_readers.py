@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow.parquet as pq
 import pytest
 
-from txn_platform.contract import PUBLISHED_COLUMNS, QUARANTINE_SCHEMA
-from txn_platform.lake import object_key
+from txn_platform.contract.schema import PUBLISHED_COLUMNS, QUARANTINE_SCHEMA
+from txn_platform.lake.base import object_key
 from txn_platform.runs import dagster_instance, materialize
 from txn_platform.windows import Window
 from txn_platform_tests.lake_readers import PAGE, READERS, Reader, comparable, with_table

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform import reconciliation
-from txn_platform.reconciliation import ControlTotals, Repeats, id_hashes, repeated_ids
+from txn_platform.rows import reconciliation
+from txn_platform.rows.reconciliation import ControlTotals, Repeats, id_hashes, repeated_ids
 from txn_platform_tests.served_source import in_batches
 
 _MASK = (1 << 64) - 1

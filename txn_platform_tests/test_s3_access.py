@@ -11,17 +11,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from txn_platform.delta import open_delta
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
-from txn_platform.lake import Encoding, LakeFile, open_lake
+from txn_platform.lake.base import Encoding, LakeFile, open_lake
+from txn_platform.lake.bucket import Effort
+from txn_platform.lake.delta import open_delta
+from txn_platform.lake.s3 import S3Lake
+from txn_platform.lake.s3_access import CredentialProvider, S3Access, open_bucket
 from txn_platform.network import proxy_for
-from txn_platform.s3 import Effort
-from txn_platform.s3_access import CredentialProvider, S3Access, open_bucket
-from txn_platform.s3_lake import S3Lake
 from txn_platform.settings import load_settings
-from txn_platform.source import Source
-from txn_platform.transport import Limits
+from txn_platform.source.client import Source
+from txn_platform.source.transport import Limits
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.served_tls import ForwardProxy, TlsFront
 

@@ -12,9 +12,9 @@ import polars as pl
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.lake import LakeFile, object_key
-from txn_platform.s3 import Effort
-from txn_platform.s3_lake import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
+from txn_platform.lake.base import LakeFile, object_key
+from txn_platform.lake.bucket import Effort
+from txn_platform.lake.s3 import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window
 from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
@@ -244,7 +244,7 @@ def test_the_upload_of_another_bucket_is_left_to_runs_of_that_bucket(store: S3En
 def test_uploads_without_a_marker_are_dead_after_a_day(
     store: S3Endpoint, monkeypatch: pytest.MonkeyPatch, age: float, *, dead: bool
 ) -> None:
-    from txn_platform.s3 import Bucket, Upload
+    from txn_platform.lake.bucket import Bucket, Upload
 
     prefix = load_settings().lake_prefix
     found = [
@@ -260,7 +260,7 @@ def test_a_checksum_that_the_store_states_is_compared(
     store: S3Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another checksum than the file's makes the object be read back, and then it is another."""
-    from txn_platform.s3 import Bucket
+    from txn_platform.lake.bucket import Bucket
 
     lake = _lake()
     read_back: list[str] = []

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from txn_platform import seaweedfs
 from txn_platform.errors import UserError
-from txn_platform.processes import free_ports
-from txn_platform.seaweedfs import SeaweedFS, available
+from txn_platform.local import seaweedfs
+from txn_platform.local.processes import free_ports
+from txn_platform.local.seaweedfs import SeaweedFS, available
 from txn_platform_tests.conftest import S3Endpoint, eventually
 
 if TYPE_CHECKING:

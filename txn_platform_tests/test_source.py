@@ -17,13 +17,13 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from txn_platform import source as source_module
-from txn_platform.columns import as_frame
-from txn_platform.contract import RAW_SCHEMA
+from txn_platform.arrow.dictionaries import as_frame
+from txn_platform.contract.schema import RAW_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, SourceApi, source_api, source_limits
-from txn_platform.transport import Limits
+from txn_platform.source import client as source_module
+from txn_platform.source.client import Source, SourceApi, source_api, source_limits
+from txn_platform.source.transport import Limits
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 

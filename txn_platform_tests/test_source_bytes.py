@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from txn_platform.arrow.dictionaries import as_frame
 from txn_platform.cli import main
-from txn_platform.columns import as_frame
-from txn_platform.contract import SENT_COLUMNS
+from txn_platform.contract.schema import SENT_COLUMNS
 from txn_platform.errors import UserError
-from txn_platform.source import Source, SourceApi
-from txn_platform.transport import Limits
-from txn_platform.validation import NO_REPEATS, Validator
+from txn_platform.rows.validation import NO_REPEATS, Validator
+from txn_platform.source.client import Source, SourceApi
+from txn_platform.source.transport import Limits
 from txn_platform.windows import Window
 from txn_platform_tests.served_bytes import ServedBytes, served_bytes, whole
 from txn_platform_tests.served_source import sent_row

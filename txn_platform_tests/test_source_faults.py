@@ -18,8 +18,8 @@ from txn_platform.defs.assets import raw_transactions
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, source_api
-from txn_platform.transport import Limits
+from txn_platform.source.client import Source, source_api
+from txn_platform.source.transport import Limits
 from txn_platform_tests.served_app import served_app
 from txn_platform_tests.source_fault_cases import FAULT_CASES, FaultCase
 

@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.source import Source, SourceApi
-from txn_platform.transport import Limits
+from txn_platform.source.client import Source, SourceApi
+from txn_platform.source.transport import Limits
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import sent_row
 from txn_platform_tests.source_fault_cases import HOSTILE_CASES, HostileCase

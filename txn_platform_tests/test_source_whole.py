@@ -19,15 +19,15 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from txn_platform import transport as transport_module
+from txn_platform.arrow.dictionaries import as_frame
 from txn_platform.cli import main
-from txn_platform.columns import as_frame
-from txn_platform.contract import REQUIRED_COLUMNS, SENT_COLUMNS
+from txn_platform.contract.schema import REQUIRED_COLUMNS, SENT_COLUMNS
 from txn_platform.errors import UserError
-from txn_platform.lake import open_lake
+from txn_platform.lake.base import open_lake
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, SourceApi, source_api
-from txn_platform.transport import Limits, Transport
+from txn_platform.source import transport as transport_module
+from txn_platform.source.client import Source, SourceApi, source_api
+from txn_platform.source.transport import Limits, Transport
 from txn_platform.windows import Window
 from txn_platform_tests.served_bytes import ServedBytes, chunked, head, served_bytes, whole
 from txn_platform_tests.served_source import sent_frame, sent_row

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform.contract import TEXT_PATTERNS
-from txn_platform.text_columns import by_length
-from txn_platform.timestamps import (
+from txn_platform.arrow.text import by_length
+from txn_platform.contract.schema import TEXT_PATTERNS
+from txn_platform.rows.timestamps import (
     _usual,  # pyright: ignore[reportPrivateUsage] - the fast path, without what stands in for it
     parse_timestamps,
 )

@@ -11,16 +11,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from txn_platform.card_numbers import holds_card_number
-from txn_platform.columns import as_frame
-from txn_platform.contract import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
-from txn_platform.iso_codes import (
+from txn_platform.arrow.dictionaries import as_frame
+from txn_platform.contract.card_numbers import holds_card_number
+from txn_platform.contract.codes import (
     COUNTRIES,
     CURRENCIES,
     CURRENCY_EXPONENTS,
     MERCHANT_CATEGORY_RANGES,
 )
-from txn_platform.validation import REASONS, Judgement, Validator, find_repeats
+from txn_platform.contract.schema import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
+from txn_platform.rows.validation import REASONS, Judgement, Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 

@@ -27,7 +27,7 @@ import dagster as dagster  # noqa: E402 - what comes first need not be searched 
 import polars as polars  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from txn_platform import contract as contract  # noqa: E402
+from txn_platform.contract import schema as schema  # noqa: E402
 
 _keep()
 

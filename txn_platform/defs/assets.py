@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from txn_platform.ahead import ahead
-from txn_platform.contract import (
+from txn_platform.arrow.prefetch import ahead
+from txn_platform.contract.schema import (
     CODED_COLUMNS,
     CONTRACT_VERSION,
     PUBLISHED_SCHEMA,
@@ -35,7 +35,7 @@ from txn_platform.defs.publications import (
 )
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
-from txn_platform.lake import (
+from txn_platform.lake.base import (
     Encoding,
     Lake,
     LakeFile,
@@ -43,12 +43,12 @@ from txn_platform.lake import (
     open_parquet,
     read_batches,
 )
-from txn_platform.ordering import Order, in_order
-from txn_platform.protection import protected
-from txn_platform.quarantine import LANDED_DIGEST, ReasonTally
-from txn_platform.reconciliation import ControlTotals, Repeats
+from txn_platform.lake.quarantine import LANDED_DIGEST, ReasonTally
+from txn_platform.rows.ordering import Order, in_order
+from txn_platform.rows.protection import protected
+from txn_platform.rows.reconciliation import ControlTotals, Repeats
+from txn_platform.rows.validation import NO_REPEATS, Validator, find_repeats
 from txn_platform.settings import load_settings
-from txn_platform.validation import NO_REPEATS, Validator, find_repeats
 from txn_platform.windows import Window
 
 # Whether the source stated them. Where it did not, they are those of the rows that were landed.

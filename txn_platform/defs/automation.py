@@ -18,8 +18,8 @@ from txn_platform.defs.resources import GeneratorResource
 from txn_platform.defs.run_history import JOB, SENSOR, RunHistory, content_of
 from txn_platform.defs.sensor_cursor import Cursor
 from txn_platform.defs.sensor_tick import Tick
-from txn_platform.delta import KEEP, require_delta
 from txn_platform.errors import UserError
+from txn_platform.lake.delta import KEEP, require_delta
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window, full_hour
 

@@ -19,16 +19,21 @@ import polars as pl
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from txn_platform.ahead import ahead
-from txn_platform.card_numbers import holds_card_number
-from txn_platform.columns import Coded, Column, PerDictionary, places_of
-from txn_platform.contract import FREE_TEXTS, IDENTIFIERS, MASKED_CARD_NUMBER, PUBLISHED_SCHEMA
+from txn_platform.arrow.dictionaries import Coded, Column, PerDictionary, places_of
+from txn_platform.arrow.prefetch import ahead
+from txn_platform.contract.card_numbers import holds_card_number
+from txn_platform.contract.drift import Drift
+from txn_platform.contract.schema import (
+    FREE_TEXTS,
+    IDENTIFIERS,
+    MASKED_CARD_NUMBER,
+    PUBLISHED_SCHEMA,
+)
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
-from txn_platform.drift import Drift
-from txn_platform.lake import read_batches
-from txn_platform.quarantine import Reason
-from txn_platform.reconciliation import ControlTotals, Repeats
+from txn_platform.lake.base import read_batches
+from txn_platform.lake.quarantine import Reason
+from txn_platform.rows.reconciliation import ControlTotals, Repeats
 
 RAW: Final = "raw_transactions"
 VALIDATED: Final = "validated_transactions"

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from txn_platform.errors import UserError
-from txn_platform.processes import Child, generator_child
+from txn_platform.local.processes import Child, generator_child
 from txn_platform.settings import load_settings
 
 _LANDED: Final = "raw_transactions"

@@ -13,7 +13,7 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from txn_platform.defs import checks
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.rows.reconciliation import ControlTotals
 
 # The source's statement travels in the footer of what was landed, so that every later step can be
 # held against it without asking again.

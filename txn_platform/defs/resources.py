@@ -8,15 +8,15 @@ from typing import Final, Self, override
 import dagster as dg
 from pydantic import PrivateAttr
 
-from txn_platform.card_key import card_protector
 from txn_platform.defs import head_start
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
-from txn_platform.laptop import running_generator
-from txn_platform.processes import generator_child, generator_url
-from txn_platform.protection import CardProtector
+from txn_platform.local.processes import generator_child, generator_url
+from txn_platform.local.stack import running_generator
+from txn_platform.rows.card_key import card_protector
+from txn_platform.rows.protection import CardProtector
 from txn_platform.settings import load_settings
-from txn_platform.source import Source, source_api, source_limits
+from txn_platform.source.client import Source, source_api, source_limits
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
 _GENERATOR_SECONDS: Final = 20.0

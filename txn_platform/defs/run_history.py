@@ -15,7 +15,7 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from txn_platform.defs import checks
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.rows.reconciliation import ControlTotals
 
 SENSOR: Final = "on_watermark"
 JOB: Final = "land_transactions"

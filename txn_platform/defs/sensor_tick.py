@@ -29,10 +29,10 @@ from txn_platform.defs.run_history import (
 )
 from txn_platform.defs.sensor_cursor import Asked, Cursor
 from txn_platform.errors import UserError
-from txn_platform.lake import explained_reads, object_key, open_lake
-from txn_platform.reconciliation import ControlTotals
+from txn_platform.lake.base import explained_reads, object_key, open_lake
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.settings import Settings
-from txn_platform.source import Source
+from txn_platform.source.client import Source
 from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour
 
 # Dagster gives up a tick after 60 s; the last question may begin just before this.

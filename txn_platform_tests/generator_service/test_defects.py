@@ -39,9 +39,12 @@ from generator_service.simulator import (
     Window,
 )
 from generator_service.wire import Format
-from txn_platform import columns, contract, validation, windows
-from txn_platform.decoding import DECODERS
-from txn_platform.reconciliation import ControlTotals
+from txn_platform import windows
+from txn_platform.arrow import dictionaries as columns
+from txn_platform.contract import schema as contract
+from txn_platform.rows import validation
+from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform.source.decoding import DECODERS
 from txn_platform_tests.generator_service.test_app import HOUR, NOW, problem, serve, settings
 
 if TYPE_CHECKING:

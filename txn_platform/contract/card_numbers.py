@@ -1,0 +1,267 @@
+"""Card numbers in text, however they are written.
+
+Pure. Digits of every script, separators, issuers' ranges and the check digit are here; which
+columns are looked through is `contract.py`'s matter, and what is published in place of a card
+number `protection.py`'s.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from txn_platform.arrow.text import by_length
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+LENGTHS: Final = range(13, 20)
+"""How many digits a card number has (ISO/IEC 7812-1 allows fewer; no network issues them)."""
+
+
+@dataclass(frozen=True)
+class IssuerRange:
+    """A range of numbers that a network issues cards from.
+
+    Attributes:
+        network: its name.
+        low: the first four digits of the lowest numbers.
+        high: the same of the highest.
+        lengths: how many digits its numbers have.
+    """
+
+    network: str
+    low: int
+    high: int
+    lengths: tuple[int, ...]
+
+
+_LONG: Final = (16, 17, 18, 19)
+
+ISSUER_RANGES: Final = (
+    IssuerRange("JCB", 1800, 1800, (15,)),
+    IssuerRange("JCB", 2131, 2131, (15,)),
+    IssuerRange("Mir", 2200, 2204, _LONG),
+    IssuerRange("Mastercard", 2221, 2720, (16,)),
+    IssuerRange("Diners Club", 3000, 3059, (14, *_LONG)),
+    IssuerRange("Diners Club", 3095, 3095, (14, *_LONG)),
+    IssuerRange("American Express", 3400, 3499, (15,)),
+    IssuerRange("JCB", 3528, 3589, _LONG),
+    IssuerRange("Diners Club", 3600, 3699, (14, 15, *_LONG)),
+    IssuerRange("American Express", 3700, 3799, (15,)),
+    IssuerRange("Diners Club", 3800, 3999, (14, *_LONG)),
+    IssuerRange("Visa", 4000, 4999, (13, 16, 19)),
+    IssuerRange("Maestro, Verve, Dankort, RuPay", 5000, 5099, _LONG),
+    *(
+        IssuerRange("Maestro", prefix, prefix, (13, 14, 15))
+        for prefix in (5018, 5020, 5038, 5893, 6304, 6759, 6761, 6762, 6763)
+    ),
+    IssuerRange("Mastercard", 5100, 5599, (16,)),
+    IssuerRange("Maestro", 5600, 5899, _LONG),
+    IssuerRange("RuPay", 6000, 6099, (16,)),
+    IssuerRange("Discover", 6011, 6011, _LONG),
+    IssuerRange("UnionPay", 6200, 6299, _LONG),
+    IssuerRange("Maestro", 6300, 6399, _LONG),
+    IssuerRange("Discover", 6440, 6599, _LONG),
+    IssuerRange("Maestro", 6700, 6799, _LONG),
+    IssuerRange("UnionPay, RuPay", 8100, 8199, _LONG),
+    IssuerRange("RuPay", 8200, 8299, (16,)),
+    IssuerRange("UzCard", 8600, 8600, (16,)),
+    IssuerRange("Troy", 9792, 9792, (16,)),
+    IssuerRange("Humo", 9860, 9860, (16,)),
+)
+"""The networks' ranges, as wide as they are published.
+
+Left out are UATP, whose 15 digits begin with any 1, and Maestro's short numbers apart from the
+prefixes in use: they would take every second numeric id for a card number and find few cards.
+
+Source: the networks' own tables of ranges, as collected in
+https://en.wikipedia.org/wiki/Payment_card_number.
+"""
+
+
+def _lengths_by_prefix() -> NDArray[np.uint32]:
+    """For each of 10,000 prefixes the lengths of its numbers, as bits."""
+    bits = np.zeros(10_000, dtype=np.uint32)
+    for issuer in ISSUER_RANGES:
+        for length in issuer.lengths:
+            bits[issuer.low : issuer.high + 1] |= np.uint32(1 << length)
+    return bits
+
+
+_LENGTHS_BY_PREFIX: Final = _lengths_by_prefix()
+
+
+def false_share(length: int) -> float:
+    """The share of random numbers of so many digits that are taken for card numbers.
+
+    The last digit is right for one in ten, whatever the others are.
+    """
+    return float((_LENGTHS_BY_PREFIX >> np.uint32(length) & np.uint32(1)).mean()) / 10
+
+
+# The check digit.
+
+# The sum of the digits of twice a digit; what is no digit is refused besides.
+_DOUBLED: Final = np.array([sum(divmod(2 * digit, 10)) for digit in range(256)], dtype=np.uint8)
+
+
+def luhn_is_valid(numbers: pl.Series) -> pl.Series:
+    """Whether the last digit is the check digit of ISO/IEC 7812-1, annex B (Luhn).
+
+    Args:
+        numbers: text, n values; what is not 1 to 19 ASCII digits is not valid, null stays null.
+
+    Returns:
+        n booleans.
+    """
+    valid = np.zeros(len(numbers), dtype=bool)
+    for rows, texts in by_length(numbers):
+        # Backwards from the check digit, every second digit is doubled, and the two digits of the
+        # result are added.
+        if not 0 < texts.shape[1] <= LENGTHS[-1]:
+            continue
+        digits = np.ascontiguousarray(texts.T[::-1]) - np.uint8(ord("0"))
+        total = digits[0::2].sum(axis=0, dtype=np.uint8)
+        for doubled in digits[1::2]:
+            total += _DOUBLED[doubled]
+        valid[rows] = (total % 10 == 0) & (digits.max(axis=0) <= 9)
+    return pl.select(
+        pl.when(numbers.is_not_null()).then(pl.Series(valid)).alias(numbers.name)
+    ).to_series()
+
+
+# Text.
+
+_BREAK: Final = -2
+_SEPARATOR: Final = -1
+# Letters that are not seen.
+_FILLERS: Final = "\u115f\u1160\u3164\uffa0"
+# So many texts are looked through at a time.
+_BLOCK: Final = 1 << 14
+
+
+def holds_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool = False) -> pl.Series:
+    """Whether a card number stands in a text.
+
+    A card number is a run of 13 to 19 digits, of any script, of a network's range and length, with
+    a right check digit. Between its digits may be anything but letters, and around it anything but
+    digits: it is looked for in each sequence of the groups that a text's digits come in.
+
+    Args:
+        texts: n values.
+        whole: whether a text must be a card number from end to end, as identifiers are judged:
+            one in thirty numbers of 15 digits would hold one otherwise.
+
+    Returns:
+        n booleans; false for null.
+    """
+    column = pl.Series("text", texts, dtype=pl.String)
+    found = np.zeros(len(column), dtype=np.bool_)
+    long = column.str.len_bytes() >= LENGTHS[0]
+    suspects = long.fill_null(value=False).arg_true()
+    digits = column.gather(suspects).str.count_matches(r"\p{N}") >= LENGTHS[0]
+    suspects = suspects.filter(digits)
+    for start in range(0, len(suspects), _BLOCK):
+        block = suspects.slice(start, _BLOCK)
+        windows = _find(column.gather(block).to_list(), whole=whole)
+        found[block.to_numpy()[windows.texts]] = True
+    return pl.Series(column.name, found)
+
+
+def card_number_spans(text: str) -> list[tuple[int, int]]:
+    """Where card numbers stand in a text, from their first to behind their last character."""
+    windows = _find([text], whole=False)
+    return list(zip(windows.starts.tolist(), windows.ends.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Card numbers in several texts: in which, and where it begins and ends; m of each."""
+
+    texts: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
+def _find(texts: Sequence[str], *, whole: bool) -> _Windows:
+    # A letter between two texts keeps their digits apart.
+    joined = "x".join(["", *texts, ""])
+    kinds = kinds_of(joined)
+    text_ends = np.cumsum([0, *(len(text) + 1 for text in texts)], dtype=np.int64)
+    letters = np.cumsum(kinds == _BREAK)
+    places = np.flatnonzero(kinds >= 0)
+    digits = kinds[places].astype(np.int64)
+    # Digits of one run have the same number of letters before them.
+    runs = letters[places]
+    of_runs = np.bincount(runs)
+    apart = np.diff(places, prepend=-1, append=len(kinds) + 1) > 1
+    begins, ends = apart[:-1], apart[1:]
+    sums = _sums(digits)
+    found: list[NDArray[np.int64]] = []
+    for length in LENGTHS:
+        first = np.flatnonzero(begins[: max(len(places) - length + 1, 0)])
+        last = first + length - 1
+        first = first[ends[last] & (runs[first] == runs[last])]
+        if whole:
+            text = np.searchsorted(text_ends, places[first])
+            no_letters = letters[text_ends[text]] - letters[text_ends[text - 1]] == 1
+            first = first[no_letters & (of_runs[runs[first]] == length)]
+        prefixes = digits[first] * 1000 + digits[first + 1] * 100
+        prefixes += digits[first + 2] * 10 + digits[first + 3]
+        known = _LENGTHS_BY_PREFIX[prefixes] >> np.uint32(length) & np.uint32(1)
+        first = first[known.astype(np.bool_)]
+        behind = first + length
+        parity = (behind - 1) % 2
+        first = first[(sums[parity, behind] - sums[parity, first]) % 10 == 0]
+        found.append(np.column_stack([first, first + length - 1]))
+    windows = np.concatenate(found)
+    text = np.searchsorted(text_ends, places[windows[:, 0]])
+    before = text_ends[text - 1] + 1
+    return _Windows(text - 1, places[windows[:, 0]] - before, places[windows[:, 1]] - before + 1)
+
+
+def _sums(digits: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Luhn's sum of the digits before each place: the odd digits doubled, and the even ones."""
+    even = np.arange(len(digits)) % 2 == 0
+    doubled = _DOUBLED[digits].astype(np.int64)
+    sums = np.zeros((2, len(digits) + 1), dtype=np.int64)
+    np.cumsum(np.where(even, digits, doubled), out=sums[0, 1:])
+    np.cumsum(np.where(even, doubled, digits), out=sums[1, 1:])
+    return sums
+
+
+def kinds_of(text: str) -> NDArray[np.int8]:
+    """Of each character the digit that it stands for; -1 for a separator, -2 for a letter.
+
+    A separator is whatever is no letter and no number: spaces, dashes, punctuation, symbols, marks
+    and what is not seen, also letters that only modify others, as the dash that Japanese writes.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    kinds = _OF_ASCII[np.minimum(codes, 127)]
+    others = np.flatnonzero(codes > 127)
+    if len(others):
+        distinct, places = np.unique(codes[others], return_inverse=True)
+        of_distinct = np.array([_kind(chr(code)) for code in distinct], dtype=np.int8)
+        kinds[others] = of_distinct[places]
+    return kinds
+
+
+def _kind(character: str) -> int:
+    digit = unicodedata.digit(character, None)
+    if digit is not None:
+        return digit
+    category = unicodedata.category(character)
+    is_letter = category[0] in "LN" and category != "Lm" and character not in _FILLERS
+    return _BREAK if is_letter else _SEPARATOR
+
+
+_OF_ASCII: Final = np.array([_kind(chr(code)) for code in range(128)], dtype=np.int8)

@@ -1,0 +1,177 @@
+"""What a source says its rows look like, held against the contract.
+
+Pure. Only what the source declares (OpenAPI) is looked at here; the rows themselves are judged in
+`validation.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import polars as pl
+
+from txn_platform.contract.schema import SentTransaction
+from txn_platform.source.decode_limits import shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+# Python's type of a parsed value, and JSON Schema's name for it.
+_KINDS: Final[dict[type, str]] = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    dict: "object",
+    list: "array",
+    type(None): "null",
+}
+_MOST_REFERENCES: Final = 10
+# So many unknown fields are named.
+_NAMED: Final = 20
+_JSON_TYPES: Final[dict[pl.DataType, str]] = {pl.Boolean(): "boolean", pl.Float64(): "number"}
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One field that is not as in the contract.
+
+    Attributes:
+        breaking: whether rows can no longer hold the contract; an added field does not break it.
+        message: which field, how, and since when, where the source says it.
+    """
+
+    breaking: bool
+    message: str
+
+
+def find_drift(
+    openapi: Any, route: str, items: Sequence[str], before: datetime
+) -> list[Drift] | None:
+    """How the rows that a source declares differ from the contract.
+
+    Args:
+        openapi: the source's description of itself, parsed.
+        route: where its rows are.
+        items: the names under which they stand in a page.
+        before: what begins to differ at this moment or later is left out.
+
+    Returns:
+        The differences, by field; None when the description does not say what the rows are.
+    """
+    answer = _at(openapi, "paths", route, "get", "responses", "200", "content", "application/json")
+    schema = _resolved(openapi, _at(answer, "schema"))
+    for name in items:
+        schema = _resolved(openapi, _at(schema, "properties", name))
+    row = _resolved(openapi, _at(schema, "items"))
+    fields = _at(row, "properties")
+    if not isinstance(fields, dict):
+        return None
+    return list(_differences(openapi, fields, _at(row, "x-dropped") or {}, before))
+
+
+def _differences(
+    openapi: Any, fields: dict[str, Any], dropped: Any, before: datetime
+) -> Iterator[Drift]:
+    columns = SentTransaction.columns()
+    for name, column in columns.items():
+        if name not in fields:
+            since = _at(dropped, name)
+            if _in_effect(since, before):
+                yield Drift(
+                    breaking=True, message=f"field {name!r} is no longer sent{_since(since)}"
+                )
+            continue
+        declared = _json_type(openapi, fields[name])
+        expected = _JSON_TYPES.get(column.dtype, "string")
+        since = _at(fields[name], "x-since")
+        if declared not in {"", expected} and _in_effect(since, before):
+            yield Drift(
+                breaking=True,
+                message=f"field {name!r} is {declared}, the contract has {expected}{_since(since)}",
+            )
+    unknown = [
+        name
+        for name in sorted(set(fields) - set(columns))
+        if _in_effect(_at(fields[name], "x-since"), before)
+    ]
+    for name in unknown[:_NAMED]:
+        since = _since(_at(fields[name], "x-since"))
+        yield Drift(breaking=False, message=f"field {shown(name)} is not in the contract{since}")
+    if len(unknown) > _NAMED:
+        more = f"{len(unknown) - _NAMED:,} more fields are not in the contract"
+        yield Drift(breaking=False, message=more)
+
+
+def _json_type(openapi: Any, field: Any) -> str:
+    """The JSON types of a field, null apart; empty when its schema does not say."""
+    types = _types(openapi, field, set()) - {"null"}
+    if "number" in types:
+        types.discard("integer")
+    return " or ".join(sorted("number" if types == {"integer"} else kind for kind in types))
+
+
+def _types(openapi: Any, field: Any, seen: set[int]) -> set[str]:
+    """The types that a schema allows (JSON Schema 2020-12): by name, by choice or by value.
+
+    Args:
+        openapi: the description.
+        field: the schema.
+        seen: schemas that are looked at already, which may refer to themselves.
+    """
+    schema = _resolved(openapi, field)
+    if not isinstance(schema, dict) or id(cast("Any", schema)) in seen:
+        return set()
+    seen.add(id(cast("Any", schema)))
+    types = {kind for kind in _KINDS.values() if kind in _as_list(_at(schema, "type"))}
+    for name in ("anyOf", "oneOf", "allOf"):
+        for choice in _as_list(_at(schema, name)):
+            types |= _types(openapi, choice, seen)
+    if not types:
+        values = [*_as_list(_at(schema, "enum")), *_as_list(_at(schema, "const"))]
+        types = {_KINDS[type(value)] for value in values}
+    return types
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, list):
+        return cast("list[Any]", value)
+    return [] if value is None else [value]
+
+
+def _resolved(openapi: Any, schema: Any) -> Any:
+    """A schema, or the one that it refers to, however often on the way."""
+    for _ in range(_MOST_REFERENCES):
+        reference = _at(schema, "$ref")
+        if not isinstance(reference, str):
+            return schema
+        names = reference.removeprefix("#/").split("/")
+        # RFC 6901: how a slash and a tilde are written in a pointer.
+        schema = _at(openapi, *(name.replace("~1", "/").replace("~0", "~") for name in names))
+    return None
+
+
+def _at(value: Any, *names: str) -> Any:
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _in_effect(since: Any, before: datetime) -> bool:
+    moment = _moment(since)
+    return moment is None or moment < before
+
+
+def _since(since: Any) -> str:
+    return "" if _moment(since) is None else f" since {since}"
+
+
+def _moment(text: Any) -> datetime | None:
+    """A time that a description states; one without a zone is in UTC. None for what is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,136 @@
+"""The page `docs/contract.md`, made from the contract and printed by this module.
+
+Only words and layout are here; columns, types, rules and reasons come from `contract.py` and
+`validation.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dataframely as dy
+
+from txn_platform.contract.card_numbers import false_share
+from txn_platform.contract.schema import (
+    CONTRACT_VERSION,
+    FREE_TEXTS,
+    PUBLISHED_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_SCHEMA,
+    TEXT_PATTERNS,
+    SentTransaction,
+)
+from txn_platform.rows.validation import DUPLICATE_FIELD_ROW, REASONS, UNREADABLE_ROW
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MEANINGS = {
+    "missing": "absent, or null",
+    "format": "not of the form `{pattern}`",
+    "range": "outside the allowed range",
+    "card_number": "{holds} a card number: 13 to 19 digits of a known issuer's range and length,"
+    " with a right check digit",
+    "repeated_digit": "the same digit throughout: a placeholder",
+    "exponent": "more decimals than the currency has (ISO 4217), or than two",
+    "own_id": "the refund's own id",
+    "check_digit": "the last digit is not the check digit (Luhn)",
+    "unknown": "not in the code list",
+    "label_differs": "there is one although `is_fraud` is false, or none although it is true",
+    "type_differs": "there is one although the type is not REFUND",
+    "outside_window": "a time, but not of the window that the row was sent for",
+    "duplicate": "an identical copy of an earlier row of the window",
+    "conflict": "another row of the window has the same id and other contents",
+}
+
+
+_PAGE = """\
+# The contract, version {version}
+
+Made from `txn_platform/contract/schema.py` by `python -m txn_platform.contract.page`: change it
+there.
+
+## What is published
+
+The columns of `validated_transactions` and `s3_parquet_transactions`.
+
+{published}
+
+## What must be sent
+
+The same without `card_token`, with the card number in clear. Every value is judged as the text that
+was sent, before anything is parsed. Fields that are not among these are kept, and judged by nobody.
+
+## Why a row is quarantined
+
+A row is published when it breaks no rule. Otherwise it is kept as sent, with every reason that
+holds; of an absent or malformed value nothing further is said.
+
+Amounts have the decimals that ISO 4217 gives their currency: none for JPY, of which `100` and
+`100.00` conform. This version of the contract keeps two decimals. Of currencies with three or four
+(BHD, IQD, JOD, KWD, LYD, OMR, TND, CLF, UYW) only amounts that are sent with two can be published.
+
+A card number in text is found in any spelling: digits of every script, with anything but letters
+between them, and letters around them. Identifiers are judged as whole values only, because numbers
+look like card numbers by chance: {false_15:.2%} of random ids of 15 digits, {false_16:.1%} of
+those of 16.
+
+| reason | the value is |
+| --- | --- |
+{reasons}
+
+## What is kept as sent
+
+`raw_transactions`:
+
+{raw}
+
+`quarantined_transactions`:
+
+{quarantined}
+"""
+
+
+def page() -> str:
+    """The page, Markdown."""
+    return _PAGE.format(
+        version=CONTRACT_VERSION,
+        published=_columns(PUBLISHED_SCHEMA),
+        false_15=false_share(15),
+        false_16=false_share(16),
+        reasons="\n".join(f"| `{reason}` | {_meaning(reason)} |" for reason in REASONS),
+        raw=_columns(RAW_SCHEMA),
+        quarantined=_columns(QUARANTINE_SCHEMA),
+    )
+
+
+def _columns(schema: pa.Schema) -> str:
+    rows = ["| column | type | null | meaning |", "| --- | --- | --- | --- |"]
+    for field in schema:
+        meaning = (field.metadata or {})[b"description"].decode()
+        null = "yes" if field.nullable else "no"
+        rows.append(f"| `{field.name}` | {field.type} | {null} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _meaning(reason: str) -> str:
+    if reason == UNREADABLE_ROW:
+        return "a row that could not be read; nothing else is said of it"
+    if reason == DUPLICATE_FIELD_ROW:
+        return (
+            "a row with two fields of one name, at any depth: its columns have the last value,"
+            " and `extra_fields` begins with a list of one text, the row as it was sent"
+        )
+    name, _, problem = reason.partition(".")
+    column = SentTransaction.columns()[name]
+    pattern = TEXT_PATTERNS.get(name) or getattr(column, "regex", None) or ""
+    meaning = _MEANINGS[problem].format(
+        pattern=pattern.replace("|", "\\|"),
+        holds="text that holds" if name in FREE_TEXTS else "as a whole",
+    )
+    no_such_value = problem == "format" and isinstance(column, dy.Datetime)
+    return f"{meaning}, or no such moment (30 February)" if no_such_value else meaning
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201 - the page is this program's output

@@ -1,0 +1,321 @@
+"""The schema: which columns a transaction has, of what type, under which rules, with what meaning.
+
+To change a rule of the data, change it here: the Parquet schema, Dagster's column schema, the
+names of the reasons for quarantine and the checks are all made from these classes. How the rules
+are applied is `validation.py`'s matter; reading and writing are `lake.py`'s.
+
+Field terms: ISO 8583 (types), ISO 18245 (merchant category), ISO 4217 (currency), ISO 3166
+(country).
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+import dataframely as dy
+import polars as pl
+import pyarrow as pa
+
+from txn_platform.arrow.dictionaries import coded_schema
+from txn_platform.contract.card_numbers import LENGTHS, holds_card_number, luhn_is_valid
+from txn_platform.contract.codes import COUNTRIES, CURRENCY_EXPONENTS, MERCHANT_CATEGORY_RANGES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+CONTRACT_VERSION: Final = "1"
+
+TRANSACTION_TYPES: Final = (
+    "PURCHASE",
+    "CASH_OUT",
+    "CASH_IN",
+    "PAYMENT",
+    "TRANSFER",
+    "REFUND",
+    "DEBIT",
+)
+CHANNELS: Final = (
+    "CHIP",
+    "CONTACTLESS",
+    "MAGSTRIPE",
+    "ECOMMERCE",
+    "MOBILE",
+    "ATM",
+    "ONLINE_BANKING",
+    "BRANCH",
+    "STANDING_ORDER",
+)
+
+# What a value must look like as text, before it is parsed: a cast would round "1.005" and guess at
+# a time without a zone, and a changed fact can't be told from a true one afterwards.
+_DECIMAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?$"
+# Amounts with three or four decimals, which some currencies allow and contract version 1 does not.
+FINER_DECIMAL: Final = r"^-?(?:0|[1-9][0-9]{0,15})\.([0-9]{3,4})$"
+# As programs print a double: it may need 17 digits, or an exponent.
+_COORDINATE = r"^-?(0|[1-9][0-9]{0,2})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
+_BOOLEAN = r"^(true|false)$"
+_TIMESTAMP = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"
+    r"(Z|[+-][0-9]{2}:[0-9]{2})$"
+)
+_UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+_REFERENCE = r"^[A-Za-z0-9_-]{1,64}$"
+_CARD_NUMBER = r"^[0-9]{13,19}$"
+_PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
+MASKED_CARD_NUMBER: Final = r"^[0-9]{6}\*{3,9}[0-9]{4}$"
+_CARD_TOKEN = r"^[a-z2-7]{52}$"  # noqa: S105 - the form of a token, not one
+
+
+def _one_of(codes: Iterable[str]) -> dict[str, Callable[[pl.Expr], pl.Expr]]:
+    allowed = sorted(codes)
+
+    def is_known(text: pl.Expr) -> pl.Expr:
+        return text.is_in(allowed)
+
+    return {"unknown": is_known}
+
+
+def _has_check_digit(number: pl.Expr) -> pl.Expr:
+    return number.map_batches(luhn_is_valid, return_dtype=pl.Boolean)
+
+
+# Of these, zeros alone have a right check digit, as have eights: no card has such a number.
+_PLACEHOLDERS = [digit * length for length in LENGTHS for digit in "0123456789"]
+
+
+def _has_different_digits(number: pl.Expr) -> pl.Expr:
+    return ~number.is_in(_PLACEHOLDERS)
+
+
+def _holds_no_card_number(text: pl.Expr) -> pl.Expr:
+    return ~text.map_batches(holds_card_number, return_dtype=pl.Boolean)
+
+
+def _is_no_card_number(identifier: pl.Expr) -> pl.Expr:
+    is_one = partial(holds_card_number, whole=True)
+    return ~identifier.map_batches(is_one, return_dtype=pl.Boolean)
+
+
+# Currencies of which an amount has no decimals but zeros.
+WITHOUT_DECIMALS: Final = sorted(code for code, places in CURRENCY_EXPONENTS.items() if not places)
+
+
+def _is_whole_where_it_must(amount: pl.Expr) -> pl.Expr:
+    return ~pl.col("currency").is_in(WITHOUT_DECIMALS) | (amount == amount.round())
+
+
+class SentTransaction(dy.Schema):
+    """A transaction as the source must send it, once its text is parsed."""
+
+    transaction_id = dy.String(
+        regex=_UUID7,
+        description="UUID version 7 (RFC 9562), lower case: unique in the lake, ordered by time",
+    )
+    transaction_at = dy.Datetime(
+        time_unit="us",
+        time_zone="UTC",
+        metadata={"text": _TIMESTAMP},
+        description="When it happened; inside its window. Sent as RFC 3339, with a zone",
+    )
+    customer_id = dy.String(
+        regex=_REFERENCE,
+        check={"card_number": _is_no_card_number},
+        description="The paying customer",
+    )
+    card_number = dy.String(
+        regex=_CARD_NUMBER,
+        check={"check_digit": _has_check_digit, "repeated_digit": _has_different_digits},
+        description="The card's number (ISO/IEC 7812), in clear",
+    )
+    merchant_id = dy.String(
+        regex=_REFERENCE,
+        check={"card_number": _is_no_card_number},
+        description="The store, or another counterparty",
+    )
+    # The length is no part of the pattern, because counting makes one of Unicode classes slow.
+    merchant_name = dy.String(
+        regex=_PRINTABLE,
+        max_length=200,
+        check={"card_number": _holds_no_card_number},
+        description="The store's name: printable text, at most 200 bytes",
+    )
+    merchant_category_code = dy.String(
+        regex=r"^[0-9]{4}$",
+        check=_one_of(
+            f"{code:04}" for low, high in MERCHANT_CATEGORY_RANGES for code in range(low, high + 1)
+        ),
+        description="ISO 18245, four digits",
+    )
+    transaction_type = dy.String(
+        check=_one_of(TRANSACTION_TYPES), description="One of " + ", ".join(TRANSACTION_TYPES)
+    )
+    channel = dy.String(check=_one_of(CHANNELS), description="One of " + ", ".join(CHANNELS))
+    amount = dy.Decimal(
+        18,
+        2,
+        min_exclusive=Decimal(0),
+        check={"exponent": _is_whole_where_it_must},
+        metadata={"text": _DECIMAL},
+        description="In the currency's unit, above zero; the type says which way it goes",
+    )
+    currency = dy.String(check=_one_of(CURRENCY_EXPONENTS), description="ISO 4217, three letters")
+    country = dy.String(check=_one_of(COUNTRIES), description="ISO 3166-1, two letters")
+    latitude = dy.Float64(
+        min=-90, max=90, metadata={"text": _COORDINATE}, description="Degrees north, WGS 84"
+    )
+    longitude = dy.Float64(
+        min=-180, max=180, metadata={"text": _COORDINATE}, description="Degrees east, WGS 84"
+    )
+    is_fraud = dy.Bool(metadata={"text": _BOOLEAN}, description="The label")
+    fraud_scenario = dy.String(
+        nullable=True,
+        regex=r"^[a-z][a-z0-9_]{0,63}$",
+        check={
+            "card_number": _holds_no_card_number,
+            "label_differs": lambda scenario: scenario.is_not_null() == pl.col("is_fraud"),
+        },
+        description="Which mechanism made the fraud; null when there is none",
+    )
+    original_transaction_id = dy.String(
+        nullable=True,
+        regex=_UUID7,
+        check={
+            "type_differs": lambda original: (
+                original.is_null() | (pl.col("transaction_type") == "REFUND").fill_null(value=True)
+            ),
+            "own_id": lambda original: original != pl.col("transaction_id"),
+        },
+        description="The purchase that a refund gives back; null for every other type",
+    )
+
+
+class Transaction(SentTransaction):
+    """A transaction as it is published: the card number protected."""
+
+    card_number = dy.String(
+        regex=MASKED_CARD_NUMBER, description="The card's number, masked: first six, last four"
+    )
+    card_token = dy.String(
+        regex=_CARD_TOKEN,
+        description="HMAC-SHA256 of the number under TXN_CARD_KEY, in base32: joins without it",
+    )
+
+
+# Published texts that may hold a card number: text is looked through, identifiers are judged whole.
+FREE_TEXTS: Final = ("merchant_name", "fraud_scenario")
+IDENTIFIERS: Final = ("customer_id", "merchant_id")
+
+# Among a row's unknown fields, the one that holds a row that could not be read at all.
+UNREADABLE: Final = "unreadable"
+# Likewise a list of one text: the row as it was sent, when it has two fields of one name.
+DUPLICATE_FIELD: Final = "duplicate_field"
+
+SENT_COLUMNS: Final = tuple(SentTransaction.columns())
+REQUIRED_COLUMNS: Final = tuple(
+    name for name, column in SentTransaction.columns().items() if not column.nullable
+)
+PUBLISHED_COLUMNS: Final = tuple(
+    name
+    for sent in SENT_COLUMNS
+    for name in ((sent, "card_token") if sent == "card_number" else (sent,))
+)
+TEXT_PATTERNS: Final[dict[str, str]] = {
+    name: column.metadata["text"]
+    for name, column in SentTransaction.columns().items()
+    if column.metadata
+}
+
+# Values of these repeat within a window, so they travel as dictionaries (`columns.py`).
+CODED_COLUMNS: Final = (
+    "customer_id",
+    "card_number",
+    "card_token",
+    "merchant_id",
+    "merchant_name",
+    "merchant_category_code",
+    "transaction_type",
+    "channel",
+    "amount",
+    "currency",
+    "country",
+    "latitude",
+    "longitude",
+    "is_fraud",
+    "fraud_scenario",
+)
+
+_POLARS_TO_ARROW: Final[dict[Any, pa.DataType]] = {
+    pl.String(): pa.string(),
+    pl.Boolean(): pa.bool_(),
+    pl.Float64(): pa.float64(),
+    pl.Datetime("us", "UTC"): pa.timestamp("us", tz="UTC"),
+    pl.Decimal(18, 2): pa.decimal128(18, 2),
+}
+
+
+def _field(name: str, column: dy.Column) -> pa.Field[Any]:
+    return pa.field(
+        name,
+        _POLARS_TO_ARROW[column.dtype],
+        nullable=column.nullable,
+        metadata={"description": column.description or ""},
+    )
+
+
+CONFORMING_SCHEMA: Final = coded_schema(
+    pa.schema([_field(name, column) for name, column in SentTransaction.columns().items()]),
+    CODED_COLUMNS,
+)
+
+PUBLISHED_SCHEMA: Final = pa.schema(
+    [_field(name, Transaction.columns()[name]) for name in PUBLISHED_COLUMNS],
+    metadata={"contract": f"transaction v{CONTRACT_VERSION}"},
+)
+
+_AS_SENT: Final = [
+    pa.field(name, pa.string(), metadata={"description": f"As sent. {column.description}"})
+    for name, column in SentTransaction.columns().items()
+]
+_EXTRA_FIELDS: Final = pa.field(
+    "extra_fields",
+    pa.string(),
+    metadata={"description": "Fields that the contract does not know, as a JSON object of text"},
+)
+_POSITION: Final = pa.field(
+    "position",
+    pa.int64(),
+    nullable=False,
+    metadata={"description": "The row's place in the source's answer, from 0"},
+)
+
+RAW_SCHEMA: Final = pa.schema([_POSITION, *_AS_SENT, _EXTRA_FIELDS])
+# The same as it travels, before it is written and after it is read.
+LANDED_SCHEMA: Final = coded_schema(RAW_SCHEMA, CODED_COLUMNS)
+
+QUARANTINE_SCHEMA: Final = pa.schema(
+    [
+        _POSITION,
+        pa.field(
+            "reasons",
+            pa.list_(pa.string()),
+            nullable=False,
+            metadata={"description": "Every rule that the row breaks, as column.problem"},
+        ),
+        pa.field(
+            "window_start",
+            pa.timestamp("us", tz="UTC"),
+            nullable=False,
+            metadata={"description": "The start of the window that the row was sent for"},
+        ),
+        pa.field(
+            "contract_version",
+            pa.string(),
+            nullable=False,
+            metadata={"description": "The contract that the row was held against"},
+        ),
+        *_AS_SENT,
+        _EXTRA_FIELDS,
+    ]
+)

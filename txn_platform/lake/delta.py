@@ -1,0 +1,617 @@
+"""The published windows as a Delta table: one transaction a window, through `deltalake`.
+
+Which place, how a window gets into it once, and how the table is kept small. The Parquet objects
+that it follows are `lake.py`'s matter; when it is committed is `defs/io_managers.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from txn_platform.addresses import s3_uri
+from txn_platform.contract.schema import PUBLISHED_SCHEMA
+from txn_platform.errors import UserError
+from txn_platform.lake.bucket import Effort
+from txn_platform.lake.probe import race
+from txn_platform.lake.s3_access import open_bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow.parquet as pq
+    from deltalake import DeltaTable
+
+    from txn_platform.lake.bucket import Bucket
+    from txn_platform.lake.s3_access import S3Access
+    from txn_platform.settings import Settings
+    from txn_platform.windows import Window
+
+PARTITION_COLUMNS: Final = ("event_date", "event_hour")
+# Longer than any commit or query takes.
+KEEP: Final = timedelta(days=7)
+
+# The contract's columns, and the window's two, which are in no Parquet object of the lake: there
+# they are in its key. Delta keeps a column's meaning under the name "comment".
+_SCHEMA: Final = pa.schema(
+    [
+        *(
+            field.with_metadata({"comment": (field.metadata or {})[b"description"].decode()})
+            for field in PUBLISHED_SCHEMA
+        ),
+        pa.field(
+            "event_date",
+            pa.date32(),
+            nullable=False,
+            metadata={"comment": "The day of the window, UTC"},
+        ),
+        pa.field(
+            "event_hour",
+            pa.int32(),
+            nullable=False,
+            metadata={"comment": "The hour of the window, 0 to 23, UTC"},
+        ),
+    ]
+)
+_CONFIGURATION: Final = {
+    # Within an hour no other column's range helps a reader to skip a file, and the log states
+    # ranges of decimals as floats.
+    "delta.dataSkippingStatsColumns": "transaction_at,transaction_id",
+}
+_BATCH_ROWS: Final = 1 << 17
+_ROW_GROUP_ROWS: Final = 1 << 18
+# Of the log's entry alone, when other windows were committed meanwhile: nothing is read or written
+# again for it.
+_LOG_RETRIES: Final = 100
+# Of the whole commit, when the same window was committed, or the table compacted, meanwhile.
+_ATTEMPTS: Final = 20
+_LONGEST_PAUSE: Final = 1.0
+# A log is read from its last checkpoint on: as often as `deltalake` makes one itself.
+_CHECKPOINT_EVERY: Final = 100
+# Under this name a commit's entry has what tells it from all others.
+_COMMIT: Final = "commit"
+_LONGEST_SETTLING: Final = 10.0
+# `deltalake` says so of a commit that it has just made.
+_NOT_THERE: Final = re.compile(r"Requested snapshot version \d+ is not available")
+_LONGEST_CAUSE: Final = 400
+# That a probe commits at once, each so often.
+_WRITERS: Final = 4
+_ROUNDS: Final = 3
+_CONNECTION: Final = {
+    "connect_timeout": "5s",
+    "timeout": "60s",
+    "max_retries": "5",
+    "retry_timeout": "60s",
+}
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What became of a window's commit.
+
+    Attributes:
+        version: of the table, that has the window.
+        changed: whether this commit made it; False when the table had the same content before.
+    """
+
+    version: int
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """What was done to a table.
+
+    Attributes:
+        version: of the table, afterwards.
+        merged: how many files were merged into fewer.
+        removed: how many files that no version needs were deleted.
+    """
+
+    version: int
+    merged: int
+    removed: int
+
+
+class _LostCommitError(Exception):
+    """The store has taken a commit, and has none or another's in its place."""
+
+
+class DeltaLake:
+    """The Delta table of published windows, partitioned by `PARTITION_COLUMNS`.
+
+    Several processes may commit, and optimize, at once.
+    """
+
+    def __init__(self, uri: str, s3: tuple[Bucket, S3Access] | None) -> None:
+        """At `s3://bucket/folder` with access to the store, or in a directory without."""
+        self.uri = uri
+        self._s3 = s3
+        bucket, _, self._folder = uri.removeprefix("s3://").partition("/")
+        self._address = s3_uri(bucket, self._folder) if s3 else uri
+
+    def require_usable(self) -> None:
+        """Make the table if there is none yet.
+
+        Raises:
+            UserError: it can't be read or made there, or what is there has other columns.
+        """
+        self._load()
+
+    def probe(self) -> None:
+        """See whether the place takes commits, also of several processes at once.
+
+        Raises:
+            UserError: it does not.
+        """
+        self.require_usable()
+        if self._s3 is not None:
+            bucket = self._s3[0]
+            fault = race(bucket, f"{self._folder}/_")
+            if fault:
+                raise UserError(
+                    f"the store of the Delta table {self.uri} does not keep a promise that commits"
+                    f" rest on (If-None-Match): {fault}. Of runs that commit at once, one can be"
+                    " lost: use another store, or run one window at a time"
+                )
+        self._race_commits()
+
+    def _race_commits(self) -> None:
+        """Commit to a table of its own, several at once, and see whether all of it is there."""
+        from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
+
+        name = f"_probe-{uuid.uuid4().hex}"
+        address, options = f"{self._address}/{name}", self._storage_options()
+        start = threading.Barrier(_WRITERS)
+
+        def write(number: int) -> None:
+            start.wait()
+            for round_ in range(_ROUNDS):
+                write_deltalake(
+                    address,
+                    pa.table({"number": [number * _ROUNDS + round_]}),
+                    mode="append",
+                    storage_options=options,
+                    commit_properties=CommitProperties(max_commit_retries=_LOG_RETRIES),
+                )
+
+        try:
+            schema = Schema.from_arrow(pa.schema([pa.field("number", pa.int64())]))
+            self._call(DeltaTable.create, address, schema, storage_options=options)
+            with ThreadPoolExecutor(_WRITERS) as pool:
+                self._call(list, pool.map(write, range(_WRITERS)))
+            table = self._call(DeltaTable, address, storage_options=options)
+            found = pa.table(table.scan()).num_rows
+        except _LostCommitError:
+            found = 0
+        finally:
+            self._remove_folder(name)
+        if found != _WRITERS * _ROUNDS:
+            raise UserError(
+                f"the store of the Delta table {self.uri} loses commits: of {_WRITERS * _ROUNDS}"
+                f" by {_WRITERS} writers at once {found} are there. Use another store, or run one"
+                " window at a time"
+            )
+
+    def _remove_folder(self, name: str) -> None:
+        if self._s3 is None:
+            shutil.rmtree(Path(self.uri, name), ignore_errors=True)
+        else:
+            bucket = self._s3[0]
+            for key in bucket.list_objects(f"{self._folder}/{name}/"):
+                bucket.erase(key)
+
+    def commit(self, file: pq.ParquetFile, window: Window, sha256: str) -> Committed:
+        """Replace one window by a file's rows, in one transaction, or do nothing if they are there.
+
+        The table remembers the digest of each window's file (as a `txn` action of the Delta
+        protocol), and it counts the window's rows: when both agree, the content is the same.
+
+        Args:
+            file: rows of `PUBLISHED_SCHEMA`, read in batches of bounded size.
+            window: that they are all of.
+            sha256: the file's digest, hexadecimal.
+
+        Raises:
+            UserError: the table can't be read or written, or each time it was tried others changed
+                the same window, or the store lost the commit; nothing is committed then.
+        """
+        from deltalake import (
+            CommitProperties,
+            PostCommitHookProperties,
+            Transaction,
+            WriterProperties,
+            write_deltalake,
+        )
+
+        application, content = _identity(window, sha256)
+
+        def attempt(table: DeltaTable) -> Committed:
+            if (
+                table.transaction_version(application) == content
+                and _rows_of(table, window) == file.metadata.num_rows
+            ):
+                return Committed(table.version(), changed=False)
+            commit = uuid.uuid4().hex
+            write_deltalake(
+                table,
+                pa.RecordBatchReader.from_batches(_SCHEMA, _batches(file, window)),
+                mode="overwrite",
+                predicate=f"event_date = '{window.start:%Y-%m-%d}' AND"
+                f" event_hour = {window.start.hour}",
+                writer_properties=WriterProperties(
+                    compression="ZSTD", compression_level=3, max_row_group_size=_ROW_GROUP_ROWS
+                ),
+                commit_properties=CommitProperties(
+                    custom_metadata={
+                        "window": window.partition_key,
+                        "sha256": sha256,
+                        _COMMIT: commit,
+                    },
+                    max_commit_retries=_LOG_RETRIES,
+                    app_transactions=[Transaction(application, content)],
+                ),
+                # It would hold this commit even if the log did not.
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
+            )
+            version = table.version()
+            self._confirm(version, commit)
+            if version % _CHECKPOINT_EVERY == 0:
+                self._open(version=version).create_checkpoint()
+            return Committed(version, changed=True)
+
+        return self._until_no_conflict(attempt)
+
+    def optimize(self, keep: timedelta) -> Optimized:
+        """Merge small files of a window into larger ones, and delete files no version needs.
+
+        Args:
+            keep: how long files stay after the table ceased to need them. Older versions than this
+                can no longer be read; a commit or a query that takes longer than this may lose its
+                files.
+
+        Raises:
+            UserError: there is no table, or it can't be read or written.
+        """
+        from deltalake import CommitProperties, PostCommitHookProperties
+
+        def compact(table: DeltaTable) -> int:
+            before, commit = table.version(), uuid.uuid4().hex
+            metrics = table.optimize.compact(
+                commit_properties=CommitProperties(custom_metadata={_COMMIT: commit}),
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
+            )
+            if table.version() != before:
+                self._confirm(table.version(), commit)
+            return metrics["numFilesRemoved"]
+
+        def vacuum(table: DeltaTable) -> tuple[int, int]:
+            removed = table.vacuum(
+                retention_hours=int(keep.total_seconds()) // 3600,
+                dry_run=False,
+                enforce_retention_duration=False,
+                post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
+                # Also what commits that were killed left behind, of which the log knows nothing.
+                full=True,
+            )
+            return table.version(), len(removed)
+
+        if not self.exists():
+            raise UserError(f"there is no Delta table at {self.uri} yet: run a window first")
+        merged = self._until_no_conflict(compact)
+        # By the log as it is now, whatever became of the compaction's entry.
+        version, removed = self._until_no_conflict(vacuum)
+        return Optimized(version, merged, removed)
+
+    def exists(self) -> bool:
+        """Whether the table was made.
+
+        Raises:
+            UserError: its place can't be read.
+        """
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            self._call(self._open, passing=TableNotFoundError)
+        except TableNotFoundError:
+            return False
+        return True
+
+    def _storage_options(self) -> dict[str, str]:
+        if self._s3 is None:
+            return {}
+        options = self._s3[1].storage_options() | _CONNECTION
+        return {name: str(value) for name, value in options.items()}
+
+    def _until_no_conflict[T](self, attempt: Callable[[DeltaTable], T]) -> T:
+        from deltalake.exceptions import CommitFailedError
+
+        lost = False
+        for tried in range(_ATTEMPTS):
+            table = self._load()
+            try:
+                return self._call(attempt, table, passing=(CommitFailedError, _LostCommitError))
+            except (CommitFailedError, _LostCommitError) as error:
+                # Also when an answer got lost and the entry in the log is our own: the next attempt
+                # finds it.
+                lost = isinstance(error, _LostCommitError)
+                time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**tried)))  # noqa: S311
+        if lost:
+            raise UserError(
+                f"the store of the Delta table {self.uri} took a commit {_ATTEMPTS} times, and had"
+                " none or another's in its place afterwards: it loses commits. Use another store,"
+                " or run one window at a time"
+            )
+        raise UserError(
+            f"the Delta table {self.uri} was changed by others each of the {_ATTEMPTS} times that"
+            " it was tried to: run it again when fewer others do"
+        )
+
+    def _confirm(self, version: int, commit: str) -> None:
+        """See that the log has a commit that was just made, and keeps it.
+
+        Raises:
+            _LostCommitError: it has none or another's in its place.
+        """
+        made = time.time()
+        entry = self._entry(version)
+        if entry.get(_COMMIT) == commit and self._s3 is not None:
+            # On a store that looks whether there is an entry, and then writes, another writer may
+            # have looked before ours was there. Its request takes about as long as ours took.
+            took = made - entry["timestamp"] / 1000
+            time.sleep(min(max(0.0, 2 * took), _LONGEST_SETTLING))
+            entry = self._entry(version)
+        if entry.get(_COMMIT) != commit:
+            raise _LostCommitError
+
+    def _entry(self, version: int) -> dict[str, Any]:
+        """The log's entry for a version; nothing when it has no such version."""
+        name = f"_delta_log/{version:020}.json"
+        if self._s3 is None:
+            try:
+                content = Path(self.uri, name).read_bytes()
+            except FileNotFoundError:
+                return {}
+        else:
+            bucket = self._s3[0]
+            place: Any = {"Bucket": bucket.name, "Key": f"{self._folder}/{name}"}
+            answer = bucket.call(
+                lambda: {"content": bucket.client.get_object(**place)["Body"].read()},
+                none_for=("404", "NoSuchKey"),
+            )
+            content = answer["content"] if answer else b""
+        try:
+            actions: list[dict[str, Any]] = [json.loads(line) for line in content.splitlines()]
+        except ValueError:
+            return {}
+        return next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
+
+    def _open(self, **options: Any) -> DeltaTable:
+        from deltalake import DeltaTable
+
+        return DeltaTable(self._address, storage_options=self._storage_options(), **options)
+
+    def _load(self) -> DeltaTable:
+        """The table as it is now, made if there is none."""
+        from deltalake import CommitProperties, DeltaTable, Schema
+        from deltalake.exceptions import CommitFailedError, TableNotFoundError
+
+        wanted = Schema.from_arrow(_SCHEMA)
+        try:
+            table = self._call(self._open, passing=TableNotFoundError)
+        except TableNotFoundError:
+            self._require_empty()
+            # Another process may be first.
+            with suppress(CommitFailedError):
+                self._call(
+                    DeltaTable.create,
+                    self._address,
+                    wanted,
+                    mode="ignore",
+                    partition_by=list(PARTITION_COLUMNS),
+                    name="transactions",
+                    configuration=_CONFIGURATION,
+                    storage_options=self._storage_options(),
+                    # A second attempt would make it again, as a later version of the first.
+                    commit_properties=CommitProperties(max_commit_retries=0),
+                    passing=CommitFailedError,
+                )
+            try:
+                # As the store has it, whoever made it.
+                table = self._call(self._open, passing=TableNotFoundError)
+            except TableNotFoundError:
+                raise UserError(
+                    f"the store of the Delta table {self.uri} took a new table, and does not have"
+                    " it: it loses data. Use another store"
+                ) from None
+        columns = {(field.name, str(field.type), field.nullable) for field in wanted.fields}
+        differing = columns ^ {(f.name, str(f.type), f.nullable) for f in table.schema().fields}
+        if differing or table.metadata().partition_columns != list(PARTITION_COLUMNS):
+            names = ", ".join(sorted({name for name, _, _ in differing})) or "its partitions"
+            raise UserError(
+                f"the Delta table {self.uri} is not as in the contract ({names}): name a new place"
+                " in DELTA_LAKE_S3_PATH, and run the windows again to fill it"
+            )
+        return table
+
+    def _require_empty(self) -> None:
+        """See that a table can be made here without others' files, which `optimize` would delete.
+
+        Raises:
+            UserError: there are some.
+        """
+        if self._s3 is None:
+            place = Path(self.uri)
+            names = self._call(
+                lambda: [entry.name for entry in place.iterdir()] if place.is_dir() else []
+            )
+        else:
+            bucket, folder = self._s3[0], f"{self._folder}/"
+            listed = bucket.call(
+                lambda: bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=folder)
+            )
+            names = [entry["Key"].removeprefix(folder) for entry in listed.get("Contents", [])]
+        # Readers of Delta take what begins so for none of a table's files.
+        others = [name for name in names if name and not name.startswith(("_", "."))]
+        if others and not self.exists():
+            raise UserError(
+                f"the folder of the Delta table {self.uri} holds {others[0]}, and no table:"
+                " `txn optimize` would delete it; set DELTA_LAKE_S3_PATH to an empty folder"
+            )
+
+    def _call(
+        self,
+        method: Callable[..., Any],
+        *args: Any,
+        passing: type[Exception] | tuple[type[Exception], ...] = (),
+        **kwargs: Any,
+    ) -> Any:
+        """Call `deltalake`, and put what it says into words, but for the error that may pass."""
+        from deltalake.exceptions import DeltaError
+
+        try:
+            return method(*args, **kwargs)
+        except passing:
+            raise
+        except (DeltaError, OSError) as error:
+            # A commit that the store took, and does not have.
+            if _NOT_THERE.search(str(error)):
+                raise _LostCommitError from None
+            # The store's answer is in what `deltalake` says of it.
+            code = re.search(r"<Code>(\w+)</Code>", str(error))
+            said = _explain(code[1] if code else "", str(error))
+            raise UserError(f"the Delta table {self.uri} {said}") from None
+
+
+def open_delta(settings: Settings) -> DeltaLake | None:
+    """The Delta table that the settings name; None when they name none.
+
+    Raises:
+        UserError: the extra is not installed, there are no credentials for the bucket, the
+            directory can't be made, or the table would be among the lake's objects.
+    """
+    place = settings.delta_path
+    if place is None:
+        return None
+    try:
+        import deltalake  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    except ImportError:
+        raise UserError(
+            "DELTA_LAKE_S3_PATH is set, but the package deltalake is not installed: install"
+            " txn-platform with its extra `delta`, or unset the variable"
+        ) from None
+    _require_apart(place, settings)
+    if not place.startswith("s3://"):
+        directory = Path(place).absolute()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the directory {directory} of the Delta table can't be made ({error.strerror}):"
+                " set DELTA_LAKE_S3_PATH to a place that can be written"
+            ) from None
+        return DeltaLake(str(directory), None)
+    name = place.removeprefix("s3://").partition("/")[0]
+    bucket, access = open_bucket(settings, name, Effort())
+    return DeltaLake(place, (bucket, access))
+
+
+def require_delta(delta: DeltaLake | None) -> DeltaLake:
+    """The table, for what makes no sense without one.
+
+    Raises:
+        UserError: the settings name none.
+    """
+    if delta is None:
+        raise UserError("there is no Delta table: set DELTA_LAKE_S3_PATH to where it is to be")
+    return delta
+
+
+def _require_apart(place: str, settings: Settings) -> None:
+    """See that the lake's objects are not in the table's folder, where `optimize` deletes them.
+
+    Raises:
+        UserError: they are.
+    """
+    if settings.bucket is not None:
+        lake, table = f"s3://{settings.bucket}/{settings.lake_prefix}".rstrip("/"), place
+    elif not place.startswith("s3://"):
+        lake, table = str((settings.home / "lake").resolve()), str(Path(place).resolve())
+    else:
+        return
+    if f"{lake}/".startswith(f"{table}/"):
+        raise UserError(
+            f"the lake {lake} is in the folder of the Delta table, {table}, where `txn optimize`"
+            " would delete its objects: set DELTA_LAKE_S3_PATH to a folder of its own"
+        )
+
+
+def _identity(window: Window, sha256: str) -> tuple[str, int]:
+    """A window and its content, as an application and a version of it in Delta's `txn` action."""
+    # A version is a signed number of 64 bits.
+    return f"txn_platform/{window.partition_key}", int(sha256[:16], 16) >> 1
+
+
+def _rows_of(table: DeltaTable, window: Window) -> int:
+    """How many rows the table's log states for a window."""
+    files: Any = pa.table(table.get_add_actions(flatten=True))
+    its_own = pc.and_(
+        pc.equal(files["partition.event_date"], pa.scalar(window.start.date(), pa.date32())),
+        pc.equal(files["partition.event_hour"], pa.scalar(window.start.hour, pa.int32())),
+    )
+    return pc.sum(files.filter(its_own)["num_records"]).as_py() or 0
+
+
+def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
+    date = pa.scalar(window.start.date(), pa.date32())
+    hour = pa.scalar(window.start.hour, pa.int32())
+    for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+        yield pa.RecordBatch.from_arrays(
+            [
+                *batch.columns,
+                pa.repeat(date, batch.num_rows),
+                pa.repeat(hour, batch.num_rows),
+            ],
+            schema=_SCHEMA,
+        )
+
+
+def _explain(code: str, said: str) -> str:
+    """What an error of a store, or else what was said of it, means to a user."""
+    match code:
+        case "NoSuchBucket":
+            return "is in a bucket that does not exist: make it, or mend DELTA_LAKE_S3_PATH"
+        case "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" as refused:
+            return (
+                f"refused the credentials ({refused}): mend AWS_ACCESS_KEY_ID and"
+                " AWS_SECRET_ACCESS_KEY (or the profile), or let them read and write there"
+            )
+        case _ if "No files in log segment" in said:
+            return "does not have in its log what it took: it loses data. Use another store"
+        case "ExpiredToken":
+            return "refused the credentials, which have expired: log in again"
+        case _ if "<html" in said.lower():
+            return (
+                "is not answered by an S3, but with a web page: fix AWS_ENDPOINT_URL, or see to the"
+                " proxy or gateway in front of the store"
+            )
+        case _:
+            # A chain of causes, one a line and the first one last, in colours.
+            plain = re.sub(r"\x1b\[[0-9]*m|↳", "", said)
+            causes = [line.strip() for line in plain.splitlines() if line.strip()]
+            cause = f"{causes[0]} ... {causes[-1]}"[:_LONGEST_CAUSE]
+            return f"can't be read or written: {cause}. Look at the place and at AWS_ENDPOINT_URL"

@@ -1,0 +1,486 @@
+"""The lake in a bucket: how an object is published there, read, and what its store can do.
+
+How requests are made, repeated and explained belongs in `s3`; the layout and the promise are
+`lake`'s.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import uuid
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, override
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from txn_platform.errors import UserError
+from txn_platform.lake.base import (
+    OBJECT_NAME,
+    OPENINGS,
+    Kept,
+    Lake,
+    StoredObject,
+    asset_of_key,
+    explained_reads,
+    parquet_of,
+    room_on_disk,
+)
+from txn_platform.lake.bucket import ABORTED, READ_BYTES, Bucket, Effort, StoreError
+from txn_platform.lake.probe import probe
+from txn_platform.lake.s3_access import S3Access, open_bucket
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+    from pathlib import Path
+
+    import polars as pl
+
+    from txn_platform.lake.base import Capability, Staged
+    from txn_platform.lake.bucket import Upload
+    from txn_platform.settings import Settings
+
+CLAIM_SUFFIX: Final = ".upload"
+# Of an upload that nobody on this machine claims: no live run needs so long for one.
+DEAD_AFTER_SECONDS: Final = 24 * 3600.0
+
+_DIGEST: Final = "sha256"
+# Tells what one run put from what another did, also where both put the same bytes.
+_PUT: Final = "put"
+_PUT_LENGTH: Final = 32
+# An upload that others abort, because they take it for a dead run's, is begun so often.
+_UPLOADS: Final = 3
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The staged file of an object that this process published.
+
+    Attributes:
+        key: of the object.
+        put: tells it from what others put there.
+        file: still open; it has no name any more, so that nothing is left of it when the process
+            ends.
+    """
+
+    key: str
+    put: str
+    file: pa.NativeFile
+
+
+class S3Lake(Lake):
+    """A lake in a bucket on S3 or a store that speaks its protocol.
+
+    What this process has published last of each asset is read from the file that was sent, for as
+    long as the store says that it is what is there.
+    """
+
+    def __init__(
+        self,
+        *,
+        bucket: Bucket,
+        prefix: str,
+        staging: Path,
+        access: S3Access,
+        kms_key: str | None,
+    ) -> None:
+        # What is staged is sent on, and staged again when it was not.
+        super().__init__(staging, durable=False)
+        self.bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._access = access
+        self._encryption = (
+            {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+        )
+        self._known_writable = False
+        self._kept: dict[str, _Kept] = {}
+
+    @override
+    def require_writable(self) -> None:
+        if not self._known_writable:
+            self.bucket.require(self._prefix)
+            self._known_writable = True
+            # Once: of uploads that died elsewhere, there are new ones every day at the most.
+            with suppress(StoreError):
+                for upload in self.dead_uploads(attempts=1):
+                    self.bucket.abort(upload.key, upload.upload_id)
+
+    @override
+    def probe(self) -> Iterator[Capability]:
+        with closing(probe(self.bucket, self._prefix)) as capabilities:
+            objects = next(capabilities)
+            yield objects
+            if objects.works:
+                yield from self._access.probe(f"{self._prefix}probe-{uuid.uuid4().hex}")
+            yield from capabilities
+
+    def dead_uploads(self, *, attempts: int | None = None) -> list[Upload]:
+        """Uploads of this lake's objects that are older than any live one, whoever began them.
+
+        Raises:
+            StoreError: the store can't be asked, or has no list of them.
+        """
+        return [
+            upload
+            for upload in self.bucket.uploads(self._prefix, attempts=attempts)
+            if upload.key.endswith(f"/{OBJECT_NAME}") and upload.age > DEAD_AFTER_SECONDS
+        ]
+
+    @override
+    def sweep(self) -> int:
+        removed = super().sweep()
+        # A claim lies beside the staged file of its upload, which stays as long as its process
+        # lives: one without it is of an upload that was killed, or could not be aborted.
+        for claim in self._staging.glob(f"*{CLAIM_SUFFIX}"):
+            if not claim.with_suffix("").exists():
+                with suppress(StoreError, FileNotFoundError):
+                    removed += self.bucket.settle(claim)
+        return removed
+
+    @override
+    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
+        found = self.bucket.head(self._prefix + key) or {}
+        before = _put_of(found)
+        if before and self._holds(found, staged, key, clear_cards=clear_cards):
+            self._keep(staged, key, before)
+            return StoredObject(self.uri(key), staged.size, unchanged=True)
+        put = uuid.uuid4().hex
+        properties = {
+            "ContentType": "application/vnd.apache.parquet",
+            "Metadata": {_DIGEST: staged.sha256, _PUT: put},
+            **(self._encryption if clear_cards else {}),
+        }
+        with room_on_disk(self._staging):
+            checksum = self._upload(staged, self._prefix + key, put, properties)
+        stored = self._read_back(staged, key, put, before, checksum)
+        self._keep(staged, key, put)
+        return stored
+
+    def _keep(self, staged: Staged, key: str, put: str) -> None:
+        """Read the object from the staged file, for as long as `put` is what the store has."""
+        self._kept[asset_of_key(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
+
+    def _holds(self, found: dict[str, Any], staged: Staged, key: str, *, clear_cards: bool) -> bool:
+        """Whether the object that a store describes has a staged file's bytes, and its encryption.
+
+        The store's own checksum tells; where it states none of the whole, the object is read.
+        """
+        if found["ContentLength"] != staged.size:
+            return False
+        if found.get("Metadata", {}).get(_DIGEST) != staged.sha256:
+            return False
+        if clear_cards and not all(
+            # A store names the key by its ARN, which ends with the key's id.
+            str(found.get(name, "")).rpartition("/")[2] == value.rpartition("/")[2]
+            for name, value in self._encryption.items()
+        ):
+            return False
+        checksum = base64.b64encode(bytes.fromhex(staged.sha256)).decode("ascii")
+        if found.get("ChecksumSHA256") == checksum:
+            return True
+        # Where it cannot be read, it is written.
+        with suppress(StoreError):
+            digest, metadata = self.bucket.digest(self._prefix + key)
+            return digest == staged.sha256 and metadata.get(_PUT) == _put_of(found)
+        return False
+
+    def _kept_at(self, key: str) -> _Kept | None:
+        """What this process has put at a key, whether it is still there or not."""
+        kept = self._kept.get(asset_of_key(key))
+        return kept if kept is not None and kept.key == key else None
+
+    def _upload(
+        self, staged: Staged, place: str, put: str, properties: dict[str, Any]
+    ) -> str | None:
+        """Put the file there; what the store's checksum of it has to be, if that is known."""
+        for left in reversed(range(_UPLOADS)):
+            try:
+                if staged.size <= self.bucket.effort.part_bytes:
+                    return self.bucket.put(staged.path, place, staged.sha256, properties)
+                claim = staged.path.with_name(staged.path.name + CLAIM_SUFFIX)
+                return self.bucket.put_parts(staged.path, staged.size, place, properties, claim)
+            except StoreError as error:
+                # The store may have done what it gave no answer to.
+                try:
+                    done = _put_of(self.bucket.head(place, attempts=1)) == put
+                except StoreError:
+                    raise _unknown(error) from None
+                if done:
+                    return None
+                if error.code != ABORTED or not left:
+                    raise
+        raise AssertionError
+
+    def _read_back(
+        self, staged: Staged, key: str, put: str, before: str | None, checksum: str | None
+    ) -> StoredObject:
+        """Ask the store what is there now: this, or what another run has put there since.
+
+        Raises:
+            UserError: neither.
+        """
+        place = self._prefix + key
+
+        def look() -> StoredObject | None:
+            found = self.bucket.head(place) or {}
+            there = _put_of(found)
+            if there == put:
+                # Some stores leave out the number of parts, after the dash.
+                kept = found.get("ChecksumSHA256", "").partition("-")[0]
+                if found["ContentLength"] != staged.size or not kept or kept != checksum:
+                    digest, metadata = self.bucket.digest(place)
+                    if metadata.get(_PUT) != put:
+                        return None
+                    if digest != staged.sha256:
+                        raise UserError(
+                            f"{self.uri(key)} holds other bytes than were sent: the store, or what"
+                            " is in front of it, damages data. Run the partition again"
+                        )
+                return StoredObject(self.uri(key), staged.size)
+            if there not in {None, before}:
+                return StoredObject(self.uri(key), found["ContentLength"], superseded=True)
+            return None
+
+        try:
+            stored = self.bucket.until(look)
+        except StoreError as error:
+            raise _unknown(error) from None
+        if stored is None:
+            raise UserError(
+                f"{self.uri(key)} is not what the store has just accepted, nor what another run"
+                " put there since: the store loses data. Run the partition again"
+            )
+        return stored
+
+    @override
+    def uri(self, key: str) -> str:
+        return f"s3://{self.bucket.name}/{self._prefix}{key}"
+
+    @override
+    def find(self, key: str) -> StoredObject | None:
+        stored = self.bucket.head(self._prefix + key)
+        return StoredObject(self.uri(key), stored["ContentLength"]) if stored else None
+
+    @override
+    def digest(self, key: str) -> str | None:
+        stored = self.bucket.head(self._prefix + key)
+        if stored is None:
+            return None
+        kept = stored.get("Metadata", {}).get(_DIGEST)
+        return kept or self.bucket.digest(self._prefix + key)[0]
+
+    @override
+    def copy(self, key: str, path: Path) -> None:
+        kept = self._kept_at(key)
+        if kept is not None and kept.put == _put_of(self.bucket.head(self._prefix + key)):
+            with path.open("wb") as file:
+                while piece := os.pread(kept.file.fileno(), READ_BYTES, file.tell()):
+                    file.write(piece)
+        elif not self.bucket.fetch(self._prefix + key, path):
+            raise self._missing(key)
+
+    @override
+    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+        place = self._prefix + key
+        for left in reversed(range(OPENINGS)):
+            found = self.bucket.head(place)
+            if found is None:
+                raise self._missing(key)
+            kept = self._kept_at(key)
+            if kept is not None and kept.put == _put_of(found):
+                return parquet_of(kept.file, coded)
+            require_unchanged = partial(self._require_unchanged, key, found.get("ETag"))
+            try:
+                with explained_reads(self.uri(key)):
+                    source = self._access.filesystem().open_input_file(
+                        f"{self.bucket.name}/{place}"
+                    )
+                    file = _StoredParquet(source, coded, self.uri(key), require_unchanged)
+            except (UserError, pa.ArrowException) as error:
+                # Of two versions the size of one and the end of the other make no file.
+                if not left or self._is_unchanged(key, found.get("ETag")):
+                    require_unchanged()
+                    if isinstance(error, UserError):
+                        raise
+                    raise UserError(
+                        f"{self.uri(key)} is no whole Parquet file ({error}): materialize it again"
+                    ) from None
+            else:
+                if not left or self._is_unchanged(key, found.get("ETag")):
+                    return file
+        raise AssertionError
+
+    @override
+    def _version(self, key: str) -> str | None:
+        return (self.bucket.head(self._prefix + key) or {}).get("ETag")
+
+    def _is_unchanged(self, key: str, tag: str | None) -> bool:
+        return self._version(key) == tag
+
+    def _require_unchanged(self, key: str, tag: str | None) -> None:
+        if not self._is_unchanged(key, tag):
+            raise UserError(
+                f"{self.uri(key)} was replaced by another run while it was read: run it again"
+            )
+
+    @override
+    def scan(self, keys: list[str]) -> pl.LazyFrame:
+        for key in self.absent(keys):
+            raise self._missing(key)
+        return self._access.scan([self.uri(key) for key in keys])
+
+    @override
+    def keys(self, asset: str) -> list[str]:
+        return sorted(
+            key.removeprefix(self._prefix)
+            for key in self.bucket.list_objects(f"{self._prefix}{asset}/")
+            if key.endswith(f"/{OBJECT_NAME}")
+        )
+
+    @override
+    def kept(self, asset: str) -> Kept:
+        place = f"{self._prefix}{asset}/"
+        plain = {key: [""] for key in self.keys(asset)}
+        status = self.bucket.versioning(place)
+        if status == "":
+            return Kept(plain)
+        try:
+            found = self.bucket.versions(place)
+        except StoreError as error:
+            if not error.refused:
+                raise
+            return Kept(plain, unseen=self._versions_stay(place, error.code))
+        versions: dict[str, list[str]] = {}
+        markers: dict[str, list[str]] = {}
+        for version in reversed(found):
+            key = version.key.removeprefix(self._prefix)
+            if key.endswith(f"/{OBJECT_NAME}"):
+                of_its_kind = markers if version.marker else versions
+                of_its_kind.setdefault(key, []).append(version.version_id)
+        return Kept(plain | versions, markers)
+
+    @override
+    def erase(self, key: str, versions: Sequence[str]) -> str:
+        place = self._prefix + key
+        reason = ""
+        for version in versions:
+            try:
+                if self.bucket.delete(place, version or None):
+                    reason = self._versions_stay(_asset_folder(place), "they can't be listed")
+            except StoreError as error:
+                if not error.refused:
+                    raise
+                if lock := self.bucket.lock_of(place, version):
+                    reason = f"{self.uri(key)}: {lock}"
+                    continue
+                reason = f"{error} (s3:DeleteObject is needed)"
+                if version:
+                    reason = self._versions_stay(_asset_folder(place), error.code)
+                break
+        if reason and versions[0]:
+            # Nobody reads it by its key then, and rules for old versions hold for it.
+            with suppress(StoreError):
+                if self.bucket.head(place, attempts=1) is not None:
+                    self.bucket.delete(place)
+        return reason
+
+    def _versions_stay(self, place: str, reason: str) -> str:
+        return (
+            f"old versions under s3://{self.bucket.name}/{place} stay, or may stay ({reason}):"
+            " allow s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion and"
+            " run it again, or give the bucket a lifecycle rule for this prefix that expires"
+            " noncurrent versions (NoncurrentVersionExpiration)"
+        )
+
+
+def _asset_folder(place: str) -> str:
+    """The folder of the asset of a window's object in a bucket."""
+    return f"{place.rpartition('/event_date=')[0]}/"
+
+
+class _StoredParquet(pq.ParquetFile):
+    """A Parquet object that is read in several requests: of one version, or an error in words."""
+
+    def __init__(
+        self,
+        source: Any,
+        coded: Collection[str],
+        uri: str,
+        require_unchanged: Callable[[], None],
+    ) -> None:
+        footer = pq.ParquetFile(source).metadata
+        names: Any = [name for name in footer.schema.names if name in coded]
+        super().__init__(source, metadata=footer, pre_buffer=True, read_dictionary=names)
+        self._uri = uri
+        self._require_unchanged = require_unchanged
+
+    @override
+    def read(self, *args: Any, **kwargs: Any) -> Any:
+        with self._of_one_version():
+            return super().read(*args, **kwargs)
+
+    @override
+    def read_row_group(self, *args: Any, **kwargs: Any) -> Any:
+        with self._of_one_version():
+            return super().read_row_group(*args, **kwargs)
+
+    @override
+    def read_row_groups(self, *args: Any, **kwargs: Any) -> Any:
+        with self._of_one_version():
+            return super().read_row_groups(*args, **kwargs)
+
+    @override
+    def iter_batches(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        with self._of_one_version():
+            yield from super().iter_batches(*args, **kwargs)
+
+    @contextmanager
+    def _of_one_version(self) -> Generator[None]:
+        try:
+            with explained_reads(self._uri):
+                yield
+        except Exception:
+            # Bytes of two objects are nonsense at best: then that is what is to be said.
+            self._require_unchanged()
+            raise
+        self._require_unchanged()
+
+
+def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
+    """The lake in the bucket that the settings name.
+
+    Args:
+        settings: with a bucket.
+        effort: how hard the store is tried.
+
+    Raises:
+        UserError: there are no credentials for the bucket.
+    """
+    if settings.bucket is None:
+        raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
+    bucket, access = open_bucket(settings, settings.bucket, effort or Effort())
+    return S3Lake(
+        bucket=bucket,
+        prefix=settings.lake_prefix,
+        staging=(settings.home / "staging").absolute(),
+        access=access,
+        kms_key=settings.raw_sse,
+    )
+
+
+def _unknown(error: StoreError) -> StoreError:
+    return StoreError(
+        f"{error}. Whether the object was replaced is not known, it is whole in any case: run the"
+        " partition again",
+        error.code,
+    )
+
+
+def _put_of(head: dict[str, Any] | None) -> str | None:
+    """Which run's put an object is; None of one by others than this platform, and of none."""
+    put = (head or {}).get("Metadata", {}).get(_PUT, "")
+    # An answer that was cut may end in the middle of it.
+    return put if len(put) == _PUT_LENGTH else None

@@ -1,0 +1,1 @@
+"""Servers on one machine: the local stack, SeaweedFS, and the processes that run them."""

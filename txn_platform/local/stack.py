@@ -1,0 +1,306 @@
+"""What a laptop lacks to run the platform: a source, an S3, a Dagster UI; all under `TXN_HOME`.
+
+For `txn dev` and `txn demo`. How a process is run belongs in `processes`, what is particular to
+SeaweedFS in `seaweedfs`; what is printed and run with it belongs in `cli`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import http.client
+import json
+import os
+import re
+import secrets
+import signal
+import sys
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import urlsplit
+
+from txn_platform.addresses import require_dagster_home
+from txn_platform.errors import UserError
+from txn_platform.homes import writable_home
+from txn_platform.local import seaweedfs
+from txn_platform.local.processes import Child, generator_child, generator_url, port_is_free
+from txn_platform.network import without_proxy_for_loopback
+from txn_platform.places import STACK_BUCKET
+from txn_platform.rows.card_key import kept_card_key
+from txn_platform.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+# Dagster tells its makers how it is used, and asks newcomers for an address, unless told not to.
+# Two runs of one window wait for each other; one whose process vanished is given up after an hour.
+_DAGSTER_YAML: Final = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+concurrency:
+  runs:
+    tag_concurrency_limits:
+      - key: dagster/partition
+        limit: 1
+        value:
+          applyLimitPerUniqueValue: true
+run_monitoring:
+  enabled: true
+  max_runtime_seconds: 3600
+"""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What runs.
+
+    Attributes:
+        addresses: what a person may want to open, by what it is.
+        environment: the variables that point the platform at it. An empty one is there to hide
+            what the machine's own environment says.
+        children: the processes.
+    """
+
+    addresses: dict[str, str]
+    environment: dict[str, str]
+    children: tuple[Child, ...]
+
+    def wait(self) -> None:
+        """Return on Ctrl-C.
+
+        Raises:
+            ChildFailed: one of the processes has ended.
+        """
+        with suppress(KeyboardInterrupt):
+            while True:
+                for child in self.children:
+                    child.check()
+                time.sleep(0.5)
+
+
+@contextmanager
+def laptop(
+    *, directory: bool = False, ui: bool = False, ui_port: int = 3000
+) -> Generator[Services]:
+    """Run a generator, an S3 server with a bucket, and a Dagster UI with its daemon.
+
+    They end with the block, and with this process however that ends; SIGTERM leaves the block as
+    Ctrl-C does. What they store, and the S3's keys and address, stay for the next time.
+
+    Args:
+        directory: use the directory lake; so it is also where SeaweedFS is not installed.
+        ui: whether to run Dagster.
+        ui_port: where its UI listens.
+
+    Raises:
+        UserError: another laptop runs with this `TXN_HOME`, or a port is taken.
+        ChildFailed: one of them did not start.
+    """
+    settings = load_settings()
+    if ui:
+        try:
+            require_dagster_home(settings.home)
+        except ValueError as error:
+            raise UserError(f"TXN_HOME {error}") from None
+    if ui and not port_is_free(ui_port):
+        raise UserError(f"Port {ui_port} is in use: choose another for the Dagster UI (--port).")
+    home = writable_home(settings)
+    with ExitStack() as running:
+        running.enter_context(_sigterm_exits())
+        lock = running.enter_context(_lock(home))
+        logs = home / "logs"
+        logs.mkdir(exist_ok=True)
+
+        # Given no port, the generator takes the one that GENERATOR_PORT names. It takes a second
+        # or two to start: time for the S3 to do so as well.
+        generator = generator_child(
+            port=None if os.environ.get("GENERATOR_PORT") else 0,
+            log=logs / "generator.log",
+            holds=[lock],
+        )
+        running.enter_context(generator)
+        children = [generator]
+        addresses: dict[str, str] = {}
+        # One card, one token, whether the lake is a directory today or the S3.
+        given = settings.card_key
+        card_key = given.get_secret_value() if given else kept_card_key(home)
+        environment = {
+            "AWS_BUCKET_NAME": "",
+            "TXN_CARD_KEY": card_key,
+            **without_proxy_for_loopback(),
+        }
+
+        if not directory and seaweedfs.available():
+            keys = home / "s3-keys.json"
+            access_key, secret_key = _kept_keys(keys)
+            s3 = seaweedfs.SeaweedFS(
+                home / "seaweedfs",
+                logs / "seaweedfs",
+                bucket=STACK_BUCKET,
+                access_key=access_key,
+                secret_key=secret_key,
+                holds=[lock],
+            )
+            running.enter_context(s3)
+            children.append(s3.child)
+            addresses = {"S3": s3.endpoint_url, "bucket": STACK_BUCKET, "keys": str(keys)}
+            environment |= {
+                "AWS_BUCKET_NAME": STACK_BUCKET,
+                "AWS_ACCESS_KEY_ID": access_key,
+                "AWS_SECRET_ACCESS_KEY": secret_key,
+                "AWS_SESSION_TOKEN": "",
+                "AWS_REGION": seaweedfs.REGION,
+                "AWS_ENDPOINT_URL": s3.endpoint_url,
+                # It goes before the other where both are read.
+                "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
+                # Nor is it reached as the machine's profile or settings say.
+                "AWS_PROFILE": "",
+                "AWS_DEFAULT_PROFILE": "",
+                "AWS_CONFIG_FILE": os.devnull,
+                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+                "AWS_CA_BUNDLE": "",
+                "TXN_S3_ADDRESSING": "path",
+            }
+        else:
+            addresses["lake"] = str(home / "lake")
+        addresses["generator"] = environment["GENERATOR_URL"] = generator_url(generator)
+
+        if ui:
+            dagster = _start_dagster(home, logs, environment, ui_port, lock)
+            running.enter_context(dagster)
+            children.append(dagster)
+            addresses["Dagster"] = f"http://127.0.0.1:{ui_port}"
+        addresses["logs"] = str(logs)
+        yield Services(addresses, environment, tuple(children))
+
+
+def running_generator(home: Path) -> str | None:
+    """Where the generator of the local stack in a state directory answers; None when none does."""
+    try:
+        if not _runs((home / "laptop.lock").read_text("ascii")):
+            return None
+        log = (home / "logs" / "generator.log").read_text("utf-8", "replace")
+    except (OSError, ValueError):
+        return None
+    listening = re.search(r"^generator_service listening on (http://\S+)$", log, re.MULTILINE)
+    port = urlsplit(listening[1]).port if listening else None
+    return listening[1] if listening and port and _answers(port, "/healthz") else None
+
+
+def _start_dagster(
+    home: Path, logs: Path, environment: dict[str, str], port: int, lock: int
+) -> Child:
+    dagster_home = home / "dagster"
+    configuration = dagster_home / "dagster.yaml"
+    if not configuration.exists():
+        dagster_home.mkdir(exist_ok=True)
+        # Whole or not at all: a part of it, left by a killed start, would be kept for good.
+        draft = configuration.with_suffix(".draft")
+        draft.write_text(_DAGSTER_YAML, "utf-8")
+        draft.replace(configuration)
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
+    child = Child(
+        "Dagster",
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        log=logs / "dagster.log",
+        environment={**os.environ, **environment, "DAGSTER_HOME": str(dagster_home)},
+        holds=[lock],
+        # It gives its webserver and daemon time to end their work.
+        grace=30,
+    )
+    child.wait_until(lambda: _answers(port, "/server_info"), timeout=180)
+    return child
+
+
+def _answers(port: int, path: str) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _sigterm_exits() -> Generator[None]:
+    def leave(number: int, _frame: object) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _lock(home: Path) -> Generator[int]:
+    """Keep others out of the state directory; gives the descriptor that does.
+
+    The children hold it as well. When their parent was killed, they end within seconds: that is
+    waited for.
+    """
+    try:
+        file = (home / "laptop.lock").open("a+", encoding="ascii")
+    except OSError as error:
+        raise UserError(
+            f"{home} cannot be used for state ({error.strerror}): set TXN_HOME to a directory "
+            "that can be written."
+        ) from None
+    with file:
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read()
+                if _runs(holder) or time.monotonic() > deadline:
+                    raise UserError(
+                        f"`txn dev` or `txn demo` is already running in {home} (process {holder}):"
+                        " stop it, or set TXN_HOME to another directory."
+                    ) from None
+            time.sleep(0.05)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield file.fileno()
+
+
+def _runs(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _kept_keys(path: Path) -> tuple[str, str]:
+    """Return the access key and the secret in a file, which is made when there is none."""
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    if not path.exists():
+        draft = path.with_suffix(".draft")
+        draft.touch(mode=0o600)
+        draft.write_text(
+            json.dumps(
+                dict(zip(names, (secrets.token_hex(10), secrets.token_hex(20)), strict=True))
+            )
+        )
+        draft.replace(path)
+    try:
+        keys: dict[str, str] = json.loads(path.read_text())
+        return keys[names[0]], keys[names[1]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} does not hold the keys of the S3 server: delete it. New keys are made; what "
+            "is stored stays."
+        ) from None

@@ -1,0 +1,1 @@
+"""Pure transformations of rows: no Dagster, no input or output."""

@@ -1,0 +1,100 @@
+"""The order in which rows are published: whether they have it, and how they get it.
+
+Only the order; which rows there are and how they are written is the assets' matter.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from txn_platform.arrow.dictionaries import numbers, taken
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+
+    from txn_platform.windows import Window
+
+_ROWS_AT_ONCE: Final = 1 << 20
+_KEY: Final = ("transaction_at", "transaction_id")
+
+
+class Order:
+    """Whether rows that pass by come by `transaction_at`, then `transaction_id`.
+
+    Attributes:
+        holds: for all rows so far.
+    """
+
+    def __init__(self) -> None:
+        self.holds = True
+        self._last: tuple[int, str] | None = None
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        """Look at the next rows; the columns of the order have no null."""
+        if not self.holds or not rows.num_rows:
+            return
+        times: NDArray[np.int64] = numbers(rows.column(_KEY[0]).cast(pa.int64()))
+        ids = rows.column(_KEY[1])
+        steps = np.diff(times)
+        same = np.flatnonzero(steps == 0)
+        first = (int(times[0]), str(ids[0]))
+        self.holds = (
+            (self._last is None or self._last <= first)
+            and bool((steps >= 0).all())
+            and _ascend(ids, same)
+        )
+        self._last = (int(times[-1]), str(ids[-1]))
+
+
+def _ascend(ids: pa.Array[Any], places: NDArray[np.intp]) -> bool:
+    """Whether the ids at some places are not above those behind them."""
+    one, other = (taken(ids, at) for at in (places, places + 1))
+    return bool(pc.all(pc.less_equal(one, other), min_count=0).as_py())
+
+
+def in_order(file: pq.ParquetFile, window: Window) -> Iterator[pl.DataFrame]:
+    """The file's rows by `transaction_at`, then `transaction_id`.
+
+    The window is cut into spans of time, each sorted by itself; a span reads only the row groups
+    that can hold rows of it. A source that sends in order of time is read once in all; one that
+    sends in no order costs a pass a span, and still no memory.
+
+    Args:
+        file: rows of one window, typed.
+        window: that one.
+    """
+    spans = max(1, -(-file.metadata.num_rows // _ROWS_AT_ONCE))
+    step = (window.end - window.start) / spans
+    bounds = [window.start + step * index for index in range(spans)] + [window.end]
+    extents = _extents(file)
+    for start, end in pairwise(bounds):
+        groups = [index for index, (low, high) in enumerate(extents) if low < end and high >= start]
+        if not groups:
+            continue
+        rows = pl.DataFrame(file.read_row_groups(groups))
+        yield rows.filter(pl.col(_KEY[0]).is_between(start, end, closed="left")).sort(_KEY)
+
+
+def _extents(file: pq.ParquetFile) -> list[tuple[Any, Any]]:
+    """The earliest and latest time of every row group, from the footer."""
+    column = file.schema_arrow.get_field_index(_KEY[0])
+    footer = file.metadata
+    extents: list[tuple[Any, Any]] = []
+    for index in range(footer.num_row_groups):
+        if footer.row_group(index).num_rows:
+            statistics = footer.row_group(index).column(column).statistics
+            if statistics is None or not statistics.has_min_max:
+                extents.append((datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)))
+            else:
+                extents.append((statistics.min, statistics.max))
+    return extents

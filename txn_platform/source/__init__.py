@@ -1,0 +1,1 @@
+"""The wire: requests, formats, and what a hostile answer may cost."""

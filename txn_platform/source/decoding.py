@@ -1,0 +1,720 @@
+"""What came over the wire, as batches of text: Arrow, CSV, NDJSON and JSON, all to the same rows.
+
+Nothing is interpreted: a JSON number keeps its digits, text keeps its spaces, and what can't be
+read as a row at all is kept as one whose fields are absent. Where the bytes come from is
+`source.py`'s matter.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import struct
+from contextlib import suppress
+from functools import lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, override
+
+import msgspec
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from txn_platform.arrow.dictionaries import as_batch, empty, integers
+from txn_platform.contract.schema import REQUIRED_COLUMNS, SENT_COLUMNS, UNREADABLE
+from txn_platform.source.arrow_messages import ArrowMessages
+from txn_platform.source.arrow_text import AsText
+from txn_platform.source.decode_limits import (
+    MOST_COLUMNS,
+    Budget,
+    RefusedError,
+    TooLargeError,
+    UnreadableError,
+    shown,
+)
+from txn_platform.source.json_objects import parts, repeats_a_name, too_many_names, unescaped
+from txn_platform.source.json_rows import Digits, NoJsonError, odd_rows_of, parsed, rows_of
+from txn_platform.source.landed_rows import SCHEMA, RowByRow, landed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["DECODERS", "UNREADABLE", "UnreadableError", "arrow", "delimited", "ndjson", "page"]
+
+_CHUNK_BYTES: Final = 1 << 22
+_SMALLEST_BLOCK: Final = 1 << 18
+_USUAL_COLUMNS: Final = 64
+_LONGEST_HEADER: Final = 1 << 20
+# So many rows are put together at least: fewer cost more for each batch, more leave the cache.
+_GATHERED_ROWS: Final = 1 << 17
+_GATHERED_COLUMNS: Final = 1 << 14
+# Lines are read by so many at a time, each of which may be a row.
+_BLOCK_LINES: Final = 1 << 16
+# The envelope of a page becomes Python objects, which are many times as large.
+_LONGEST_ENVELOPE: Final = 1 << 20
+
+# First bytes of files in other formats than the ones that are asked for.
+_BEGINNINGS: Final = {
+    b"ARROW1": "an Arrow file",
+    b"FEA1": "a Feather file",
+    b"PAR1": "a Parquet file",
+    b"\xff\xff\xff\xff": "an Arrow stream",
+    b"\x1f\x8b": "compressed with gzip, which its headers do not say",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd, which its headers do not say",
+    b"\x04\x22\x4d\x18": "compressed with lz4, which its headers do not say",
+    b"\xfd7zXZ": "compressed with xz, which its headers do not say",
+    b"BZh": "compressed with bzip2, which its headers do not say",
+    b"PK\x03\x04": "a ZIP file",
+    b"Obj\x01": "an Avro file",
+    b"ORC\n": "an ORC file",
+}
+_EXPECTED: Final = {
+    "arrow": "an Arrow stream (the IPC streaming format)",
+    "csv": "CSV",
+    "ndjson": "JSON objects, one a line",
+    "json": "a JSON page",
+}
+
+_REQUIRED: Final = frozenset(REQUIRED_COLUMNS)
+_FAILURES: Final = frozenset({"error", "fail", "failed", "failure", "timeout"})
+_FAILED_STATUSES: Final = range(400, 600)
+# How a page says that there is another one, besides with its address.
+_STATES_MORE: Final = frozenset(
+    {"hasmore", "hasnext", "hasnextpage", "istruncated", "more", "truncated"}
+)
+
+_NEXT_PAGES: Final = frozenset(
+    {"@odata.nextlink", "next", "nextcursor", "nextlink", "nextpage", "nextpagetoken", "nexttoken"}
+)
+
+_STATES_ROWS: Final = frozenset(
+    {"@odata.count", "total"}
+    | {f"total{rows}" for rows in ("count", "elements", "items", "records", "results", "rows")}
+)
+
+_VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
+_VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
+# Digits of a number of rows that are looked at; more of them make it no smaller.
+_LONGEST_COUNT: Final = 18
+# The size of a list element as an object, besides its text.
+_ELEMENT_BYTES: Final = 64
+
+
+def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+    """An Arrow IPC stream; columns of other types than text become text, see `arrow_text.py`.
+
+    Args:
+        body: a file of bytes.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: it is no whole stream.
+        RefusedError: it has columns that cannot be taken.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    beginning = body.read(4)
+    _require_format(beginning, "arrow")
+    try:
+        with pa.ipc.open_stream(ArrowMessages(body, budget, beginning)) as reader:
+            names = reader.schema.names
+            _require_once(names, "an Arrow schema")
+            texts = {name: AsText(name, budget) for name in names}
+            gathered: list[pa.RecordBatch] = []
+            rows = 0
+            some = False
+            for batch in reader:
+                gathered.append(batch)
+                rows += batch.num_rows
+                some |= bool(rows)
+                if rows >= _GATHERED_ROWS or len(gathered) * len(names) >= _GATHERED_COLUMNS:
+                    yield _believed(gathered, texts, budget)
+                    gathered, rows = [], 0
+            if not some:
+                _require_columns(names)
+            if gathered:
+                yield _believed(gathered, texts, budget)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
+        raise UnreadableError("is no whole Arrow stream of text") from None
+
+
+def _require_format(beginning: bytes, wire: str) -> None:
+    """Raise a `RefusedError` when an answer begins like one of another format."""
+    for magic, kind in _BEGINNINGS.items():
+        if len(beginning) >= 4 and beginning.startswith(magic[: len(beginning)]):
+            if kind == "an Arrow stream" and wire == "arrow":
+                return
+            raise RefusedError(
+                f"is {kind}, and {_EXPECTED[wire]} is expected: let the source send that, or set"
+                " GENERATOR_FORMAT to what it sends"
+            )
+
+
+def _is_text(beginning: bytes) -> bool:
+    """Whether these may be the first bytes of a text; most other formats have small numbers."""
+    return not any(byte < 9 or byte == 0xFF for byte in beginning[:16])
+
+
+def _require_columns(names: Sequence[str]) -> None:
+    """Raise an `UnreadableError` when an answer without rows is not known to be one of rows."""
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if missing:
+        raise UnreadableError(
+            f"has no row, and lacks {len(missing)} of the contract's columns, as {missing[0]!r}"
+        )
+
+
+def _require_once(names: Sequence[str], what: str) -> None:
+    found: set[str] = set()
+    for name in names:
+        if name in found:
+            raise UnreadableError(f"has {what} with the column {shown(name)} twice")
+        found.add(name)
+
+
+def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+    """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
+
+    A line with another number of fields is kept as unreadable, in its place.
+
+    Args:
+        body: a buffered file of bytes.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: it is no CSV in UTF-8, or has no header line of different names.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    names = _header(body.readline(_LONGEST_HEADER))
+    lines = _Lines(budget)
+    text = _Utf8(body)
+    # A field of a byte becomes many times as much.
+    block = max(_SMALLEST_BLOCK, _CHUNK_BYTES // (1 + len(names) // _USUAL_COLUMNS))
+    some = False
+    try:
+        reader = pa_csv.open_csv(
+            cast("Any", text),
+            # Only one thread knows the number of a broken line.
+            read_options=pa_csv.ReadOptions(
+                column_names=names, block_size=block, use_threads=False
+            ),
+            parse_options=pa_csv.ParseOptions(
+                newlines_in_values=True, invalid_row_handler=lines.keep
+            ),
+            convert_options=pa_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+        for batch in reader:
+            some |= bool(batch.num_rows)
+            budget.take(batch.num_rows, batch.nbytes, sent=text.taken())
+            yield lines.in_place(landed(names, batch.columns, batch.num_rows, budget))
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" not in str(error):
+            raise lines.refused or _no_csv(error, block) from None
+    if not some and not lines.broken:
+        _require_columns(names)
+    if lines.broken:
+        yield lines.in_place(empty(SCHEMA))
+
+
+def _header(line: bytes) -> list[str]:
+    """The names in a header line, which may do without its newline when it is whole."""
+    if not _is_text(line):
+        _require_format(line, "csv")
+    # Names are counted before they are objects; few have a comma in them.
+    if line.count(b",") > 2 * MOST_COLUMNS:
+        raise _too_many_columns()
+    try:
+        names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
+    except (csv.Error, UnicodeDecodeError):
+        names = []
+    whole = _REQUIRED.issubset(names) or (bool(names) and names[-1] in SENT_COLUMNS)
+    if not whole and not line.endswith(b"\n"):
+        raise UnreadableError("has a header line that does not end")
+    if not names:
+        raise UnreadableError("has no header line of different names")
+    if len(names) > MOST_COLUMNS:
+        raise _too_many_columns()
+    _require_once(names, "a header line")
+    if _REQUIRED.isdisjoint(names):
+        raise UnreadableError("has a header line with none of the contract's columns")
+    return names
+
+
+def _too_many_columns() -> RefusedError:
+    return RefusedError(f"has more than {MOST_COLUMNS:,} columns: let the source send fewer")
+
+
+class _Lines:
+    """The lines of a CSV that have another number of fields, until they are put into their places.
+
+    Attributes:
+        broken: number and text of those that are not in place yet.
+        refused: why no more of them are taken.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._passed = 0
+        self.broken: list[tuple[int, str]] = []
+        self.refused: TooLargeError | None = None
+
+    def keep(self, row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
+        # An exception would not find its way through Arrow.
+        try:
+            self._budget.take(1, len(row.text), sent=len(row.text) + 1)
+        except TooLargeError as error:
+            self.refused = error
+            return "error"
+        self.broken.append((cast("int", row.number) - 1, row.text))
+        return "skip"
+
+    def in_place(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """The next good rows, and the broken ones before and between them.
+
+        No rows stand for the end, before which all broken ones are.
+        """
+        if not self.broken:
+            self._passed += rows.num_rows
+            return rows
+        numbers = np.array([number for number, _ in self.broken])
+        places = np.arange(self._passed, self._passed + rows.num_rows + len(numbers))
+        good = places[~np.isin(places, numbers)][: rows.num_rows]
+        end = good[-1] + 1 if rows.num_rows else numbers[-1] + 1
+        here = int(np.searchsorted(numbers, end))
+        found = RowByRow()
+        for _, text in self.broken[:here]:
+            found.add_unreadable(text)
+        del self.broken[:here]
+        self._passed = int(end)
+        order = integers(np.argsort(np.concatenate([good, numbers[:here]])))
+        both = pa.Table.from_batches([rows, found.batch()])
+        return as_batch(both, SCHEMA).take(cast("pa.Int64Array", order))
+
+
+class _Utf8(io.RawIOBase):
+    """A file that must be text: Arrow would print a traceback for a bad line that is none."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self._body = body
+        self._rest = b""
+        self._sent = 0
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._body.read(size)
+        self._sent += len(content)
+        text = self._rest + content if self._rest else content
+        # A character of several bytes may go on in what is read next.
+        end = _last_character(text) if content else len(text)
+        if not is_utf8(memoryview(text)[:end]):
+            raise UnreadableError("is no CSV in UTF-8")
+        self._rest = text[end:]
+        return content
+
+    def taken(self) -> int:
+        """How many bytes were read since this was asked last."""
+        sent, self._sent = self._sent, 0
+        return sent
+
+
+def _last_character(text: bytes) -> int:
+    """Where the last character begins, when it has several bytes; otherwise the text's end."""
+    for back in range(1, min(len(text), 4) + 1):
+        if text[-back] < 0x80:
+            break
+        if text[-back] >= 0xC0:
+            return len(text) - back
+    return len(text)
+
+
+def _no_csv(error: Exception, longest: int) -> UnreadableError:
+    """What is wrong with CSV, without the row that Arrow quotes."""
+    if "straddling" in str(error):
+        return UnreadableError(f"has a line longer than {longest:,} bytes")
+    return UnreadableError("is no CSV")
+
+
+def is_utf8(content: bytes | memoryview) -> bool:
+    """Whether bytes are text; a copy of it is not made."""
+    offsets = pa.py_buffer(struct.pack("<qq", 0, len(content)))
+    text = pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(content))
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+    """One JSON object a line; a line that is none is kept as unreadable.
+
+    The last line may do without its newline when it is a whole object.
+
+    Args:
+        body: a file of bytes.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: its last line does not end.
+        RefusedError: its rows have too many different names.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    rest: bytes = body.read(len(codecs.BOM_UTF8)).removeprefix(codecs.BOM_UTF8)
+    first = True
+    while (chunk := body.read(_CHUNK_BYTES)) or (first and rest):
+        if first and not _is_text(rest + chunk[:16]):
+            _require_format(rest + chunk[:16], "ndjson")
+        first = False
+        whole, newline, rest = (rest + chunk).rpartition(b"\n")
+        if newline:
+            # Of short lines there may be very many, each of which becomes an object.
+            few = len(whole) // 2 * _ELEMENT_BYTES <= budget.left // 4
+            for lines in [whole] if few else _blocks(whole):
+                yield _objects(lines, budget)
+        elif len(rest) > budget.longest_value:
+            raise TooLargeError(f"has a line longer than {budget.longest_value:,} bytes")
+    if rest.strip():
+        if not (rest.lstrip().startswith(b"{") and _is_json(rest)):
+            raise UnreadableError("has a last line that does not end")
+        yield _objects(rest, budget)
+
+
+def _blocks(lines: bytes) -> Iterator[bytes]:
+    """Lines in portions that are not too many at a time."""
+    if len(lines) < 2 * _BLOCK_LINES or lines.count(b"\n") < _BLOCK_LINES:
+        yield lines
+        return
+    middle = lines.find(b"\n", len(lines) // 2)
+    if middle < 0:
+        middle = lines.rindex(b"\n")
+    yield from _blocks(lines[:middle])
+    yield from _blocks(lines[middle + 1 :])
+
+
+type NextPage = Literal["text", "null", "neither", "nothing"]
+
+
+class Page(NamedTuple):
+    """A JSON page of rows.
+
+    Attributes:
+        rows: what it holds.
+        following: what it has where the next page's address should be, when that is a text.
+        says: whether it has a text there, null, something that is neither, or no such member.
+        more: the name of another member that says that there is a next page, if it has one.
+        stated: how many rows it says that all pages have together, and under which name.
+    """
+
+    rows: pa.RecordBatch
+    following: str | None
+    says: NextPage
+    more: str | None
+    stated: tuple[str, int] | None
+
+
+def page(
+    content: bytes, items: Sequence[str], following: Sequence[str], budget: Budget | None = None
+) -> Page:
+    """A JSON page's rows and the address of the next, each found at a path of names.
+
+    A member that has the whole path for its name, joined by dots, is taken before one within
+    another.
+
+    Args:
+        content: the page.
+        items: where its rows are.
+        following: where the address of the next page is.
+        budget: what the rows may take.
+
+    Raises:
+        UnreadableError: the page is not JSON, has no list where its rows should be, or states a
+            failure.
+        RefusedError: a field of its envelope occurs twice, or its rows have too many names.
+        TooLargeError: it takes too much memory.
+    """
+    budget = budget or Budget()
+    content = content.removeprefix(codecs.BOM_UTF8)
+    if not _is_text(content):
+        _require_format(content[:16], "json")
+    no_page = UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
+    if not is_utf8(content):
+        raise no_page
+    strict = _find(content, items)
+    if strict is None:
+        span = _search(content, 0, len(content), items)
+    else:
+        start = _place(strict) - _place(content)
+        span = start, start + len(cast("Any", strict))
+    if span is None and len(content) > _LONGEST_ENVELOPE:
+        raise no_page
+    # A page that states a failure may have no rows.
+    envelope = _envelope(content, *(span or (0, 0)), budget)
+    if not isinstance(envelope, dict):
+        raise no_page
+    for name, value in envelope.items():
+        if name not in {items[0], following[0]}:
+            _require_no_failure(name, value)
+    if span is None or not content[slice(*span)].lstrip().startswith(b"["):
+        raise no_page
+    rows = content[slice(*span)].lstrip()
+    batch = _strict_rows(strict, rows, budget) if strict else _odd_rows(rows, items, budget)
+    address, says = _next_page(*_walk(envelope, following))
+    more = _member_of_more(envelope, named=says != "nothing")
+    return Page(batch, address, says, more, _stated_rows(envelope))
+
+
+def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
+    match value:
+        case str() if not isinstance(value, Digits):
+            return value, "text"
+        case None:
+            return None, "null" if found else "nothing"
+        case _:
+            return None, "neither"
+
+
+def _is_failure(status: Any) -> bool:
+    """Whether the status that a page has in its content is one of failure."""
+    if isinstance(status, Digits):
+        return status.isdecimal() and int(status[:9]) in _FAILED_STATUSES
+    return isinstance(status, str) and status.lower() in _FAILURES
+
+
+# How a page that was answered with a status of success says that it is none, or not whole.
+_STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ["error", "errors", "exception", "fault"], lambda value: bool(value) and value != "0"
+    ),
+    **dict.fromkeys(["ok", "success"], lambda value: str(value).lower() in {"0", "false"}),
+    **dict.fromkeys(
+        ["timedout", "incompleteresults", "incomplete", "partial"], lambda value: value is True
+    ),
+    **dict.fromkeys(["status", "statuscode", "code"], _is_failure),
+}
+
+
+def _require_no_failure(name: str, value: Any) -> None:
+    states = _STATES_FAILURE.get(_plain(name))
+    if states is not None and states(value):
+        raise UnreadableError(f"states a failure, under {shown(name)}")
+
+
+def _plain(name: str) -> str:
+    """A name without what differs from style to style (`has_more`, `hasMore`, `HasMore`)."""
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _member_of_more(envelope: dict[str, Any], *, named: bool) -> str | None:
+    """The name under which a page says that there is another one, if it does.
+
+    Args:
+        envelope: the page; such a name stands at its top, or one level below.
+        named: the page has what should have the next page's address, so that only a plain
+            statement counts, and not another address or cursor.
+    """
+    for members in (envelope, *envelope.values()):
+        if isinstance(members, dict):
+            for name, value in cast("dict[str, Any]", members).items():
+                if value is True and _plain(name) in _STATES_MORE:
+                    return name
+                address = isinstance(value, str | dict) and value
+                if not named and address and _plain(name) in _NEXT_PAGES:
+                    return name
+    return None
+
+
+def _stated_rows(envelope: dict[str, Any]) -> tuple[str, int] | None:
+    """How many rows a page says that all pages have, at its top or one level below."""
+    for members in (envelope, *envelope.values()):
+        if isinstance(members, dict):
+            for name, value in cast("dict[str, Any]", members).items():
+                if isinstance(value, Digits) and value.isdecimal() and _plain(name) in _STATES_ROWS:
+                    return name, int(value[:_LONGEST_COUNT])
+    return None
+
+
+def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
+    """The envelope of a page, parsed; None when it is not JSON."""
+    size = len(content) - (end - start)
+    if size > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
+        raise TooLargeError(f"has {size:,} bytes beside its rows")
+    text = content[:start] + b"[]" * (start < end) + content[end:]
+    try:
+        repeats = repeats_a_name(text)
+    except RecursionError:
+        return None
+    if repeats:
+        raise RefusedError(
+            "has a page with two fields of one name: let the source send each name once"
+        )
+    return parsed(text)
+
+
+def _place(content: Any) -> int:
+    """Where bytes are in memory."""
+    return np.frombuffer(content, np.uint8).ctypes.data
+
+
+@lru_cache(maxsize=64)
+def _members(names: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
+    """Finds members of an object by their names, and makes nothing of the others."""
+    fields = {f"member_{place}": name for place, name in enumerate(names)}
+    kind = msgspec.Raw | msgspec.UnsetType
+    struct = msgspec.defstruct(
+        "_Members", [(field, kind, msgspec.UNSET) for field in fields], rename=fields
+    )
+    return msgspec.json.Decoder(struct)
+
+
+def _find(content: bytes | msgspec.Raw, path: Sequence[str]) -> msgspec.Raw | None:
+    """The value at a path of names in valid JSON, as sent; None when there is none."""
+    beginnings = [path[:length] for length in range(len(path), 0, -1)]
+    try:
+        found = _members(tuple(".".join(names) for names in beginnings)).decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    for place, names in enumerate(beginnings):
+        value = getattr(found, f"member_{place}")
+        if value is not msgspec.UNSET:
+            within = _find(value, path[len(names) :]) if len(names) < len(path) else value
+            if within is not None:
+                return within
+    return None
+
+
+def _search(content: bytes, start: int, end: int, path: Sequence[str]) -> tuple[int, int] | None:
+    """The same in what a strict parser refuses: from where to where."""
+    if not path:
+        return start, end
+    if not content[start:end].lstrip().startswith(b"{"):
+        return None
+    found: dict[bytes, tuple[int, int]] = {}
+    try:
+        for part in parts(content, content.index(b"{", start)):
+            found[unescaped(part.name)] = part.start, part.end
+            if len(found) > MOST_COLUMNS:
+                break
+    except ValueError:
+        return None
+    if len(found) > MOST_COLUMNS:
+        raise too_many_names()
+    for length in range(len(path), 0, -1):
+        name = json.dumps(".".join(path[:length]), ensure_ascii=False).encode()
+        if name in found:
+            within = _search(content, *found[name], path[length:])
+            if within is not None:
+                return within
+    return None
+
+
+def _walk(value: Any, path: Sequence[str]) -> tuple[bool, Any]:
+    """The same in a document that is parsed already: whether there is one, and which."""
+    if not path:
+        return True, value
+    if isinstance(value, dict):
+        document = cast("dict[str, Any]", value)
+        for length in range(len(path), 0, -1):
+            name = ".".join(path[:length])
+            if name in document:
+                found, within = _walk(document[name], path[length:])
+                if found:
+                    return True, within
+    return False, None
+
+
+def _strict_rows(sent: msgspec.Raw, rows: bytes, budget: Budget) -> pa.RecordBatch:
+    """The rows of a list of valid JSON."""
+    # A row has two bytes at least, with its comma: only where there may be very many are they
+    # counted before they are objects.
+    if len(rows) // 2 * _ELEMENT_BYTES > budget.left:
+        most = budget.left // _ELEMENT_BYTES
+        count = sum(1 for _ in islice(parts(rows, 0), most + 1))
+        budget.copy().take(count, sent=len(rows))
+    elements = _VALUES.decode(sent)
+    budget.take(len(elements), sent=len(rows))
+    try:
+        return rows_of(elements, budget)
+    except (msgspec.DecodeError, RecursionError):
+        return odd_rows_of(map(bytes, elements), budget)
+
+
+def _odd_rows(rows: bytes, items: Sequence[str], budget: Budget) -> pa.RecordBatch:
+    """The rows of a list that is not JSON by the letter."""
+
+    def elements() -> Iterator[bytes]:
+        for part in parts(rows, 0):
+            budget.take(1, sent=part.end - part.start)
+            yield rows[part.start : part.end].strip()
+
+    try:
+        return odd_rows_of(elements(), budget, are_json=True)
+    except NoJsonError:
+        raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}") from None
+
+
+def _is_json(element: bytes) -> bool:
+    try:
+        _VALUE.decode(element)
+    except (msgspec.DecodeError, RecursionError):
+        return parsed(element) is not None
+    return True
+
+
+def _objects(lines: bytes, budget: Budget) -> pa.RecordBatch:
+    """Lines, each of which should be a JSON object."""
+    rows: list[msgspec.Raw] | None = None
+    # The decoder does not look at what is between quotes.
+    if is_utf8(lines):
+        with suppress(msgspec.DecodeError, RecursionError):
+            rows = _VALUE.decode_lines(lines)
+    if rows is not None:
+        budget.take(len(rows), sent=len(lines))
+        with suppress(msgspec.DecodeError, RecursionError):
+            return rows_of(rows, budget)
+    texts = [line for line in lines.split(b"\n") if line.strip()]
+    if rows is None:
+        budget.take(len(texts), sent=len(lines))
+    return odd_rows_of(texts, budget)
+
+
+def _believed(
+    batches: list[pa.RecordBatch], texts: Mapping[str, AsText], budget: Budget
+) -> pa.RecordBatch:
+    """Batches of a stranger as one.
+
+    Args:
+        batches: the next of a stream, at least one.
+        texts: makes text of each column, by name.
+        budget: what the rows may take.
+
+    Raises:
+        pa.ArrowInvalid: their offsets, indices or texts are not what they should be.
+    """
+    table = pa.Table.from_batches(batches)
+    columns = [
+        as_text(column) for as_text, column in zip(texts.values(), table.columns, strict=True)
+    ]
+    return landed(list(texts), columns, table.num_rows, budget)
+
+
+DECODERS: Final[dict[str, Callable[..., Iterator[pa.RecordBatch]]]] = {
+    "arrow": arrow,
+    "csv": delimited,
+    "ndjson": ndjson,
+}

@@ -1,0 +1,552 @@
+"""Requests to the source over a network that breaks: time-outs, retries, bounds.
+
+What breaks off is asked for again; what goes beyond a bound is refused at once. Which addresses
+are asked, and what the bytes mean, is the matter of `source.py` and `decoding.py`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import random
+import re
+import time
+from contextlib import closing
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Final, cast, override
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
+
+from txn_platform.errors import UserError
+from txn_platform.network import pool_manager
+from txn_platform.source.content_coding import codings_in, decoded
+from txn_platform.source.decode_limits import RefusedError, TooLargeError, UnreadableError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Mapping
+
+# What is read at a time of what is compressed, for that may become much; so much it always may.
+_COMPRESSED_BYTES: Final = 1 << 16
+_INFLATED_BYTES: Final = 1 << 21
+_BUFFER_BYTES: Final = 1 << 16
+_DETAIL_BYTES: Final = 1 << 16
+_DETAIL_CHARACTERS: Final = 500
+_TAIL_BYTES: Final = 8
+_CONNECTIONS: Final = 16
+_LONGEST_CHUNK_LINE: Final = 1 << 12
+_LONGEST_SHOWN: Final = 40
+# All pages of a slice may take so many times as long as one answer.
+_ANSWERS_OF_A_SLICE: Final = 12
+
+# Statuses of a moment: what is asked for may be there the next time (RFC 9110, RFC 8470, RFC 6585).
+_TRANSIENT: Final = frozenset({408, 425, 429})
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+# A chunk's size and its extensions (RFC 9112, 7.1).
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
+# A link and its parameters (RFC 8288), and the relations that these name.
+_LINK: Final = re.compile(r'<([^>]*)>((?:\s*;[^;,="<]*(?:=\s*(?:"[^"]*"|[^",;<]*))?)*)')
+# The rows of a page and of all (RFC 9110, 14.4); PostgREST leaves the unit out.
+_CONTENT_RANGE: Final = re.compile(
+    r"\s*(?:(?!bytes\s)[^\s/]+\s+)?[^\s/]+/([0-9]{1,18})\s*", re.IGNORECASE
+)
+_RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a source may take.
+
+    Attributes:
+        connect_seconds: for a connection to be made.
+        read_seconds: without a byte, when more is to come.
+        whole_seconds: for one answer, from the request to its last byte.
+        attempts: how often one thing is asked for when its answers break off.
+        first_pause: seconds between the first two attempts; doubles from one to the next.
+        longest_pause: seconds between two attempts, whatever Retry-After says.
+        document_bytes: of an answer that is not rows.
+        page_bytes: of a JSON page of rows, or of one message of an Arrow stream.
+        slice_bytes: of all answers that make up a slice of a window.
+        slice_pages: how many answers may make up a slice of a window.
+        inflation: how many times larger than on the wire what was sent compressed may become.
+    """
+
+    connect_seconds: float = 5.0
+    read_seconds: float = 60.0
+    whole_seconds: float = 300.0
+    attempts: int = 6
+    first_pause: float = 0.2
+    longest_pause: float = 60.0
+    document_bytes: int = 1 << 20
+    page_bytes: int = 1 << 26
+    slice_bytes: int = 1 << 30
+    slice_pages: int = 100_000
+    inflation: int = 100
+
+    @property
+    def slice_seconds(self) -> float:
+        """For all answers that make up a slice of a window."""
+        return _ANSWERS_OF_A_SLICE * self.whole_seconds
+
+
+class AbsentError(UserError):
+    """The source has nothing at the address (404)."""
+
+
+class Transport:
+    """Asks one source, from any number of threads at once."""
+
+    def __init__(self, url: str, limits: Limits) -> None:
+        """Args: url: where it answers, without a slash at its end; limits: what it may take."""
+        self.url = url
+        self.limits = limits
+        self._pool = pool_manager(
+            url,
+            maxsize=_CONNECTIONS,
+            timeout=urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds),
+            headers={"User-Agent": "txn_platform"},
+        )
+        self._pool.pool_classes_by_scheme = _POOLS
+
+    def address(self, path: str) -> str:
+        """The address of a path, or of a query, below the source's own."""
+        return f"{self.url}{path}" if path.startswith(("/", "?")) else f"{self.url}/{path}"
+
+    def get[T](
+        self,
+        address: str,
+        read: Callable[[Body], T],
+        *,
+        what: str,
+        most_bytes: int,
+        hint: str = "look at its log",
+    ) -> T:
+        """Ask until an answer comes whole, and return what `read` makes of it.
+
+        Args:
+            address: what is asked for, as `address` or `followed` gives it.
+            read: reads the answer's content to its end; raises `UnreadableError` for what is to be
+                asked for again. Called anew with each attempt.
+            what: names it in messages.
+            most_bytes: how long the content may be.
+            hint: what to do when it can't be read.
+
+        Raises:
+            AbsentError: there is nothing at the address.
+            UserError: the source can't be reached, refuses, keeps failing, or goes beyond a bound.
+        """
+        for attempt in range(1, self.limits.attempts + 1):
+            try:
+                return self._once(address, read, what, most_bytes)
+            except (UnreadableError, _FailedError, HTTPError, OSError) as error:
+                if attempt == self.limits.attempts:
+                    raise self._given_up(error, what, hint) from None
+                time.sleep(self._pause(attempt, error))
+        raise AssertionError  # the last attempt returns or raises
+
+    def _pause(self, attempt: int, error: Exception) -> float:
+        # Jitter, so that what failed together does not come back together.
+        pause = self.limits.first_pause * 2 ** (attempt - 1) * random.uniform(1, 1.25)  # noqa: S311
+        after = error.after if isinstance(error, _FailedError) else 0.0
+        return min(self.limits.longest_pause, max(pause, after))
+
+    def _given_up(self, error: Exception, what: str, hint: str) -> UserError:
+        if isinstance(error, NewConnectionError | ConnectTimeoutError):
+            return UserError(
+                f"no source answers at {self.url}: start it (python -m generator_service),"
+                " mend GENERATOR_URL, or unset it to have a generator started for each run"
+            )
+        mend = "look at its log"
+        match error:
+            case _FailedError():
+                failure = f"had status {error.status}"
+            case UnreadableError():
+                failure, mend = str(error), hint
+            case ReadTimeoutError():
+                failure = f"stalled for {self.limits.read_seconds:g} s"
+            case _:
+                failure = "broke off"
+        return UserError(
+            f"{self.url} gave no usable answer for {what} in {self.limits.attempts} attempts;"
+            f" the last {failure}: {mend}"
+        )
+
+    def stopped(self, what: str, fault: str) -> UserError:
+        """The error of an answer that goes beyond a bound, `fault`, in what is asked for."""
+        return UserError(
+            f"{self.url} was stopped: its answer for {what} {fault}: look at what it sends; if that"
+            " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES"
+        )
+
+    def followed(self, page: str, reference: str) -> str:
+        """The address of a page that another page names (RFC 3986, 5), which must be the source's.
+
+        A service behind a proxy that takes the base's path away does not know that path. It names
+        its own pages without it, and the path is put back.
+
+        Args:
+            page: the address of the page that names it.
+            reference: what it names, an address or a part of one.
+
+        Raises:
+            UserError: it is of another origin.
+        """
+        base = urlsplit(self.url)
+        try:
+            named = urlsplit(urljoin(page, reference))
+            same = "@" not in named.netloc and _origin(named) == _origin(base)
+        except ValueError:
+            raise UserError(f"{self.url} names a next page that is no address") from None
+        if not same:
+            origin = _printable(f"{named.scheme}://{named.netloc.rpartition('@')[2]}")
+            raise UserError(
+                f"{self.url} names a next page at {origin}: a page of another origin is not"
+                " followed"
+            )
+        path = named.path
+        if base.path and f"{base.path}{path}" == urlsplit(page).path:
+            path = f"{base.path}{path}"
+        # Asked of the server that the setting names, however the page writes it.
+        query = f"?{named.query}" if named.query else ""
+        return f"{base.scheme}://{base.netloc}{path}{query}"
+
+    def _once[T](self, address: str, read: Callable[[Body], T], what: str, most_bytes: int) -> T:
+        deadline = time.monotonic() + self.limits.whole_seconds
+        try:
+            with closing(self._ask(address, deadline)) as response:
+                self._require_success(response, what)
+                return read(Body(response, most_bytes, self.limits))
+        except (_BoundError, TooLargeError) as error:
+            raise self.stopped(what, str(error)) from None
+        except RefusedError as error:
+            raise UserError(
+                f"{self.url} sent what cannot be used: its answer for {what} {error}"
+            ) from None
+        except ReadTimeoutError:
+            if time.monotonic() < deadline:
+                raise
+            raise self.too_slow(what, self.limits.whole_seconds) from None
+
+    def too_slow(self, what: str, seconds: float) -> UserError:
+        """The error of answers for what is asked for that took longer than they may."""
+        return UserError(
+            f"{self.url} was stopped: its answer for {what} took longer than {seconds:g} s; raise"
+            " TXN_SOURCE_WHOLE_SECONDS if it is slow"
+        )
+
+    def _ask(self, address: str, deadline: float) -> urllib3.HTTPResponse:
+        token = _DEADLINE.set(deadline)
+        try:
+            response = self._pool.request(
+                "GET", address, preload_content=False, redirect=False, retries=False
+            )
+        except (ConnectTimeoutError, NewConnectionError, ReadTimeoutError, ProtocolError):
+            raise
+        except InvalidHeader:
+            raise UnreadableError("states its length twice, and not the same") from None
+        except (HTTPError, ValueError) as error:
+            fault = _printable(str(error))
+            raise UserError(f"GENERATOR_URL {self.url} can't be used: {fault}") from None
+        finally:
+            _DEADLINE.reset(token)
+        return cast("urllib3.HTTPResponse", response)
+
+    def _require_success(self, response: urllib3.HTTPResponse, what: str) -> None:
+        status = response.status
+        if status in {200, 204}:
+            return
+        if status in _TRANSIENT or status >= 500:
+            after = map(_seconds, response.headers.getlist("Retry-After"))
+            raise _FailedError(status, max(after, default=0.0))
+        refused = f"{self.url} refused {what} with status {status}"
+        if 300 <= status < 400:
+            raise UserError(
+                f"{refused}, a redirect: none is followed; let GENERATOR_URL name the service"
+                " that answers"
+            )
+        error = AbsentError if status == 404 else UserError
+        raise error(f"{refused}: {_problem_detail(response) or 'look at its log'}")
+
+
+class Body(io.RawIOBase):
+    """An answer's content, inflated, that must end within its bounds.
+
+    Attributes:
+        is_empty: the answer is that there is no content (204).
+        is_delimited: HTTP or a content coding says where it ends, not the connection's end alone.
+        next_link: the address of a next page that a Link header names (RFC 8288), if any.
+        more: the header that says that there is a next page without its address, if there is one.
+        stated: how many rows a header says that there are on all pages, and which header.
+        size: bytes so far.
+        tail: the last eight of them, or fewer.
+    """
+
+    def __init__(self, response: urllib3.HTTPResponse, most_bytes: int, limits: Limits) -> None:
+        super().__init__()
+        # A reader that looks past the end must find it, not a closed file.
+        response.auto_close = False
+        self._response = response
+        self._most_bytes = most_bytes
+        self._limits = limits
+        self.is_empty = response.status == 204
+        codings = [] if self.is_empty else codings_in(response.headers.get("Content-Encoding"))
+        self.is_delimited = _is_delimited(response) or bool(codings)
+        self.next_link = _next_link(response.headers.get("Link"))
+        self.more = "X-Next-Page" if response.headers.get("X-Next-Page", "").strip() else None
+        self.stated = _stated_rows(response.headers)
+        # Not compressed, a message is one piece: put together of several, it would be copied.
+        self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
+        self._content = decoded(_Sent(response, most_bytes), codings)
+        self._ended = False
+        self.size = 0
+        self.tail = b""
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        """So many bytes, fewer only at the end, or all of them."""
+        if size is None or size < 0:
+            left = self._most_bytes + 1
+        elif size > self._limits.page_bytes:
+            raise _BoundError(f"has a message of {size:,} bytes")
+        else:
+            left = size
+        pieces: list[bytes] = []
+        while left and (piece := self._piece(left)):
+            pieces.append(piece)
+            left -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    @override
+    def readinto(self, buffer: Any, /) -> int:
+        piece = self._piece(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _piece(self, size: int) -> bytes:
+        # One byte more than is allowed is enough to know.
+        size = min(size, self._piece_bytes, self._most_bytes - self.size + 1)
+        piece = b"" if self._ended else self._content.read(size)
+        self._ended = not piece
+        self.size += len(piece)
+        if self.size > self._most_bytes:
+            raise _too_long(self._most_bytes)
+        if self.size > max(_INFLATED_BYTES, self._limits.inflation * self._response.tell()):
+            raise _BoundError(f"inflates more than {self._limits.inflation} times")
+        self.tail = (self.tail + piece[-_TAIL_BYTES:])[-_TAIL_BYTES:]
+        return piece
+
+
+class _Sent(io.RawIOBase):
+    """An answer's content as it was sent, within its bound."""
+
+    def __init__(self, response: urllib3.HTTPResponse, most_bytes: int) -> None:
+        super().__init__()
+        self._response = response
+        self._most_bytes = most_bytes
+
+    @override
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._response.read(size, decode_content=False)
+        # Compressed, it may be long and come to nothing.
+        if self._response.tell() > self._most_bytes + _COMPRESSED_BYTES:
+            raise _too_long(self._most_bytes)
+        return piece
+
+
+class _FailedError(Exception):
+    """An answer with a status that may be another the next time."""
+
+    def __init__(self, status: int, after: float) -> None:
+        super().__init__(status)
+        self.status = status
+        self.after = after
+
+
+class _BoundError(Exception):
+    """An answer goes beyond a bound; says which, as the end of a sentence."""
+
+
+def _too_long(most_bytes: int) -> _BoundError:
+    return _BoundError(f"is longer than {most_bytes:,} bytes")
+
+
+# The moment by which the answer to the request that this thread makes must be whole.
+_DEADLINE: ContextVar[float] = ContextVar("_DEADLINE")
+
+
+class _Timed(io.RawIOBase):
+    """A socket's bytes, until a moment.
+
+    A socket's own time-out begins anew with every byte, so that a byte a second never ends.
+    """
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket, deadline: float) -> None:
+        super().__init__()
+        self._raw = raw
+        self._connection = connection
+        self._deadline = deadline
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if left < (self._connection.gettimeout() or left):
+            self._connection.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    @override
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Reply(http.client.HTTPResponse):
+    """An answer that is read until its deadline, wherever in it the reader is.
+
+    Its framing is taken strictly: what http.client lets pass can hide that an answer was cut.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        timed = _Timed(self.fp.detach(), sock, _DEADLINE.get())
+        self.fp = io.BufferedReader(timed, _BUFFER_BYTES)
+
+    @override
+    def begin(self) -> None:
+        super().begin()
+        if self.length is None and not self.chunked:
+            # Said twice, it is one length; http.client would read until the connection ends.
+            stated = _lengths(self.headers.get_all("Content-Length", []))
+            if len(stated) == 1 and (length := stated.pop()).isdecimal():
+                self.length = int(length)
+
+    def _read_status(self) -> tuple[str, int, str]:
+        read: Callable[[], tuple[str, int, str]] = cast("Any", super())._read_status
+        while 100 < (status := read())[1] < 200:
+            http.client.parse_headers(self.fp)
+        return status
+
+    def _read_next_chunk_size(self) -> int:
+        size = _CHUNK_SIZE.fullmatch(self.fp.readline(_LONGEST_CHUNK_LINE))
+        if size is None:
+            self.close()
+            raise ValueError
+        return int(size[1], 16)
+
+
+class _Connection(HTTPConnection):
+    response_class = _Reply
+
+
+class _SecureConnection(HTTPSConnection):
+    response_class = _Reply
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = cast("Any", _Connection)
+
+
+class _SecurePool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = cast("Any", _SecureConnection)
+
+
+_POOLS: Final[dict[str, type[urllib3.HTTPConnectionPool]]] = {"http": _Pool, "https": _SecurePool}
+
+
+def _lengths(headers: list[str]) -> set[str]:
+    return {length.strip() for header in headers for length in header.split(",")}
+
+
+def _is_delimited(response: urllib3.HTTPResponse) -> bool:
+    """Whether HTTP says where an answer ends (RFC 9112, 6.3).
+
+    Raises:
+        UnreadableError: it says so in a way that is not known, or in two ways.
+    """
+    transfer = ", ".join(response.headers.getlist("Transfer-Encoding")).strip().lower()
+    if transfer not in {"", "identity", "chunked"}:
+        shown = _printable(transfer)[:_LONGEST_SHOWN]
+        raise UnreadableError(f"has the transfer coding {shown!r}, which is not known")
+    lengths = _lengths(response.headers.getlist("Content-Length"))
+    if transfer != "chunked" and (
+        len(lengths) > 1 or not all(one.isascii() and one.isdecimal() for one in lengths)
+    ):
+        raise UnreadableError("states a length that is none")
+    return transfer == "chunked" or bool(lengths) or response.status == 204
+
+
+def _next_link(header: str | None) -> str | None:
+    """The target of the link to a next page in a Link header."""
+    for target, parameters in _LINK.findall(header or ""):
+        # Some write apostrophes where the standard has quotes.
+        relations = " ".join(map("".join, _RELATIONS.findall(parameters))).replace("'", " ")
+        if "next" in relations.lower().split():
+            return target
+    return None
+
+
+def _stated_rows(headers: Mapping[str, str]) -> tuple[str, int] | None:
+    """How many rows a header says that there are on all pages, and which header."""
+    for name in ("X-Total-Count", "X-Total", "Total-Count"):
+        text = headers.get(name, "").strip()
+        if text.isascii() and text.isdecimal():
+            return name, int(text[:18])
+    complete = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    return complete and ("Content-Range", int(complete[1]))
+
+
+def _origin(address: SplitResult) -> tuple[str, str, int | None]:
+    """The origin of an address (RFC 6454), written in one way."""
+    host = (address.hostname or "").rstrip(".")
+    port = address.port or _DEFAULT_PORTS.get(address.scheme)
+    return address.scheme, host if host.isascii() else host.encode("idna").decode(), port
+
+
+def _seconds(retry_after: str) -> float:
+    """How long a Retry-After header asks to wait, as seconds or as a date; 0 when it does not."""
+    text = retry_after.strip()
+    if text.isascii() and text.isdecimal():
+        return float(text[:10])
+    try:
+        moment = parsedate_to_datetime(text)
+        zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return max(0.0, (zoned - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError, LookupError, OverflowError):
+        return 0.0
+
+
+def _problem_detail(response: urllib3.HTTPResponse) -> str:
+    """What an RFC 9457 problem says, for a message."""
+    try:
+        detail = str(json.loads(response.read(_DETAIL_BYTES))["detail"])
+    except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return _printable(detail)
+
+
+def _printable(text: str) -> str:
+    """What another wrote, fit for a message: one line, and not a long one."""
+    return "".join(filter(str.isprintable, text))[:_DETAIL_CHARACTERS]
