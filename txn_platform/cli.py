@@ -295,7 +295,7 @@ def quarantine(partition: str | None) -> None:
     """
     from rich.table import Table
 
-    from txn_platform.lake.base import open_lake
+    from txn_platform.lake.opening import open_lake
     from txn_platform.lake.quarantine import look_into
     from txn_platform.places import lake_place
     from txn_platform.settings import load_settings
@@ -325,8 +325,8 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
 
     What is validated and published stays.
     """
-    from txn_platform.lake.base import open_lake
     from txn_platform.lake.expiry import expiring, remove
+    from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
 
     settings = load_settings()
@@ -584,7 +584,8 @@ def _print_published(summary: Summary) -> None:
     from rich.table import Table
 
     from txn_platform.defs.checks import PUBLISHED
-    from txn_platform.lake.base import object_key, open_lake
+    from txn_platform.lake.layout import object_key
+    from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window, iso
 

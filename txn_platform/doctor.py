@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from txn_platform.errors import UserError
-from txn_platform.lake.base import open_lake
 from txn_platform.lake.delta import open_delta, require_delta
+from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_child, generator_url
 from txn_platform.misspelt import misspelt
 from txn_platform.rows.card_key import card_protector

@@ -16,8 +16,10 @@ from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, 
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
-from txn_platform.lake.base import Encoding, object_key, open_lake, window_of_key
 from txn_platform.lake.delta import open_delta, require_delta
+from txn_platform.lake.layout import object_key, window_of_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint

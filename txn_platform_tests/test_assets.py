@@ -33,7 +33,7 @@ from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, 
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.lake.base import open_parquet
+from txn_platform.lake.parquet import open_parquet
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.served_source import ServedSource, sent_frame, sent_row, served

@@ -28,7 +28,7 @@ from txn_platform.defs.publications import (
 )
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.defs.run_history import JOB, SENSOR, pause_after
-from txn_platform.lake.base import object_key
+from txn_platform.lake.layout import object_key
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import gone

@@ -26,7 +26,7 @@ from txn_platform.defs import assets, checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.lake.base import open_parquet
+from txn_platform.lake.parquet import open_parquet
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import Validator
 from txn_platform_tests.served_source import ServedSource, sent_row, served
@@ -39,7 +39,7 @@ _PLACES = [0, 29, 30, 121, 210, 239]
 
 @pytest.fixture(autouse=True)
 def short_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("txn_platform.lake.base._BATCH_ROWS", 30)
+    monkeypatch.setattr("txn_platform.lake.parquet._BATCH_ROWS", 30)
 
 
 @pytest.fixture(scope="module")

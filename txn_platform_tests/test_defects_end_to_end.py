@@ -14,7 +14,7 @@ import pytest
 
 from txn_platform.contract.schema import luhn_is_valid
 from txn_platform.defs import checks
-from txn_platform.lake.base import object_key
+from txn_platform.lake.layout import object_key
 from txn_platform.local.processes import Child, generator_child, generator_url
 from txn_platform.runs import Summary, dagster_instance, materialize
 from txn_platform.windows import Window

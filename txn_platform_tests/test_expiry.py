@@ -12,7 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from txn_platform.cli import main
-from txn_platform.lake.base import Encoding, object_key, open_lake
+from txn_platform.lake.layout import object_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.s3 import S3Lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window

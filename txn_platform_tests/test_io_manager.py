@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.layout import partition_key_of_object, safe_segment
 from txn_platform.defs.partitions import HOURS
-from txn_platform.lake.base import DirectoryLake, object_key
+from txn_platform.lake.directory import DirectoryLake
+from txn_platform.lake.layout import object_key
 from txn_platform.windows import Window
 
 _LAKE = Path(".txn/lake")

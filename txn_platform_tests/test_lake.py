@@ -23,16 +23,10 @@ import pytest
 
 from txn_platform.arrow.dictionaries import is_same
 from txn_platform.errors import UserError
-from txn_platform.lake.base import (
-    Encoding,
-    Lake,
-    StoredObject,
-    object_key,
-    open_lake,
-    open_parquet,
-    read_batches,
-    window_of_key,
-)
+from txn_platform.lake.base import Lake, StoredObject
+from txn_platform.lake.layout import object_key, window_of_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
@@ -236,7 +230,7 @@ def test_a_file_is_read_in_batches_that_share_the_dictionaries_of_their_row_grou
 ) -> None:
     table = pa.table({"number": range(250), "text": [str(row // 20) for row in range(250)]})
     pq.write_table(table, tmp_path / "file.parquet", row_group_size=100)
-    monkeypatch.setattr("txn_platform.lake.base._BATCH_ROWS", 40)
+    monkeypatch.setattr("txn_platform.lake.parquet._BATCH_ROWS", 40)
     file = open_parquet(tmp_path / "file.parquet", ["text"])
     batches = list(read_batches(file, columns))
     assert [batch.num_rows for batch in batches] == [40, 40, 20, 40, 40, 20, 40, 10]
@@ -257,7 +251,7 @@ def test_a_file_without_rows_is_one_batch(tmp_path: Path) -> None:
 
 _STAGE_AND_WAIT = """
 import sys
-from txn_platform.lake.base import open_lake
+from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
 from txn_platform_tests.test_lake import _ENCODING, _SCHEMA, _rows
 

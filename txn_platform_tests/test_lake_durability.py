@@ -20,7 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.lake.base import Encoding, Lake, LakeFile, StoredObject, object_key, open_lake
+from txn_platform.lake.base import Lake, LakeFile, StoredObject
+from txn_platform.lake.layout import object_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -96,7 +99,7 @@ def _publish(lake: Lake, key: str = _KEY, rows: int = 250) -> StoredObject:
 
 def _copy(lake: Lake, source: str, key: str) -> StoredObject:
     with lake.stage(_SCHEMA, _ENCODING) as writer:
-        writer.copy(LakeFile(lake, source))
+        writer.copy(LakeFile(lake, source).copy_to)
         return lake.publish(writer.finish(), key)
 
 

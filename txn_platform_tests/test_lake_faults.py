@@ -26,8 +26,9 @@ import pytest
 
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
-from txn_platform.lake.base import Encoding, Staged, StoredObject, explained_reads
+from txn_platform.lake.base import StoredObject, explained_reads
 from txn_platform.lake.bucket import Effort
+from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.s3 import S3Lake, open_s3_lake
 from txn_platform.settings import Settings, load_settings
 from txn_platform_tests import forked
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from _pytest.mark.structures import ParameterSet
     from mypy_boto3_s3 import S3Client
 
+    from txn_platform.lake.staging import Staged
     from txn_platform_tests.conftest import S3Endpoint
 
 _PART_BYTES = 5 << 20
@@ -487,7 +489,7 @@ _FILL_THE_DISK = """
 import resource, sys
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
-from txn_platform.lake.base import open_lake
+from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
 from txn_platform_tests.test_lake_faults import _ENCODING, _KEY, _SCHEMA, _new_rows
 

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from txn_platform.cli import main
 from txn_platform.contract.card_numbers import card_number_spans
 from txn_platform.contract.schema import QUARANTINE_SCHEMA, RAW_SCHEMA, luhn_is_valid
-from txn_platform.lake.base import Encoding, Lake, object_key, open_lake
+from txn_platform.lake.base import Lake
+from txn_platform.lake.layout import object_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.quarantine import LANDED_DIGEST, form_of, look_into, masked
 from txn_platform.rows.validation import Validator, find_repeats
 from txn_platform.settings import load_settings

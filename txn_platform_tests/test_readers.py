@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.contract.schema import PUBLISHED_COLUMNS, QUARANTINE_SCHEMA
-from txn_platform.lake.base import object_key
+from txn_platform.lake.layout import object_key
 from txn_platform.runs import dagster_instance, materialize
 from txn_platform.windows import Window
 from txn_platform_tests.lake_readers import PAGE, READERS, Reader, comparable, with_table

@@ -13,9 +13,11 @@ import pytest
 
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
-from txn_platform.lake.base import Encoding, LakeFile, open_lake
+from txn_platform.lake.base import LakeFile
 from txn_platform.lake.bucket import Effort
 from txn_platform.lake.delta import open_delta
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.s3 import S3Lake
 from txn_platform.lake.s3_access import CredentialProvider, S3Access, open_bucket
 from txn_platform.network import proxy_for

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.lake.base import LakeFile, object_key
+from txn_platform.lake.base import LakeFile
 from txn_platform.lake.bucket import Effort
+from txn_platform.lake.layout import object_key
 from txn_platform.lake.s3 import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window

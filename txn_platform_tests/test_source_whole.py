@@ -23,7 +23,7 @@ from txn_platform.arrow.dictionaries import as_frame
 from txn_platform.cli import main
 from txn_platform.contract.schema import REQUIRED_COLUMNS, SENT_COLUMNS
 from txn_platform.errors import UserError
-from txn_platform.lake.base import open_lake
+from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
 from txn_platform.source import transport as transport_module
 from txn_platform.source.client import Source, SourceApi, source_api

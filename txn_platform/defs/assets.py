@@ -35,14 +35,9 @@ from txn_platform.defs.publications import (
 )
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
 from txn_platform.errors import UserError
-from txn_platform.lake.base import (
-    Encoding,
-    Lake,
-    LakeFile,
-    object_key,
-    open_parquet,
-    read_batches,
-)
+from txn_platform.lake.base import Lake, LakeFile
+from txn_platform.lake.layout import object_key
+from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
 from txn_platform.lake.quarantine import LANDED_DIGEST, ReasonTally
 from txn_platform.rows.ordering import Order, in_order
 from txn_platform.rows.protection import protected
@@ -365,7 +360,7 @@ def s3_parquet_transactions(
         )
         with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             # Validated rows are laid out for readers already: they are not made anew, but proven.
-            with open_parquet(writer.copy(validated_transactions), CODED_COLUMNS) as file:
+            with open_parquet(writer.copy(validated_transactions.copy_to), CODED_COLUMNS) as file:
                 policy = _note(file, _CARD_POLICY)
                 totals, results = checks.prove_published(
                     file,

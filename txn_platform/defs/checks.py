@@ -31,7 +31,7 @@ from txn_platform.contract.schema import (
 )
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
-from txn_platform.lake.base import read_batches
+from txn_platform.lake.parquet import read_batches
 from txn_platform.lake.quarantine import Reason
 from txn_platform.rows.reconciliation import ControlTotals, Repeats
 

@@ -18,17 +18,12 @@ from txn_platform.defs.failures import failing_for_users, with_tracebacks
 from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
 from txn_platform.defs.layout import partition_key_of_object
 from txn_platform.errors import UserError
-from txn_platform.lake.base import (
-    Encoding,
-    Lake,
-    LakeFile,
-    Staged,
-    StoredObject,
-    explained_reads,
-    open_lake,
-    window_of_key,
-)
+from txn_platform.lake.base import Lake, LakeFile, StoredObject, explained_reads
 from txn_platform.lake.delta import DeltaLake, open_delta
+from txn_platform.lake.layout import window_of_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.lake.parquet import Encoding
+from txn_platform.lake.staging import Staged
 from txn_platform.settings import load_settings
 
 # An asset with this metadata holds card numbers in clear.

@@ -12,7 +12,7 @@ from typing import Final
 
 import dagster as dg
 
-from txn_platform.lake.base import OBJECT_NAME
+from txn_platform.lake.layout import OBJECT_NAME
 
 _FOLDER_OF_SCHEDULE: Final = {
     "DAILY": "event_date=%Y-%m-%d",

@@ -29,7 +29,9 @@ from txn_platform.defs.run_history import (
 )
 from txn_platform.defs.sensor_cursor import Asked, Cursor
 from txn_platform.errors import UserError
-from txn_platform.lake.base import explained_reads, object_key, open_lake
+from txn_platform.lake.base import explained_reads
+from txn_platform.lake.layout import object_key
+from txn_platform.lake.opening import open_lake
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.settings import Settings
 from txn_platform.source.client import Source

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from txn_platform.errors import UserError
-from txn_platform.lake.base import window_of_key
+from txn_platform.lake.layout import window_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

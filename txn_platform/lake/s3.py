@@ -18,20 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
-from txn_platform.lake.base import (
-    OBJECT_NAME,
-    OPENINGS,
-    Kept,
-    Lake,
-    StoredObject,
-    asset_of_key,
-    explained_reads,
-    parquet_of,
-    room_on_disk,
-)
+from txn_platform.lake.base import OPENINGS, Kept, Lake, StoredObject, explained_reads
 from txn_platform.lake.bucket import ABORTED, READ_BYTES, Bucket, Effort, StoreError
+from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
+from txn_platform.lake.parquet import parquet_of
 from txn_platform.lake.probe import probe
 from txn_platform.lake.s3_access import S3Access, open_bucket
+from txn_platform.lake.staging import room_on_disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -39,8 +32,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from txn_platform.lake.base import Capability, Staged
+    from txn_platform.lake.base import Capability
     from txn_platform.lake.bucket import Upload
+    from txn_platform.lake.staging import Staged
     from txn_platform.settings import Settings
 
 CLAIM_SUFFIX: Final = ".upload"

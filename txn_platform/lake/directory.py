@@ -1,0 +1,201 @@
+"""A lake in a local directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import stat
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, override
+
+import polars as pl
+
+from txn_platform.errors import UserError
+from txn_platform.lake.base import Capability, Kept, Lake, StoredObject
+from txn_platform.lake.layout import OBJECT_NAME
+from txn_platform.lake.parquet import open_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    import pyarrow.parquet as pq
+
+    from txn_platform.lake.staging import Staged
+
+
+class DirectoryLake(Lake):
+    """A lake in a local directory."""
+
+    def __init__(self, root: Path) -> None:
+        # Within the root, because a file can replace another in one step on one file system only.
+        super().__init__(root / ".staging", durable=True)
+        self._root = root
+        # Of published files: the file's mark, and its digest.
+        self._written: dict[str, tuple[tuple[int, int], str]] = {}
+
+    @override
+    def require_writable(self) -> None:
+        try:
+            self._staging.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"the lake's directory {self._root} can't be made ({error.strerror}):"
+                " set TXN_HOME to a place that can be written"
+            ) from None
+
+    @override
+    def probe(self) -> Iterator[Capability]:
+        self.require_writable()
+        path = self._staging / f"probe-{uuid.uuid4().hex}"
+        try:
+            path.write_bytes(b"probe")
+            path.replace(path.with_suffix(".replaced"))
+            _sync_directory(self._staging)
+            path.with_suffix(".replaced").unlink()
+        except OSError as error:
+            raise UserError(f"{self._root} can't be written: {error.strerror}") from None
+        yield Capability("objects", works=True, needed=True, meaning="a file is replaced whole")
+
+    @override
+    def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
+        target = self._root / key
+        if _holds(target, staged):
+            # The run that wrote it can have died before it synced the directory.
+            _sync_directory(target.parent)
+            self._written[key] = _mark(target), staged.sha256
+            return StoredObject(str(target), staged.size, unchanged=True)
+        # An entry is there after a power failure once the directory it stands in is written.
+        entered = [target.parent]
+        while not entered[-1].exists():
+            entered.append(entered[-1].parent)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            mark = _mark(staged.path)
+            staged.path.replace(target)
+            for directory in entered:
+                _sync_directory(directory)
+        except OSError as error:
+            raise UserError(f"{target} can't be written: {error.strerror}") from None
+        self._written[key] = mark, staged.sha256
+        return StoredObject(str(target), staged.size)
+
+    @override
+    def uri(self, key: str) -> str:
+        return str(self._root / key)
+
+    @override
+    def find(self, key: str) -> StoredObject | None:
+        path = self._root / key
+        # Looked at once: between two looks it may be removed.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found = path.stat()
+            if stat.S_ISREG(found.st_mode):
+                return StoredObject(str(path), found.st_size)
+        return None
+
+    @override
+    def digest(self, key: str) -> str | None:
+        path = self._root / key
+        try:
+            if key in self._written and self._written[key][0] == _mark(path):
+                return self._written[key][1]
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
+
+    @override
+    def _version(self, key: str) -> object:
+        with contextlib.suppress(FileNotFoundError):
+            return _mark(self._root / key)
+        return None
+
+    @override
+    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+        try:
+            return open_parquet(self._root / key, coded)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+
+    @override
+    def copy(self, key: str, path: Path) -> None:
+        try:
+            shutil.copyfile(self._root / key, path)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+
+    @override
+    def scan(self, keys: list[str]) -> pl.LazyFrame:
+        for key in self.absent(keys):
+            raise self._missing(key)
+        return pl.scan_parquet(
+            [self._root / key for key in keys], hive_partitioning=False, glob=False
+        )
+
+    @override
+    def keys(self, asset: str) -> list[str]:
+        found = (Path(folder, OBJECT_NAME) for folder in _folders_with(self._root / asset))
+        return sorted(path.relative_to(self._root).as_posix() for path in found)
+
+    @override
+    def kept(self, asset: str) -> Kept:
+        return Kept({key: [""] for key in self.keys(asset)})
+
+    @override
+    def erase(self, key: str, versions: Sequence[str]) -> str:
+        try:
+            (self._root / key).unlink(missing_ok=True)
+        except OSError as error:
+            return f"{self.uri(key)} can't be removed ({error.strerror}): allow it"
+        return ""
+
+
+def _folders_with(top: Path) -> Iterator[str]:
+    """The folders at and below one that have an object, also behind links.
+
+    Raises:
+        UserError: one of them can't be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if error.errno != errno.ENOENT:
+            raise UserError(
+                f"{error.filename} can't be read ({error.strerror}): allow it, or remove it"
+            )
+
+    for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
+        if OBJECT_NAME in names:
+            yield folder
+        # A link to a folder that it is in would lead in a circle.
+        above = f"{Path(folder).resolve()}/"
+        below[:] = [
+            name for name in below if not above.startswith(f"{Path(folder, name).resolve()}/")
+        ]
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """A mark that a file keeps when it is renamed, and that another file does not have."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _holds(path: Path, staged: Staged) -> bool:
+    """Whether a file has the bytes of a staged one; false for one that cannot be read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return (
+            os.fstat(file.fileno()).st_size == staged.size
+            and hashlib.file_digest(file, "sha256").hexdigest() == staged.sha256
+        )
+    return False
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,37 @@
+"""Where the lake keeps an object: keys, and the windows and assets that they name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from txn_platform.errors import UserError
+from txn_platform.windows import Window
+
+OBJECT_NAME: Final = "part-0.parquet"
+
+
+def window_of_key(key: str) -> Window:
+    """The window of an object's key, the other way around than `object_key`.
+
+    Raises:
+        UserError: it is not a window's.
+    """
+    _, _, path = key.partition("/")
+    date, _, hour = path.removesuffix(f"/{OBJECT_NAME}").partition("/")
+    if not date.startswith("event_date=") or not hour.startswith("event_hour="):
+        raise UserError(f"{key} is not the object of an hour: move it out of the lake")
+    stamp = f"{date.removeprefix('event_date=')}-{hour.removeprefix('event_hour=')}:00"
+    return Window.of_partition(stamp)
+
+
+def asset_of_key(key: str) -> str:
+    """The asset of an object's key."""
+    return key.partition("/")[0]
+
+
+def object_key(asset: str, window: Window | None) -> str:
+    """Where the lake keeps an asset's window, or an asset without windows, below its root."""
+    if window is None:
+        return f"{asset}/{OBJECT_NAME}"
+    start = window.start
+    return f"{asset}/event_date={start:%Y-%m-%d}/event_hour={start:%H}/{OBJECT_NAME}"

@@ -1,0 +1,84 @@
+"""Parquet files: how they are laid out, opened and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from txn_platform.arrow.dictionaries import as_batch, empty
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+
+# What is judged at once, with a few times its size in memory.
+_BATCH_ROWS: Final = 1 << 18
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How a Parquet file is laid out.
+
+    Attributes:
+        compression: pyarrow's name of the codec.
+        level: of the codec, where it has levels.
+        row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
+        sorted_by: columns that the rows are ordered by, written to the footer for readers.
+        coded: text columns whose values repeat, which come as dictionaries and stay so.
+        near: columns of which each value is like the one before, written as differences.
+        plain: columns whose values hardly repeat, for which a dictionary would be built in vain.
+    """
+
+    compression: Literal["lz4", "zstd"]
+    level: int | None = None
+    row_group_rows: int = 1 << 20
+    sorted_by: tuple[str, ...] = ()
+    coded: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+    plain: tuple[str, ...] = ()
+
+
+def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
+    """A local Parquet file, as `Lake.open` gives one of the lake.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    # Opened once: what replaces the file meanwhile is another one.
+    return parquet_of(pa.OSFile(str(path), "rb"), coded)
+
+
+def parquet_of(source: pa.NativeFile, coded: Collection[str] = ()) -> pq.ParquetFile:
+    """An open Parquet file, as `Lake.open` gives one of the lake."""
+    footer = pq.ParquetFile(source).metadata
+    names: Any = [name for name in footer.schema.names if name in coded]
+    return pq.ParquetFile(source, metadata=footer, read_dictionary=names)
+
+
+def read_batches(
+    file: pq.ParquetFile, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a Parquet file in order, some hundred thousand at a time, at least one batch.
+
+    Batches of one row group share their dictionaries.
+    """
+    schema = file.schema_arrow
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    if not file.metadata.num_rows:
+        yield empty(schema)
+    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    plain = [name for name in schema.names if name not in coded]
+    for group in range(file.num_row_groups):
+        # Read in pieces, it would have the values of its dictionaries looked up for each.
+        rows = file.read_row_group(group, columns=coded)
+        start = 0
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=plain):
+            pieces = rows.slice(start, batch.num_rows)
+            start += batch.num_rows
+            table = pa.Table.from_arrays([*pieces.columns, *batch.columns], names=[*coded, *plain])
+            yield as_batch(table, schema)

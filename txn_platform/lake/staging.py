@@ -1,0 +1,284 @@
+"""A complete, verified file before it is in the lake."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final, Self, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from txn_platform.arrow.dictionaries import as_batch, coded_schema, compacted, in_one_piece
+from txn_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future
+    from io import BufferedWriter
+    from pathlib import Path
+
+    import polars as pl
+
+    from txn_platform.lake.parquet import Encoding
+
+
+STAGING_SUFFIX: Final = ".staging"
+# A dictionary that is larger is given up for plain values, which cost more than it does.
+_DICTIONARY_BYTES: Final = 64 << 20
+# What a row group holds at most where single values are huge.
+_ROW_GROUP_BYTES: Final = 512 << 20
+# A full disk, a full quota, a file longer than allowed.
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_ACCESS: Final = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A complete, verified Parquet file that is not yet in the lake.
+
+    Attributes:
+        path: the local file.
+        rows: how many it holds.
+        size: its bytes.
+        sha256: its digest, hexadecimal.
+    """
+
+    path: Path
+    rows: int
+    size: int
+    sha256: str
+
+
+class StagingWriter:
+    """Writes record batches to a staged file, with memory bounded by two row groups.
+
+    One is encoded in a thread while the next is gathered.
+
+    A context manager: `finish` and `Lake.publish` within it, leaving it removes the file. Until
+    then the file is locked, which is how `Lake.sweep` knows the files of processes that died.
+    """
+
+    def __init__(self, path: Path, schema: pa.Schema, encoding: Encoding, *, durable: bool) -> None:
+        self._path = path
+        self._durable = durable
+        self._schema = schema
+        self._encoding = encoding
+        self._coded_schema = coded_schema(schema, encoding.coded)
+        self._lock = _locked(path)
+        self._pending: list[pa.RecordBatch] = []
+        self._pending_rows = 0
+        self._pending_bytes = 0
+        self._encoder = ThreadPoolExecutor(1, "encode")
+        self._encoding_now: Future[None] | None = None
+        self._digest = hashlib.sha256()
+        self._digested = 0
+        self._syncer = ThreadPoolExecutor(1, "sync")
+        self._syncing: Future[None] | None = None
+        self._copied = False
+        self.rows = 0
+
+    @cached_property
+    def _writer(self) -> pq.ParquetWriter:
+        encoding, names = self._encoding, self._schema.names
+        not_coded = [
+            field.name for field in self._coded_schema if not pa.types.is_dictionary(field.type)
+        ]
+        without = {*encoding.plain, *encoding.near}
+        # By name, pyarrow would leave out the values of lists, which fastparquet reads only from
+        # a dictionary.
+        dictionary: Any = [name for name in names if name not in without] if without else True
+        delta = {
+            name: "DELTA_BYTE_ARRAY"
+            if pa.types.is_string(self._schema.field(name).type)
+            else "DELTA_BINARY_PACKED"
+            for name in encoding.near
+        }
+        writer = pq.ParquetWriter(
+            self._path,
+            self._coded_schema,
+            compression=encoding.compression,
+            compression_level=encoding.level,
+            use_dictionary=dictionary,
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            column_encoding=delta or None,
+            # Of values that repeat all over the window, no statistics help a reader to skip.
+            write_statistics=cast("Any", not_coded),
+            write_page_index=True,
+            store_decimal_as_integer=True,
+            store_schema=False,
+            sorting_columns=pq.SortingColumn.from_ordering(
+                self._coded_schema, [(name, "ascending") for name in encoding.sorted_by]
+            )
+            if encoding.sorted_by
+            else None,
+        )
+        # As pyarrow stores it itself, but without the dictionaries: readers get plain text.
+        described = base64.b64encode(self._schema.serialize().to_pybytes()).decode("ascii")
+        writer.add_key_value_metadata({"ARROW:schema": described})
+        return writer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        # What can't be closed here was not finished, and goes.
+        self._encoder.shutdown(cancel_futures=True)
+        self._syncer.shutdown(cancel_futures=True)
+        with contextlib.suppress(Exception):
+            if not self._copied:
+                self._writer.close()
+        self._path.unlink(missing_ok=True)
+        self._lock.close()
+        if isinstance(error, OSError):
+            with room_on_disk(self._path.parent):
+                raise error
+
+    def write(self, rows: pa.RecordBatch | pl.DataFrame) -> None:
+        """Append rows; columns are put into the schema's order and types, never its values."""
+        batch = as_batch(rows, self._coded_schema)
+        while batch.num_rows:
+            part = batch.slice(0, self._encoding.row_group_rows - self._pending_rows)
+            batch = batch.slice(part.num_rows)
+            self._pending.append(part)
+            self._pending_rows += part.num_rows
+            self._pending_bytes += part.nbytes
+            self.rows += part.num_rows
+            if (
+                self._pending_rows == self._encoding.row_group_rows
+                or self._pending_bytes > _ROW_GROUP_BYTES
+            ):
+                self._flush()
+
+    def copy(self, fill: Callable[[Path], None]) -> Path:
+        """Take a Parquet file as it is, to the byte, in place of rows; its schema is its own.
+
+        Args:
+            fill: writes the file at the path that it is given, as `LakeFile.copy_to` does.
+
+        Returns:
+            The staged file, for reading.
+        """
+        fill(self._path)
+        self.rows = pq.read_metadata(self._path).num_rows
+        self._copied = True
+        self._begin_sync()
+        self._encoding_now = self._encoder.submit(self._digest_what_is_new)
+        return self._path
+
+    def annotate(self, metadata: dict[str, str]) -> None:
+        """Add to the footer's key-value metadata."""
+        self._writer.add_key_value_metadata(metadata)
+
+    def finish(self) -> Staged:
+        """Close the file and verify it.
+
+        Raises:
+            RuntimeError: the file does not hold what was written; nothing is published then.
+        """
+        if not self._copied and (self._pending or not self.rows):
+            self._flush()
+        self._wait()
+        if not self._copied:
+            self._writer.close()
+        footer = pq.read_metadata(self._path)
+        if footer.num_rows != self.rows:
+            raise RuntimeError(f"staged {self.rows} rows, but the file has {footer.num_rows}")
+        if not self._copied and not footer.schema.to_arrow_schema().equals(self._schema):
+            raise RuntimeError("the staged file's schema is not the one it was written with")
+        with self._path.open("rb") as file:
+            self._begin_sync()
+            self._digest_what_is_new()
+            if self._syncing is not None:
+                self._syncing.result()
+                os.fsync(file.fileno())
+        return Staged(self._path, self.rows, self._digested, self._digest.hexdigest())
+
+    def _flush(self) -> None:
+        self._wait()
+        self._encoding_now = self._encoder.submit(self._encode, self._pending)
+        self._pending = []
+        self._pending_rows = self._pending_bytes = 0
+
+    def _wait(self) -> None:
+        """Until what was handed over is done; raises what went wrong with it."""
+        if self._encoding_now is not None:
+            self._encoding_now.result()
+            self._encoding_now = None
+
+    def _encode(self, rows: list[pa.RecordBatch]) -> None:
+        table = pa.Table.from_batches(rows, self._coded_schema)
+        rows.clear()
+        # Only what has a dictionary must be in one piece, for there is one in a row group.
+        columns = [
+            compacted(in_one_piece(column)) if pa.types.is_dictionary(column.type) else column
+            for column in table.columns
+        ]
+        table = pa.Table.from_arrays(columns, schema=self._coded_schema)
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._begin_sync()
+        self._digest_what_is_new()
+
+    def _digest_what_is_new(self) -> None:
+        """Read what came to the file since the last time: it only grows."""
+        with self._path.open("rb") as file:
+            file.seek(self._digested)
+            hashlib.file_digest(file, lambda: self._digest)
+            self._digested = file.tell()
+
+    def _begin_sync(self) -> None:
+        """Begin to bring to the disk what is written, so that little is left to wait for."""
+        if not self._durable or (self._syncing is not None and not self._syncing.done()):
+            return
+        if self._syncing is not None:
+            # The kernel tells of what went wrong once only.
+            self._syncing.result()
+        self._syncing = self._syncer.submit(self._sync)
+
+    def _sync(self) -> None:
+        with self._path.open("rb") as file:
+            os.fdatasync(file.fileno())
+
+
+@contextlib.contextmanager
+def room_on_disk(directory: Path) -> Generator[None]:
+    """Put into words that a directory's disk can't take any more.
+
+    Raises:
+        UserError: it can't.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ACCESS:
+            raise UserError(
+                f"{directory} can't be written ({os.strerror(error.errno)}): set TXN_HOME to a"
+                " directory that can"
+            ) from None
+        if error.errno not in _NO_ROOM:
+            raise
+        raise UserError(
+            f"{directory} can't take more ({os.strerror(error.errno)}): make room there, or set"
+            " TXN_HOME to a directory on a disk that has some"
+        ) from None
+
+
+def _locked(path: Path) -> BufferedWriter:
+    """A new file that is locked before anybody can take it for a dead writer's."""
+    while True:
+        file = path.open("wb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Between the two, a sweep may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        file.close()
