@@ -297,7 +297,7 @@ def quarantine(partition: str | None) -> None:
 
     from txn_platform.lake.opening import open_lake
     from txn_platform.lake.quarantine import look_into
-    from txn_platform.places import lake_place
+    from txn_platform.local.places import lake_place
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
@@ -498,7 +498,7 @@ def _materialize(
 
 def _say_places(settings: PlatformSettings, *, source: bool = False) -> None:
     """Say on standard error which lake is looked at, and which source, and what is beside it."""
-    from txn_platform.places import lake_place, local_stack, source_place
+    from txn_platform.local.places import lake_place, local_stack, source_place
 
     lines = [f"lake: {lake_place(settings)}"]
     if source:

@@ -14,6 +14,8 @@ _QUERIES: Final = (
     re.compile(r"(\bhttps?://[^\s?#'\"<>]*)[?#][^\s'\"<>]*", re.IGNORECASE),
     re.compile(r"((?<![\w:/])/[^\s?'\"<>]*)\?[^\s'\"<>=]*=[^\s'\"<>]*"),
 )
+_LONGEST_NAME: Final = 60
+_DIGITS: Final = re.compile(r"\d(?=(?:\W*\d){4})")
 
 
 class UserError(Exception):
@@ -33,3 +35,10 @@ def without_queries(text: str) -> str:
     for query in _QUERIES:
         text = query.sub(r"\1", text)
     return text
+
+
+def shown(name: str) -> str:
+    """A name that the source gave, as a message may show it: short, printable, without numbers."""
+    short = name[:_LONGEST_NAME] + "…" * (len(name) > _LONGEST_NAME)
+    hidden = _DIGITS.sub("*", short) if sum(map(str.isdigit, short)) > 8 else short
+    return repr(hidden)

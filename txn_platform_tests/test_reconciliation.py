@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from txn_platform.rows import reconciliation
 from txn_platform.rows.reconciliation import ControlTotals, Repeats, id_hashes, repeated_ids
+from txn_platform.source.json_objects import without_repeats
 from txn_platform_tests.served_source import in_batches
 
 _MASK = (1 << 64) - 1
@@ -219,7 +220,7 @@ def test_totals_that_state_a_thing_twice_are_none() -> None:
         f'{{"rows":1,"amount_by_type":{{"REFUND":1,"REFUND":2}},{digest}}}',
     ):
         with pytest.raises(ValueError, match="two fields of one name"):
-            ControlTotals.parse(sent)
+            ControlTotals.parse(sent, without_repeats)
 
 
 def test_differences_are_few_and_show_no_card_number() -> None:

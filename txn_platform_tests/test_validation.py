@@ -19,8 +19,9 @@ from txn_platform.contract.codes import (
     CURRENCY_EXPONENTS,
     MERCHANT_CATEGORY_RANGES,
 )
+from txn_platform.contract.reasons import REASONS
 from txn_platform.contract.schema import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
-from txn_platform.rows.validation import REASONS, Judgement, Validator, find_repeats
+from txn_platform.rows.validation import Judgement, Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import polars as pl
 
 from txn_platform.contract.schema import SentTransaction
-from txn_platform.source.decode_limits import shown
+from txn_platform.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

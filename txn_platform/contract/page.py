@@ -1,48 +1,23 @@
 """The page `docs/contract.md`, made from the contract and printed by this module.
 
-Only words and layout are here; columns, types, rules and reasons come from `contract.py` and
-`validation.py`.
+Only words and layout are here; columns, types and rules come from `schema`, reasons from `reasons`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import dataframely as dy
-
 from txn_platform.contract.card_numbers import false_share
+from txn_platform.contract.reasons import REASONS
 from txn_platform.contract.schema import (
     CONTRACT_VERSION,
-    FREE_TEXTS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
-    TEXT_PATTERNS,
-    SentTransaction,
 )
-from txn_platform.rows.validation import DUPLICATE_FIELD_ROW, REASONS, UNREADABLE_ROW
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-_MEANINGS = {
-    "missing": "absent, or null",
-    "format": "not of the form `{pattern}`",
-    "range": "outside the allowed range",
-    "card_number": "{holds} a card number: 13 to 19 digits of a known issuer's range and length,"
-    " with a right check digit",
-    "repeated_digit": "the same digit throughout: a placeholder",
-    "exponent": "more decimals than the currency has (ISO 4217), or than two",
-    "own_id": "the refund's own id",
-    "check_digit": "the last digit is not the check digit (Luhn)",
-    "unknown": "not in the code list",
-    "label_differs": "there is one although `is_fraud` is false, or none although it is true",
-    "type_differs": "there is one although the type is not REFUND",
-    "outside_window": "a time, but not of the window that the row was sent for",
-    "duplicate": "an identical copy of an earlier row of the window",
-    "conflict": "another row of the window has the same id and other contents",
-}
-
 
 _PAGE = """\
 # The contract, version {version}
@@ -98,7 +73,7 @@ def page() -> str:
         published=_columns(PUBLISHED_SCHEMA),
         false_15=false_share(15),
         false_16=false_share(16),
-        reasons="\n".join(f"| `{reason}` | {_meaning(reason)} |" for reason in REASONS),
+        reasons="\n".join(f"| `{reason}` | {meaning} |" for reason, meaning in REASONS.items()),
         raw=_columns(RAW_SCHEMA),
         quarantined=_columns(QUARANTINE_SCHEMA),
     )
@@ -111,25 +86,6 @@ def _columns(schema: pa.Schema) -> str:
         null = "yes" if field.nullable else "no"
         rows.append(f"| `{field.name}` | {field.type} | {null} | {meaning} |")
     return "\n".join(rows)
-
-
-def _meaning(reason: str) -> str:
-    if reason == UNREADABLE_ROW:
-        return "a row that could not be read; nothing else is said of it"
-    if reason == DUPLICATE_FIELD_ROW:
-        return (
-            "a row with two fields of one name, at any depth: its columns have the last value,"
-            " and `extra_fields` begins with a list of one text, the row as it was sent"
-        )
-    name, _, problem = reason.partition(".")
-    column = SentTransaction.columns()[name]
-    pattern = TEXT_PATTERNS.get(name) or getattr(column, "regex", None) or ""
-    meaning = _MEANINGS[problem].format(
-        pattern=pattern.replace("|", "\\|"),
-        holds="text that holds" if name in FREE_TEXTS else "as a whole",
-    )
-    no_such_value = problem == "format" and isinstance(column, dy.Datetime)
-    return f"{meaning}, or no such moment (30 February)" if no_such_value else meaning
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from txn_platform.contract.card_numbers import card_number_spans, kinds_of
+from txn_platform.contract.reasons import DUPLICATE_FIELD_ROW
 from txn_platform.contract.schema import CODED_COLUMNS, DUPLICATE_FIELD, UNREADABLE
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
 from txn_platform.rows.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGITS
-from txn_platform.rows.validation import DUPLICATE_FIELD_ROW, Validator, find_repeats
+from txn_platform.rows.validation import Validator, find_repeats
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -24,9 +24,9 @@ from txn_platform.addresses import require_dagster_home
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
 from txn_platform.local import seaweedfs
+from txn_platform.local.places import STACK_BUCKET
 from txn_platform.local.processes import Child, generator_child, generator_url, port_is_free
 from txn_platform.network import without_proxy_for_loopback
-from txn_platform.places import STACK_BUCKET
 from txn_platform.rows.card_key import kept_card_key
 from txn_platform.settings import load_settings
 

@@ -20,11 +20,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from txn_platform.arrow.dictionaries import as_frame, few, values_and_indices
 from txn_platform.arrow.text import by_length, words
 from txn_platform.contract.schema import TRANSACTION_TYPES
-from txn_platform.source.decode_limits import shown
-from txn_platform.source.json_objects import without_repeats
+from txn_platform.errors import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -152,15 +151,23 @@ class ControlTotals:
         )
 
     @classmethod
-    def parse(cls, text: str | bytes) -> ControlTotals:
+    def parse(
+        cls,
+        text: str | bytes,
+        members: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None,
+    ) -> ControlTotals:
         """Read a statement from JSON.
+
+        Args:
+            text: the statement.
+            members: makes an object of its members, as `json.loads` takes it; it may refuse them.
 
         Raises:
             ValueError: it is not one.
         """
         try:
             # A float would round what is written as a number.
-            sent = json.loads(text, parse_float=_decimal, object_pairs_hook=without_repeats)
+            sent = json.loads(text, parse_float=_decimal, object_pairs_hook=members)
         except RecursionError:
             raise ValueError("nested too deeply") from None
         statement = _Statement.model_validate(sent)

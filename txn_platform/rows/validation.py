@@ -29,6 +29,14 @@ from txn_platform.arrow.dictionaries import (
     renumbered,
 )
 from txn_platform.contract.codes import CURRENCY_EXPONENTS
+from txn_platform.contract.reasons import (
+    CONFLICT,
+    DUPLICATE,
+    DUPLICATE_FIELD_ROW,
+    OUTSIDE_WINDOW,
+    UNREADABLE_ROW,
+    reason_of,
+)
 from txn_platform.contract.schema import (
     CODED_COLUMNS,
     CONFORMING_SCHEMA,
@@ -52,28 +60,8 @@ if TYPE_CHECKING:
     from txn_platform.rows.reconciliation import Batches
     from txn_platform.windows import Window
 
-UNREADABLE_ROW: Final = "row.unreadable"
-DUPLICATE_FIELD_ROW: Final = "row.duplicate_field"
-OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
-DUPLICATE: Final = "transaction_id.duplicate"
-CONFLICT: Final = "transaction_id.conflict"
-
 # What `find_repeats` finds in a window without.
 NO_REPEATS: Final = pl.DataFrame(schema={"position": pl.Int64, "repeat": pl.String})
-
-# What the library calls its rules, in the words of the reasons.
-_PROBLEMS: Final = {
-    "nullability": "missing",
-    "regex": "format",
-    "max_length": "format",
-    "text": "format",
-    "min": "range",
-    "max": "range",
-    "min_exclusive": "range",
-    "max_exclusive": "range",
-    "inf": "range",
-    "nan": "range",
-}
 
 
 @dataclass(frozen=True)
@@ -142,8 +130,7 @@ def _rules() -> dict[str, list[pl.Expr]]:
         for rule, expression in found.items():
             if rule.startswith("check__"):
                 expression |= ~well_formed  # noqa: PLW2901
-            problem = _PROBLEMS.get(rule, rule.removeprefix("check__"))
-            rules.setdefault(f"{name}.{problem}", []).append(expression.fill_null(value=True))
+            rules.setdefault(reason_of(name, rule), []).append(expression.fill_null(value=True))
     return rules
 
 
@@ -167,7 +154,6 @@ _UNREADABLE: Final = pl.all_horizontal(
 _REPEATS_A_FIELD: Final = (
     pl.col("extra_fields").str.starts_with(f'{{"{DUPLICATE_FIELD}":[').fill_null(value=False)
 )
-REASONS: Final = (UNREADABLE_ROW, DUPLICATE_FIELD_ROW, *_RULES, OUTSIDE_WINDOW, DUPLICATE, CONFLICT)
 
 
 def _is_of_one_column(rule: pl.Expr) -> bool:

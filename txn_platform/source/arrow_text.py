@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from txn_platform.arrow.dictionaries import PerDictionary, integers, numbers, places_of, renumbered
-from txn_platform.source.decode_limits import RefusedError, TooLargeError, shown
+from txn_platform.errors import shown
+from txn_platform.source.decode_limits import RefusedError, TooLargeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

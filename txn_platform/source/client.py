@@ -29,9 +29,9 @@ from txn_platform.contract.schema import (
     REQUIRED_COLUMNS,
     SENT_COLUMNS,
 )
-from txn_platform.errors import UserError
+from txn_platform.errors import UserError, shown
 from txn_platform.rows.reconciliation import ControlTotals
-from txn_platform.source.decode_limits import Budget, UnreadableError, shown
+from txn_platform.source.decode_limits import Budget, UnreadableError
 from txn_platform.source.decoding import DECODERS, UNREADABLE, page
 from txn_platform.source.json_objects import without_repeats
 from txn_platform.source.transport import AbsentError, Limits, Transport
@@ -199,7 +199,7 @@ class Source:
 
         def read(body: Body) -> ControlTotals:
             try:
-                return ControlTotals.parse(body.read())
+                return ControlTotals.parse(body.read(), without_repeats)
             except ValueError:
                 raise UnreadableError("is no statement of control totals") from None
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, override
 
 import pyarrow as pa
 
-from txn_platform.source.decode_limits import UnreadableError, shown
+from txn_platform.errors import shown
+from txn_platform.source.decode_limits import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

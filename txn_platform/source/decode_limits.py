@@ -6,7 +6,6 @@ sentence that begins with "its answer".
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 # A row takes this much at least: a place in each of the contract's columns, even when all are null.
@@ -14,8 +13,6 @@ ROW_BYTES: Final = 128
 MOST_COLUMNS: Final = 1_000
 # So much an answer may always become, however few bytes were sent.
 _ALWAYS_BYTES: Final = 1 << 21
-_LONGEST_NAME: Final = 60
-_DIGITS: Final = re.compile(r"\d(?=(?:\W*\d){4})")
 
 
 class UnreadableError(ValueError):
@@ -85,10 +82,3 @@ class Budget:
             raise TooLargeError(f"decodes to more than {self.most_bytes:,} bytes")
         if self.taken > max(_ALWAYS_BYTES, self._inflation * self._sent):
             raise TooLargeError(f"decodes to more than {self._inflation} times its size")
-
-
-def shown(name: str) -> str:
-    """A name that the source gave, as a message may show it: short, printable, without numbers."""
-    short = name[:_LONGEST_NAME] + "…" * (len(name) > _LONGEST_NAME)
-    hidden = _DIGITS.sub("*", short) if sum(map(str.isdigit, short)) > 8 else short
-    return repr(hidden)

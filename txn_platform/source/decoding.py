@@ -25,6 +25,7 @@ import pyarrow.csv as pa_csv
 
 from txn_platform.arrow.dictionaries import as_batch, empty, integers
 from txn_platform.contract.schema import REQUIRED_COLUMNS, SENT_COLUMNS, UNREADABLE
+from txn_platform.errors import shown
 from txn_platform.source.arrow_messages import ArrowMessages
 from txn_platform.source.arrow_text import AsText
 from txn_platform.source.decode_limits import (
@@ -33,7 +34,6 @@ from txn_platform.source.decode_limits import (
     RefusedError,
     TooLargeError,
     UnreadableError,
-    shown,
 )
 from txn_platform.source.json_objects import parts, repeats_a_name, too_many_names, unescaped
 from txn_platform.source.json_rows import Digits, NoJsonError, odd_rows_of, parsed, rows_of

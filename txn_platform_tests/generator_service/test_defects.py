@@ -41,6 +41,7 @@ from generator_service.simulator import (
 from generator_service.wire import Format
 from txn_platform import windows
 from txn_platform.arrow import dictionaries as columns
+from txn_platform.contract import reasons
 from txn_platform.contract import schema as contract
 from txn_platform.rows import validation
 from txn_platform.rows.reconciliation import ControlTotals
@@ -113,7 +114,7 @@ def test_every_reason_of_the_table_is_one_of_the_platforms():
         for reasons in (kind.reasons, kind.reasons_of_refund or "")
         for reason in reasons.split()
     }
-    assert named <= set(validation.REASONS)
+    assert named <= set(reasons.REASONS)
 
 
 def quarantined(sent: list[pa.RecordBatch]) -> dict[int, list[str]]:
