@@ -1,20 +1,19 @@
 """The preset `realistic`: who pays whom, how much, where and when.
 
-How a row follows from its slot belongs here: sessions, merchants, amounts and refunds. What is
-usual for a kind of transaction is in `kinds`, fraud in `fraud`.
+How a row follows from its slot belongs here: sessions, kinds and refunds. Customers, merchants and
+amounts are drawn in `purchases`, the shares of kinds stand in `kinds`, fraud in `fraud`.
 """
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from generator_service.simulator import arrow, fraud
-from generator_service.simulator.identities import Population, activity_quantiles
-from generator_service.simulator.kinds import KINDS, PARTS_OF_DAY, Ending
+from generator_service.simulator.kinds import KINDS, PARTS_OF_DAY
+from generator_service.simulator.purchases import Purchases
 from generator_service.simulator.randomness import (
     NORMAL,
     NORMAL_BITS,
@@ -24,7 +23,6 @@ from generator_service.simulator.randomness import (
     Words,
     below,
     bits,
-    exponential,
     hashed,
     key_of,
     mix,
@@ -33,13 +31,12 @@ from generator_service.simulator.randomness import (
     uniform,
 )
 from generator_service.simulator.rates import (
-    HOUR_CLASSES,
     MINUTES_OF_DAY,
     MINUTES_OF_WEEK,
     Calendar,
 )
-from generator_service.simulator.schema import CHANNELS, TRANSACTION_TYPES
-from generator_service.simulator.slots import CellFacts, Deal, Details, Draft, Places, Slots, single
+from generator_service.simulator.schema import TRANSACTION_TYPES
+from generator_service.simulator.slots import CellFacts, Deal, Draft, Places, Slots, single
 from generator_service.simulator.standing import StandingOrders, is_standing, standing_rows
 
 if TYPE_CHECKING:
@@ -70,19 +67,11 @@ _REFUND_AFTER = (2, 14)
 
 _REFUND_TRIES = 6
 
-_ACTIVITY_BITS = 12
 _OWN_SPREAD = 0.3
 """Standard deviation of the logarithm of what customers' standing orders of a kind come to."""
 
 _LEVELLED = 0.4
 """How much less than other amounts a standing order follows its customer's level."""
-
-_SMALLEST = 50
-"""Cents of the smallest amount."""
-
-_NOTE = 2_000
-_MOST_NOTES = 50
-"""Cents of a bank note, and the most of them that change hands at a machine or a counter."""
 
 _PURCHASE = TRANSACTION_TYPES.index("PURCHASE")
 _REFUND = TRANSACTION_TYPES.index("REFUND")
@@ -94,18 +83,18 @@ class Behaviour:
     def __init__(self, configuration: Configuration, pools: Pools) -> None:
         """Draw the population and lay out its tables."""
         seed = configuration.seed
-        self.population = Population(configuration, pools)
+        self._calendar = Calendar(pools.utc_offset)
+        self._purchases = Purchases(configuration, pools, self._calendar)
+        self.population = self._purchases.population
         self.places = Places(
             np.concatenate([self.population.site_latitude, self.population.customer_latitude]),
             np.concatenate([self.population.site_longitude, self.population.customer_longitude]),
         )
         self.scenarios = arrow.strings([scenario.name for scenario in fraud.SCENARIOS])
         self.look_back = _GENERATIONS * (int(_LAGS.max()) + 1)
-        self._calendar = Calendar(pools.utc_offset)
         self._standing = StandingOrders(seed, configuration.customers, configuration.tps)
         self._rows_a_minute = configuration.tps * 60.0 - self._standing.rows_a_minute
         self._fraud = fraud.Fraud(configuration, self._calendar)
-        self._activity = activity_quantiles(1 << _ACTIVITY_BITS)
         self._cell_key = key_of("cells", seed)
         self._count_key = key_of("counts", seed)
         self._phase_key = key_of("phases", seed)
@@ -118,31 +107,18 @@ class Behaviour:
         self._merchant_key = np.uint64(key_of("merchants", seed))
         self._amount_key = np.uint64(key_of("amounts", seed))
         self._refund_key = np.uint64(key_of("refunds", seed))
-        self._lay_out_kinds()
+        self._spreads = np.array([kind.spread for kind in KINDS])
+        self._kind_table = self._kinds_by_hour()
 
-    def _lay_out_kinds(self) -> None:
+    @staticmethod
+    def _kinds_by_hour() -> npt.NDArray[np.uint8]:
         hours = np.arange(24)
         by_hour = np.empty((24, len(KINDS)))
         for part, (start, end) in enumerate(PARTS_OF_DAY):
             by_hour[(hours >= start) & (hours < end)] = [
                 kind.weight * kind.by_part[part] for kind in KINDS
             ]
-        self._kind_table = np.stack([table_of_shares(row, 12) for row in by_hour])
-        channels = [
-            np.array([kind.channels.get(channel, 0.0) for channel in CHANNELS]) for kind in KINDS
-        ]
-        self._channel_table = np.stack([table_of_shares(shares, 8) for shares in channels])
-        in_person = ("CHIP", "CONTACTLESS", "MAGSTRIPE", "ATM", "BRANCH")
-        self._in_person = np.isin(CHANNELS, in_person)
-        self._types = np.array([TRANSACTION_TYPES.index(kind.transaction_type) for kind in KINDS])
-        self._medians = np.array([math.log(kind.median * 100.0) for kind in KINDS])
-        self._spreads = np.array([kind.spread for kind in KINDS])
-        endings: tuple[Ending, ...] = get_args(Ending.__value__)
-        self._ends = {
-            ending: np.array([kind.ending == ending for kind in KINDS]) for ending in endings
-        }
-        self._chained = np.array([round(kind.chains * 1024) for kind in KINDS])
-        self._group_logs = np.log(self.population.group_sizes + 1.0)
+        return np.stack([table_of_shares(row, 12) for row in by_hour])
 
     def facts(self, cells: Integers) -> CellFacts:
         """Return the facts of cells."""
@@ -156,7 +132,9 @@ class Behaviour:
         """Say what rows hold; without details, only what control totals need."""
         roots = slots.roots()
         draft = self._ordinary(slots, roots, details=details)
-        self._fraud.overlay(self, slots, roots, draft)
+        abuse = self._fraud.overlay(self._purchases, slots, roots, draft)
+        if abuse is not None:
+            self._refund_again(abuse, draft)
         self._refund(slots, roots, draft)
         return draft
 
@@ -179,15 +157,15 @@ class Behaviour:
         favourite += chosen >= 165
         favourite[standing] = 0
         usual = hashed(self._favourite_key, (customers << 8) + (kinds << 2) + favourite)
-        merchants = self.merchant_of(np.where(favoured, usual, choices), kinds, regions)
+        merchants = self._purchases.merchant_of(np.where(favoured, usual, choices), kinds, regions)
         deal = Deal(customers, kinds, merchants, regions, cards=words)
-        logs = self.usual_logs(deal)
+        logs = self._purchases.usual_logs(deal)
         noise = mix(roots ^ self._amount_key)
         logs += self._spreads[kinds] * NORMAL[bits(noise, 0, NORMAL_BITS)]
         own = hashed(self._own_key, (customers[standing] << 8) + kinds[standing])
         logs[standing] += _OWN_SPREAD * NORMAL[bits(own, 0, NORMAL_BITS)]
         logs[standing] -= _LEVELLED * self.population.customer_level[customers[standing]]
-        return self.settled(deal, logs, words, noise, details=details)
+        return self._purchases.settled(deal, logs, words, noise, details=details)
 
     def _kinds(self, slots: Slots, words: Words) -> Integers:
         """Draw kinds by the hour of the day; for rows that are no standing orders."""
@@ -221,23 +199,7 @@ class Behaviour:
             words = mix(found ^ self._session_key)
             further = _follows(words)
             rows, words, indices = rows[further], words[further], indices[further]
-        return self.customer_of(mix(firsts ^ self._customer_key), cells)
-
-    def customer_of(self, words: Words, cells: Integers) -> Integers:
-        """Draw customers who are active in cells: by hour class, then by how active they are."""
-        edges = self._calendar.class_edges[self._calendar.minute_of_week(cells)]
-        chosen = bits(words, 0, 16)
-        classes = np.zeros(words.size, dtype=np.int64)
-        for edge in range(len(HOUR_CLASSES) - 1):
-            classes += chosen >= edges[:, edge]
-        place = (words >> 32).view(np.int64)
-        segment = place >> (32 - _ACTIVITY_BITS)
-        start = self._activity[segment]
-        part = (place & ((1 << (32 - _ACTIVITY_BITS)) - 1)) * 2.0 ** (_ACTIVITY_BITS - 32)
-        rank = start + part * (self._activity[segment + 1] - start)
-        sizes = self.population.class_sizes[classes]
-        within = np.minimum((rank * sizes).astype(np.int64), sizes - 1)
-        return self.population.class_starts[classes] + within
+        return self._purchases.customer_of(mix(firsts ^ self._customer_key), cells)
 
     def _regions(self, slots: Slots, customers: Integers) -> Integers:
         """Return where customers are this week: at home, or for some weeks elsewhere."""
@@ -247,81 +209,6 @@ class Behaviour:
         away = np.flatnonzero(bits(trips, 0, 10) < int(_TRAVELLING * 1024))
         regions[away] = below(trips[away], self.population.regions)
         return regions
-
-    def merchant_of(self, words: Words, kinds: Integers, regions: Integers) -> Integers:
-        """Draw merchants of kinds, everywhere or in regions, by popularity.
-
-        A uniform u makes a local merchant's rank floor((n + 1) ** u), which is Zipf's law with
-        exponent 1 (rank k has the share log(1 + 1/k) / log(n + 1)); chains take u squared, which
-        is steeper at the top. Together they keep Zipf's exponent near 1 over all ranks.
-        """
-        population = self.population
-        chained = bits(words, 16, 10) < self._chained[kinds]
-        groups = population.chain_group[kinds]
-        groups += np.where(chained, 0, regions + 1)
-        part = (words >> 32).astype(np.float64)
-        part *= 2.0**-32
-        np.multiply(part, part, out=part, where=chained)
-        part *= self._group_logs[groups]
-        ranks = exponential(part).astype(np.int64) - 1
-        # The table's e to the log of n + 1 may come out as n + 1 itself.
-        np.minimum(ranks, population.group_sizes[groups] - 1, out=ranks)
-        return population.group_starts[groups] + ranks
-
-    def lesser_merchant_of(self, words: Words, kinds: Integers, regions: Integers) -> Integers:
-        """Draw local merchants of kinds in regions, from the less popular half."""
-        groups = self.population.chain_group[kinds] + 1 + regions
-        sizes = self.population.group_sizes[groups]
-        return self.population.group_starts[groups] + sizes // 2 + below(words, sizes - sizes // 2)
-
-    def usual_logs(self, deal: Deal) -> Floats:
-        """Return the logarithm of the cents that are usual for deals."""
-        logs = self._medians[deal.kinds]
-        logs += self.population.merchant_level[deal.merchants]
-        logs += self.population.customer_level[deal.customers]
-        return logs
-
-    def settled(
-        self, deal: Deal, logs: Floats, words: Words, noise: Words, *, details: bool
-    ) -> Draft:
-        """Write deals down, with the logarithms of their cents.
-
-        Of a row's words the first says its channel, the second how its amount ends.
-        """
-        return Draft(
-            customers=deal.customers,
-            merchants=deal.merchants,
-            types=self._types[deal.kinds],
-            cents=self._rounded(np.rint(exponential(logs)).astype(np.int64), deal.kinds, noise),
-            details=self._details(deal, words) if details else None,
-            fraud=np.zeros(words.size, dtype=np.int64),
-        )
-
-    def _rounded(self, cents: Integers, kinds: Integers, noise: Words) -> Integers:
-        """End amounts as their kind does."""
-        mostly = bits(noise, NORMAL_BITS, 8) < 150
-        whole = cents // 100
-        whole *= 100
-        nines = (self._ends["99"][kinds] & mostly) | self._ends["fixed"][kinds]
-        cents = np.where(nines, whole + 99, cents)
-        cents = np.where(self._ends["00"][kinds] & mostly, whole, cents)
-        notes = np.flatnonzero(self._ends["note"][kinds])
-        cents[notes] = np.clip((cents[notes] + _NOTE // 2) // _NOTE, 1, _MOST_NOTES) * _NOTE
-        return np.maximum(cents, _SMALLEST, out=cents)
-
-    def _details(self, deal: Deal, words: Words) -> Details:
-        population = self.population
-        channels = self._channel_table[deal.kinds, bits(words, 12, 8)].astype(np.int64)
-        # Three in four use the first card, also who has others.
-        other = (bits(deal.cards, 20, 8) < 64) * (1 + bits(deal.cards, 28, 1))
-        cards = population.card_starts[deal.customers]
-        cards += np.minimum(other, population.card_counts[deal.customers] - 1)
-        sites = population.site_steps[deal.merchants]
-        sites *= deal.regions
-        sites += population.site_starts[deal.merchants]
-        in_person = self._in_person[channels]
-        homes = population.site_latitude.size + deal.customers
-        return Details(cards, channels, places=np.where(in_person, sites, homes))
 
     # Refunds
 
@@ -338,14 +225,13 @@ class Behaviour:
         parts = np.where(bits(words, 20, 4) < 11, 1.0, uniform(mix(words.copy())))
         self._write_refunds(rows[found], parents.select(found), parts[found], draft)
 
-    def refund_again(
-        self, rows: npt.NDArray[np.intp], cells: Integers, words: Words, draft: Draft
-    ) -> None:
-        """Turn rows into whole refunds of the purchase that a cell and a word stand for.
+    def _refund_again(self, abuse: fraud.RefundAbuse, draft: Draft) -> None:
+        """Turn rows of fraud into whole refunds of a purchase that was refunded before.
 
         Rows for which no purchase is found are left as they were, and are no fraud.
         """
-        parents, found = self._purchases_before(cells, words, fraud.REFUNDED_BEFORE)
+        parents, found = self._purchases_before(abuse.cells, abuse.words, fraud.REFUNDED_BEFORE)
+        rows = abuse.rows
         draft.fraud[rows[~found]] = 0
         self._write_refunds(rows[found], parents.select(found), np.ones(rows.size)[found], draft)
 
@@ -386,7 +272,7 @@ class Behaviour:
     def _are_purchases(self, slots: Slots) -> Flags:
         """Say whether slots hold ordinary purchases, without making them."""
         roots = slots.roots()
-        types = self._types[self._kinds(slots, mix(roots ^ self._kind_key))]
+        types = self._purchases.types[self._kinds(slots, mix(roots ^ self._kind_key))]
         good = (slots.facts.counts > 0) & (types == _PURCHASE)
         good &= ~_is_refund(mix(roots ^ self._refund_key))
         good &= ~is_standing(slots.facts, slots.indices)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from generator_service.simulator.behaviour import Behaviour
     from generator_service.simulator.configuration import Configuration
+    from generator_service.simulator.purchases import Purchases
     from generator_service.simulator.rates import Calendar
     from generator_service.simulator.slots import Draft, Slots
 
@@ -147,6 +147,18 @@ def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
     return _Lanes(key, 1, epoch, active, share * epoch / active)
 
 
+@dataclass(frozen=True)
+class RefundAbuse:
+    """Rows that are to be refunds of a purchase that was refunded before.
+
+    cells and words say where the purchase is looked for, the same for the rows of one campaign.
+    """
+
+    rows: npt.NDArray[np.intp]
+    cells: Integers
+    words: Words
+
+
 class Fraud:
     """The fraud of a configuration."""
 
@@ -182,54 +194,59 @@ class Fraud:
         found[rows] = 1 + (words[rows, None] >= edges[slots.at[rows]]).sum(axis=1)
         return found
 
-    def overlay(self, model: Behaviour, slots: Slots, roots: Words, draft: Draft) -> None:
-        """Turn the rows that are fraud into what their scenario makes of them."""
+    def overlay(
+        self, purchases: Purchases, slots: Slots, roots: Words, draft: Draft
+    ) -> RefundAbuse | None:
+        """Turn the rows that are fraud into what their scenario makes of them.
+
+        Returns the rows that are to be refunds: they take a purchase of the past, which is found
+        elsewhere.
+        """
+        abuse = None
         draft.fraud = self.scenarios(slots, roots)
         for code in np.unique(draft.fraud[draft.fraud > 0]).tolist():
             rows = np.flatnonzero(draft.fraud == code)
-            self._apply(code - 1, model, slots.select(rows), roots[rows], draft=draft, rows=rows)
+            case = self._case(code - 1, purchases, slots.select(rows), roots[rows])
+            if case.scenario.name == "refund_abuse":
+                # A long campaign refunds one purchase after the other, none of them too old.
+                anchors = case.cells - (case.cells - case.starts) % (_REFUND_DAYS * _DAY)
+                abuse = RefundAbuse(rows, anchors, case.campaigns)
+            else:
+                details = draft.details is not None
+                draft.put(rows, case.play(details=details))
+        return abuse
 
-    def _apply(
-        self,
-        index: int,
-        model: Behaviour,
-        slots: Slots,
-        roots: Words,
-        *,
-        draft: Draft,
-        rows: npt.NDArray[np.intp],
-    ) -> None:
+    def _case(self, index: int, purchases: Purchases, slots: Slots, roots: Words) -> _Case:
         scenario, lanes = SCENARIOS[index], self._lanes[index]
         cells = slots.row_cells()
         words = hashed(lanes.key, roots)
         campaigns, starts, progress = lanes.campaigns(cells, below(words, lanes.count))
-        if scenario.name == "refund_abuse":
-            # A long campaign refunds one purchase after the other, none of them too old.
-            anchors = cells - (cells - starts) % (_REFUND_DAYS * _DAY)
-            model.refund_again(rows, anchors, campaigns, draft)
-            return
         shift = scenario.shift * self._departure
-        case = _Case(model, cells, mix(words), campaigns, progress, shift)
-        deal, logs = _PLAYS[scenario.name](case)
-        noise = case.draw_row(1)
-        logs += scenario.spread * NORMAL[bits(noise, 0, NORMAL_BITS)]
-        details = draft.details is not None
-        draft.put(rows, model.settled(deal, logs, case.draw_row(2), noise, details=details))
+        return _Case(scenario, purchases, cells, mix(words), campaigns, starts, progress, shift)
 
 
 @dataclass
 class _Case:
-    """Rows of one scenario: their cell and word, and their campaign's word and progress (0..1).
+    """Rows of one scenario: cell and word; word, first cell and progress (0..1) of their campaign.
 
     shift is how far the logarithms of the scenario's amounts lie above what is usual.
     """
 
-    model: Behaviour
+    scenario: Scenario
+    purchases: Purchases
     cells: Integers
     words: Words
     campaigns: Words
+    starts: Integers
     progress: Floats
     shift: float
+
+    def play(self, *, details: bool) -> Draft:
+        """Return what the scenario makes of the rows."""
+        deal, logs = _PLAYS[self.scenario.name](self)
+        noise = self.draw_row(1)
+        logs += self.scenario.spread * NORMAL[bits(noise, 0, NORMAL_BITS)]
+        return self.purchases.settled(deal, logs, self.draw_row(2), noise, details=details)
 
     def draw(self, purpose: int) -> Words:
         """Return a word of each row's campaign for a purpose."""
@@ -241,17 +258,17 @@ class _Case:
 
     def victims(self) -> Integers:
         """Return each campaign's one victim: anybody, however active."""
-        return below(self.draw(1), self.model.population.customers)
+        return below(self.draw(1), self.purchases.population.customers)
 
     def deal(self, customers: Integers, kinds: Integers, words: Words) -> Deal:
         """Pay merchants of kinds, drawn by words, with one card each and where its owner lives."""
-        regions = self.model.population.customer_region[customers]
-        merchants = self.model.merchant_of(words, kinds, regions)
+        regions = self.purchases.population.customer_region[customers]
+        merchants = self.purchases.merchant_of(words, kinds, regions)
         return Deal(customers, kinds, merchants, regions, cards=self.draw(4))
 
     def dearer(self, deal: Deal) -> Floats:
         """Return logarithms of cents above what is usual for a deal."""
-        return self.model.usual_logs(deal) + self.shift
+        return self.purchases.usual_logs(deal) + self.shift
 
 
 # The scenarios. Each returns who pays whom, and the logarithms of the usual cents.
@@ -260,7 +277,7 @@ class _Case:
 def _card_testing(case: _Case) -> tuple[Deal, Floats]:
     """Try stolen cards with small amounts at one online shop, then spend with them at others."""
     card = bits(case.words, 0, 20) % _TESTED_CARDS
-    customers = below(hashed(1, case.campaigns, card), case.model.population.customers)
+    customers = below(hashed(1, case.campaigns, card), case.purchases.population.customers)
     tried = _ONLINE[below(case.draw(2), _ONLINE.size)]
     spent = _ONLINE[below(case.words, _ONLINE.size)]
     later = case.progress >= _CASH_OUT
@@ -287,9 +304,9 @@ def _account_takeover(case: _Case) -> tuple[Deal, Floats]:
 def _merchant_compromise(case: _Case) -> tuple[Deal, Floats]:
     """Copy cards at a small merchant's till for four weeks, and charge the copies there."""
     kinds = _TILLS[below(case.draw(1), _TILLS.size)]
-    regions = below(case.draw(2), case.model.population.regions)
-    merchants = case.model.lesser_merchant_of(case.draw(3), kinds, regions)
-    customers = case.model.customer_of(case.draw_row(3), case.cells)
+    regions = below(case.draw(2), case.purchases.population.regions)
+    merchants = case.purchases.lesser_merchant_of(case.draw(3), kinds, regions)
+    customers = case.purchases.customer_of(case.draw_row(3), case.cells)
     deal = Deal(customers, kinds, merchants, regions, cards=case.draw_row(4))
     return deal, case.dearer(deal)
 
