@@ -24,7 +24,13 @@ NO_PYTHON := make: no Python from 3.12 on is on PATH. Install one (apt-get insta
   or let uv fetch one: make UV_PYTHON_DOWNLOADS=automatic
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-.PHONY: help setup demo dev test test-long test-busy mutants bench readers chaos lint format lock clean
+# Tests without a server, a child process or Dagster: half a minute on two cores.
+FAST := $(addprefix txn_platform_tests/,test_ahead.py test_arrow_text.py test_card_numbers.py \
+  test_columns.py test_contract.py test_decoding.py test_layers.py test_ordering.py test_protection.py \
+  test_reconciliation.py test_reliability_page.py test_timestamps.py test_validation.py test_windows.py)
+
+.PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
+  lint format lock clean
 
 help: ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -37,6 +43,9 @@ demo: setup ## Run the main job once: generator, S3 of its own, Dagster, summary
 dev: setup ## The generator, an S3 and the Dagster UI, until Ctrl-C
 	@$(BIN)/txn dev
 
+check: lint ## Lint, types and the fast tests (FAST), in under a minute on two cores
+	@$(BIN)/python -m pytest -n 2 $(FAST)
+
 test: setup ## The tests, in under ten minutes on two cores
 	@$(BIN)/python -m pytest
 
@@ -45,6 +54,11 @@ test-long: setup ## The tests that take longer: an hour of fuzzing among them
 
 test-busy: setup ## The tests ten times on a busy machine, to find what fails once
 	@$(BIN)/python benchmarks/repeated.py
+
+coverage: setup ## The tests with branch coverage of both packages, into .coverage-html/
+	@rm -rf .coverage .coverage.* .coverage-html
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-report=html
+	@rm -f .coverage.*
 
 mutants: setup ## Put 300 small errors into the core, and count those that no test notices (an hour)
 	@$(BIN)/python benchmarks/mutation.py
@@ -67,12 +81,18 @@ chaos: setup ## Kill, race and soak for an hour, and judge what is left in the l
 	  $(BIN)/python benchmarks/$$script.py --store $$store || exit 1; \
 	done; done
 
+# The other tables are measured: `make bench` writes docs/performance.md, `make readers` docs/readers.md.
+docs: setup ## Write the generated pages: docs/contract.md and the tables of docs/reliability.md
+	@$(BIN)/python -m txn_platform.contract.page > docs/contract.md.new
+	@mv docs/contract.md.new docs/contract.md
+	@$(BIN)/python -m txn_platform_tests.reliability_page
+
 lint: setup ## Format check, lint, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
 
-format: setup ## Format and mend what lint can mend
+format: setup ## Format, and fix what lint can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
@@ -87,7 +107,7 @@ lock: $(UV) ## Resolve the dependencies anew
 	  - -o requirements-uv.lock
 
 clean: ## Remove the environments and all local state
-	rm -rf $(VENV) .venv-* .uv .txn .pytest_cache .ruff_cache .hypothesis .tmp_dagster_home_*
+	rm -rf $(VENV) .venv-* .uv .txn .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
 
 # --no-build-isolation: the build backend comes from the lock as well.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
