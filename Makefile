@@ -109,6 +109,7 @@ lock: $(UV) ## Resolve the dependencies anew
 clean: ## Remove the environments and all local state
 	rm -rf $(VENV) .venv-* .uv .txn .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
 
+# Depends on pyproject.toml too: its entry points take effect only when the package is installed.
 # --no-build-isolation: the build backend comes from the lock as well.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	@test -x $(BIN)/python || { python="$(PYTHON)"; any='>=3.12,<3.15'; \

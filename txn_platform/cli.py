@@ -14,8 +14,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from io import TextIOWrapper
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO, override
+from typing import TYPE_CHECKING, Any, NoReturn, override
 
 import click
 
@@ -26,17 +25,21 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from generator_service import simulator
-    from generator_service.settings import Settings
-    from generator_service.simulator import Simulator
     from txn_platform.runs import Summary
-    from txn_platform.settings import Settings as PlatformSettings
+    from txn_platform.settings import Settings
     from txn_platform.windows import Window
 
 # Columns; more than a row of any table has.
 _UNBOUNDED = 1_000
 # More than a window can be old.
 _MAX_DAYS = 100_000
+# Commands of other packages, with their help. Repeated here because reading the metadata of all
+# installed packages would double the time of `txn --help`.
+_ELSEWHERE = {
+    "generate": "Write synthetic transactions, with no server and no Dagster.",
+    "scorecard": "Measure how realistic the generator's data is;"
+    " exit code 1 when a measure is out of range.",
+}
 # The assets' names, without an import of what defines them.
 _RAW = "raw_transactions"
 _QUARANTINED = "quarantined_transactions"
@@ -77,6 +80,17 @@ class _Command(click.Command):
             return super().make_context(*args, **extra)
 
 
+class _Elsewhere(click.Command):
+    """A command of another package, loaded by its entry point when it is used."""
+
+    @override
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        from txn_platform.extensions import command
+
+        # The context names the loaded command, which is what click invokes then.
+        return command(str(self.name)).make_context(*args, **extra)
+
+
 class _Cli(click.Group):
     """A group whose commands fail with one message for what users can fix."""
 
@@ -100,25 +114,6 @@ class _Cli(click.Group):
             return super().invoke(ctx)
         except UserError as error:
             raise click.ClickException(str(error)) from None
-
-
-class _Moment(click.ParamType[datetime]):
-    name = "time"
-
-    @override
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> datetime:
-        try:
-            moment = datetime.fromisoformat(value)
-            moment = moment.astimezone(UTC) if moment.tzinfo else None
-        except (ValueError, OverflowError):
-            moment = None
-        if moment is None:
-            self.fail(
-                f"{value!r} is not a time with a zone: write 2026-11-01T00:00:00Z", param, ctx
-            )
-        return moment
 
 
 class _Days(click.ParamType[timedelta]):
@@ -148,6 +143,10 @@ def program() -> None:
 @click.version_option(package_name="txn-platform", prog_name="txn")
 def main() -> None:
     """Financial transactions, from an API to a lake on S3."""
+
+
+for _name, _help in _ELSEWHERE.items():
+    main.add_command(_Elsewhere(_name, help=_help))
 
 
 @main.command()
@@ -208,15 +207,18 @@ def demo(*, directory: bool) -> None:
 @main.command()
 def doctor() -> None:
     """Check settings, source and lake, and say what to mend."""
-    from generator_service.settings import variables
     from txn_platform.doctor import examine
+    from txn_platform.extensions import variables
     from txn_platform.settings import load_settings
 
     with suppress(UserError):
         # A wrong setting is the first finding.
         _say_places(load_settings(), source=True)
+    names, failures = variables()
+    for failure in failures:
+        click.echo(f"note: {failure}", err=True)
     failed = False
-    for finding in examine(variables()):
+    for finding in examine(names):
         failed |= not finding.good
         mark, colour = (
             ("FAIL", "red")
@@ -228,61 +230,6 @@ def doctor() -> None:
         mark = click.style(mark, fg=colour)
         _print(f"{mark}  {finding.subject:8}  {finding.message}")
     if failed:
-        sys.exit(1)
-
-
-@main.command()
-@click.option("--start", type=_Moment(), help="First moment, with a zone.  [default: 31 days ago]")
-@click.option("--end", type=_Moment(), help="First moment after the window.  [default: today]")
-@click.option("--rows", type=click.IntRange(min=1000), default=3_000_000, help="To look at.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the page, with pictures, to this file.",
-)
-def scorecard(
-    start: datetime | None, end: datetime | None, rows: int, *, as_json: bool, output: Path | None
-) -> None:
-    """Measure how realistic the generator's data is; exit code 1 when a measure is out of range.
-
-    The generator is set up by the GENERATOR_ variables, as the service is.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from generator_service.scorecard import measure
-
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    end = end or today
-    simulator, window, _ = _simulated(start or end - timedelta(days=31), end)
-    with ExitStack() as stack:
-        # A file that cannot be written is said before minutes of measuring.
-        page = stack.enter_context(_written_whole(output)) if output else None
-        stack.enter_context(Console(stderr=True).status("measuring"))
-        try:
-            card = measure(simulator, window, rows)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        if page is not None:
-            page.write(card.to_html())
-    if as_json:
-        _print(card.to_json())
-    else:
-        table = Table("property", "value", "target", "", "source")
-        for line in card.lines:
-            bounds = [f"{bound:.4g}" for bound in (line.low, line.high) if bound is not None]
-            table.add_row(
-                line.name,
-                "too few rows" if line.value is None else f"{line.value:.4g}",
-                ("≤ " if line.low is None else "≥ " if line.high is None else "")
-                + " .. ".join(dict.fromkeys(bounds)),
-                "ok" if line.in_range else "OUT",
-                line.source,
-            )
-        _print_table(table)
-    if not card.in_range:
         sys.exit(1)
 
 
@@ -378,77 +325,6 @@ def optimize(keep: timedelta) -> None:
     )
 
 
-@main.command()
-@click.option("--start", type=_Moment(), required=True, help="First moment, with a zone.")
-@click.option("--end", type=_Moment(), required=True, help="First moment after the window.")
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["parquet", "ndjson", "csv", "arrow"]),
-    default="parquet",
-    show_default=True,
-)
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, allow_dash=True, path_type=Path),
-    default=Path("-"),
-    help="The file to write; - is standard output.  [default: -]",
-)
-def generate(start: datetime, end: datetime, format_name: str, output: Path) -> None:
-    """Write synthetic transactions, with no server and no Dagster.
-
-    The generator is set up by the GENERATOR_ variables, as the service is.
-    """
-    from rich.console import Console
-
-    from generator_service.export import export
-    from generator_service.wire import Format
-
-    form = Format(format_name)
-    simulator, window, settings = _simulated(start, end)
-    spoiler = settings.spoiler(window)
-    if str(output) == "-":
-        if sys.stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
-            raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
-        with _printing():
-            export(simulator, window, form, sys.stdout.buffer, spoiler=spoiler)
-            sys.stdout.buffer.flush()
-        return
-    try:
-        with Console(stderr=True).status("no rows yet") as status:
-            rows = export(
-                simulator,
-                window,
-                form,
-                output,
-                spoiler=spoiler,
-                progress=lambda rows: status.update(f"{rows:,} rows"),
-            )
-    except OSError as error:
-        raise UserError(f"{output} cannot be written: {error.strerror}") from None
-    click.echo(f"{output}: {rows:,} rows", err=True)
-
-
-def _simulated(start: datetime, end: datetime) -> tuple[Simulator, simulator.Window, Settings]:
-    """The simulator that the GENERATOR_ variables describe, a window for it, and all they say."""
-    from generator_service.settings import Settings
-    from generator_service.simulator import Simulator, Window
-
-    if end <= start:
-        raise click.UsageError("--end must be after --start.")
-    try:
-        window = Window(_microseconds(start), _microseconds(end))
-        settings = Settings.load()
-        return Simulator(settings.configuration()), window, settings
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - datetime.fromtimestamp(0, UTC)) // timedelta(microseconds=1)
-
-
 def _materialize(
     partition: str | None, last: int, *, allow_empty: bool = False
 ) -> Iterator[Summary]:
@@ -496,7 +372,7 @@ def _materialize(
             )
 
 
-def _say_places(settings: PlatformSettings, *, source: bool = False) -> None:
+def _say_places(settings: Settings, *, source: bool = False) -> None:
     """Say on standard error which lake is looked at, and which source, and what is beside it."""
     from txn_platform.local.places import lake_place, local_stack, source_place
 
@@ -507,31 +383,6 @@ def _say_places(settings: PlatformSettings, *, source: bool = False) -> None:
         lines.append(f"note: {beside}")
     for line in lines:
         click.echo(line, err=True)
-
-
-@contextmanager
-def _written_whole(path: Path) -> Generator[TextIO]:
-    """A file that takes the path's place when the block has ended well.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # A device or a pipe cannot be replaced by a file.
-        in_place = path.exists() and not path.is_file()
-        if in_place:
-            part = path
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                yield file
-            if not in_place:
-                part.replace(path)
-        finally:
-            if not in_place:
-                part.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _newest(watermark: datetime, count: int) -> list[Window]:

@@ -16,7 +16,7 @@ import httpx
 import psutil
 import pytest
 
-from generator_service.__main__ import main
+from generator_service.server import serve
 from generator_service.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def test_the_access_log_is_off_until_turned_on_and_never_on_stdout():
 
 @pytest.mark.parametrize("host", ["a..b", "a" * 70, "http://here", "no such host"])
 def test_a_host_that_is_none_is_said_in_one_message(host: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["--host", host, "--port", "0"]) == 1
+    assert serve(host, 0) == 1
     assert f"cannot listen on {host}:0: " in capsys.readouterr().err
 
 
