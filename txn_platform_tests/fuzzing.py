@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.errors import UserError
-from txn_platform.lake.quarantine import ReasonTally
+from txn_platform.rows.reason_tally import ReasonTally
 from txn_platform.rows.reconciliation import ControlTotals, Repeats
 from txn_platform.rows.validation import NO_REPEATS, Validator
 from txn_platform.settings import load_settings

@@ -5,7 +5,9 @@ groups of several batches, and the fault is in one row of the first, a middle or
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ from txn_platform.defs import assets, checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.resources import CardKeyResource, GeneratorResource
-from txn_platform.lake.parquet import open_parquet
+from txn_platform.lake.parquet import open_parquet, read_batches
+from txn_platform.rows.proof import Proof, prove_published
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import Validator
 from txn_platform_tests.served_source import ServedSource, sent_row, served
@@ -79,7 +82,13 @@ def _failed(
     columns = [frame[name].to_arrow().cast(schema.field(name).type) for name in schema.names]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=80)
     with open_parquet(path, CODED_COLUMNS) as file:
-        _, results = checks.prove_published(file, expected, policy)
+        proof = prove_published(
+            file.metadata.schema.to_arrow_schema(),
+            partial(read_batches, file),
+            expected,
+            clear_cards=policy == "clear",
+        )
+    results = checks.published(proof, policy)
     return {
         result.check_name or "": result.description or "" for result in results if not result.passed
     }
@@ -341,18 +350,11 @@ def test_what_fails_leaves_the_last_good_version(
     assert _materialize(there).success
     before = _objects()
     there.rows[5] = sent_row(5, amount="7.77")
-    prove = checks.prove_published
 
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        totals, results = prove(*args, **kwargs)
-        return totals, [
-            checks.verdict(checks.UNIQUE_IDS, ["broken"])
-            if result.check_name == checks.UNIQUE_IDS.name
-            else result
-            for result in results
-        ]
+    def failing(*args: Any, **kwargs: Any) -> Proof:
+        return replace(prove_published(*args, **kwargs), repeated_ids=2)
 
-    monkeypatch.setattr(assets.checks, "prove_published", failing)
+    monkeypatch.setattr(assets, "prove_published", failing)
     assert not _materialize(there).success
     published = [path for path in before if "s3_parquet" in path]
     assert [_objects()[path] for path in published] == [before[path] for path in published]

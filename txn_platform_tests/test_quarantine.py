@@ -16,7 +16,8 @@ from txn_platform.lake.base import Lake
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import open_lake
 from txn_platform.lake.parquet import Encoding
-from txn_platform.lake.quarantine import LANDED_DIGEST, form_of, look_into, masked
+from txn_platform.lake.quarantine import LANDED_DIGEST, look_into
+from txn_platform.rows.reason_tally import form_of, masked
 from txn_platform.rows.validation import Validator, find_repeats
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window

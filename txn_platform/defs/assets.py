@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import dagster as dg
@@ -15,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from txn_platform.arrow.prefetch import ahead
 from txn_platform.contract.schema import (
     CODED_COLUMNS,
     CONTRACT_VERSION,
@@ -38,11 +38,11 @@ from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
-from txn_platform.lake.quarantine import LANDED_DIGEST, ReasonTally
-from txn_platform.rows.ordering import Order, in_order
-from txn_platform.rows.protection import protected
+from txn_platform.lake.quarantine import LANDED_DIGEST
+from txn_platform.rows.ordering import in_order
+from txn_platform.rows.proof import prove_published
 from txn_platform.rows.reconciliation import ControlTotals, Repeats
-from txn_platform.rows.validation import NO_REPEATS, Validator, find_repeats
+from txn_platform.rows.window import validate_window
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -231,82 +231,72 @@ def validation(
 ) -> Iterator[Any]:
     """Judge every row of a landed window; both outputs come from one pass over it."""
     window = window_of(context)
-    validated_totals = quarantined_totals = ControlTotals()
-    reasons = ReasonTally()
-    order = Order()
-    with failing_for_users():
+    with failing_for_users(), ExitStack() as staged:
         protector = card_key.protector()
         settings = load_settings()
         allowed = config.max_quarantine
         if allowed is None:
             allowed = settings.max_quarantine
         raw, digest = raw_transactions.parquet_with_digest(CODED_COLUMNS)
-        repeats = (
-            find_repeats(lambda columns: read_batches(raw, columns))
-            if json.loads(_note(raw, _REPEATS_SUSPECTED))
-            else NO_REPEATS
+        validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+        quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
+
+        def write(conforming: pa.RecordBatch, rest: pa.RecordBatch) -> None:
+            validated.write(conforming)
+            quarantined.write(rest)
+
+        found = validate_window(
+            partial(read_batches, raw),
+            window,
+            protector,
+            write,
+            card_policy=settings.card_policy,
+            may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
         )
-        with ExitStack() as staged:
-            validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
-            quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
-            validator = Validator(window, repeats)
-            for judged in ahead(map(validator.judge, read_batches(raw))):
-                conforming = protected(judged.conforming, protector, settings.card_policy)
-                validated_totals += ControlTotals.of(conforming)
-                quarantined_totals += ControlTotals.of(judged.quarantined)
-                reasons.add(judged.quarantined)
-                order.add(conforming)
-                validated.write(conforming)
-                quarantined.write(judged.quarantined)
-            landed = _stated(raw)
-            quarantined.annotate({LANDED_DIGEST: digest})
-            validated.annotate({_CARD_POLICY: settings.card_policy})
-            kept = validated.finish()
-            if not order.holds:
-                ordered = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
-                with open_parquet(kept.path) as file:
-                    for rows in in_order(file, window):
-                        ordered.write(rows)
-                ordered.annotate({_CARD_POLICY: settings.card_policy})
-                kept = ordered.finish()
-            found = reasons.most_common()
-            outputs = {
-                checks.VALIDATED: dg.Output(
-                    kept,
-                    output_name=checks.VALIDATED,
-                    metadata=checks.totals_metadata(validated_totals),
-                ),
-                checks.QUARANTINED: dg.Output(
-                    quarantined.finish(),
-                    output_name=checks.QUARANTINED,
-                    metadata={
-                        "reasons": dg.MetadataValue.json(
-                            {name: found[name].rows for name in sorted(found)}
-                        ),
-                        "contract_version": CONTRACT_VERSION,
-                    },
-                ),
-            }
-            results = [
-                checks.verdict(
-                    checks.EVERY_ROW_KEPT,
-                    (validated_totals + quarantined_totals).differences(landed),
-                    {"validated": validated_totals.rows, "quarantined": quarantined_totals.rows},
-                ),
-                checks.quarantine_share(
-                    landed.rows,
-                    quarantined_totals.rows,
-                    found,
-                    allowed=allowed,
-                    allowed_by_reason=config.max_quarantine_by_reason,
-                ),
-            ]
-            recorded = context.selected_asset_check_keys
-            yield from checks.require(results, recorded)
-            for name, output in outputs.items():
-                if dg.AssetKey(name) in context.selected_asset_keys:
-                    yield output
-            yield from checks.recorded(results, recorded)
+        validated.annotate({_CARD_POLICY: settings.card_policy})
+        quarantined.annotate({LANDED_DIGEST: digest})
+        kept = validated.finish()
+        if not found.in_order:
+            ordered = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+            with open_parquet(kept.path) as file:
+                for rows in in_order(file, window):
+                    ordered.write(rows)
+            ordered.annotate({_CARD_POLICY: settings.card_policy})
+            kept = ordered.finish()
+        landed = _stated(raw)
+        outputs = {
+            checks.VALIDATED: dg.Output(
+                kept,
+                output_name=checks.VALIDATED,
+                metadata=checks.totals_metadata(found.validated),
+            ),
+            checks.QUARANTINED: dg.Output(
+                quarantined.finish(),
+                output_name=checks.QUARANTINED,
+                metadata={
+                    "reasons": dg.MetadataValue.json(
+                        {name: found.reasons[name].rows for name in sorted(found.reasons)}
+                    ),
+                    "contract_version": CONTRACT_VERSION,
+                },
+            ),
+        }
+        results = [
+            checks.every_row_kept(landed, found.validated, found.quarantined),
+            checks.quarantine_share(
+                landed.rows,
+                found.quarantined.rows,
+                found.reasons,
+                allowed=allowed,
+                allowed_by_reason=config.max_quarantine_by_reason,
+            ),
+        ]
+        recorded = context.selected_asset_check_keys
+        yield from checks.require(results, recorded)
+        for name, output in outputs.items():
+            if dg.AssetKey(name) in context.selected_asset_keys:
+                yield output
+        yield from checks.recorded(results, recorded)
 
 
 @dg.multi_asset(
@@ -362,16 +352,19 @@ def s3_parquet_transactions(
             # Validated rows are laid out for readers already: they are not made anew, but proven.
             with open_parquet(writer.copy(validated_transactions.copy_to), CODED_COLUMNS) as file:
                 policy = _note(file, _CARD_POLICY)
-                totals, results = checks.prove_published(
-                    file,
+                proof = prove_published(
+                    file.metadata.schema.to_arrow_schema(),
+                    partial(read_batches, file),
                     landed - quarantined,
-                    policy,
-                    totals_stated=_says_totals_were_stated(raw) or False,
+                    clear_cards=policy == "clear",
                 )
+            results = checks.published(
+                proof, policy, totals_stated=_says_totals_were_stated(raw) or False
+            )
             yield from checks.require(results, recorded)
             staged = writer.finish()
             metadata = {
-                **checks.totals_metadata(totals),
+                **checks.totals_metadata(proof.totals),
                 _CARD_POLICY: policy,
                 **_recorded(raw, latest_landing(context.instance, context.partition_key)),
             }

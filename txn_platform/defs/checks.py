@@ -8,32 +8,18 @@ where the step failed, and never as passed.
 """
 
 import warnings
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import dagster as dg
-import numpy as np
-import polars as pl
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from txn_platform.arrow.dictionaries import Coded, Column, PerDictionary, places_of
-from txn_platform.arrow.prefetch import ahead
-from txn_platform.contract.card_numbers import holds_card_number
 from txn_platform.contract.drift import Drift
-from txn_platform.contract.schema import (
-    FREE_TEXTS,
-    IDENTIFIERS,
-    MASKED_CARD_NUMBER,
-    PUBLISHED_SCHEMA,
-)
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
-from txn_platform.lake.parquet import read_batches
-from txn_platform.lake.quarantine import Reason
-from txn_platform.rows.reconciliation import ControlTotals, Repeats
+from txn_platform.rows.proof import Proof
+from txn_platform.rows.reason_tally import Reason
+from txn_platform.rows.reconciliation import ControlTotals
 
 RAW: Final = "raw_transactions"
 VALIDATED: Final = "validated_transactions"
@@ -174,6 +160,17 @@ def totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
     )
 
 
+def every_row_kept(
+    landed: ControlTotals, validated: ControlTotals, quarantined: ControlTotals
+) -> dg.AssetCheckResult:
+    """The result on whether each landed row is in exactly one of validated and quarantined."""
+    return verdict(
+        EVERY_ROW_KEPT,
+        (validated + quarantined).differences(landed),
+        {"validated": validated.rows, "quarantined": quarantined.rows},
+    )
+
+
 def quarantine_share(
     rows: int,
     quarantined: int,
@@ -247,126 +244,30 @@ def _table_of(reasons: Mapping[str, Reason], rows: int) -> dg.TableMetadataValue
     )
 
 
-def prove_published(
-    file: pq.ParquetFile, expected: ControlTotals, card_policy: str, *, totals_stated: bool = True
-) -> tuple[ControlTotals, list[dg.AssetCheckResult]]:
-    """Read back a file that is to be published, and judge it.
+def published(
+    proof: Proof, card_policy: str, *, totals_stated: bool = True
+) -> list[dg.AssetCheckResult]:
+    """The results on a file that is to be published.
 
     Args:
-        file: the file, staged; columns of `CODED_COLUMNS` as dictionaries.
-        expected: the landed rows' totals, which equal those that the source states, less the
-            quarantine's.
+        proof: what the file was found to hold.
         card_policy: `token`, or `clear` where card numbers are published as they are.
-        totals_stated: whether the source states totals; without them nothing is held against it.
+        totals_stated: whether the source states totals; without them that check has no result.
 
     Returns:
-        The totals of what the file holds, and the verdicts. Of a file with another schema nothing
-        but that is judged.
+        Of a file with another schema the result on the schema alone.
     """
-    schema = file.metadata.schema.to_arrow_schema()
-    if not schema.equals(PUBLISHED_SCHEMA):
-        differing = [
-            name
-            for name in {*schema.names, *PUBLISHED_SCHEMA.names}
-            if name not in schema.names
-            or name not in PUBLISHED_SCHEMA.names
-            or not schema.field(name).equals(PUBLISHED_SCHEMA.field(name))
-        ]
-        wrong = ", ".join(sorted(differing)) or "the order of columns"
-        return ControlTotals(), [verdict(SCHEMA, [f"not as in the contract: {wrong}"])]
-    totals = ControlTotals()
-    repeats = Repeats()
-    in_clear = _Places()
-    shows_card = {
-        "card_number": PerDictionary(_is_not_masked),
-        **{name: PerDictionary(_holds_card_number) for name in FREE_TEXTS},
-        **{name: PerDictionary(_is_card_number) for name in IDENTIFIERS},
-    }
-    before = 0
-    for rows in ahead(read_batches(file, _PROOF_COLUMNS)):
-        totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
-        if card_policy != "clear":
-            for name, shows in shows_card.items():
-                in_clear.add(name, before + _rows_with(rows.column(name), shows))
-        before += rows.num_rows
-    doubled = (
-        repeats.rows(lambda columns: read_batches(file, columns)).height if repeats.suspected else 0
-    )
-    differences = totals.differences(expected)
+    schema = verdict(SCHEMA, proof.schema_faults)
+    if proof.schema_faults:
+        return [schema]
+    doubled = proof.repeated_ids
     held_against = [EVERY_ROW_PUBLISHED, *([PUBLISHED_TOTALS] if totals_stated else [])]
-    return totals, [
-        verdict(SCHEMA, []),
+    return [
+        schema,
         verdict(UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []),
-        *(verdict(spec, differences, totals_metadata(totals)) for spec in held_against),
-        verdict(
-            NO_CLEAR_CARDS,
-            in_clear.faults(),
-            {"card_policy": card_policy},
-        ),
+        *(verdict(spec, proof.differences, totals_metadata(proof.totals)) for spec in held_against),
+        verdict(NO_CLEAR_CARDS, proof.cards_in_clear, {"card_policy": card_policy}),
     ]
-
-
-_PROOF_COLUMNS: Final = [
-    "transaction_id",
-    "transaction_type",
-    "amount",
-    "card_number",
-    *FREE_TEXTS,
-    *IDENTIFIERS,
-]
-# So many rows are named of each column.
-_NAMED: Final = 10
-
-
-class _Places:
-    """Where card numbers were found: how many by column, and the first rows."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, list[int]] = {}
-
-    def add(self, column: str, rows: NDArray[np.int64]) -> None:
-        """Rows of the file, counted from 0, whose value in a column holds a card number."""
-        if len(rows):
-            self._counts[column] += len(rows)
-            first = self._first.setdefault(column, [])
-            first += rows[: _NAMED - len(first)].tolist()
-
-    def faults(self) -> list[str]:
-        """A phrase for each column: how many rows, and at which positions of the file."""
-        return [
-            f"{count:,} rows show a card number in {column}, at the positions"
-            f" {', '.join(map(str, self._first[column]))}{' ...' if count > _NAMED else ''} of the"
-            " file, counted from 0"
-            for column, count in self._counts.items()
-        ]
-
-
-def _rows_with(
-    column: Column, condition: Callable[[Column], NDArray[np.bool_]]
-) -> NDArray[np.int64]:
-    """Which of n rows have a value of which a condition holds."""
-    coded = cast("Coded", column)
-    holds = condition(coded.dictionary)
-    if not holds.any():
-        return np.empty(0, np.int64)
-    return np.flatnonzero(np.append(holds, [False])[places_of(coded)])
-
-
-def _is_not_masked(values: Column) -> NDArray[np.bool_]:
-    return ~_texts(values).str.contains(MASKED_CARD_NUMBER).to_numpy()
-
-
-def _holds_card_number(values: Column) -> NDArray[np.bool_]:
-    return holds_card_number(values).to_numpy()
-
-
-def _is_card_number(values: Column) -> NDArray[np.bool_]:
-    return holds_card_number(values, whole=True).to_numpy()
-
-
-def _texts(values: Column) -> pl.Series:
-    return pl.Series("text", values, dtype=pl.String)
 
 
 def totals_metadata(totals: ControlTotals) -> dict[str, Any]:

@@ -1,0 +1,159 @@
+"""The proof of a file that is to be published: what it holds is read back and held against totals.
+
+Pure. The checks of Dagster only show what is found here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, cast
+
+import numpy as np
+import polars as pl
+
+from txn_platform.arrow.dictionaries import Coded, PerDictionary, places_of
+from txn_platform.arrow.prefetch import ahead
+from txn_platform.contract.card_numbers import holds_card_number
+from txn_platform.contract.schema import (
+    FREE_TEXTS,
+    IDENTIFIERS,
+    MASKED_CARD_NUMBER,
+    PUBLISHED_SCHEMA,
+)
+from txn_platform.rows.reconciliation import ControlTotals, Repeats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from txn_platform.arrow.dictionaries import Column
+    from txn_platform.rows.reconciliation import Batches
+
+_COLUMNS: Final = [
+    "transaction_id",
+    "transaction_type",
+    "amount",
+    "card_number",
+    *FREE_TEXTS,
+    *IDENTIFIERS,
+]
+# Positions that are named for each column with a card number in clear.
+_NAMED: Final = 10
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What a file that is to be published was found to hold.
+
+    Attributes:
+        totals: of its rows.
+        schema_faults: how its schema differs from the contract's; the rest is not looked at then.
+        repeated_ids: rows whose id another row has too.
+        differences: how its totals differ from those that were expected.
+        cards_in_clear: a phrase for each column that shows card numbers.
+    """
+
+    totals: ControlTotals = field(default_factory=ControlTotals)
+    schema_faults: list[str] = field(default_factory=list[str])
+    repeated_ids: int = 0
+    differences: list[str] = field(default_factory=list[str])
+    cards_in_clear: list[str] = field(default_factory=list[str])
+
+
+def prove_published(
+    schema: pa.Schema, batches: Batches, expected: ControlTotals, *, clear_cards: bool
+) -> Proof:
+    """Read a file back, and hold it against the contract and against totals.
+
+    Args:
+        schema: of the file.
+        batches: gives its rows, columns of `CODED_COLUMNS` as dictionaries.
+        expected: the landed rows' totals, which equal those that the source states, less the
+            quarantine's.
+        clear_cards: card numbers are published as they are, so they are not looked for.
+    """
+    if not schema.equals(PUBLISHED_SCHEMA):
+        return Proof(schema_faults=[f"not as in the contract: {_differing(schema)}"])
+    totals = ControlTotals()
+    repeats = Repeats()
+    in_clear = _Positions()
+    shows_card = {
+        "card_number": PerDictionary(_is_not_masked),
+        **{name: PerDictionary(_holds_card_number) for name in FREE_TEXTS},
+        **{name: PerDictionary(_is_card_number) for name in IDENTIFIERS},
+    }
+    before = 0
+    for rows in ahead(batches(_COLUMNS)):
+        totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
+        if not clear_cards:
+            for name, shows in shows_card.items():
+                in_clear.add(name, before + _rows_with(rows.column(name), shows))
+        before += rows.num_rows
+    return Proof(
+        totals=totals,
+        repeated_ids=repeats.rows(batches).height if repeats.suspected else 0,
+        differences=totals.differences(expected),
+        cards_in_clear=in_clear.faults(),
+    )
+
+
+def _differing(schema: pa.Schema) -> str:
+    differing = [
+        name
+        for name in {*schema.names, *PUBLISHED_SCHEMA.names}
+        if name not in schema.names
+        or name not in PUBLISHED_SCHEMA.names
+        or not schema.field(name).equals(PUBLISHED_SCHEMA.field(name))
+    ]
+    return ", ".join(sorted(differing)) or "the order of columns"
+
+
+class _Positions:
+    """Where card numbers were found: how many by column, and the first positions."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, list[int]] = {}
+
+    def add(self, column: str, rows: NDArray[np.int64]) -> None:
+        """Rows of the file, counted from 0, whose value in a column holds a card number."""
+        if len(rows):
+            self._counts[column] += len(rows)
+            first = self._first.setdefault(column, [])
+            first += rows[: _NAMED - len(first)].tolist()
+
+    def faults(self) -> list[str]:
+        """A phrase for each column: how many rows, and at which positions of the file."""
+        return [
+            f"{count:,} rows show a card number in {column}, at the positions"
+            f" {', '.join(map(str, self._first[column]))}{' ...' if count > _NAMED else ''} of the"
+            " file, counted from 0"
+            for column, count in self._counts.items()
+        ]
+
+
+def _rows_with(
+    column: Column, condition: Callable[[Column], NDArray[np.bool_]]
+) -> NDArray[np.int64]:
+    """The indices of the rows whose value meets a condition."""
+    encoded = cast("Coded", column)
+    holds = condition(encoded.dictionary)
+    if not holds.any():
+        return np.empty(0, np.int64)
+    return np.flatnonzero(np.append(holds, [False])[places_of(encoded)])
+
+
+def _is_not_masked(values: Column) -> NDArray[np.bool_]:
+    texts = pl.Series("text", values, dtype=pl.String)
+    return ~texts.str.contains(MASKED_CARD_NUMBER).to_numpy()
+
+
+def _holds_card_number(values: Column) -> NDArray[np.bool_]:
+    return holds_card_number(values).to_numpy()
+
+
+def _is_card_number(values: Column) -> NDArray[np.bool_]:
+    return holds_card_number(values, whole=True).to_numpy()
