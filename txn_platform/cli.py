@@ -23,6 +23,7 @@ from txn_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
+    from rich.console import Console
     from rich.table import Table
 
     from txn_platform.runs import Summary
@@ -348,6 +349,7 @@ def _materialize(
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
+        stack.enter_context(_warnings_on(console))
         from txn_platform.local.processes import generator_child, generator_url
 
         # A generator of its own starts while Dagster is imported.
@@ -370,6 +372,25 @@ def _materialize(
                 ),
                 allow_empty=allow_empty,
             )
+
+
+@contextmanager
+def _warnings_on(console: Console) -> Generator[None]:
+    """Show the platform's warnings on a console, above its status line."""
+    import logging
+
+    class Handler(logging.Handler):
+        @override
+        def emit(self, record: logging.LogRecord) -> None:
+            text = f"{record.levelname}: {record.getMessage()}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    handler, logger = Handler(logging.WARNING), logging.getLogger(__package__)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def _say_places(settings: Settings, *, source: bool = False) -> None:

@@ -23,6 +23,7 @@ from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
 _LOGGER: Final = "progress"
+_PYTHON_LOGS: Final = {"managed_python_loggers": ["txn_platform"], "python_log_level": "INFO"}
 _REASON_CHARACTERS: Final = 300
 # Alembic's words for a database that two processes have stamped.
 _HALF_MADE: Final = "more than one head"
@@ -63,7 +64,9 @@ def dagster_instance() -> Generator[dg.DagsterInstance]:
     home = dagster_home(settings)
     if home is None:
         # Told no place, it makes a temporary directory, which a killed run would leave behind.
-        instance = dg.DagsterInstance.ephemeral(str(writable_home(settings)))
+        instance = dg.DagsterInstance.ephemeral(
+            str(writable_home(settings)), settings={"python_logs": _PYTHON_LOGS}
+        )
     else:
         # The first to open it makes its databases, which only one process may do.
         with locked(home):

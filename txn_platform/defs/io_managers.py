@@ -111,6 +111,19 @@ class LakeIOManager(dg.ConfigurableIOManager):
             return self._publish(context, staged, key)
 
     def _publish(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
+        metadata = self._put(context, staged, key)
+        context.log.info(
+            "%s: %d rows, %d bytes in %.1f s, %s at %s",
+            _name(context),
+            staged.rows,
+            staged.size,
+            staged.seconds,
+            "unchanged" if "unchanged" in metadata else "written",
+            self.lake.uri(key),
+        )
+        return metadata
+
+    def _put(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
         clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
         delta = self.delta if context.definition_metadata.get(IN_DELTA) else None
         if delta is None:

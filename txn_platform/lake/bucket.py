@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import random
 import threading
 import time
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
+
+_LOG: Final = logging.getLogger(__name__)
 
 _RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 # Of other statuses: a body that was damaged on its way, and what was busy for a moment.
@@ -242,7 +245,12 @@ class Bucket:
                 code, message = "", self._failed(_described(error))
                 if not _may_pass(error):
                     raise StoreError(message) from None
-            if attempt == limit or stop.wait(next(delays)):
+            delay = next(delays)
+            if attempt < limit and not stop.is_set():
+                _LOG.warning(
+                    "attempt %d of %d: %s; trying again in %.1f s", attempt, limit, message, delay
+                )
+            if attempt == limit or stop.wait(delay):
                 seconds = time.monotonic() - begun
                 tried = f" (tried {attempt} times in {seconds:.0f} s)" if attempt > 1 else ""
                 raise StoreError(message + tried, code)

@@ -7,6 +7,7 @@ that it follows are `lake.py`'s matter; when it is committed is `defs/io_manager
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import shutil
@@ -47,6 +48,7 @@ KEEP: Final = timedelta(days=7)
 
 # The contract's columns, and the window's two, which are in no Parquet object of the lake: there
 # they are in its key. Delta keeps a column's meaning under the name "comment".
+_LOG: Final = logging.getLogger(__name__)
 _SCHEMA: Final = pa.schema(
     [
         *(
@@ -349,7 +351,16 @@ class DeltaLake:
                 # Also when an answer got lost and the entry in the log is our own: the next attempt
                 # finds it.
                 lost = isinstance(error, _LostCommitError)
-                time.sleep(random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**tried)))  # noqa: S311
+                pause = random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**tried))  # noqa: S311
+                _LOG.warning(
+                    "%s: commit %d of %d %s; trying again in %.1f s",
+                    self.uri,
+                    tried + 1,
+                    _ATTEMPTS,
+                    "was lost by the store" if lost else "met another writer's",
+                    pause,
+                )
+                time.sleep(pause)
         if lost:
             raise UserError(
                 f"the store of the Delta table {self.uri} took a commit {_ATTEMPTS} times, and had"

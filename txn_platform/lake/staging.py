@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,12 +52,14 @@ class Staged:
         rows: how many it holds.
         size: its bytes.
         sha256: its digest, hexadecimal.
+        seconds: from the opening of its writer until it was complete.
     """
 
     path: Path
     rows: int
     size: int
     sha256: str
+    seconds: float
 
 
 class StagingWriter:
@@ -86,6 +89,7 @@ class StagingWriter:
         self._syncing: Future[None] | None = None
         self._copied = False
         self.rows = 0
+        self._begun = time.monotonic()
 
     @cached_property
     def _writer(self) -> pq.ParquetWriter:
@@ -201,7 +205,8 @@ class StagingWriter:
             if self._syncing is not None:
                 self._syncing.result()
                 os.fsync(file.fileno())
-        return Staged(self._path, self.rows, self._digested, self._digest.hexdigest())
+        seconds = time.monotonic() - self._begun
+        return Staged(self._path, self.rows, self._digested, self._digest.hexdigest(), seconds)
 
     def _flush(self) -> None:
         self._wait()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # Dagster tells its makers how it is used, and asks newcomers for an address, unless told not to.
 # Two runs of one window wait for each other; one whose process vanished is given up after an hour.
-_DAGSTER_YAML: Final = """\
+DAGSTER_YAML: Final = """\
 telemetry:
   enabled: false
 nux:
@@ -51,6 +51,9 @@ concurrency:
 run_monitoring:
   enabled: true
   max_runtime_seconds: 3600
+python_logs:
+  managed_python_loggers: [txn_platform]
+  python_log_level: INFO
 """
 
 
@@ -200,7 +203,7 @@ def _start_dagster(
         dagster_home.mkdir(exist_ok=True)
         # Whole or not at all: a part of it, left by a killed start, would be kept for good.
         draft = configuration.with_suffix(".draft")
-        draft.write_text(_DAGSTER_YAML, "utf-8")
+        draft.write_text(DAGSTER_YAML, "utf-8")
         draft.replace(configuration)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
     child = Child(

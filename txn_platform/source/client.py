@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from txn_platform.settings import Settings
     from txn_platform.source.decoding import NextPage
     from txn_platform.source.transport import Body
+
+_LOG: Final = logging.getLogger(__name__)
 
 # A slice is held in memory until it is whole; in formats that stream, it is the unit of a retry.
 _SLICE_ROWS: Final = 1 << 19
@@ -325,6 +328,7 @@ class Source:
                 address = address_at(rows) if answer.rows else None
             if address is None:
                 self._require_all(answer.more, stated, rows, what)
+                _LOG.debug("%s: %d rows, %d bytes, %d answers", what, rows, size, len(asked))
                 return batches
 
     def _answer(self, address: str, what: str, budget: Budget) -> _Answer:

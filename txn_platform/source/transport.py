@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import logging
 import random
 import re
 import time
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+_LOG: Final = logging.getLogger(__name__)
 # What is read at a time of what is compressed, for that may become much; so much it always may.
 _COMPRESSED_BYTES: Final = 1 << 16
 _INFLATED_BYTES: Final = 1 << 21
@@ -155,7 +157,12 @@ class Transport:
             except (UnreadableError, _FailedError, HTTPError, OSError) as error:
                 if attempt == self.limits.attempts:
                     raise self._given_up(error, what, hint) from None
-                time.sleep(self._pause(attempt, error))
+                pause = self._pause(attempt, error)
+                _LOG.warning(
+                    "%s: attempt %d of %d for %s %s; asking again in %.1f s",
+                    *(self.url, attempt, self.limits.attempts, what, self._fault(error), pause),
+                )
+                time.sleep(pause)
         raise AssertionError  # the last attempt returns or raises
 
     def _pause(self, attempt: int, error: Exception) -> float:
@@ -168,22 +175,27 @@ class Transport:
         if isinstance(error, NewConnectionError | ConnectTimeoutError):
             return UserError(
                 f"no source answers at {self.url}: start it (python -m generator_service),"
-                " mend GENERATOR_URL, or unset it to have a generator started for each run"
+                " fix GENERATOR_URL, or unset it to have a generator started for each run"
             )
-        mend = "look at its log"
-        match error:
-            case _FailedError():
-                failure = f"had status {error.status}"
-            case UnreadableError():
-                failure, mend = str(error), hint
-            case ReadTimeoutError():
-                failure = f"stalled for {self.limits.read_seconds:g} s"
-            case _:
-                failure = "broke off"
+        remedy = hint if isinstance(error, UnreadableError) else "look at its log"
         return UserError(
             f"{self.url} gave no usable answer for {what} in {self.limits.attempts} attempts;"
-            f" the last {failure}: {mend}"
+            f" the last {self._fault(error)}: {remedy}"
         )
+
+    def _fault(self, error: Exception) -> str:
+        """How an attempt failed, as the end of a sentence."""
+        match error:
+            case _FailedError():
+                return f"had status {error.status}"
+            case UnreadableError():
+                return str(error)
+            case ReadTimeoutError():
+                return f"stalled for {self.limits.read_seconds:g} s"
+            case NewConnectionError() | ConnectTimeoutError():
+                return "could not connect"
+            case _:
+                return "broke off"
 
     def stopped(self, what: str, fault: str) -> UserError:
         """The error of an answer that goes beyond a bound, `fault`, in what is asked for."""
