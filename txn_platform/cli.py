@@ -6,8 +6,6 @@ at once.
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from collections import Counter
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, override
 import click
 
 from txn_platform.errors import UserError
+from txn_platform.tuning import tune_process
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -132,8 +131,7 @@ class _Days(click.ParamType[timedelta]):
 
 def program() -> None:
     """The program `txn`, in a process of its own."""
-    # What is there at its end need not be searched for cycles, which takes as long as a small run.
-    atexit.register(gc.freeze)
+    tune_process()
     if isinstance(sys.stdout, TextIOWrapper):
         # In a locale without UTF-8, names of shops have letters that it lacks.
         sys.stdout.reconfigure(errors="backslashreplace")

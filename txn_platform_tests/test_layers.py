@@ -30,6 +30,7 @@ _LAYERS: list[set[str]] = [
         "misspelt",
         "network",
         "settings",
+        "tuning",
         "windows",
     },
     {"arrow"},

@@ -8,7 +8,6 @@ from typing import Final, Self, override
 import dagster as dg
 from pydantic import PrivateAttr
 
-from txn_platform.defs import head_start
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
 from txn_platform.local.processes import generator_child, generator_url
@@ -53,10 +52,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             settings = load_settings()
             url = _checked(self.url) or settings.generator_url
             if url is None:
-                child = self._running.enter_context(head_start.generator())
+                child = self._running.enter_context(generator_child())
                 url = generator_url(child)
-            else:
-                head_start.give_up()
             self._source = Source(url, source_api(settings), source_limits(settings))
         return self._source
 
