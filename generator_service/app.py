@@ -36,7 +36,7 @@ from generator_service.defects import (
     parse_drifts,
 )
 from generator_service.models import moment_text
-from generator_service.scorecard import measure
+from generator_service.scorecard import measure, render_html
 from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import (
     CODED_SCHEMA,
@@ -433,7 +433,7 @@ def scorecard(
         card = source.scorecard(window, asked.rows)
     except ValueError:
         raise models.refused("start", moment_text(start), wanted) from None
-    content = card.to_html() if as_html else card.to_json()
+    content = render_html(card) if as_html else card.to_json()
     return Response(content, media_type=kind, headers=headers)
 
 

@@ -187,7 +187,7 @@ def scorecard(
     """
     from rich.console import Console
 
-    from generator_service.scorecard import measure
+    from generator_service.scorecard import measure, render_html
 
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     end = end or today
@@ -201,7 +201,7 @@ def scorecard(
         except ValueError as error:
             raise click.ClickException(str(error)) from None
         if page is not None:
-            page.write(card.to_html())
+            page.write(render_html(card))
     if as_json:
         with writing():
             click.echo(card.to_json())

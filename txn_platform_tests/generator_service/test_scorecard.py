@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from generator_service.scorecard import Line, Scorecard, measure
+from generator_service.scorecard import Line, Scorecard, measure, render_html
 from generator_service.simulator import Configuration, Simulator, Window
 from txn_platform_tests.generator_service.simulator.conftest import DAY, HOUR, moment
 
@@ -95,7 +95,7 @@ def test_json_has_every_line_with_its_target_and_source(card: Scorecard):
 
 
 def test_the_page_is_whole_and_needs_nothing_else(card: Scorecard):
-    page = card.to_html()
+    page = render_html(card)
     opened: list[str] = []
 
     class Reader(HTMLParser):

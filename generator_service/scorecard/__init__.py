@@ -1,0 +1,7 @@
+"""How realistic the generated rows are, measured on the rows and compared with publications."""
+
+from generator_service.scorecard.card import Line, Pictures, Scorecard
+from generator_service.scorecard.measures import DEFAULT_ROWS, measure
+from generator_service.scorecard.page import render_html
+
+__all__ = ["DEFAULT_ROWS", "Line", "Pictures", "Scorecard", "measure", "render_html"]
