@@ -63,7 +63,7 @@ def sent(rows: int, defects: str) -> tuple[list[pa.RecordBatch], bytes]:
     simulator = Simulator(settings.configuration())
     span = Span(*(int(moment.timestamp()) * 10**6 for moment in (WINDOW.start, WINDOW.end)))
     lines = io.BytesIO()
-    export(simulator, span, Format.NDJSON, lines, spoiler=settings.spoiler(span))
+    export(simulator, span, Format.NDJSON, lines, injector=settings.injector(span))
     body = lines.getvalue()
     frame = pl.concat(map(as_frame, DECODERS["ndjson"](io.BytesIO(body))))
     frame = frame.with_row_index("position")

@@ -29,8 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from generator_service import faults, models, wire
 from generator_service.defects import (
     ACCOUNT_SCHEMA,
+    DefectInjector,
     Sent,
-    Spoiler,
     describe,
     page_of_kinds,
     parse_drifts,
@@ -93,7 +93,7 @@ class Source:
         """Return what a window sums to; what was sent or asked for lately is remembered."""
         if known := self.tallies.of(window, (as_of, defects)):
             return known
-        if self.spoiler(window, defects).alters:
+        if self.injector(window, defects).alters:
             return self.sent(window, as_of, defects).totals
         return self._totals(window, as_of=as_of)
 
@@ -102,7 +102,7 @@ class Source:
         return self._sent(window, as_of, defects)
 
     def _sum_up(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
-        return self.spoiler(window, defects).sent(self.rows(window, as_of))
+        return self.injector(window, defects).sent(self.rows(window, as_of))
 
     def rows(
         self,
@@ -130,10 +130,12 @@ class Source:
         for _ in wire.encode(batches, wire.text_schema(SCHEMA), wire.Format.ARROW):
             pass
 
-    def spoiler(self, window: Window, defects: str | None, schema: pa.Schema = SCHEMA) -> Spoiler:
-        """Return what spoils the rows of a window; raises RequestError for unusable defects."""
+    def injector(
+        self, window: Window, defects: str | None, schema: pa.Schema = SCHEMA
+    ) -> DefectInjector:
+        """Return the injector of a window; raises RequestError for unusable defects."""
         try:
-            return self.settings.spoiler(window, defects, schema)
+            return self.settings.injector(window, defects, schema)
         except ValueError as error:
             raise models.refused("defects", defects, str(error)) from None
 
@@ -242,11 +244,11 @@ def transactions(
     schema = SCHEMA
     if page.form in _COLUMNAR and page.rows >= _CODED_FROM:
         schema = PLACED_SCHEMA if asked.types is wire.Types.TEXT else CODED_SCHEMA
-    spoiler = source.spoiler(page.window, asked.defects, schema)
+    injector = source.injector(page.window, asked.defects, schema)
     counted = None
     is_stream = asked.limit is None and page.form is not wire.Format.JSON
     # The rows of a page are not counted where they have to be, with their copies, beforehand.
-    if not spoiler.repeats or (is_stream and page.position == 0):
+    if not injector.repeats or (is_stream and page.position == 0):
         counted = partial(
             source.tallies.counted,
             window=page.window,
@@ -255,7 +257,7 @@ def transactions(
             stop=None if page.is_last else page.stop,
         )
     total = None
-    if not spoiler.repeats:
+    if not injector.repeats:
         total = source.count(page.window, as_of=asked.as_of)
     elif counted is None and not head_only:
         total = source.sent(page.window, asked.as_of, asked.defects).totals.rows
@@ -274,7 +276,7 @@ def transactions(
         ),
         total=total,
         around=page.around,
-        spoiler=spoiler,
+        injector=injector,
         counted=counted,
         head_only=head_only,
     )
@@ -292,25 +294,25 @@ def defects(
     source: From,
     head_only: HeadOnly,
 ) -> Response:
-    """Answer with the account of what was spoiled in the same answer of /v1/transactions."""
+    """Return the account of the defects in the same answer of /v1/transactions."""
     page = _Page.of(request, asked, source, "defects")
-    spoiler = source.spoiler(page.window, asked.defects)
+    injector = source.injector(page.window, asked.defects)
     first = page.position
-    total = None if head_only and spoiler.spoils else 0
+    total = None if head_only and injector.injects else 0
     rows: Iterable[pa.RecordBatch] = ()
-    if spoiler.spoils and not head_only:
+    if injector.injects and not head_only:
         total = source.sent(page.window, asked.as_of, asked.defects).entries
         rows = source.rows(
             page.window, asked.as_of, position=page.position, stop=page.stop, labels=asked.labels
         )
-    if spoiler.repeats and page.position and not head_only:
-        first += spoiler.copies(source.rows(page.window, asked.as_of, stop=page.position))
+    if injector.repeats and page.position and not head_only:
+        first += injector.copies(source.rows(page.window, asked.as_of, stop=page.position))
     return _answer(
         source,
         asked,
         page.form,
         ACCOUNT_SCHEMA,
-        spoiler.account(rows, first),
+        injector.account(rows, first),
         total=total,
         around=page.around,
         head_only=head_only,
@@ -336,7 +338,7 @@ def sample(
         rows.to_batches(),
         total=rows.num_rows,
         around={},
-        spoiler=source.spoiler(window, defects=""),
+        injector=source.injector(window, defects=""),
     )
 
 
@@ -365,8 +367,8 @@ def transaction(transaction_id: str, source: From) -> Response:
         expected = "the id of a transaction of this configuration"
         raise models.missing("transaction_id", transaction_id, expected)
     at = row.column("transaction_at")[0].value
-    spoiler = source.spoiler(Window(at, at + 1), defects="")
-    item = wire.json_items(spoiler.batches([row], wire.Format.JSON))
+    injector = source.injector(Window(at, at + 1), defects="")
+    item = wire.json_items(injector.batches([row], wire.Format.JSON))
     return _json([item], {"generator": source.generator.model_dump()})
 
 
@@ -376,9 +378,9 @@ def control_totals(
 ) -> models.WindowTotals | Response:
     """Answer with what a window sums to, so that whoever holds its rows can prove it has them all.
 
-    Of rows that are spoiled: with their copies, by the type as sent ("" without one), over the
-    amounts that are plain decimals as sent, of at most 16 digits and two decimals, and with the ids
-    as sent (empty without one).
+    With defects, the totals are of the rows as sent: copies count; a row without a type counts
+    under "" and one without an id as an empty id; only amounts that are plain decimals of at most
+    16 digits and two decimals count.
 
     `ids_digest` is the sum, modulo 2^64, of a state for each id, as 16 hex digits; it does not
     depend on the order, and the digests of parts add up to the whole's. The state of an id: take
@@ -389,7 +391,7 @@ def control_totals(
     """
     window = source.window(asked)
     if head_only:
-        source.spoiler(window, asked.defects)
+        source.injector(window, asked.defects)
         return _bodiless("application/json")
     totals = source.totals(window, asked.as_of, asked.defects)
     return models.WindowTotals(
@@ -528,7 +530,7 @@ def _answer(
     *,
     total: int | None,
     around: dict[str, str | None],
-    spoiler: Spoiler | None = None,
+    injector: DefectInjector | None = None,
     counted: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
     head_only: bool = False,
 ) -> Response:
@@ -544,11 +546,11 @@ def _answer(
         headers["Link"] = f'<{following}>; rel="next"'
     if head_only:
         return _bodiless(wire.MEDIA_TYPES[form], headers)
-    if counted is not None and not (spoiler and spoiler.alters):
+    if counted is not None and not (injector and injector.alters):
         batches = counted(batches)
     sent: Iterable[pa.RecordBatch | wire.Mixed] = batches
-    if spoiler is not None and spoiler.alters:
-        sent, schema = spoiler.batches(batches, form), spoiler.schema
+    if injector is not None and injector.alters:
+        sent, schema = injector.batches(batches, form), injector.schema
         sent = counted(sent) if counted else sent
     elif asked.types is wire.Types.TEXT or form in {wire.Format.JSON, *wire.LINES}:
         sent, schema = wire.text_batches(batches), wire.text_schema(schema)

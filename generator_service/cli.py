@@ -144,12 +144,12 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
 
     form = Format(format_name)
     simulator, window, settings = _simulator(start, end)
-    spoiler = settings.spoiler(window)
+    injector = settings.injector(window)
     if str(output) == "-":
         with writing():
             if sys.stdout.isatty() and form in {Format.PARQUET, Format.ARROW}:
                 raise click.UsageError(f"{form} is not for a terminal: name a file (-o) or a pipe.")
-            export(simulator, window, form, sys.stdout.buffer, spoiler=spoiler)
+            export(simulator, window, form, sys.stdout.buffer, injector=injector)
             sys.stdout.buffer.flush()
         return
     try:
@@ -159,7 +159,7 @@ def generate(start: datetime, end: datetime, format_name: str, output: Path) -> 
                 window,
                 form,
                 output,
-                spoiler=spoiler,
+                injector=injector,
                 progress=lambda rows: status.update(f"{rows:,} rows"),
             )
     except OSError as error:

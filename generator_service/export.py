@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from generator_service.defects import Spoiler
+    from generator_service.defects import DefectInjector
     from generator_service.simulator import Simulator, Window
 
 
@@ -28,14 +28,14 @@ def export(
     form: wire.Format,
     sink: Path | BinaryIO,
     *,
-    spoiler: Spoiler | None = None,
+    injector: DefectInjector | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write the rows of a window as NDJSON, CSV, Arrow or Parquet, and return how many there are.
 
     A path holds the whole export or what it held before: the rows are written beside it first.
     A stream is written to as it is, and stays open. `progress` is called with the rows made so
-    far. Memory does not grow with the window. With a `spoiler` that alters anything the rows are
+    far. Memory does not grow with the window. With a `injector` that alters anything the rows are
     text in Arrow and Parquet too, and its copies are among them. Raises OSError when the sink
     cannot be written to, and ValueError for JSON, which is no stream.
     """
@@ -45,8 +45,8 @@ def export(
         simulator.count(window),
     )
     schema = SCHEMA
-    if spoiler is not None and spoiler.alters:
-        batches, schema = spoiler.batches(batches, form), spoiler.schema
+    if injector is not None and injector.alters:
+        batches, schema = injector.batches(batches, form), injector.schema
     elif form in wire.LINES:
         batches, schema = wire.text_batches(batches), wire.text_schema(schema)
     schema = wire.named(schema, simulator.configuration_hash)

@@ -34,7 +34,7 @@ _MOMENT = re.compile(
 
 _PROBLEMS = {
     HTTPStatus.BAD_REQUEST: ("invalid-cursor", "The cursor does not belong to this request"),
-    HTTPStatus.FORBIDDEN: ("faults-not-allowed", "This service spoils no answer on request"),
+    HTTPStatus.FORBIDDEN: ("faults-not-allowed", "This service injects no faults on request"),
     HTTPStatus.NOT_FOUND: ("not-found", "There is nothing at this address"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", "This address cannot do that"),
     HTTPStatus.NOT_ACCEPTABLE: ("not-acceptable", "No format that is accepted can be made"),
@@ -273,7 +273,7 @@ class FormatParameters(_Parameters):
     types: Types = Field(
         Types.TYPED,
         description="Arrow and Parquet only: columns of their own types, or the text JSON carries; "
-        "rows that are spoiled, or whose schema drifts, are always text",
+        "rows with defects or a drifting schema are always text",
     )
 
 
@@ -327,7 +327,7 @@ class TotalsParameters(WindowParameters):
 
     defects: str | None = Field(
         None,
-        description="Which share of the rows is spoiled how, see /v1/defects; nothing for none. "
+        description="The share of rows with each kind of defect, see /v1/defects; empty for none. "
         "Without it, what the service is set to",
         examples=["all:0.02", "amount_scale:0.01,duplicate_id:0.005"],
     )
@@ -419,7 +419,7 @@ class Defect(BaseModel):
     transaction_id: str = Field(description="The true one, whatever is sent")
     position: int = Field(description="The row's place among all rows that are sent, from 0")
     kind: str = Field(examples=["amount_scale"])
-    field: str = Field(description="The field that is spoiled or added", examples=["amount"])
+    field: str = Field(description="The field that is corrupted or added", examples=["amount"])
     before: str | None = Field(description="Its true text; null for a field that is added")
     reasons: str = Field(
         description="Each rule of the platform's contract that the row as sent breaks, with spaces "

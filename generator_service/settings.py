@@ -20,7 +20,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from generator_service.defects import Defects, Spoiler, parse_drifts
+from generator_service.defects import DefectInjector, Defects, parse_drifts
 from generator_service.faults import parse_setting
 from generator_service.simulator import SCHEMA, Configuration, Window, pools
 
@@ -166,15 +166,21 @@ class Settings(BaseSettings):
         """Return the part of the settings that decides the rows."""
         return Configuration(**{name: getattr(self, name) for name in _DECIDING})
 
-    def spoiler(
+    def injector(
         self, window: Window, defects: str | None = None, schema: pa.Schema = SCHEMA
-    ) -> Spoiler:
-        """Return what spoils the rows of a window, which come with a schema.
+    ) -> DefectInjector:
+        """Return the injector for a window.
 
-        `defects` go before those of the settings. Raises ValueError, saying what to send instead.
+        Args:
+            window: the window of the rows.
+            defects: used instead of the setting, when given.
+            schema: the schema of the simulator's batches.
+
+        Raises:
+            ValueError: `defects` cannot be read; the message says what to send instead.
         """
         rates = Defects.parse(self.defects if defects is None else defects)
-        return Spoiler(rates, parse_drifts(self.drift), self.seed, window, schema)
+        return DefectInjector(rates, parse_drifts(self.drift), self.seed, window, schema)
 
 
 def variables() -> list[str]:

@@ -22,9 +22,9 @@ from generator_service.app import create_app
 from generator_service.defects import (
     ACCOUNT_SCHEMA,
     KINDS,
+    DefectInjector,
     Defects,
     Drift,
-    Spoiler,
     parse_drifts,
 )
 from generator_service.export import export
@@ -80,14 +80,14 @@ def service() -> Iterator[Service]:
         yield service
 
 
-def spoiler(defects: str = "", drift: str = "", window: Window = WINDOW) -> Spoiler:
-    return Spoiler(Defects.parse(defects), parse_drifts(drift), 0, window)
+def injector(defects: str = "", drift: str = "", window: Window = WINDOW) -> DefectInjector:
+    return DefectInjector(Defects.parse(defects), parse_drifts(drift), 0, window)
 
 
-def frames(spoiler: Spoiler, batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def frames(injector: DefectInjector, batches: list[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Rows as sent in Arrow, as the platform lands them: text, unknown fields together."""
     position = 0
-    for batch in spoiler.batches(batches, Format.ARROW):
+    for batch in injector.batches(batches, Format.ARROW):
         frame = pl.DataFrame(batch).with_columns(pl.all().cast(pl.String))
         unknown = [name for name in frame.columns if name not in contract.SENT_COLUMNS]
         landed = frame.select(
@@ -99,8 +99,8 @@ def frames(spoiler: Spoiler, batches: list[pa.RecordBatch]) -> Iterator[pa.Recor
         position += frame.height
 
 
-def account_of(spoiler: Spoiler, batches: list[pa.RecordBatch]) -> pl.DataFrame:
-    table = pa.Table.from_batches(spoiler.account(batches, 0), ACCOUNT_SCHEMA)
+def account_of(injector: DefectInjector, batches: list[pa.RecordBatch]) -> pl.DataFrame:
+    table = pa.Table.from_batches(injector.account(batches, 0), ACCOUNT_SCHEMA)
     return pl.DataFrame(table).with_columns(pl.col("kind", "field", "reasons").cast(pl.String))
 
 
@@ -145,7 +145,7 @@ def test_the_platform_quarantines_what_is_in_the_account_and_nothing_else(
     batches: list[pa.RecordBatch],
 ):
     """Precision and recall 1.0, and every reason of every row as the table says."""
-    spoiled = spoiler(ALL)
+    spoiled = injector(ALL)
     account = account_of(spoiled, batches)
     assert sum(batch.num_rows for batch in batches) > 50_000
     assert set(account["kind"]) == set(KINDS)
@@ -159,7 +159,7 @@ def test_the_platform_quarantines_what_is_in_the_account_and_nothing_else(
 def test_the_platform_finds_the_same_reasons_in_every_format(
     few: list[pa.RecordBatch], form: Format
 ):
-    spoiled = spoiler("all:0.6")
+    spoiled = injector("all:0.6")
     body = io.BytesIO(sent_as(spoiled, few, form))
     decoded = pl.concat(map(columns.as_frame, DECODERS[form.value](body)))
     landed = columns.as_batch(decoded.with_row_index("position"), contract.LANDED_SCHEMA)
@@ -171,7 +171,7 @@ def test_the_platform_finds_the_same_reasons_in_every_format(
 def test_the_platform_computes_the_control_totals_that_the_source_states(
     batches: list[pa.RecordBatch],
 ):
-    spoiled = spoiler(ALL)
+    spoiled = injector(ALL)
     sent = spoiled.sent(batches)
     computed = sum((ControlTotals.of(frame) for frame in frames(spoiled, batches)), ControlTotals())
     assert sent.totals.rows == computed.rows > sum(batch.num_rows for batch in batches)
@@ -188,14 +188,16 @@ def clean_rows(batches: list[pa.RecordBatch]) -> list[dict[str, str | None]]:
     return [row for batch in wire.text_batches(batches) for row in batch.to_pylist()]
 
 
-def sent_rows(spoiler: Spoiler, batches: list[pa.RecordBatch]) -> list[dict[str, str | None]]:
-    return [row for batch in spoiler.batches(batches, Format.ARROW) for row in batch.to_pylist()]
+def sent_rows(
+    injector: DefectInjector, batches: list[pa.RecordBatch]
+) -> list[dict[str, str | None]]:
+    return [row for batch in injector.batches(batches, Format.ARROW) for row in batch.to_pylist()]
 
 
 def test_the_account_is_what_a_comparison_with_the_clean_rows_finds(
     batches: list[pa.RecordBatch],
 ):
-    spoiled = spoiler(SMALL)
+    spoiled = injector(SMALL)
     account = {entry["position"]: entry for entry in account_of(spoiled, batches).to_dicts()}
     clean = iter(clean_rows(batches))
     row: dict[str, str | None] = {}
@@ -230,19 +232,19 @@ def test_the_account_is_what_a_comparison_with_the_clean_rows_finds(
 
 def test_a_rate_is_the_share_of_rows_spoiled(batches: list[pa.RecordBatch]):
     rows = sum(batch.num_rows for batch in batches)
-    spoiled = account_of(spoiler("amount_zero:0.05,latitude_91:0.1"), batches)
+    spoiled = account_of(injector("amount_zero:0.05,latitude_91:0.1"), batches)
     shares = {kind: count / rows for kind, count in Counter(spoiled["kind"]).items()}
     assert shares == {
         "amount_zero": pytest.approx(0.05, rel=0.1),
         "latitude_91": pytest.approx(0.1, rel=0.1),
     }
-    assert account_of(spoiler("id_empty:1"), batches).height == rows
+    assert account_of(injector("id_empty:1"), batches).height == rows
 
 
 def test_rows_that_a_low_rate_spoils_are_spoiled_alike_at_a_higher_one(
     batches: list[pa.RecordBatch],
 ):
-    low, high = (account_of(spoiler(f"all:{rate}"), batches[:1]) for rate in (0.1, 0.3))
+    low, high = (account_of(injector(f"all:{rate}"), batches[:1]) for rate in (0.1, 0.3))
     names = ["transaction_id", "kind", "before"]
     assert 0 < low.height < high.height
     assert low.join(high, on=names, how="anti", nulls_equal=True).height == 0
@@ -250,7 +252,11 @@ def test_rows_that_a_low_rate_spoils_are_spoiled_alike_at_a_higher_one(
 
 def test_another_seed_spoils_other_rows(batches: list[pa.RecordBatch]):
     ours, theirs = (
-        set(account_of(Spoiler(Defects.parse("all:0.1"), (), seed, WINDOW), batches)["position"])
+        set(
+            account_of(DefectInjector(Defects.parse("all:0.1"), (), seed, WINDOW), batches)[
+                "position"
+            ]
+        )
         for seed in (0, 1)
     )
     assert len(ours & theirs) < 0.2 * len(ours)
@@ -265,7 +271,7 @@ def simulator() -> Simulator:
 @given(place=st.integers(1, WINDOW.end - WINDOW.start - 1))
 def test_two_parts_of_a_window_are_spoiled_as_the_whole(simulator: Simulator, place: int):
     cut = START + place
-    spoiled = spoiler(SMALL)
+    spoiled = injector(SMALL)
 
     def lines(*parts: Window) -> bytes:
         rows = (batch for part in parts for batch in simulator.batches(part))
@@ -283,10 +289,10 @@ def test_two_parts_of_a_window_are_spoiled_as_the_whole(simulator: Simulator, pl
 
 def test_the_same_is_spoiled_however_the_rows_are_coded(batches: list[pa.RecordBatch]):
     defects = f"{SMALL},huge_string:0.0005"
-    plain = pa.Table.from_batches(spoiler(defects).batches(batches, Format.ARROW))
+    plain = pa.Table.from_batches(injector(defects).batches(batches, Format.ARROW))
     simulator = Simulator(Configuration(tps=16, customers=500, merchants=100))
     for schema in (CODED_SCHEMA, PLACED_SCHEMA):
-        coded = Spoiler(Defects.parse(defects), (), 0, WINDOW, schema)
+        coded = DefectInjector(Defects.parse(defects), (), 0, WINDOW, schema)
         rows = simulator.batches(WINDOW, schema=schema)
         sent = pa.Table.from_batches(coded.batches(rows, Format.ARROW), coded.schema)
         assert sent.schema.names == plain.schema.names
@@ -296,10 +302,10 @@ def test_the_same_is_spoiled_however_the_rows_are_coded(batches: list[pa.RecordB
     assert pa.types.is_dictionary(sent.schema.field("latitude").type)
 
 
-def sent_as(spoiler: Spoiler, batches: list[pa.RecordBatch], form: Format) -> bytes:
+def sent_as(injector: DefectInjector, batches: list[pa.RecordBatch], form: Format) -> bytes:
     if form is Format.JSON:
-        return b"[" + wire.json_items(spoiler.batches(batches, form)) + b"]"
-    return b"".join(wire.encode(spoiler.batches(batches, form), spoiler.schema, form))
+        return b"[" + wire.json_items(injector.batches(batches, form)) + b"]"
+    return b"".join(wire.encode(injector.batches(batches, form), injector.schema, form))
 
 
 def text_of(value: Any) -> str | None:
@@ -332,7 +338,7 @@ def read(content: bytes, form: Format) -> list[dict[str, str | None]]:
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_carries_the_same_defects(batches: list[pa.RecordBatch], form: Format):
     some = [batch.slice(0, 10_000) for batch in batches[:1]]
-    spoiled = spoiler(SMALL)
+    spoiled = injector(SMALL)
     names = [*SCHEMA.names, "loyalty_points", "merchantName"]
     expected = sent_rows(spoiled, some)
     assert list(expected[0]) == names
@@ -345,9 +351,9 @@ def test_every_format_carries_the_same_defects(batches: list[pa.RecordBatch], fo
 
 
 def test_csv_tells_a_null_from_an_empty_text(batches: list[pa.RecordBatch]):
-    lines = sent_as(spoiler("id_empty:1"), [batches[0].slice(0, 5)], Format.CSV).splitlines()
+    lines = sent_as(injector("id_empty:1"), [batches[0].slice(0, 5)], Format.CSV).splitlines()
     assert [line.split(b",")[0] for line in lines[1:]] == [b'""'] * 5
-    lines = sent_as(spoiler("missing_field:1"), [batches[0].slice(0, 5)], Format.CSV).splitlines()
+    lines = sent_as(injector("missing_field:1"), [batches[0].slice(0, 5)], Format.CSV).splitlines()
     assert [line.split(b",")[2] for line in lines[1:]] == [b""] * 5
 
 
@@ -368,7 +374,7 @@ def test_csv_tells_a_null_from_an_empty_text(batches: list[pa.RecordBatch]):
 def test_json_has_the_defect_as_it_is_named(
     batches: list[pa.RecordBatch], kind: str, there: bytes, absent: bytes
 ):
-    content = sent_as(spoiler(f"{kind}:1"), [batches[0].slice(0, 20)], Format.NDJSON)
+    content = sent_as(injector(f"{kind}:1"), [batches[0].slice(0, 20)], Format.NDJSON)
     for line in content.splitlines():
         assert there in line
         assert absent not in line
@@ -378,7 +384,7 @@ def test_json_has_the_defect_as_it_is_named(
     ("kind", "field"), [("wrong_type_number", "amount"), ("time_epoch", "transaction_at")]
 )
 def test_a_wrong_type_is_a_number_in_json(batches: list[pa.RecordBatch], kind: str, field: str):
-    content = sent_as(spoiler(f"{kind}:1"), [batches[0].slice(0, 20)], Format.JSON)
+    content = sent_as(injector(f"{kind}:1"), [batches[0].slice(0, 20)], Format.JSON)
     assert {type(row[field]) for row in json.loads(content)} <= {int, float}
 
 
@@ -386,7 +392,7 @@ def test_a_wrong_type_is_a_number_in_json(batches: list[pa.RecordBatch], kind: s
 def test_clean_rows_are_byte_identical_to_those_of_a_clean_run(
     batches: list[pa.RecordBatch], form: Format
 ):
-    spoiled = spoiler(SMALL)
+    spoiled = injector(SMALL)
     named = set(account_of(spoiled, batches)["position"])
     schema = wire.text_schema(SCHEMA)
     clean = b"".join(wire.encode(wire.text_batches(batches), schema, form)).split(b"\n")
@@ -401,7 +407,7 @@ def test_clean_rows_are_byte_identical_to_those_of_a_clean_run(
 
 
 def test_huge_strings_are_sent_a_few_at_a_time(batches: list[pa.RecordBatch]):
-    spoiled = spoiler("huge_string:1")
+    spoiled = injector("huge_string:1")
     some = [batches[0].slice(0, 70)]
     sizes = [
         len(chunk)
@@ -566,7 +572,7 @@ def test_an_export_is_spoiled_as_the_service_spoils(service: Service, form: Form
     given_settings = settings(defects=SMALL)
     simulator = Simulator(given_settings.configuration())
     sink = io.BytesIO()
-    rows = export(simulator, WINDOW, form, sink, spoiler=given_settings.spoiler(WINDOW))
+    rows = export(simulator, WINDOW, form, sink, injector=given_settings.injector(WINDOW))
     response = service.get(PATH, **HOUR, defects=SMALL, format=form.value)
     assert sink.getvalue() == response.content
     assert rows == len(read(response.content, form))
@@ -580,7 +586,7 @@ HALF_PAST = "2026-11-01T00:30:00Z"
 
 def halves(drift: str, form: Format, few: list[pa.RecordBatch]) -> list[list[dict[str, Any]]]:
     """The rows before and from half past on."""
-    content = sent_as(spoiler(drift=drift), few, form)
+    content = sent_as(injector(drift=drift), few, form)
     rows = json.loads(content) if form is Format.JSON else read(content, form)
     before = next(
         index for index, row in enumerate(rows) if row["transaction_at"] >= HALF_PAST[:-1]
@@ -633,13 +639,13 @@ def test_a_column_is_retyped_from_a_moment_on(
     assert {type(row[column]) for row in before} == {old}
     assert {type(row[column]) for row in after} == {new}
     # Types are JSON's only; elsewhere all is text as before.
-    assert sent_rows(spoiler(drift=drift), few) == clean_rows(few)
+    assert sent_rows(injector(drift=drift), few) == clean_rows(few)
 
 
 def test_a_spoiled_value_that_is_no_number_stays_a_string_when_its_column_becomes_one(
     few: list[pa.RecordBatch],
 ):
-    content = sent_as(spoiler("amount:1", f"retype:amount:{HOUR['start']}"), few, Format.JSON)
+    content = sent_as(injector("amount:1", f"retype:amount:{HOUR['start']}"), few, Format.JSON)
     kinds = {type(row["amount"]) for row in json.loads(content)}
     assert kinds == {str, float}
 
@@ -648,7 +654,7 @@ def test_a_window_after_a_drift_has_the_new_columns_only():
     drift = f"rename:amount:value:{HOUR['start']},drop:channel:{HOUR['start']}"
     later = f"add:note:{HOUR['end']}"
     names = ["value" if name == "amount" else name for name in SCHEMA.names if name != "channel"]
-    assert spoiler(drift=f"{drift},{later}").schema.names == names
+    assert injector(drift=f"{drift},{later}").schema.names == names
 
 
 def test_drifts_reach_totals_samples_and_single_rows():
