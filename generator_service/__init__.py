@@ -1,4 +1,4 @@
-"""The source: a service that invents financial transactions, the same ones whenever asked.
+"""The source: a service that generates financial transactions, the same in every response.
 
-It imports nothing of the platform, and the platform reaches it over HTTP only.
+It imports nothing of the platform, which uses it over HTTP and by entry points only.
 """

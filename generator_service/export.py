@@ -1,7 +1,6 @@
-"""A window of transactions to a file or a pipe, with no server between.
+"""Writes a window of transactions to a file or a pipe, without a server.
 
-Here: the file that is whole or not there. Not here: how rows are written (`wire.py`), and the
-command line that asks for it.
+A file is complete, or what it was before. `wire.py` writes the rows.
 """
 
 from __future__ import annotations
@@ -33,11 +32,21 @@ def export(
 ) -> int:
     """Write the rows of a window as NDJSON, CSV, Arrow or Parquet, and return how many there are.
 
-    A path holds the whole export or what it held before: the rows are written beside it first.
-    A stream is written to as it is, and stays open. `progress` is called with the rows made so
-    far. Memory does not grow with the window. With a `injector` that alters anything the rows are
-    text in Arrow and Parquet too, and its copies are among them. Raises OSError when the sink
-    cannot be written to, and ValueError for JSON, which is no stream.
+    Memory does not grow with the window.
+
+    Args:
+        simulator: makes the rows.
+        window: the window of the rows.
+        form: any format but JSON, which is not a stream.
+        sink: a path, whose file is replaced when the export is complete, or a stream, which stays
+            open.
+        injector: injects defects; the rows are then text in Arrow and Parquet too, and include
+            the copies.
+        progress: called with the number of rows written so far.
+
+    Raises:
+        OSError: the sink cannot be written.
+        ValueError: the format is JSON.
     """
     batches: Iterable[pa.RecordBatch | wire.Mixed] = wire.in_parallel(
         lambda start, stop: simulator.batches(window, position=start, stop=stop),
@@ -52,13 +61,13 @@ def export(
     schema = wire.named(schema, simulator.configuration_hash)
     rows = 0
 
-    def tell(so_far: int) -> None:
+    def report(so_far: int) -> None:
         nonlocal rows
         rows = so_far
         if progress is not None:
             progress(rows)
 
-    chunks = wire.encode(_told(batches, tell), schema, form)
+    chunks = wire.encode(_reported(batches, report), schema, form)
     if isinstance(sink, Path):
         _write(chunks, sink)
     else:
@@ -66,7 +75,7 @@ def export(
     return rows
 
 
-def _told(
+def _reported(
     batches: Iterable[pa.RecordBatch | wire.Mixed], progress: Callable[[int], None]
 ) -> Iterator[pa.RecordBatch | wire.Mixed]:
     rows = 0
@@ -77,9 +86,9 @@ def _told(
 
 
 def _write(chunks: Iterable[memoryview], path: Path) -> None:
-    # A link stays, and the file that it leads to is replaced.
+    # Replaces the target of a link, not the link.
     path = path.resolve()
-    # A device or a pipe cannot be replaced by a file, and must not be.
+    # A device or a pipe must not be replaced by a file.
     in_place = path.exists() and not path.is_file()
     part = path if in_place else path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -1,7 +1,6 @@
-"""The transport spoiled on request: errors, waits, bodies that break off, lie or turn to garbage.
+"""Faults of the transport on request: errors, delays, bodies that break off or are corrupted.
 
-Here: the kinds of faults, how they are asked for, which requests get them, and how they are done.
-Not here: spoiled rows (`defects.py`), and what a sound answer is (`app.py`).
+Defects of rows are in `defects`.
 """
 
 from __future__ import annotations
@@ -29,31 +28,31 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "X-Generator-Faults"
-"""The request header that asks for faults."""
+"""The header of a request for faults."""
 
 BY_HEADER = "header"
-"""The setting that lets requests ask, and spoils no others."""
+"""The setting that allows faults by header, and causes none itself."""
 
 # Kinds.
 
 _LONGEST_WAIT = 3_600
 _KINDS: dict[str, tuple[str, tuple[float, float], float | None]] = {
-    "status": ("answers with that status, 400 to 599, and nothing else", (400, 599), None),
+    "status": ("returns that status, 400 to 599, and no rows", (400, 599), None),
     "retry_after": ("goes with `status`: its Retry-After, in seconds", (0, _LONGEST_WAIT), None),
-    "latency": ("answers so many seconds later", (0, _LONGEST_WAIT), None),
-    "stall": ("sends so many bytes of the body, then nothing more", (0, 2**40), 0),
+    "latency": ("responds that many seconds later", (0, _LONGEST_WAIT), None),
+    "stall": ("sends that many bytes of the body, then nothing more", (0, 2**40), 0),
     "reset": (
-        "sends so many bytes of the body, then resets the connection; 0: before the status line",
+        "sends that many bytes of the body, then resets the connection; 0: before the status line",
         (0, 2**40),
         0,
     ),
-    "cut": ("sends so many bytes of the body, then closes the connection", (0, 2**40), 0),
+    "cut": ("sends that many bytes of the body, then closes the connection", (0, 2**40), 0),
     "length": (
-        "has a Content-Length that says so many bytes more than there are, or fewer when negative",
+        "has a Content-Length that is that many bytes too large, or too small when negative",
         (-(2**40), 2**40),
         None,
     ),
-    "garbage": ("has 64 bytes of garbage in place of what follows so many bytes", (0, 2**40), 0),
+    "garbage": ("has 64 bytes of garbage after that many bytes", (0, 2**40), 0),
 }
 _WAITS = ("latency", "retry_after")
 _BREAKS = ("stall", "reset", "cut")
@@ -61,22 +60,22 @@ _GARBAGE_BYTES = 64
 
 
 def page_of_kinds() -> str:
-    """Return how faults are asked for, Markdown, with the table of all kinds."""
+    """Return how to ask for faults, in Markdown, with a table of all kinds."""
     rows = "\n".join(f"| `{kind}` | {meaning} |" for kind, (meaning, _, _) in _KINDS.items())
     return f"""\
-Spoils the transport of this answer: `kind=value`, several with commas between. Behind a kind comes
-which requests get it: `:0.1`, a tenth of them; `:first2`, the first two tries of each request, so
-that the third succeeds; nothing, all of them. Goes before GENERATOR_FAULTS; refused with status 403
-unless that is set. Nothing asks for no faults.
+Causes faults of the transport of this response: `kind=value`, several separated by commas. A suffix
+says which requests get it: `:0.1`, a tenth of them; `:first2`, the first two attempts of each
+request, so that the third succeeds; without a suffix, all of them. Overrides GENERATOR_FAULTS, and
+is refused with status 403 unless that is set. An empty value asks for no faults.
 
-| kind | what the answer does |
+| kind | the response |
 | --- | --- |
 {rows}
 """
 
 
 def describe(openapi: dict[str, Any]) -> None:
-    """Add the header to the parameters of every route of an OpenAPI description."""
+    """Add the header to every route of an OpenAPI description."""
     parameter = {
         "name": HEADER,
         "in": "header",
@@ -95,13 +94,13 @@ def describe(openapi: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind, and which requests get it.
+    """A kind of fault, and the requests that get it.
 
     Attributes:
         kind: its name.
         value: seconds, bytes or a status, by kind.
-        rate: the share of the tries that get it.
-        tries: only so many tries of each request do; None for all of them.
+        rate: the share of the attempts that get it.
+        tries: the number of first attempts of each request that get it; None for all.
     """
 
     kind: str
@@ -113,7 +112,8 @@ class Fault:
 def parse_faults(text: str) -> tuple[Fault, ...]:
     """Read `kind=value:when,...`; see `page_of_kinds`.
 
-    Raises ValueError, saying what to write instead.
+    Raises:
+        ValueError: the text cannot be read; the message says what to write instead.
     """
     faults = tuple(_parsed(part.strip()) for part in text.split(",") if part.strip())
     kinds = [fault.kind for fault in faults]
@@ -123,7 +123,7 @@ def parse_faults(text: str) -> tuple[Fault, ...]:
 
 
 def parse_setting(text: str) -> tuple[Fault, ...]:
-    """Read what the service is set to: faults, or that only requests may ask for them."""
+    """Read the setting: faults, or the permission to ask for them by header."""
     return () if text.strip() == BY_HEADER else parse_faults(text)
 
 
@@ -148,7 +148,7 @@ def _parsed(part: str) -> Fault:
     if re.fullmatch(r"[0-9]*\.?[0-9]{1,9}", when) and float(when) <= 1:
         return Fault(kind, value, rate=float(when))
     raise ValueError(
-        f"{kind} with the share of requests that get it, as in :0.1, or their first tries, as in"
+        f"{kind} with the share of requests that get it, as in :0.1, or their first attempts, as in"
         " :first2"
     )
 
@@ -156,12 +156,12 @@ def _parsed(part: str) -> Fault:
 # What is done.
 
 _REQUESTS_REMEMBERED = 10_000
-# What tells whether the service is up, or describes it, is spoiled only where a request asks.
+# Only a header causes faults here: these show whether the service is up, or describe it.
 _SPARED = ("/healthz", "/docs", "/docs/oauth2-redirect", "/redoc")
 
 
 class FaultsMiddleware:
-    """Spoils answers as the service is set to, or as a request's header asks."""
+    """Causes faults by the setting of the service, or by the header of a request."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class FaultsMiddleware:
         seed: int,
         refuse: Callable[[Request, Exception], Awaitable[Response]],
     ) -> None:
-        """`setting` and `seed` are the service's; `refuse` answers with the problem of an error."""
+        """`setting` and `seed` are the service's; `refuse` returns the problem of an error."""
         self._app = app
         self._allowed = bool(setting.strip())
         self._faults = parse_setting(setting)
@@ -180,7 +180,7 @@ class FaultsMiddleware:
         self._tries: OrderedDict[tuple[str, str, str | None], int] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, spoiled if it must be."""
+        """Answer a request, with the faults that are due."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -193,10 +193,10 @@ class FaultsMiddleware:
         if not faults:
             await self._app(scope, receive, send)
             return
-        await _spoiled(self._app, faults, scope, receive, send)
+        await _with_faults(self._app, faults, scope, receive, send)
 
     def _due(self, scope: Scope) -> dict[str, float]:
-        """Return what this try of a request gets: values by kind."""
+        """Return the faults of this attempt of a request: values by kind."""
         asked = Headers(scope=scope).get(HEADER)
         faults = self._faults
         if asked is not None:
@@ -225,12 +225,12 @@ class FaultsMiddleware:
         }
 
     def _draw(self, fault: Fault, request: object, before: int) -> float:
-        """Return a number from 0 to 1, the same for the same try of the same request."""
+        """Return a number from 0 to 1, the same for the same attempt of the same request."""
         text = repr((self._seed, fault, request, before))
         return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) / 2**64
 
 
-async def _spoiled(
+async def _with_faults(
     app: ASGIApp, faults: dict[str, float], scope: Scope, receive: Receive, send: Send
 ) -> None:
     await anyio.sleep(faults.get("latency", 0))
@@ -263,15 +263,15 @@ def _failure(faults: dict[str, float]) -> Response:
 
 
 class _Ended(Exception):  # noqa: N818 - it is no error
-    """The answer was ended on purpose; unwinds what was making it."""
+    """The response was ended on purpose; unwinds the application."""
 
 
 class _Connection:
-    """The connection below an answer, which ASGI has no way to break."""
+    """The connection of a response, which ASGI cannot break."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        # uvicorn's `receive` is a method of what holds the transport.
+        # uvicorn's `receive` is a method of the object that has the transport.
         self.transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
 
     async def end(self, *, reset: bool) -> None:
@@ -287,13 +287,13 @@ class _Connection:
         await self.gone()
 
     async def gone(self) -> None:
-        """Wait until it is closed, by whichever side."""
+        """Wait until either side has closed it."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
 
 class _Broken:
-    """An answer whose body stalls, ends, or has garbage in it."""
+    """A response whose body stalls, breaks off, or contains garbage."""
 
     def __init__(self, send: Send, connection: _Connection, faults: dict[str, float]) -> None:
         self._send = send
@@ -304,7 +304,7 @@ class _Broken:
 
     async def answer(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
         try:
-            await app(scope, receive, self._spoil)
+            await app(scope, receive, self._send_faulty)
         except _Ended:
             _, kind = min(self._ends)
             if kind == "stall":
@@ -313,7 +313,7 @@ class _Broken:
             else:
                 await self._connection.end(reset=kind == "reset")
 
-    async def _spoil(self, message: Message) -> None:
+    async def _send_faulty(self, message: Message) -> None:
         if message["type"] != "http.response.body":
             await self._send(message)
             return
@@ -322,7 +322,7 @@ class _Broken:
             body = _with_garbage(body, int(self._faults["garbage"]) - start)
         self._sent += len(body)
         more = message.get("more_body", False)
-        # A body that is shorter than what is to be sent of it breaks off before its last byte.
+        # A body that is shorter than the asked-for length breaks off before its last byte.
         if self._ends and (min(self._ends)[0] <= self._sent or not more):
             part = body[: max(0, min(min(self._ends)[0], self._sent - 1) - start)]
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
@@ -331,15 +331,15 @@ class _Broken:
 
 
 def _with_garbage(body: bytes, place: int) -> bytes:
-    """Return a body with garbage from a place in it on, which may be before or behind it."""
+    """Return a chunk with the garbage; `place`, from its start, may be before or after it."""
     start, stop = (min(max(at, 0), len(body)) for at in (place, place + _GARBAGE_BYTES))
-    # No byte is ASCII, and no two in a row are a character of UTF-8.
+    # No byte is ASCII, and no two of them are a valid character of UTF-8.
     garbage = bytes(0xC0 | byte for byte in os.urandom(stop - start))
     return body[:start] + garbage + body[stop:]
 
 
 class _Misstated:
-    """An answer whose Content-Length is wrong; it is collected first, to know the right one."""
+    """A response with a wrong Content-Length; buffered, because the right one must be known."""
 
     def __init__(self, send: Send, connection: _Connection, error: int) -> None:
         self._send = send

@@ -1,7 +1,6 @@
-"""What the API accepts and what it says: parameters, answers, problems. OpenAPI comes from here.
+"""The parameters, responses and problems of the API, as OpenAPI describes them.
 
-Here: names, meanings, and what a bad value is told. Not here: the routes (`app.py`), and how a
-row becomes bytes (`wire.py`).
+`routes.py` has the routes, and `wire.py` writes the rows.
 """
 
 import base64
@@ -44,7 +43,7 @@ _PROBLEMS = {
 
 
 class FieldError(BaseModel):
-    """One thing that was wrong, and what to send instead."""
+    """One wrong parameter or header, and what to send instead."""
 
     field: str = Field(description="The parameter or header", examples=["end"])
     given: str | None = Field(description="What was sent; null when nothing was")
@@ -52,7 +51,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An RFC 9457 problem: what was wrong, in one sentence, and each field that was."""
+    """An RFC 9457 problem: one sentence about the first error, and all errors."""
 
     type: str = Field(examples=["/problems/invalid-parameter"])
     title: str
@@ -64,7 +63,7 @@ class Problem(BaseModel):
 
 
 class RequestError(Exception):
-    """A request that cannot be answered as sent; the service answers with its problem."""
+    """A request that cannot be answered; the response is its problem."""
 
     def __init__(self, status: HTTPStatus, *errors: FieldError) -> None:
         super().__init__(status, *errors)
@@ -72,7 +71,7 @@ class RequestError(Exception):
 
 
 def problem(status: HTTPStatus, errors: Sequence[FieldError]) -> Problem:
-    """Return the problem of a status; its sentence is about the first of the errors."""
+    """Return the problem of a status; its sentence is about the first error."""
     slug, title = _PROBLEMS[status]
     detail = "The request is sound; the service's log says what failed."
     if errors:
@@ -85,20 +84,20 @@ def problem(status: HTTPStatus, errors: Sequence[FieldError]) -> Problem:
 
 
 def refused(field: str, given: object, expected: str) -> RequestError:
-    """Return the error of a parameter that was understood, and cannot be used."""
+    """Return the error of a parameter with a value that cannot be used."""
     error = FieldError(field=field, given=str(given), expected=expected)
     return RequestError(HTTPStatus.UNPROCESSABLE_ENTITY, error)
 
 
 def missing(field: str, given: str, expected: str) -> RequestError:
-    """Return the error of something that is not there."""
+    """Return the error of something that does not exist."""
     return RequestError(
         HTTPStatus.NOT_FOUND, FieldError(field=field, given=given, expected=expected)
     )
 
 
 def field_errors(errors: Iterable[Mapping[str, Any]]) -> list[FieldError]:
-    """Translate pydantic's account of what is wrong with a request's parameters."""
+    """Translate pydantic's errors in the parameters of a request."""
     return [_field_error(error) for error in errors]
 
 
@@ -119,7 +118,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
 
 
 def nearest(given: str, known: Iterable[str], otherwise: str) -> str:
-    """Return the known name most like the given one, or `otherwise` when none is like it."""
+    """Return the known name that is most similar, or `otherwise` when none is similar."""
     return next(iter(difflib.get_close_matches(given, list(known), 1)), otherwise)
 
 
@@ -127,10 +126,11 @@ def nearest(given: str, known: Iterable[str], otherwise: str) -> str:
 
 
 def parse_moment(text: str) -> int:
-    """Return the microseconds since the epoch of an RFC 3339 time, at most six digits of a second.
+    """Return the microseconds since the epoch of an RFC 3339 time with a zone.
 
-    Raises ValueError, saying what to send instead, for anything else: no zone, a finer fraction,
-    a day that is none, a time that the simulator does not reach.
+    Raises:
+        ValueError: it is not such a time, has a finer fraction, does not exist, or is beyond the
+            simulator's range; the message says what to send instead.
     """
     match = _MOMENT.fullmatch(text)
     if match is None:
@@ -151,7 +151,7 @@ def parse_moment(text: str) -> int:
 
 
 def moment_text(moment: int) -> str:
-    """Write microseconds since the epoch as all formats do: UTC, six digits, Z."""
+    """Return microseconds since the epoch as text, as in all formats: UTC, six digits, Z."""
     text = (_EPOCH + moment * _MICROSECOND).isoformat(timespec="microseconds")
     return text.replace("+00:00", "Z")
 
@@ -175,17 +175,18 @@ MomentText = Annotated[
 
 
 def negotiate(asked: Format | None, accept: str | None) -> Format:
-    """Return the format asked for, else the first that the Accept header ranks highest.
+    """Return the format asked for, or else the one that the Accept header prefers.
 
-    Raises RequestError (406) when the header allows none of the formats.
+    Raises:
+        RequestError: the header allows none of the formats (406).
     """
     if asked is not None:
         return asked
     if not accept:
         return Format.JSON
-    wishes = [_wish(part) for part in accept.split(",") if part.strip()]
-    for media_range, quality in sorted(wishes, key=lambda wish: -wish[1]):
-        # As a pattern, */* and text/* are what they mean as a range of media types.
+    preferences = [_preference(part) for part in accept.split(",") if part.strip()]
+    for media_range, quality in sorted(preferences, key=lambda one: -one[1]):
+        # As patterns, */* and text/* match the same media types as they do in HTTP.
         for form, media_type in MEDIA_TYPES.items():
             if quality > 0 and fnmatchcase(media_type, media_range):
                 return form
@@ -194,7 +195,7 @@ def negotiate(asked: Format | None, accept: str | None) -> Format:
     raise RequestError(HTTPStatus.NOT_ACCEPTABLE, error)
 
 
-def _wish(part: str) -> tuple[str, float]:
+def _preference(part: str) -> tuple[str, float]:
     media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
     quality = next((value[2:] for value in parameters if value.startswith("q=")), "1")
     try:
@@ -204,9 +205,9 @@ def _wish(part: str) -> tuple[str, float]:
 
 
 def write_cursor(position: int, answer: Mapping[str, str]) -> str:
-    """Return the text that leads to a position of an answer, and of no other.
+    """Return a cursor: a position in an answer.
 
-    `answer` names what decides its rows: route, window, as_of, labels, configuration.
+    `answer` has everything that decides its rows: route, window, as_of, labels, configuration.
     """
     fields = {"position": str(position), **answer}
     content = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
@@ -214,9 +215,10 @@ def write_cursor(position: int, answer: Mapping[str, str]) -> str:
 
 
 def read_cursor(cursor: str, answer: Mapping[str, str]) -> int:
-    """Return the position a cursor leads to.
+    """Return the position of a cursor.
 
-    Raises RequestError (400) when it is not one of ours, or one of another answer's.
+    Raises:
+        RequestError: it is not a cursor of the service, or is one of another answer (400).
     """
     expected = "the cursor of an answer, unchanged, or none to begin at the first row"
     try:
@@ -245,7 +247,7 @@ def _checksum(content: bytes) -> bytes:
 
 
 class _Parameters(BaseModel):
-    """The parameters of a route: no others are accepted, so that no typing error goes unnoticed."""
+    """The parameters of a route; others are refused, so that a misspelt one is noticed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -265,10 +267,10 @@ class _Parameters(BaseModel):
 
 
 class FormatParameters(_Parameters):
-    """How the rows are written."""
+    """The format of the rows."""
 
     format: Format | None = Field(
-        None, description="The format of the answer; goes before the Accept header"
+        None, description="The format of the response; overrides the Accept header"
     )
     types: Types = Field(
         Types.TYPED,
@@ -278,7 +280,7 @@ class FormatParameters(_Parameters):
 
 
 class PageParameters(FormatParameters):
-    """Which stretch of the rows."""
+    """Which part of the rows."""
 
     limit: int | None = Field(
         None,
@@ -290,7 +292,7 @@ class PageParameters(FormatParameters):
 
 
 class WindowParameters(_Parameters):
-    """A window of time, half open, and the moment it is looked at."""
+    """A half-open window of time, and the moment of observation."""
 
     start: Moment = Field(
         description="Start of the window, RFC 3339 with its zone; in the window",
@@ -306,7 +308,7 @@ class WindowParameters(_Parameters):
 
 
 class ScorecardParameters(_Parameters):
-    """What is measured."""
+    """The rows to measure."""
 
     start: Moment | None = Field(
         None, description="Start of the window; without it, 31 days before the end"
@@ -315,7 +317,7 @@ class ScorecardParameters(_Parameters):
         None, description="End of the window; without it, the newest complete hour's"
     )
     rows: Annotated[int, Field(ge=1_000, le=3_000_000)] = Field(
-        1_000_000, description="At most so many of the window's rows are looked at"
+        1_000_000, description="The number of rows to measure, at most"
     )
     format: Literal["json", "html"] | None = Field(
         None, description="html is a page with pictures; without it, what Accept prefers, or json"
@@ -323,18 +325,18 @@ class ScorecardParameters(_Parameters):
 
 
 class TotalsParameters(WindowParameters):
-    """What is to be summed up."""
+    """The window of the totals, and the defects of its rows."""
 
     defects: str | None = Field(
         None,
         description="The share of rows with each kind of defect, see /v1/defects; empty for none. "
-        "Without it, what the service is set to",
+        "Without it, the setting of the service",
         examples=["all:0.02", "amount_scale:0.01,duplicate_id:0.005"],
     )
 
 
 class TransactionParameters(PageParameters, TotalsParameters):
-    """Which transactions, and how they are written."""
+    """Which transactions, and their format."""
 
     labels: Literal["oracle", "delayed"] = Field(
         "oracle",
@@ -352,7 +354,7 @@ class SampleParameters(FormatParameters):
 
 
 class Generator(BaseModel):
-    """What made the rows: the same version and configuration make the same rows."""
+    """The generator of the rows: the same version and configuration make the same rows."""
 
     version: str = Field(examples=["1"])
     configuration: str = Field(
@@ -414,13 +416,15 @@ class OneTransaction(BaseModel):
 
 
 class Defect(BaseModel):
-    """What was done to one row that is sent."""
+    """The defect of one row that is sent."""
 
-    transaction_id: str = Field(description="The true one, whatever is sent")
-    position: int = Field(description="The row's place among all rows that are sent, from 0")
+    transaction_id: str = Field(description="The true id, whatever is sent")
+    position: int = Field(
+        description="The position of the row among all rows that are sent, from 0"
+    )
     kind: str = Field(examples=["amount_scale"])
     field: str = Field(description="The field that is corrupted or added", examples=["amount"])
-    before: str | None = Field(description="Its true text; null for a field that is added")
+    before: str | None = Field(description="Its true text; null for an added field")
     reasons: str = Field(
         description="Each rule of the platform's contract that the row as sent breaks, with spaces "
         "between; empty when it breaks none",
@@ -483,7 +487,7 @@ class ReferencePage[Row: BaseModel](BaseModel):
 
 
 class WindowTotals(BaseModel):
-    """What a window sums to: whoever holds its rows can compute the same, and compare."""
+    """The control totals of a window; a client computes the same of its rows, and compares."""
 
     start: MomentText
     end: MomentText
@@ -498,14 +502,14 @@ class WindowTotals(BaseModel):
 
 
 class Watermark(BaseModel):
-    """Up to when windows are complete."""
+    """The time up to which windows are complete."""
 
     watermark: MomentText = Field(description="End of the newest complete window")
     window: str = Field(default="PT1H", description="Length of a window, ISO 8601")
 
 
 class Health(BaseModel):
-    """The service answers."""
+    """The service is up."""
 
     status: Literal["ok"] = "ok"
     version: str

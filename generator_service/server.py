@@ -26,6 +26,7 @@ _LOGGING: dict[str, Any] = {
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {
+        "generator_service": {"handlers": ["stderr"], "level": "WARNING"},
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING"},
         "uvicorn.access": {"level": "INFO"},
     },

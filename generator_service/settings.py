@@ -1,7 +1,6 @@
-"""What the service can be told from outside: GENERATOR_ variables, also from `.env`.
+"""The settings of the service: GENERATOR_ variables, from the environment or `.env`.
 
-Here: names, defaults, limits, and the message that a bad value gets. Not here: what decides the
-rows and which of those values can be used; the simulator's `Configuration` knows.
+The simulator's `Configuration` validates the settings that decide the rows.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ if TYPE_CHECKING:
 
 _PREFIX = "GENERATOR_"
 _ENV_FILE = ".env"
-# Characters without width, which come along when a value is copied from a page.
+# Zero-width characters, which are copied from web pages along with a value.
 _INVISIBLE = "\ufeff\u200b\u2060"
-# More than any message needs to show of a value.
+# Longest part of a value that a message shows.
 _SHOWN = 100
 _NOT_UTF_8 = "it is not text in UTF-8"
 _DECIDING = tuple(field.name for field in fields(Configuration))
 
 
 class SettingsError(ValueError):
-    """A setting cannot be used: the message names the variable, its value and what is allowed."""
+    """A setting cannot be used; the message names the variable, its value and the allowed ones."""
 
 
 class Settings(BaseSettings):
-    """The settings of the service, each from the variable of its name with GENERATOR_ before it.
+    """The settings of the service; the variable of each has the prefix GENERATOR_.
 
-    Use `load`, which turns pydantic's account of what is wrong into one message.
+    Use `load`, which turns a validation error into one message.
     """
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX,
         env_file=_ENV_FILE,
-        # Editors of some systems put a byte order mark before the first name.
+        # Some editors write a byte order mark.
         env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
@@ -89,10 +88,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Strip white space around values; a value of nothing else counts as unset."""
+        """Strip white space around values; an empty value counts as unset."""
         environment = cast("EnvSettingsSource", env_settings)
         file = cast("DotEnvSettingsSource", dotenv_settings)
-        # As text in UTF-8, UTF-16 has a character of its own between any two letters.
+        # UTF-16 read as UTF-8 has control characters between the letters.
         if not all(map(str.isprintable, file.env_vars)):
             raise SettingsError(_unreadable(_NOT_UTF_8))
         environment.env_vars = _stripped(environment.env_vars)
@@ -148,12 +147,16 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **given: Any) -> Self:
-        """Read the settings; what is `given` goes before the environment, and that before `.env`.
+        """Read the settings.
 
-        Raises SettingsError for the first value that cannot be used.
+        Args:
+            given: values that override the environment, which overrides `.env`.
+
+        Raises:
+            SettingsError: a value cannot be used; the message is about the first.
         """
         try:
-            _require_readable_lines()
+            _require_valid_lines()
             return cls(**given)
         except ValidationError as error:
             raise SettingsError(_message(error)) from None
@@ -163,7 +166,7 @@ class Settings(BaseSettings):
             raise SettingsError(_unreadable(_NOT_UTF_8)) from None
 
     def configuration(self) -> Configuration:
-        """Return the part of the settings that decides the rows."""
+        """Return the settings that decide the rows."""
         return Configuration(**{name: getattr(self, name) for name in _DECIDING})
 
     def injector(
@@ -203,8 +206,8 @@ def _stripped(variables: Mapping[str, str | None]) -> dict[str, str | None]:
     return {name: value for name, value in bare.items() if value}
 
 
-def _require_readable_lines() -> None:
-    """Refuse a `.env` with a line that its parser would leave out."""
+def _require_valid_lines() -> None:
+    """Refuse a `.env` with a line that its parser would skip."""
     path = Path(_ENV_FILE)
     if not path.is_file():
         return

@@ -1,7 +1,7 @@
-"""Control totals of rows as they are sent, kept for whoever asks for them afterwards.
+"""Control totals of rows, computed while they are sent and cached.
 
-What a window sums to is known when its last row is written, so that it need not be made again to
-be stated. Which rows are sent is `app.py`'s matter; what they are written as is `wire.py`'s.
+The totals of a window are known when its last row is written, so `/v1/control-totals` need not
+make its rows again.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     from generator_service.simulator.randomness import Integers, Words
 
-# As the platform reads them: a plain decimal of at most two places.
+# At most two decimals; the totals of `/v1/control-totals` are of these.
 _PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
 _KEPT = 4096
 
 
 class Tally:
-    """What rows sum to, typed or as text; more than one thread may add to it."""
+    """Control totals of rows, typed or as text; threads may add to it concurrently."""
 
     def __init__(self) -> None:
         self._rows = self._digest = 0
@@ -38,10 +38,10 @@ class Tally:
         self._lock = threading.Lock()
 
     def add(self, batch: pa.RecordBatch | wire.Mixed) -> None:
-        """Count the rows of a batch.
+        """Add the rows of a batch.
 
-        An amount counts when it is a plain decimal of at most two places; a row without a type
-        counts under "", and one without an id as one whose id is empty.
+        Only plain decimals of at most two places are added to the amounts. A row without a type
+        counts under "", and a row without an id as an empty id.
         """
         for part in [batch] if isinstance(batch, pa.RecordBatch) else _sent(batch):
             ids, types, amounts = (
@@ -54,7 +54,7 @@ class Tally:
             self._count(part.num_rows, hashed, _sums(types, amounts))
 
     def include(self, totals: ControlTotals) -> None:
-        """Count rows of which only the totals are known."""
+        """Add rows by their totals."""
         self._count(totals.rows, int(totals.ids_digest, 16), totals.amount_by_type.items())
 
     def _count(self, rows: int, digest: int, amounts: Iterable[tuple[str, Decimal]]) -> None:
@@ -66,13 +66,13 @@ class Tally:
 
     @property
     def totals(self) -> ControlTotals:
-        """What was counted so far."""
+        """The totals so far."""
         amounts = dict(sorted(self._amounts.items()))
         return ControlTotals(self._rows, amounts, f"{self._digest % 2**64:016x}")
 
 
 def _sent(rows: wire.Mixed) -> Iterator[pa.RecordBatch]:
-    """Yield of every part the rows that are sent."""
+    """Yield the rows of each part that are sent."""
     first = 0
     for part in rows.parts:
         places = rows.order - first
@@ -85,10 +85,10 @@ def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]
         types = pc.dictionary_encode(types.cast(pa.string()))
     coded = cast("pa.DictionaryArray[Any, Any]", types)
     names = [*cast("list[str]", coded.dictionary.to_pylist()), ""]
-    # A row without a type counts under the name behind the last.
+    # The index of null: the empty name, which comes last.
     codes = coded.indices.fill_null(len(names) - 1).to_numpy()
     cents = _cents(amounts)
-    # Floats add up the halves of so many 64-bit numbers exactly, as 64 bits might not the whole.
+    # bincount sums floats: the 32-bit halves are exact in them, and 64-bit sums could overflow.
     high, low = (
         np.bincount(codes, half, len(names)).astype(np.int64).tolist()
         for half in (cents >> 32, cents & 0xFFFFFFFF)
@@ -100,7 +100,7 @@ def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]
 
 
 def _cents(amounts: wire.Column) -> Integers:
-    """Return amounts in hundredths, 0 where there is none that counts."""
+    """Return amounts in hundredths; 0 for one that does not count."""
     if not pa.types.is_decimal(amounts.type):
         texts = amounts.cast(pa.string())
         amounts = pc.if_else(pc.match_substring_regex(texts, _PLAIN_DECIMAL), texts, None)
@@ -110,24 +110,24 @@ def _cents(amounts: wire.Column) -> Integers:
 
 
 def id_hashes(ids: wire.Column) -> Words:
-    """Return the state of each id, as `/v1/control-totals` defines it; of null, as of no text."""
+    """Return the state of each id, as `/v1/control-totals` defines it; null is empty text."""
     texts = cast("pa.StringArray", ids.fill_null("") if ids.null_count else ids)
     lengths = pc.binary_length(texts).to_numpy()
     hashes = np.empty(len(texts), np.uint64)
     for length in np.unique(lengths).tolist():
-        places = np.flatnonzero(lengths == length)
-        alike = texts if places.size == len(texts) else texts.take(places)
-        padded = np.zeros((places.size, -(-length // 8) * 8), np.uint8)
-        padded[:, :length] = wire.utf8(alike).reshape(places.size, length)
-        state = mix(np.full(places.size, length, np.uint64))
+        indices = np.flatnonzero(lengths == length)
+        alike = texts if indices.size == len(texts) else texts.take(indices)
+        padded = np.zeros((indices.size, -(-length // 8) * 8), np.uint8)
+        padded[:, :length] = wire.utf8(alike).reshape(indices.size, length)
+        state = mix(np.full(indices.size, length, np.uint64))
         for word in np.ascontiguousarray(padded.view("<u8").T):
             state = mix(state ^ word)
-        hashes[places] = state
+        hashes[indices] = state
     return hashes
 
 
 class Tallies:
-    """The totals of the windows sent whole lately, by whatever else decides their rows."""
+    """The totals of the windows that were sent completely, by their other parameters; a cache."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[tuple[object, int], tuple[int, ControlTotals]] = OrderedDict()
@@ -143,10 +143,16 @@ class Tallies:
         start: int = 0,
         stop: int | None = None,
     ) -> Iterator[T]:
-        """Yield the batches, and know what they sum to when the last one was taken.
+        """Yield the batches, and store their totals after the last one.
 
-        They are the window's rows from position `start` to `stop`, None for its end. Of a window
-        that is sent in pages it is known when they were sent one after the other.
+        The totals of a window that is sent in pages are known when the pages were sent in order.
+
+        Args:
+            batches: the window's rows from `start` to `stop`.
+            window: the window.
+            key: the other parameters that decide the rows.
+            start: the position of the first row.
+            stop: the position after the last row; None is the end of the window.
         """
         tally = Tally()
         if start:
@@ -166,7 +172,7 @@ class Tallies:
                 _keep(self._begun, (key, window, stop), tally.totals)
 
     def of(self, window: Window, key: object) -> ControlTotals | None:
-        """Return what a window sums to when it was sent whole, at once or in parts; else None."""
+        """Return the totals of a window, or of the windows that make it up; None when unknown."""
         tally = Tally()
         at = window.start
         with self._lock:

@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from generator_service import app
+from generator_service import routes
 from generator_service.app import create_app
 from generator_service.models import (
     Card,
@@ -220,7 +220,7 @@ def test_large_answers_are_coded_and_say_the_same(
     service: Service, monkeypatch: pytest.MonkeyPatch, form: str, types: str
 ):
     small = service.get(WINDOW_PATH, **HOUR, format=form, types=types).content
-    monkeypatch.setattr(app, "_CODED_FROM", 1)
+    monkeypatch.setattr(routes, "_ENCODED_FROM", 1)
     large = service.get(WINDOW_PATH, **HOUR, format=form, types=types).content
     assert read(form, large) == read(form, small)
     if form == "arrow":
@@ -672,7 +672,7 @@ def no_more(count: Callable[[], int]) -> bool:
 
 @pytest.mark.parametrize("form", ["ndjson", "csv", "arrow", "parquet"])
 def test_what_fails_on_the_way_breaks_the_connection(
-    service: Service, monkeypatch: pytest.MonkeyPatch, form: str
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str
 ):
     """A client must never take half a window for a whole one."""
     batches = Simulator.batches
@@ -684,6 +684,46 @@ def test_what_fails_on_the_way_breaks_the_connection(
     monkeypatch.setattr(Simulator, "batches", failing)
     with pytest.raises(httpx.RemoteProtocolError):
         service.get(WINDOW_PATH, **HOUR, format=form)
+    assert eventually(lambda: failures(caplog))
+    assert failures(caplog) == ["GET /v1/transactions broke off: RuntimeError"]
+
+
+def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The service's own messages, all of which are errors."""
+    ours = [record for record in caplog.records if record.name.startswith("generator_service")]
+    assert {record.levelname for record in ours} <= {"ERROR"}
+    assert not any(record.exc_info for record in ours)
+    return [record.getMessage() for record in ours]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_failure_is_logged_by_its_route_without_id_and_query(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+):
+    def failing(*_: object) -> None:
+        raise RuntimeError("of a row")
+
+    monkeypatch.setattr(Simulator, "transaction", failing)
+    answer = service.client.request(method, f"{WINDOW_PATH}/an-id", params={"key": "secret"})
+    assert answer.status_code == 500
+    assert eventually(lambda: failures(caplog))
+    assert failures(caplog) == [
+        f"{method} /v1/transactions/{{transaction_id}} failed: RuntimeError"
+    ]
+
+
+def test_refused_requests_and_faults_are_not_logged(caplog: pytest.LogCaptureFixture):
+    with serve(create_app(settings(faults="header"), now=lambda: NOW)) as service:
+        assert service.get("/v1/nowhere").status_code == 404
+        assert service.get(WINDOW_PATH).status_code == 422
+        for fault in ("status=503", "cut=100", "reset"):
+            headers = {"X-Generator-Faults": fault}
+            with suppress(httpx.TransportError):
+                service.client.get(WINDOW_PATH, params=HOUR, headers=headers)
+    assert failures(caplog) == []
 
 
 def test_what_fails_before_the_first_row_is_a_problem(

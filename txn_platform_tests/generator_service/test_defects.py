@@ -446,7 +446,7 @@ BAD_DEFECTS = [
     ("all:x", "from 0 to 1"),
     ("all:-0.1", "from 0 to 1"),
     ("all:nan", "from 0 to 1"),
-    ("id_empty:1.1", "id_empty with the share of rows to spoil, from 0 to 1"),
+    ("id_empty:1.1", "id_empty with the share of rows that get it, from 0 to 1"),
     ("id_empty:0.7,amount:0.7", "add up to 1 at most, not to 1.4"),
     (":0.1", "instead of ''"),
 ]

@@ -4,9 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from generator_service.app import Source
 from generator_service.simulator import Simulator, Window
 from generator_service.simulator.configuration import HOUR, MINUTE
+from generator_service.source import Source
 from generator_service.tally import Tallies
 from txn_platform_tests.generator_service.test_app import NOW, settings
 

@@ -1,0 +1,452 @@
+"""The routes: each reads a request, asks the source, and returns a response.
+
+Parameters and problems are in `models.py`, the bodies of responses in `responses.py`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, Self
+from urllib.parse import urlencode
+
+import pyarrow as pa
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from generator_service import models, wire
+from generator_service.defects import ACCOUNT_SCHEMA, DefectInjector, page_of_kinds
+from generator_service.middleware import HEAD
+from generator_service.models import moment_text
+from generator_service.responses import Answer, bodiless, json_response, respond
+from generator_service.scorecard import render_html
+from generator_service.simulator import CODED_SCHEMA, PLACED_SCHEMA, SCHEMA, Window
+from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
+from generator_service.source import Source
+
+_COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
+# Rows from which customers and cards are dictionary-encoded: about as many as customers.
+_ENCODED_FROM = 200_000
+_SCORECARD_HOURS = 744
+
+
+def _source(request: Request) -> Source:
+    return request.app.state.source
+
+
+def _is_head(request: Request) -> bool:
+    return bool(request.scope.get(HEAD))
+
+
+From = Annotated[Source, Depends(_source)]
+# Whether only the head of the response is asked for, so that its body need not be computed.
+HeadOnly = Annotated[bool, Depends(_is_head)]
+router = APIRouter(responses={"4XX": {"model": models.Problem, "description": "What to fix"}})
+
+
+def _rows(model: type[models.BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """Describe a response with rows to OpenAPI; the model is of its JSON."""
+    return {200: {"model": model, "content": {kind: {} for kind in wire.MEDIA_TYPES.values()}}}
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The stretch of a window's rows that a request asks for.
+
+    Attributes:
+        form: the format.
+        window: the window.
+        position: the first row.
+        stop: the row after the last, when all have arrived.
+        is_stream: the request asks for all rows, not for a page.
+        around: the fields beside the rows in JSON.
+    """
+
+    form: wire.Format
+    window: Window
+    position: int
+    stop: int
+    is_stream: bool
+    around: dict[str, str | None]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends where the window does."""
+        return self.around["next"] is None
+
+    @property
+    def is_whole_stream(self) -> bool:
+        """Whether it is a stream of the whole window."""
+        return self.is_stream and self.position == 0
+
+    @property
+    def rows(self) -> int:
+        """How many rows the page has, if all have arrived."""
+        return self.stop - self.position
+
+    @classmethod
+    def of(
+        cls, request: Request, asked: models.TransactionParameters, source: Source, route: str
+    ) -> Self:
+        """Read a request; `route` names it in its cursors."""
+        form = models.negotiate(asked.format, request.headers.get("accept"))
+        window, limit = source.window(asked), source.limit(asked, form)
+        identity = _identity(asked, window, source, route)
+        position = 0 if asked.cursor is None else models.read_cursor(asked.cursor, identity)
+        following = None
+        stop = whole = source.count(window)
+        if limit is not None:
+            stop = source.simulator.advance(window, position, limit, as_of=asked.as_of)
+            if stop < whole:
+                following = _next(request, models.write_cursor(stop, identity))
+        around = {
+            "next": following,
+            "start": moment_text(window.start),
+            "end": moment_text(window.end),
+            "as_of": None if asked.as_of is None else moment_text(asked.as_of),
+        }
+        is_stream = asked.limit is None and form is not wire.Format.JSON
+        return cls(form, window, position, stop, is_stream, around)
+
+
+def _identity(
+    asked: models.TransactionParameters, window: Window, source: Source, route: str
+) -> dict[str, str]:
+    """Return all that decides the rows: a cursor is valid for the same identity only."""
+    return {
+        "route": route,
+        "start": moment_text(window.start),
+        "end": moment_text(window.end),
+        "as_of": str(None if asked.as_of is None else moment_text(asked.as_of)),
+        "labels": asked.labels,
+        "defects": str(asked.defects),
+        "configuration": source.simulator.configuration_hash,
+    }
+
+
+def _next(request: Request, cursor: str) -> str:
+    """Return the address of the next page: this request's, with another cursor."""
+    query = [pair for pair in request.query_params.multi_items() if pair[0] != "cursor"]
+    return f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
+
+
+@router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
+def transactions(
+    request: Request,
+    asked: Annotated[models.TransactionParameters, Query()],
+    source: From,
+    head_only: HeadOnly,
+) -> Response:
+    """Return the rows of a window, ordered by time, the same in every response.
+
+    JSON gives pages; the other formats stream the whole window, or `limit` rows of it.
+    `X-Total-Rows` is the number of rows; streams of rows with copies lack it.
+    """
+    page = _Page.of(request, asked, source, "transactions")
+    schema = _schema(page, asked.types)
+    injector = source.injector(page.window, asked.defects, schema)
+    counted = None
+    # Copies on a page were counted for its total already.
+    if page.is_whole_stream or not injector.repeats:
+        counted = partial(
+            source.tallies.counted,
+            window=page.window,
+            key=(asked.as_of, asked.defects),
+            start=page.position,
+            stop=None if page.is_last else page.stop,
+        )
+    answer = Answer(
+        page.form,
+        asked.types,
+        schema,
+        _window_rows(source, page, asked, schema),
+        _total_rows(source, page, asked, injector, head_only=head_only),
+        page.around,
+        injector,
+        counted,
+    )
+    return respond(answer, source.generator, head_only=head_only)
+
+
+def _schema(page: _Page, types: wire.Types) -> pa.Schema:
+    """Return the schema to make rows with: large answers in columns have more dictionaries."""
+    if page.form not in _COLUMNAR or page.rows < _ENCODED_FROM:
+        return SCHEMA
+    return PLACED_SCHEMA if types is wire.Types.TEXT else CODED_SCHEMA
+
+
+def _window_rows(
+    source: Source,
+    page: _Page,
+    asked: models.TransactionParameters,
+    schema: pa.Schema = SCHEMA,
+) -> Iterator[pa.RecordBatch]:
+    return source.rows(
+        page.window,
+        asked.as_of,
+        position=page.position,
+        stop=page.stop,
+        labels=asked.labels,
+        schema=schema,
+    )
+
+
+def _total_rows(
+    source: Source,
+    page: _Page,
+    asked: models.TransactionParameters,
+    injector: DefectInjector,
+    *,
+    head_only: bool,
+) -> int | None:
+    """Return the rows of the window as sent; None when rows would have to be made to count copies.
+
+    A page states its total, even so: its client asks for all pages.
+    """
+    if not injector.repeats:
+        return source.count(page.window, as_of=asked.as_of)
+    if page.is_whole_stream or head_only:
+        return None
+    return source.sent(page.window, asked.as_of, asked.defects).totals.rows
+
+
+@router.get(
+    "/v1/defects",
+    response_class=Response,
+    responses=_rows(models.DefectPage),
+    description=page_of_kinds(),
+)
+def defects(
+    request: Request,
+    asked: Annotated[models.TransactionParameters, Query()],
+    source: From,
+    head_only: HeadOnly,
+) -> Response:
+    """Return the account of the defects in the same answer of /v1/transactions."""
+    page = _Page.of(request, asked, source, "defects")
+    injector = source.injector(page.window, asked.defects)
+    total: int | None = 0
+    entries: Iterable[pa.RecordBatch] = ()
+    if injector.injects and head_only:
+        total = None
+    elif injector.injects:
+        total = source.sent(page.window, asked.as_of, asked.defects).entries
+        entries = _account(source, page, asked, injector)
+    answer = Answer(page.form, asked.types, ACCOUNT_SCHEMA, entries, total, page.around)
+    return respond(answer, source.generator, head_only=head_only)
+
+
+def _account(
+    source: Source,
+    page: _Page,
+    asked: models.TransactionParameters,
+    injector: DefectInjector,
+) -> Iterator[pa.RecordBatch]:
+    """Return the account of a page."""
+    first = page.position
+    if injector.repeats and page.position:
+        first += injector.copies(source.rows(page.window, asked.as_of, stop=page.position))
+    return injector.account(_window_rows(source, page, asked), first)
+
+
+@router.get(
+    "/v1/transactions/sample",
+    response_class=Response,
+    responses=_rows(models.TransactionSample),
+)
+def sample(
+    request: Request, asked: Annotated[models.SampleParameters, Query()], source: From
+) -> Response:
+    """Return the most recent transactions up to now, the newest first."""
+    form = models.negotiate(asked.format, request.headers.get("accept"))
+    window, rows = _recent(source, asked.count)
+    answer = Answer(
+        form,
+        asked.types,
+        SCHEMA,
+        rows.to_batches(),
+        rows.num_rows,
+        around={},
+        injector=source.injector(window, defects=""),
+    )
+    return respond(answer, source.generator)
+
+
+def _recent(source: Source, rows: int) -> tuple[Window, pa.Table]:
+    simulator, now = source.simulator, source.now()
+    # Nights have fewer rows than the mean: look back further until there are enough.
+    back = 1_000_000 + int(2_000_000 * rows / source.settings.tps)
+    window = Window(max(now - back, FIRST_MOMENT), now)
+    while (count := simulator.count(window)) < rows and window.start > FIRST_MOMENT:
+        back *= 2
+        window = Window(max(now - back, FIRST_MOMENT), now)
+    newest = simulator.batches(window, position=max(count - rows, 0))
+    table = pa.Table.from_batches(newest, SCHEMA)
+    return window, table.take(pa.array(range(table.num_rows - 1, -1, -1)))
+
+
+@router.get(
+    "/v1/transactions/{transaction_id}",
+    response_class=Response,
+    responses={200: {"model": models.OneTransaction}},
+)
+def transaction(transaction_id: str, source: From) -> Response:
+    """Return one transaction, found by its id alone."""
+    row = source.simulator.transaction(transaction_id)
+    if row is None:
+        expected = "the id of a transaction of this configuration"
+        raise models.missing("transaction_id", transaction_id, expected)
+    at = row.column("transaction_at")[0].value
+    injector = source.injector(Window(at, at + 1), defects="")
+    item = wire.json_items(injector.batches([row], wire.Format.JSON))
+    return json_response([item], {"generator": source.generator.model_dump()})
+
+
+@router.get("/v1/control-totals", response_model=models.WindowTotals)
+def control_totals(
+    asked: Annotated[models.TotalsParameters, Query()], source: From, head_only: HeadOnly
+) -> models.WindowTotals | Response:
+    """Return the control totals of a window, which prove that a client has all of its rows.
+
+    With defects, the totals are of the rows as sent: copies count; a row without a type counts
+    under "" and one without an id as an empty id; only amounts that are plain decimals of at most
+    16 digits and two decimals count.
+
+    `ids_digest` is the sum, modulo 2^64, of a state for each id, as 16 hex digits. It does not
+    depend on the order, and the digests of parts add up to the digest of the whole. The state of
+    an id: take its UTF-8 bytes; state = mix(their number); pad them with zeros to a multiple of 8
+    and read them as little-endian 64-bit words w: state = mix(state xor w), word by word.
+    mix(z), modulo 2^64: z += 0x9E3779B97F4A7C15; z = (z xor (z >> 30)) * 0xBF58476D1CE4E5B9;
+    z = (z xor (z >> 27)) * 0x94D049BB133111EB; z xor (z >> 31).
+    """
+    window = source.window(asked)
+    if head_only:
+        source.injector(window, asked.defects)
+        return bodiless("application/json")
+    totals = source.totals(window, asked.as_of, asked.defects)
+    return models.WindowTotals(
+        start=moment_text(window.start),
+        end=moment_text(window.end),
+        as_of=None if asked.as_of is None else moment_text(asked.as_of),
+        rows=totals.rows,
+        amount_by_type={name: str(amount) for name, amount in totals.amount_by_type.items()},
+        ids_digest=totals.ids_digest,
+        generator=source.generator,
+    )
+
+
+@router.get(
+    "/v1/scorecard",
+    response_class=Response,
+    responses={200: {"content": {"application/json": {}, "text/html": {}}}},
+)
+def scorecard(
+    request: Request,
+    asked: Annotated[models.ScorecardParameters, Query()],
+    source: From,
+    head_only: HeadOnly,
+) -> Response:
+    """Return how realistic the rows of a window are, each measure with its target.
+
+    Takes seconds the first time; the last few answers are cached.
+    """
+    window = _scorecard_window(asked, source)
+    without_rows = models.refused("start", moment_text(window.start), "a window with rows in it")
+    as_html = _wants_html(asked, request)
+    kind, headers = "text/html" if as_html else "application/json", {"Vary": "Accept"}
+    if head_only:
+        if not source.count(window):
+            raise without_rows
+        return bodiless(kind, headers)
+    try:
+        card = source.scorecard(window, asked.rows)
+    except ValueError:
+        raise without_rows from None
+    content = render_html(card) if as_html else card.to_json()
+    return Response(content, media_type=kind, headers=headers)
+
+
+def _scorecard_window(asked: models.ScorecardParameters, source: Source) -> Window:
+    end = source.now() // HOUR * HOUR if asked.end is None else asked.end
+    start = max(end - _SCORECARD_HOURS * HOUR, FIRST_MOMENT) if asked.start is None else asked.start
+    return source.window(models.WindowParameters.model_construct(start=start, end=end))
+
+
+def _wants_html(asked: models.ScorecardParameters, request: Request) -> bool:
+    if asked.format is not None:
+        return asked.format == "html"
+    return "text/html" in request.headers.get("accept", "")
+
+
+@router.get("/v1/watermark")
+async def watermark(source: From) -> models.Watermark:
+    """Return the end of the newest complete hour."""
+    return models.Watermark(watermark=moment_text(source.now() // HOUR * HOUR))
+
+
+@router.get(
+    "/v1/customers",
+    response_class=Response,
+    responses=_rows(models.ReferencePage[models.Customer]),
+)
+def customers(
+    request: Request, asked: Annotated[models.PageParameters, Query()], source: From
+) -> Response:
+    """Return the customers, who pay."""
+    return _reference(request, asked, source, source.simulator.customers())
+
+
+@router.get(
+    "/v1/cards", response_class=Response, responses=_rows(models.ReferencePage[models.Card])
+)
+def cards(
+    request: Request, asked: Annotated[models.PageParameters, Query()], source: From
+) -> Response:
+    """Return the cards, in clear, each with its owner."""
+    return _reference(request, asked, source, source.simulator.cards())
+
+
+@router.get(
+    "/v1/merchants",
+    response_class=Response,
+    responses=_rows(models.ReferencePage[models.Merchant]),
+)
+def merchants(
+    request: Request, asked: Annotated[models.PageParameters, Query()], source: From
+) -> Response:
+    """Return the merchants, who are paid."""
+    return _reference(request, asked, source, source.simulator.merchants())
+
+
+@router.get("/healthz")
+async def healthz(source: From) -> models.Health:
+    """Return that the service is up, and its generator."""
+    return models.Health(**source.generator.model_dump())
+
+
+def _reference(
+    request: Request,
+    asked: models.PageParameters,
+    source: Source,
+    batches: Iterable[pa.RecordBatch],
+) -> Response:
+    form = models.negotiate(asked.format, request.headers.get("accept"))
+    limit = source.limit(asked, form)
+    identity = {
+        "route": request.url.path,
+        "configuration": source.simulator.configuration_hash,
+    }
+    position = 0 if asked.cursor is None else models.read_cursor(asked.cursor, identity)
+    rows = pa.Table.from_batches(batches)
+    page = rows.slice(position, limit)
+    stop = position + page.num_rows
+    following = None
+    if stop < rows.num_rows:
+        following = _next(request, models.write_cursor(stop, identity))
+    answer = Answer(
+        form,
+        asked.types,
+        rows.schema,
+        page.to_batches(),
+        rows.num_rows,
+        around={"next": following},
+    )
+    return respond(answer, source.generator)

@@ -1,0 +1,128 @@
+"""The rows, totals and parameters that the routes answer with, for one configuration."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+from generator_service import models, wire
+from generator_service.models import moment_text
+from generator_service.scorecard import measure
+from generator_service.simulator import SCHEMA, VERSION, Simulator, Window
+from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
+from generator_service.tally import Tallies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from generator_service.defects import DefectInjector, Sent
+    from generator_service.settings import Settings
+    from generator_service.simulator import ControlTotals, Labels
+
+_WARM_UP_ROWS = 1_000
+_TOTALS_KEPT = 256
+_SCORECARDS_KEPT = 4
+
+
+def clock() -> int:
+    """Return the time in microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+class Source:
+    """A simulator with its settings, a clock, and caches of what it has computed.
+
+    Args:
+        settings: the settings of the service.
+        now: the clock, in microseconds since the epoch.
+    """
+
+    def __init__(self, settings: Settings, now: Callable[[], int]) -> None:
+        self.settings = settings
+        self.now = now
+        self.simulator = Simulator(settings.configuration())
+        self.generator = models.Generator(
+            version=VERSION, configuration=self.simulator.configuration_hash
+        )
+        self.headers = {
+            "X-Generator-Version": VERSION,
+            "X-Generator-Configuration": self.simulator.configuration_hash,
+        }
+        # The totals of a window never change.
+        self._totals = lru_cache(_TOTALS_KEPT)(self.simulator.control_totals)
+        self.count = lru_cache(_TOTALS_KEPT)(self.simulator.count)
+        self._sent = lru_cache(_TOTALS_KEPT)(self._compute_sent)
+        self.tallies = Tallies()
+        self.scorecard = lru_cache(_SCORECARDS_KEPT)(partial(measure, self.simulator))
+
+    def totals(self, window: Window, as_of: int | None, defects: str | None) -> ControlTotals:
+        """Return the control totals of a window as it is sent, from a cache when they are known."""
+        if known := self.tallies.of(window, (as_of, defects)):
+            return known
+        if self.injector(window, defects).alters:
+            return self.sent(window, as_of, defects).totals
+        return self._totals(window, as_of=as_of)
+
+    def sent(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
+        """Return the totals of a window as it is sent, computed from its rows; cached as well."""
+        return self._sent(window, as_of, defects)
+
+    def _compute_sent(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
+        return self.injector(window, defects).sent(self.rows(window, as_of))
+
+    def rows(
+        self,
+        window: Window,
+        as_of: int | None,
+        *,
+        position: int = 0,
+        stop: int | None = None,
+        labels: Labels = "oracle",
+        schema: pa.Schema = SCHEMA,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of a window from position to stop, None for its end."""
+        make = partial(self.simulator.batches, window, as_of=as_of, labels=labels, schema=schema)
+        return wire.in_parallel(
+            lambda start, stop: make(position=start, stop=stop),
+            position,
+            self.count(window) if stop is None else stop,
+        )
+
+    def warm_up(self) -> None:
+        """Make a few rows and discard them: the first request need not wait for lazy set-up."""
+        hour = Window(FIRST_MOMENT, FIRST_MOMENT + HOUR)
+        few = min(_WARM_UP_ROWS, self.simulator.count(hour))
+        batches = wire.text_batches(self.rows(hour, None, stop=few))
+        for _ in wire.encode(batches, wire.text_schema(SCHEMA), wire.Format.ARROW):
+            pass
+
+    def injector(
+        self, window: Window, defects: str | None, schema: pa.Schema = SCHEMA
+    ) -> DefectInjector:
+        """Return the injector of a window; raises RequestError for unusable defects."""
+        try:
+            return self.settings.injector(window, defects, schema)
+        except ValueError as error:
+            raise models.refused("defects", defects, str(error)) from None
+
+    def window(self, asked: models.WindowParameters) -> Window:
+        """Return the window asked for; raises RequestError when it is backwards or too long."""
+        start, end = moment_text(asked.start), moment_text(asked.end)
+        if asked.end <= asked.start:
+            raise models.refused("end", end, f"a time after start, {start}")
+        hours = self.settings.max_window_hours
+        if asked.end - asked.start > hours * HOUR:
+            raise models.refused("end", end, f"a time at most {hours} hours after start, {start}")
+        return Window(asked.start, asked.end)
+
+    def limit(self, asked: models.PageParameters, form: wire.Format) -> int | None:
+        """Return the rows a page may have, None for no limit; raises RequestError out of range."""
+        limit, most = asked.limit, self.settings.max_limit
+        if limit is not None and not 1 <= limit <= most:
+            raise models.refused("limit", limit, f"a whole number from 1 to {most}")
+        if limit is None and form is wire.Format.JSON:
+            return self.settings.default_limit
+        return limit
