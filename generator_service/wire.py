@@ -1,7 +1,7 @@
 """Rows as bytes: typed batch -> text batch -> JSON, NDJSON, CSV; either batch -> Arrow, Parquet.
 
-Here: how a value is written, once for all formats, and the thread that makes bytes ahead of who
-takes them. Not here: which rows (the simulator), and what an answer says around them (`app.py`).
+A value is written in the same way in all formats. Threads make rows and bytes ahead of their
+consumer. `responses.py` has the fields that JSON adds to the rows.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from generator_service.simulator import VERSION
 from generator_service.simulator.arrow import FOUR_DIGITS
 
 _ROW_GROUP_ROWS = 1_000_000
-# Few enough rows for their text not to take much memory: about 8 MB of NDJSON.
+# Limits the memory for the text of a batch: about 8 MB of NDJSON.
 _TEXT_ROWS = 16_384
-# Rows made as one piece of work: enough to outweigh the search for where they begin.
+# Rows of one task: enough to make the search for their beginning negligible.
 _FIRST_STRETCH, _STRETCH = 32_768, 131_072
 _WORKERS = min(4, os.cpu_count() or 1)
-# Smaller writes of an encoder are gathered up to this before they are handed on.
+# Smaller writes of an encoder are joined up to this size.
 _CHUNK_BYTES = 2**20
 
 
@@ -44,7 +44,7 @@ type _Field = pa.Field[Any]
 
 
 class Format(StrEnum):
-    """The formats rows are sent in, as `?format=` and `--format` name them."""
+    """The formats of rows, by their names in `?format=` and `--format`."""
 
     JSON = "json"
     NDJSON = "ndjson"
@@ -66,7 +66,7 @@ LINES = frozenset({Format.NDJSON, Format.CSV})
 
 
 class Types(StrEnum):
-    """What Arrow and Parquet columns hold: values of their own types, or the text JSON carries."""
+    """The columns of Arrow and Parquet: typed, or the same text as in JSON."""
 
     TYPED = "typed"
     TEXT = "text"
@@ -76,11 +76,11 @@ class Types(StrEnum):
 
 
 def _words(form: str, count: int) -> npt.NDArray[np.uint32]:
-    """Return the numbers below count as four characters each, which move as one word."""
+    """Return the numbers below count as four characters each, copied as one 32-bit word."""
     return np.frombuffer("".join(form % number for number in range(count)).encode(), np.uint32)
 
 
-# 2026-11-01T00:00:00.000000Z, of which each group is written as a word; they meet at characters
+# 2026-11-01T00:00:00.000000Z: each group is written as one word. The words overlap at characters
 # that are the same in both.
 _TIME = np.dtype(
     {
@@ -98,7 +98,7 @@ _HOUR = 3_600_000_000
 def _timestamp_text(column: Column) -> Column:
     rows = len(column)
     moments = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    # Rows come in order of time: mostly the first's hour is that of all.
+    # Rows are ordered by time: usually all are of the same hour.
     begun, which = moments[:1] // _HOUR, None
     if rows and not (begun * _HOUR <= moments.min() and moments.max() < (begun + 1) * _HOUR):
         begun, which = np.unique(moments // _HOUR, return_inverse=True)
@@ -131,7 +131,7 @@ def _boolean_text(column: Column) -> Column:
 
 @dataclass(frozen=True)
 class _Numbers:
-    """A dictionary of numbers, which is the same as another when it is the same memory."""
+    """A dictionary of numbers, compared and hashed by the memory that it uses."""
 
     column: Column
 
@@ -157,7 +157,7 @@ def _coded_coordinate_text(column: Column) -> Column:
 
 @dataclass(frozen=True)
 class _Form:
-    """How the values of one kind of Arrow column are written, in every format."""
+    """How all formats write the values of a kind of Arrow column."""
 
     of: Callable[[pa.DataType], bool]
     text: Callable[[Column], Column]
@@ -194,7 +194,7 @@ def _form(field: _Field) -> _Form:
 def text_schema(schema: pa.Schema) -> pa.Schema:
     """Return the schema of `text_batches`: strings, some of them dictionary-encoded.
 
-    Each field's metadata says under `json` how JSON writes it: "string", in quotes, or "bare".
+    `json` in the metadata of a field says how JSON writes it: "string", with quotes, or "bare".
     """
     fields: list[_Field] = []
     for field in schema:
@@ -205,10 +205,10 @@ def text_schema(schema: pa.Schema) -> pa.Schema:
 
 
 def text_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield the rows with every value as the text that all formats write for it.
+    """Yield the rows with every value as text, as all formats write it.
 
-    Times are RFC 3339 in UTC with six digits, amounts have the decimals of their type, floats
-    have six, truth values are `true` and `false`, a null stays null.
+    Times are RFC 3339 in UTC with six digits. Amounts have the decimals of their type, and floats
+    six. Booleans are `true` and `false`. Null stays null.
     """
     for batch in batches:
         forms = [_form(field) for field in batch.schema]
@@ -225,14 +225,14 @@ def text_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
 
 def _joined(*pieces: Column | str) -> Column:
-    """Put the pieces of every row together; a constant is a piece of every row."""
-    # The stubs of pyarrow know no constants here.
+    """Concatenate columns and constants row by row."""
+    # The stubs of pyarrow lack constants here.
     join = cast("Callable[..., Column]", pc.binary_join_element_wise)
     return join(*pieces, "")
 
 
 def utf8(strings: Column) -> npt.NDArray[np.uint8]:
-    """Return the bytes of all values, one after the other, without a copy."""
+    """Return the concatenated bytes of all values, without a copy."""
     _, offsets, data = strings.buffers()
     if offsets is None or data is None:
         return np.empty(0, np.uint8)
@@ -251,7 +251,7 @@ def _json_escaped(field: _Field, strings: Column) -> Column:
     if not ((data < 0x20) | (data == ord('"')) | (data == ord("\\"))).any():
         return strings
     present = set(np.unique(data).tolist())
-    # The backslash comes first: the escapes of the others bring new ones.
+    # The backslash comes first: the other escapes contain it.
     for character in ("\\", '"', *map(chr, range(0x20))):
         if ord(character) in present:
             escape = json.dumps(character)[1:-1]
@@ -260,7 +260,7 @@ def _json_escaped(field: _Field, strings: Column) -> Column:
 
 
 def _csv_quoted(strings: Column) -> Column:
-    """Quote what RFC 4180 says must be, and the empty text, which would else read as null."""
+    """Quote as RFC 4180 requires, and quote empty text, which would otherwise mean null."""
     data = utf8(strings)
     special = (data == ord('"')) | (data == ord(",")) | (data == ord("\r")) | (data == ord("\n"))
     if not special.any() and pc.index(strings, "").as_py() < 0:
@@ -272,9 +272,9 @@ def _csv_quoted(strings: Column) -> Column:
 
 @dataclass(frozen=True)
 class _Dialect:
-    """How the values of a row become one line."""
+    """The syntax of a line."""
 
-    opening: Callable[[int, str], str]  # what stands before the value at a place, of a name
+    opening: Callable[[int, str], str]  # the text before a value, by its index and name
     quote: Callable[[_Field], str]
     escaped: Callable[[_Field, Column], Column]
     null: str
@@ -302,10 +302,11 @@ _CSV = _Dialect(
 
 @dataclass(frozen=True)
 class Mixed:
-    """Text rows that are not all of one shape, as only lines of JSON can be.
+    """Text rows of several shapes, which only JSON can write.
 
-    `parts` holds the rows of each shape, and `order` says, for every row that is sent, its place
-    among the rows of all parts.
+    Attributes:
+        parts: the rows of each shape.
+        order: the index of each row that is sent, among the rows of all parts.
     """
 
     parts: Sequence[pa.RecordBatch]
@@ -313,12 +314,12 @@ class Mixed:
 
     @property
     def num_rows(self) -> int:
-        """How many rows are sent."""
+        """The number of rows that are sent."""
         return self.order.size
 
 
 class _Lines:
-    """Text batches to lines: one join over all columns, and words escaped once, not once a row."""
+    """Turns text batches into lines: one join of all columns; dictionaries are escaped once."""
 
     def __init__(self, dialect: _Dialect) -> None:
         self._dialect = dialect
@@ -350,7 +351,7 @@ class _Lines:
         return _joined(*_merged(pieces))
 
     def _written(self, field: _Field, words: Column, before: str, quote: str) -> Column:
-        """Return the words of a column as they stand in a line, and last what stands for null."""
+        """Return the values of a dictionary as they appear in a line, followed by that of null."""
         known = self._words.get(key := (field.name, before, quote))
         if known is None or not is_same(known[0], words):
             null = pa.array([before + self._dialect.null])
@@ -359,23 +360,23 @@ class _Lines:
         return known[1]
 
 
-# Of all pages, for words that are escaped once are the same in the next page.
+# Shared by all pages, which have the same dictionaries.
 _ITEM_LINES = _Lines(_JSON_ITEMS)
 
 
 def is_same(one: Column, other: Column) -> bool:
-    """Tell whether two arrays are views of the same memory: cheaper than to compare the values."""
+    """Whether two arrays are views of the same memory; cheaper than comparing their values."""
     return _memory(one) == _memory(other)
 
 
 def _memory(array: Column) -> tuple[int, ...]:
-    """Return what tells a view of some memory from all others, while it lasts."""
+    """Return what identifies a view of memory, while the view exists."""
     buffers = [buffer.address for buffer in array.buffers() if buffer is not None]
     return array.offset, len(array), *buffers
 
 
 def _merged(pieces: Iterable[Column | str]) -> Iterator[Column | str]:
-    """Put neighbouring constants together: each piece of a join costs time on every row."""
+    """Join neighbouring constants: each piece costs time on every row."""
     constant = ""
     for piece in pieces:
         if isinstance(piece, str):
@@ -401,14 +402,14 @@ def json_items(batches: Iterable[pa.RecordBatch | Mixed]) -> bytes:
 
 
 def named(schema: pa.Schema, configuration_hash: str) -> pa.Schema:
-    """Return a schema whose metadata says which generator made the rows."""
+    """Return a schema whose metadata names the generator of the rows."""
     return schema.with_metadata(
         {"generator.version": VERSION, "generator.configuration": configuration_hash}
     )
 
 
 class _Sink(io.RawIOBase):
-    """Where an encoder writes, and from where its bytes are taken, in chunks."""
+    """A file that an encoder writes, and whose bytes are taken in chunks."""
 
     def __init__(self) -> None:
         self._written: list[memoryview] = []
@@ -424,7 +425,7 @@ class _Sink(io.RawIOBase):
         return view.nbytes
 
     def take(self) -> Iterator[memoryview]:
-        """Yield what was written since the last time, small pieces put together."""
+        """Yield what was written since the last call, small writes joined."""
         written, self._written = self._written, []
         gathered = bytearray()
         for view in written:
@@ -442,11 +443,13 @@ class _Sink(io.RawIOBase):
 def encode(
     batches: Iterable[pa.RecordBatch | Mixed], schema: pa.Schema, form: Format
 ) -> Iterator[memoryview]:
-    """Yield a stream of rows in a format, in chunks, holding little more than one at a time.
+    """Yield a stream of rows in a format, chunk by chunk; the same batches give the same bytes.
 
-    NDJSON and CSV take `text_batches` and their `text_schema`, NDJSON also `Mixed` ones; Arrow and
-    Parquet take typed batches too, and carry the schema's metadata. The same batches give the same
-    bytes. Raises ValueError for JSON, which is no stream: see `json_items`.
+    NDJSON and CSV take `text_batches` and their `text_schema`; NDJSON takes `Mixed` too. Arrow and
+    Parquet also take typed batches, and store the schema's metadata.
+
+    Raises:
+        ValueError: the format is JSON, which is not a stream; see `json_items`.
     """
     if form is Format.NDJSON:
         return map(_Lines(_JSON), batches)
@@ -476,24 +479,24 @@ def _arrow(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[mem
 def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[memoryview]:
     words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     sink = _Sink()
-    # The stubs of pyarrow know neither lists of columns nor files of Python's own here.
+    # The stubs of pyarrow lack lists of columns and Python files here.
     options: dict[str, Any] = {
         "compression": "zstd",
         "compression_level": 1,
         "use_dictionary": words,
-        # Statistics of words cost as much time as all the rest, and help no reader to skip.
+        # Statistics of texts would double the time, and let no reader skip a row group.
         "write_statistics": [name for name in schema.names if name not in words],
         "store_decimal_as_integer": True,
-        # Without Arrow's own schema every reader sees plain strings, none dictionaries.
+        # Without the Arrow schema every reader gets plain strings instead of dictionaries.
         "store_schema": False,
     }
     writer = pq.ParquetWriter(cast("IO[bytes]", sink), schema, **options)
-    # A schema that is not stored does not bring its metadata either.
+    # The metadata is not stored without the Arrow schema.
     metadata = (schema.metadata or {}).items()
     writer.add_key_value_metadata({name.decode(): value.decode() for name, value in metadata})
     for table in _tables(batches, schema):
         writer.write_table(table, row_group_size=table.num_rows)
-        # Or it would be held while the next one is gathered.
+        # Frees its memory before the next one is gathered.
         del table
         yield from sink.take()
     writer.close()
@@ -501,7 +504,7 @@ def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[m
 
 
 def _tables(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Gather batches into tables of the size of a row group."""
+    """Gather batches into tables of one row group each."""
     held: list[pa.RecordBatch] = []
     rows = 0
     for batch in batches:
@@ -514,16 +517,16 @@ def _tables(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
         yield pa.Table.from_batches(held, schema)
 
 
-# Ahead of who takes.
+# Ahead of the consumer.
 
 
 def in_parallel(
     make: Callable[[int, int], Iterable[pa.RecordBatch]], start: int, stop: int
 ) -> Iterator[pa.RecordBatch]:
-    """Yield what make(start, stop) does, made stretch by stretch in threads, in order.
+    """Yield the batches of make(start, stop), which threads make in stretches, in order.
 
-    A few stretches of some ten megabytes are held at a time; the first is short, so that the
-    first rows come soon. Closing the iterator drops the stretches not begun.
+    A few stretches of about ten megabytes are in memory at a time. The first is short, so that the
+    first rows come soon. Closing the iterator cancels the stretches that have not begun.
     """
     if stop - start <= _FIRST_STRETCH:
         yield from make(start, stop)
@@ -552,10 +555,10 @@ class _End:
 
 
 class ReadAhead[T](Iterator[T]):
-    """Runs an iterator in a thread of its own, at most `depth` items ahead of who takes them.
+    """Runs an iterator in a thread, at most `depth` items ahead of the consumer.
 
-    What the iterator raises is raised to who takes. After `close` the thread ends with the item
-    it is at; it is a daemon, so that it never keeps a process alive.
+    The consumer gets the exceptions of the iterator. After `close` the thread ends with its current
+    item. It is a daemon thread, so it never keeps a process alive.
     """
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
@@ -585,14 +588,14 @@ class ReadAhead[T](Iterator[T]):
         if not isinstance(item, _End):
             self._room.release()
             return item
-        # It stays for whoever asks again.
+        # Kept for the next call.
         self._ready.put(item)
         if item.error is not None:
             raise item.error
         raise StopIteration
 
     def close(self) -> None:
-        """Let the thread end; what is ready and not taken is dropped."""
+        """Let the thread end; items that were not taken are dropped."""
         self._closed = True
         self._room.release()
 
