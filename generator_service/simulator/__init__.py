@@ -1,6 +1,6 @@
 """The synthetic source: realistic, labelled transactions for any window of time.
 
-What others may use of the simulator is named here, and nothing else is.
+Names the public parts of the simulator.
 """
 
 from generator_service.simulator.configuration import (

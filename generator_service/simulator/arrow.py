@@ -1,7 +1,6 @@
 """Arrow columns made from NumPy buffers, without copies.
 
-How bytes become columns belongs here; which columns there are is in `schema`. It does without
-pa.array, which imports pandas.
+`schema` names the columns. pa.array is not used, because it imports pandas.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 type Column = pa.Array[Any]
 type Text = npt.NDArray[np.uint8]
-"""Texts of one width, a row each: (rows, width) bytes."""
+"""Texts of equal width: (rows, width) bytes."""
 
 FOUR_DIGITS: Text = np.frombuffer(
     "".join(f"{number:04}" for number in range(10_000)).encode(), np.uint8
@@ -31,7 +30,7 @@ FOUR_DIGITS: Text = np.frombuffer(
 def buffered(
     kind: pa.DataType, values: npt.NDArray[np.generic], nulls: Flags | None = None
 ) -> Column:
-    """Return values as a column of a type that has the same bytes, null where told."""
+    """Return values as a column of a type with the same bytes, with nulls."""
     valid = None if nulls is None else _bitmap(~nulls)
     return cast("Column", pa.Array.from_buffers(kind, values.size, [valid, pa.py_buffer(values)]))
 
@@ -49,12 +48,12 @@ def fixed_width(text: Text) -> pa.StringArray:
 
 
 def where_present(text: Text, present: Flags) -> pa.StringArray:
-    """Return a column with the texts, one after the other, where present and null elsewhere."""
+    """Return a column with the texts in order in the rows that are present, and null elsewhere."""
     return _text(_bitmap(present), present * text.shape[1], text)
 
 
 def ragged(text: Text, lengths: Integers) -> pa.StringArray:
-    """Return the first so many bytes of each row as a column of texts."""
+    """Return the first bytes of each row, of the given lengths, as a column of texts."""
     return _text(None, lengths, text[np.arange(text.shape[1]) < lengths[:, None]])
 
 
@@ -80,14 +79,14 @@ def decimals(cents: Integers) -> Column:
 
 
 def flags(values: Flags) -> Column:
-    """Return truth values as a column."""
+    """Return booleans as a column."""
     return cast("Column", pa.Array.from_buffers(pa.bool_(), values.size, [None, _bitmap(values)]))
 
 
 def coded(
     codes: npt.NDArray[np.integer[Any]], dictionary: Column, nulls: Flags | None = None
 ) -> Column:
-    """Return codes as a column over a dictionary, which is shared and not copied."""
+    """Return codes as a dictionary-encoded column; the dictionary is shared, not copied."""
     indices = buffered(pa.int32(), codes.astype(np.int32, copy=False), nulls)
     shared = cast("pa.Int32Array", indices)
     return pa.DictionaryArray.from_arrays(shared, dictionary, safe=False)

@@ -1,7 +1,7 @@
 """The preset `realistic`: who pays whom, how much, where and when.
 
-How a row follows from its slot belongs here: sessions, kinds and refunds. Customers, merchants and
-amounts are drawn in `purchases`, the shares of kinds stand in `kinds`, fraud in `fraud`.
+This module has the sessions, kinds and refunds of rows. `purchases` draws customers, merchants and
+amounts, `kinds` has the shares of kinds, and `fraud` the fraud.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FOLLOWING = 0.5
 """Share of rows that follow another of their customer: sessions have a mean of 1 / (1 - it)."""
 
 _GENERATIONS = 8
-"""The longest chain of rows that is followed back to the first of a session."""
+"""The longest session: rows from the first to the last."""
 
 _LAG_BITS = 8
 _LAGS = np.minimum(-4.5 * np.log1p(-(np.arange(256) + 0.5) / 256), 30.0).astype(np.int64)
@@ -60,7 +60,7 @@ _TRAVELLING = 0.03
 """Share of weeks that a customer spends in another region."""
 
 _REFUNDED = 0.013
-"""Share of purchases that give way to the refund of an earlier one."""
+"""Share of purchases that are replaced by the refund of an earlier one."""
 
 _REFUND_AFTER = (2, 14)
 """Days between a purchase and its refund."""
@@ -68,10 +68,10 @@ _REFUND_AFTER = (2, 14)
 _REFUND_TRIES = 6
 
 _OWN_SPREAD = 0.3
-"""Standard deviation of the logarithm of what customers' standing orders of a kind come to."""
+"""Standard deviation of the logarithm of customers' standing orders of a kind."""
 
 _LEVELLED = 0.4
-"""How much less than other amounts a standing order follows its customer's level."""
+"""How much a standing order follows its customer's level of amounts, relative to other amounts."""
 
 _PURCHASE = TRANSACTION_TYPES.index("PURCHASE")
 _REFUND = TRANSACTION_TYPES.index("REFUND")
@@ -81,7 +81,7 @@ class Behaviour:
     """The realistic model of a configuration."""
 
     def __init__(self, configuration: Configuration, pools: Pools) -> None:
-        """Draw the population and lay out its tables."""
+        """Draw the population and make its tables."""
         seed = configuration.seed
         self._calendar = Calendar(pools.utc_offset)
         self._purchases = Purchases(configuration, pools, self._calendar)
@@ -129,7 +129,7 @@ class Behaviour:
         return CellFacts(hashed(self._cell_key, cells), counts, standing, entries, phases)
 
     def draft(self, slots: Slots, *, details: bool) -> Draft:
-        """Say what rows hold; without details, only what control totals need."""
+        """Return the drafts of rows; without details, only the columns that control totals need."""
         roots = slots.roots()
         draft = self._ordinary(slots, roots, details=details)
         abuse = self._fraud.overlay(self._purchases, slots, roots, draft)
@@ -168,15 +168,15 @@ class Behaviour:
         return self._purchases.settled(deal, logs, words, noise, details=details)
 
     def _kinds(self, slots: Slots, words: Words) -> Integers:
-        """Draw kinds by the hour of the day; for rows that are no standing orders."""
+        """Draw the kinds of rows that are not standing orders, by the hour of the day."""
         hours = self._calendar.local(slots.cells) % MINUTES_OF_DAY // 60
         return self._kind_table[hours[slots.at], bits(words, 0, 12)].astype(np.int64)
 
     def _customers(self, slots: Slots, roots: Words) -> Integers:
-        """Follow each row back to the first of its session, whose draw says who the customer is.
+        """Follow each row back to the first of its session, whose draw decides the customer.
 
-        A row follows, at even chances, one that came some minutes before it: a branching process
-        (Hawkes, 1971) read backwards. Who follows a standing order is on their own.
+        A row follows one of some minutes before it with a constant probability: a branching process
+        (Hawkes, 1971) read backwards. A row that follows a standing order begins a session.
         """
         firsts = roots.copy()
         cells = slots.row_cells()
@@ -202,7 +202,7 @@ class Behaviour:
         return self._purchases.customer_of(mix(firsts ^ self._customer_key), cells)
 
     def _regions(self, slots: Slots, customers: Integers) -> Integers:
-        """Return where customers are this week: at home, or for some weeks elsewhere."""
+        """Return the region of customers in this week: their own, or another in some weeks."""
         weeks = self._calendar.local(slots.cells) // MINUTES_OF_WEEK
         trips = hashed(self._trip_key, (customers << 20) ^ weeks[slots.at])
         regions = self.population.customer_region[customers]
@@ -221,14 +221,14 @@ class Behaviour:
             return
         words = words[rows]
         parents, found = self._purchases_before(slots.row_cells()[rows], words, _REFUND_AFTER)
-        # Two in three are refunded whole.
+        # Two thirds are full refunds.
         parts = np.where(bits(words, 20, 4) < 11, 1.0, uniform(mix(words.copy())))
         self._write_refunds(rows[found], parents.select(found), parts[found], draft)
 
     def _refund_again(self, abuse: fraud.RefundAbuse, draft: Draft) -> None:
-        """Turn rows of fraud into whole refunds of a purchase that was refunded before.
+        """Turn rows of fraud into full refunds of a purchase that was refunded before.
 
-        Rows for which no purchase is found are left as they were, and are no fraud.
+        Rows without such a purchase stay as they are, and are not fraud.
         """
         parents, found = self._purchases_before(abuse.cells, abuse.words, fraud.REFUNDED_BEFORE)
         rows = abuse.rows
@@ -247,9 +247,10 @@ class Behaviour:
     def _purchases_before(
         self, cells: Integers, words: Words, days: tuple[int, int]
     ) -> tuple[Slots, Flags]:
-        """Find an ordinary purchase for each cell, between so many days before it.
+        """Find an ordinary purchase for each cell, in a range of days before it.
 
-        Returns one slot a cell, and whether it holds a purchase. Refunds and fraud are none.
+        Returns one slot for each cell, and whether it has a purchase that is neither a refund nor
+        fraud.
         """
         first, last = (day * MINUTES_OF_DAY for day in days)
         earlier = np.empty(cells.size, dtype=np.int64)
@@ -270,7 +271,7 @@ class Behaviour:
         return single(earlier, indices, self), found
 
     def _are_purchases(self, slots: Slots) -> Flags:
-        """Say whether slots hold ordinary purchases, without making them."""
+        """Return whether slots have ordinary purchases, without making them."""
         roots = slots.roots()
         types = self._purchases.types[self._kinds(slots, mix(roots ^ self._kind_key))]
         good = (slots.facts.counts > 0) & (types == _PURCHASE)

@@ -1,6 +1,6 @@
-"""What decides the bytes: the configuration, the window, and what a window sums to.
+"""The configuration, windows and control totals: plain values with their validation.
 
-Plain values and their checks belong here; nothing here draws a number or reads an environment.
+Nothing here draws a number or reads the environment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIRST_MOMENT = 365 * DAY
 """1971-01-01T00:00:00Z: rows look back some weeks, and ids count from 1970."""
 
 LAST_MOMENT = 253_370_764_800_000_000
-"""9999-01-01T00:00:00Z: what follows does not fit the calendars of those who read the rows."""
+"""9999-01-01T00:00:00Z: readers of the rows cannot represent later times."""
 
 type Preset = Literal["realistic", "handbook"]
 PRESETS: tuple[str, ...] = get_args(Preset.__value__)
@@ -33,10 +33,10 @@ PRESETS: tuple[str, ...] = get_args(Preset.__value__)
 
 @dataclass(frozen=True)
 class Configuration:
-    """What a simulator is made from. Two equal configurations make equal bytes.
+    """The configuration of a simulator; equal configurations make equal bytes.
 
     tps is the mean number of transactions a second over a year. fraud_rate is the share of fraud
-    among the rows and difficulty, 0 to 1, how little fraud departs from its victim's habits; the
+    among the rows and difficulty, 0 to 1, how much fraud resembles its victim's habits; the
     preset `handbook` uses neither, because its formulas fix both. Raises ValueError when a value
     cannot be used.
     """
@@ -51,7 +51,7 @@ class Configuration:
     difficulty: float = 0.5
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be simulated."""
+        """Raise ValueError for values that cannot be simulated."""
         limits = (
             ("seed", self.seed, 0, 2**63 - 1),
             ("tps", self.tps, 0.0001, 100_000.0),
@@ -61,7 +61,7 @@ class Configuration:
             ("difficulty", self.difficulty, 0.0, 1.0),
         )
         for name, value, low, high in limits:
-            # A not-a-number compares false with everything, so the test must ask for what is good.
+            # Comparisons with NaN are false: the condition must be the valid range.
             if not low <= value <= high:
                 raise ValueError(f"{name} must be between {low} and {high}, not {value}.")
         if self.preset not in PRESETS:
@@ -69,7 +69,7 @@ class Configuration:
 
     def digest(self, *more: str) -> str:
         """Return 16 hex digits over the generator's version, this configuration and `more`."""
-        # 10 and 10.0 are one rate, and must not make two hashes.
+        # 10 and 10.0 are the same rate: their hashes must be equal.
         numbers = {"tps": float(self.tps), "fraud_rate": float(self.fraud_rate)}
         values = {**asdict(self), **numbers, "difficulty": float(self.difficulty)}
         text = json.dumps([VERSION, values, *more], sort_keys=True)
@@ -78,13 +78,13 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Window:
-    """A half-open stretch of time, [start, end), in microseconds since 1970-01-01T00:00Z."""
+    """A half-open interval of time, [start, end), in microseconds since 1970-01-01T00:00Z."""
 
     start: int
     end: int
 
     def __post_init__(self) -> None:
-        """Refuse a window that is empty, backwards or outside the calendar."""
+        """Raise ValueError for a window that is empty, backwards or out of range."""
         if not self.start < self.end:
             raise ValueError(
                 f"A window's start ({self.start}) must be before its end ({self.end})."
@@ -98,10 +98,10 @@ class Window:
 
 @dataclass(frozen=True)
 class ControlTotals:
-    """What a window sums to.
+    """The control totals of a window.
 
     amount_by_type has the types that occur, sorted by name, at scale 2. ids_digest is the sum of
-    the hashes of the ids (see `ids.digest`), so that totals of parts add up to the whole's.
+    the hashes of the ids (see `ids.digest`), so the digests of parts add up to that of the whole.
     """
 
     rows: int

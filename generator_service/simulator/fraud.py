@@ -1,7 +1,7 @@
-"""Fraud as mechanisms: which rows are fraud, by which scenario, and what it does to them.
+"""Fraud by scenarios: which rows are fraud, and how their scenario changes them.
 
-Scenarios, their campaigns and their marks belong here. A campaign is a hash of its scenario, its
-lane and its epoch, so a row finds its campaign without looking at any other row.
+A campaign is a hash of its scenario, lane and epoch, so a row finds its campaign without any other
+row.
 """
 
 from __future__ import annotations
@@ -68,28 +68,28 @@ SCENARIOS = (
 )
 
 _DENSEST = 40.0
-"""A sparse stream of rows makes campaigns at most this many times denser in fraud than the mean."""
+"""The largest ratio of a campaign's share of fraud to the mean, when rows are few."""
 
 _LARGEST_CHANCE = 0.5
 """The largest share of a minute's rows that one scenario takes."""
 
 _TESTED_CARDS = 2
 _CASH_OUT = 0.65
-"""How far into its campaign card testing turns from trying cards to spending with them."""
+"""The part of a card-testing campaign that tries cards; the rest spends with them."""
 
 _TRIED_LOG = math.log(250.0)
-"""The logarithm of the usual cents of a try."""
+"""The logarithm of the median cents of a try."""
 
 _REFUND_DAYS = 5
 REFUNDED_BEFORE = (2, 9)
-"""Days before its campaign's stretch in which the purchase lies that refund abuse refunds."""
+"""Days of the refunded purchase before the period of its refund-abuse campaign."""
 
 
 def _codes(**shares: int) -> Integers:
     return np.repeat(np.array([CODE[name] for name in shares]), list(shares.values()))
 
 
-# Where fraud spends: much as everybody does, so that no category gives it away.
+# Categories of fraud: similar to those of all rows, so that no category reveals it.
 _ONLINE = _codes(
     marketplace=6, fashion_online=2, games=2, apps=1, food_delivery=2, electronics_online=1,
     gift_cards=1,
@@ -105,7 +105,7 @@ _TILLS = _codes(
 
 @dataclass(frozen=True)
 class _Lanes:
-    """How a scenario's campaigns follow each other.
+    """The schedule of a scenario's campaigns.
 
     Each of `count` lanes holds one campaign an epoch of `epoch` minutes, and the campaign is on
     for `active` minutes of it; while it is, `chance` of all rows belong to the scenario.
@@ -120,8 +120,8 @@ class _Lanes:
     def campaigns(self, cells: Integers, lane: Integers) -> tuple[Words, Integers, Floats]:
         """Return the campaign on a lane at cells: its word, the cell it began in, its progress.
 
-        A progress outside [0, 1) means that the lane pauses. Lanes change over at times of their
-        own, so that campaigns do not begin together.
+        A progress outside [0, 1) means that the lane pauses. Each lane has its own change-over
+        times, so that campaigns do not begin together.
         """
         shifted = cells + below(hashed(self.key ^ 1, lane), self.epoch)
         epoch = shifted // self.epoch
@@ -138,8 +138,8 @@ def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
     at_once = a_minute * scenario.minutes / scenario.rows
     if at_once >= 1.0 or share == 0.0:
         return _Lanes(key, max(1, round(at_once)), scenario.minutes, scenario.minutes, share)
-    # Too few rows for one campaign at a time. Long campaigns then last longer; short ones pause in
-    # between and are denser meanwhile.
+    # Too few rows for one campaign at a time: long campaigns then last longer, and short ones are
+    # denser, with pauses between them.
     epoch = math.ceil(scenario.rows / a_minute)
     active = max(scenario.minutes, math.ceil(epoch / _DENSEST))
     if scenario.minutes > _DAY:
@@ -149,9 +149,9 @@ def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
 
 @dataclass(frozen=True)
 class RefundAbuse:
-    """Rows that are to be refunds of a purchase that was refunded before.
+    """Rows that become refunds of a purchase that was refunded before.
 
-    cells and words say where the purchase is looked for, the same for the rows of one campaign.
+    cells and words decide where the purchase is searched, the same for all rows of a campaign.
     """
 
     rows: npt.NDArray[np.intp]
@@ -163,15 +163,15 @@ class Fraud:
     """The fraud of a configuration."""
 
     def __init__(self, configuration: Configuration, calendar: Calendar) -> None:
-        """Lay out the lanes of every scenario."""
+        """Make the lanes of every scenario."""
         self._calendar = calendar
         self._key = np.uint64(key_of("fraud", configuration.seed))
-        # How far fraud departs from habit: 1 at the default difficulty, 0 at the highest.
+        # Deviation of fraud from habits: 1 at the default difficulty, 0 at the highest.
         self._departure = 2.0 * (1.0 - configuration.difficulty)
         self._lanes = [_lanes(scenario, configuration) for scenario in SCENARIOS]
 
     def _edges(self, cells: Integers) -> Words:
-        """Return where, in 0 to 2**32, the rows of each scenario end: (cells, scenarios)."""
+        """Return the cumulative shares of the scenarios, 0 to 2**32: (cells, scenarios)."""
         chances = np.empty((cells.size, len(SCENARIOS)))
         for column, lanes in enumerate(self._lanes):
             chances[:, column] = lanes.chance
@@ -197,10 +197,9 @@ class Fraud:
     def overlay(
         self, purchases: Purchases, slots: Slots, roots: Words, draft: Draft
     ) -> RefundAbuse | None:
-        """Turn the rows that are fraud into what their scenario makes of them.
+        """Change the rows that are fraud as their scenarios do.
 
-        Returns the rows that are to be refunds: they take a purchase of the past, which is found
-        elsewhere.
+        Returns the rows that become refunds; the caller finds the purchases that they refund.
         """
         abuse = None
         draft.fraud = self.scenarios(slots, roots)
@@ -208,7 +207,7 @@ class Fraud:
             rows = np.flatnonzero(draft.fraud == code)
             case = self._case(code - 1, purchases, slots.select(rows), roots[rows])
             if case.scenario.name == "refund_abuse":
-                # A long campaign refunds one purchase after the other, none of them too old.
+                # A long campaign refunds several purchases in turn, so that none is too old.
                 anchors = case.cells - (case.cells - case.starts) % (_REFUND_DAYS * _DAY)
                 abuse = RefundAbuse(rows, anchors, case.campaigns)
             else:
@@ -229,7 +228,7 @@ class Fraud:
 class _Case:
     """Rows of one scenario: cell and word; word, first cell and progress (0..1) of their campaign.
 
-    shift is how far the logarithms of the scenario's amounts lie above what is usual.
+    shift is how far the logarithms of the scenario's amounts are above the usual ones.
     """
 
     scenario: Scenario
@@ -242,7 +241,7 @@ class _Case:
     shift: float
 
     def play(self, *, details: bool) -> Draft:
-        """Return what the scenario makes of the rows."""
+        """Return the deals and amounts that the scenario makes of the rows."""
         deal, logs = _PLAYS[self.scenario.name](self)
         noise = self.draw_row(1)
         logs += self.scenario.spread * NORMAL[bits(noise, 0, NORMAL_BITS)]
@@ -257,7 +256,7 @@ class _Case:
         return hashed(purpose, self.words)
 
     def victims(self) -> Integers:
-        """Return each campaign's one victim: anybody, however active."""
+        """Return the victim of each campaign: any customer, with equal probability."""
         return below(self.draw(1), self.purchases.population.customers)
 
     def deal(self, customers: Integers, kinds: Integers, words: Words) -> Deal:
@@ -267,11 +266,11 @@ class _Case:
         return Deal(customers, kinds, merchants, regions, cards=self.draw(4))
 
     def dearer(self, deal: Deal) -> Floats:
-        """Return logarithms of cents above what is usual for a deal."""
+        """Return logarithms of cents, above the usual ones of a deal."""
         return self.purchases.usual_logs(deal) + self.shift
 
 
-# The scenarios. Each returns who pays whom, and the logarithms of the usual cents.
+# The scenarios. Each returns the deals, and the logarithms of the usual cents.
 
 
 def _card_testing(case: _Case) -> tuple[Deal, Floats]:
@@ -294,7 +293,7 @@ def _stolen_card(case: _Case) -> tuple[Deal, Floats]:
 
 
 def _account_takeover(case: _Case) -> tuple[Deal, Floats]:
-    """Sit at the controls of somebody's account for some hours: transfers and online shops."""
+    """Take over an account for some hours: transfers and online shops."""
     transfer = bits(case.words, 0, 8) < 64
     kinds = np.where(transfer, CODE["person_to_person"], _ONLINE[below(case.words, _ONLINE.size)])
     deal = case.deal(case.victims(), kinds, case.draw_row(3))

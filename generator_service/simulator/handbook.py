@@ -1,6 +1,6 @@
 """The preset `handbook`: the Fraud Detection Handbook's simulator, from its published formulas.
 
-That model and nothing else belongs here. Source: Le Borgne, Siblini, Lebichot and Bontempi,
+Source: Le Borgne, Siblini, Lebichot and Bontempi,
 Reproducible Machine Learning for Credit Card Fraud Detection - Practical Handbook, chapter 3. Its
 own data has 5,000 customers, 10,000 terminals and 0.111 transactions a second.
 """
@@ -44,7 +44,7 @@ SCENARIOS = ("amount_over_220", "compromised_terminal", "compromised_customer")
 _SIDE = 100.0
 _RADIUS = 5.0
 _SQUARES = int(_SIDE / _RADIUS)
-"""Squares of the radius' size along a side: who is in reach is in one of nine squares."""
+"""Squares of the radius' size along a side: all terminals in reach are in nine squares."""
 
 _TRIES = 40
 """A third of the nine squares' terminals are in reach, so forty draws miss once in 30 million."""
@@ -58,7 +58,7 @@ class Handbook:
     """The Handbook's model of a configuration."""
 
     def __init__(self, configuration: Configuration, pools: Pools) -> None:
-        """Draw customers and terminals on the square."""
+        """Draw customers and terminals in the square."""
         seed = configuration.seed
         self.population = Population(configuration, pools)
         self.scenarios = arrow.strings(SCENARIOS)
@@ -130,7 +130,7 @@ class Handbook:
         )
 
     def draft(self, slots: Slots, *, details: bool) -> Draft:
-        """Say what rows hold; without details, only what control totals need."""
+        """Return the drafts of rows; without details, only the columns that control totals need."""
         roots = slots.roots()
         customers = self._customers(roots)
         terminals = self._terminals(roots, customers)
@@ -199,7 +199,7 @@ class Handbook:
         days = (slots.cells // MINUTES_OF_DAY)[slots.at]
         fraud = (cents > 22_000).astype(np.int64)
         fraud[_compromised(days, terminals, self._compromised_terminals)] = 2
-        # A third of what a compromised customer does is fraud, five times dearer.
+        # A third of a compromised customer's rows are fraud, with five times the amount.
         hit = _compromised(days, customers, self._compromised_customers)
         hit &= below(mix(words), 3) == 0
         cents[hit] *= 5
@@ -218,7 +218,7 @@ class _Draws:
 
 
 def _compromised(days: Integers, drawable: Integers, draws: _Draws) -> Flags:
-    """Say which rows' customer or terminal was drawn on their day or on a day not long before."""
+    """Return the rows whose customer or terminal is compromised on their day."""
     today = np.unique(days)
     earlier = np.arange(draws.days)[:, None] + np.zeros(draws.a_day, dtype=np.int64)
     drawn = today[:, None, None] - earlier

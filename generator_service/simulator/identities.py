@@ -1,7 +1,6 @@
-"""Who is there: customers with homes and cards, merchants with categories, places and prices.
+"""The population: customers with homes and cards, merchants with categories, places and prices.
 
-The population belongs here, as columns indexed by customer, card or merchant, and so do its
-reference tables; what its members do does not. Everything is combined from the pools by hash.
+Columns are indexed by customer, card or merchant. Everything is combined from the pools by hash.
 """
 
 from __future__ import annotations
@@ -140,7 +139,7 @@ MERCHANTS_SCHEMA = _required(
 
 
 def numbered(prefix: str, count: int, key: int) -> npt.NDArray[np.uint8]:
-    """Return `count` ids of a letter and seven digits, distinct and in no telling order.
+    """Return `count` ids of a letter and seven digits, distinct and in random order.
 
     The (count, 8) bytes of their text.
     """

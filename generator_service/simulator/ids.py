@@ -1,7 +1,7 @@
-"""Transaction ids: UUIDv7 texts that say where their row is.
+"""Transaction ids: UUIDv7 texts that contain the position of their row.
 
-The bits, their text and their digest belong here. An id holds the row's time, and its index in
-its cell behind a key, so a row is found from its id alone; ids sort as the rows do.
+An id contains the row's time, and its index in its cell, encrypted with a key. So a row is found
+from its id alone, and ids sort in the order of the rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WIDTH = 36
 NOISE_BITS = 31
 """Bits of noise under the index of a row; the index itself stays below 2**32."""
 
-# The eight groups of four hex digits and where each stands in the text.
+# The eight groups of four hex digits, each with its offset in the text.
 _PLACES = (0, 4, 9, 14, 19, 24, 28, 32)
 _TEXT = np.dtype(
     {
@@ -78,7 +78,7 @@ def texts(times: Integers, tail: Words) -> npt.NDArray[np.uint8]:
 
 
 def place_of(key: int, transaction_id: str) -> tuple[int, int] | None:
-    """Return the (cell, index) an id speaks of, or None when it is no id of this key's form."""
+    """Return the (cell, index) of an id, or None when it is not an id with this key."""
     if len(transaction_id) != WIDTH or any(transaction_id[at] != "-" for at in (8, 13, 18, 23)):
         return None
     digits = transaction_id.replace("-", "")

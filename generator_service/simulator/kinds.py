@@ -1,7 +1,6 @@
-"""What people pay for: the kinds of transaction, and what is usual for each.
+"""The kinds of transaction, with the usual amount, channel and hours of each.
 
-The catalogue belongs here, one line a kind; how a row is made from it does not. Category codes are
-those of ISO 18245; the Scorecard holds the mix as a whole against published figures.
+Category codes are those of ISO 18245. The scorecard compares the whole mix with published figures.
 """
 
 from __future__ import annotations
@@ -112,15 +111,15 @@ KINDS: tuple[Kind, ...] = (
     Kind("insurance", "PAYMENT", "6300", 1.0, 0, _EVEN, 74, 0.0, _STANDING, "any", 5),
     Kind("streaming", "PURCHASE", "4899", 1.0, 0, _EVEN, 12, 0.0, _STANDING, "fixed", 4),
 )  # fmt: skip
-"""Every kind; a kind's code is its place in this table."""
+"""Every kind; the code of a kind is its index in this table."""
 
 
 @dataclass(frozen=True)
 class StandingOrder:
-    """A kind that comes once a month of itself.
+    """A kind that is due once a month.
 
-    share is the share of customers who have it, days the days of the month it falls on with their
-    weights, hours the local hours it is booked between.
+    share is the share of customers who have it, days the days of the month on which it is due, with
+    their weights, and hours the range of local hours in which it is booked.
     """
 
     kind: str

@@ -1,7 +1,7 @@
-"""Names, companies, streets and places of a locale, as Faker knows them.
+"""Names, companies, streets and places of a locale, from Faker.
 
-The pools from which identities are combined belong here; the identities do not. Pools in `data/`
-are frozen, so that a newer Faker cannot move them; any other locale is asked of Faker at start.
+Identities are combined from the pools. The pools in `data/` are frozen, so that a newer Faker does
+not change them; those of other locales are made by Faker at the start.
 To freeze one: `python -m generator_service.simulator.pools LOCALE`.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _SIZES = {"first_names": 400, "last_names": 600, "companies": 1200, "streets": 500}
 _TRIES = 4
-"""Draws for each name wanted: some locales have fewer than wanted, and repeat."""
+"""Draws for each name: some locales have few names, and repeat them."""
 
 _CURRENCIES = {
     "EUR": "AD AT BE BG CY DE EE ES FI FR GR HR IE IT LT LU LV MT NL PT SI SK",
@@ -53,7 +53,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Pools:
-    """What a locale's identities are combined from.
+    """The parts of a locale's identities.
 
     utc_offset is in minutes, of the standard time of most of the country's places.
     """
@@ -71,7 +71,7 @@ class Pools:
 
 @cache
 def load(locale: str) -> Pools:
-    """Return the pools of a locale: frozen where we have them, else from Faker.
+    """Return the pools of a locale: the frozen ones, or else Faker's.
 
     Raises ValueError when Faker does not know the locale or no place in its country.
     """
@@ -83,7 +83,7 @@ def load(locale: str) -> Pools:
 
 def make(locale: str) -> Pools:
     """Ask Faker for the pools of a locale; the same Faker gives the same pools."""
-    # Faker takes a tenth of a second to import, and the frozen locales need none of it.
+    # The import takes a tenth of a second; the frozen locales do not need it.
     from faker import Faker
     from faker.config import AVAILABLE_LOCALES
     from faker.providers.geo import Provider

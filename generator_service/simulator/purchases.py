@@ -1,7 +1,6 @@
-"""Who pays whom, how much and where: one purchase by one word.
+"""Who pays whom, how much and where: each purchase is drawn from one hash.
 
-Customers, merchants and amounts are drawn here, for ordinary rows and for fraud alike. Which rows
-there are, and when, is in `behaviour`.
+Draws customers, merchants and amounts, for ordinary rows and for fraud.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ _SMALLEST = 50
 
 _NOTE = 2_000
 _MOST_NOTES = 50
-"""Cents of a bank note, and the most of them that change hands at a machine or a counter."""
+"""Cents of a bank note, and the largest amount at a machine or a counter."""
 
 
 class Purchases:
     """The purchases of a configuration's population."""
 
     def __init__(self, configuration: Configuration, pools: Pools, calendar: Calendar) -> None:
-        """Draw the population and lay out its tables."""
+        """Draw the population and make its tables."""
         self.population = Population(configuration, pools)
         self.types = np.array([TRANSACTION_TYPES.index(kind.transaction_type) for kind in KINDS])
         self._calendar = calendar
@@ -117,9 +116,9 @@ class Purchases:
     def settled(
         self, deal: Deal, logs: Floats, words: Words, noise: Words, *, details: bool
     ) -> Draft:
-        """Write deals down, with the logarithms of their cents.
+        """Return the drafts of deals, with the logarithms of their cents.
 
-        Of a row's words the first says its channel, the second how its amount ends.
+        The first hash of a row decides its channel, the second the ending of its amount.
         """
         return Draft(
             customers=deal.customers,
@@ -131,7 +130,7 @@ class Purchases:
         )
 
     def _rounded(self, cents: Integers, kinds: Integers, noise: Words) -> Integers:
-        """End amounts as their kind does."""
+        """Return amounts with the endings of their kinds."""
         mostly = bits(noise, NORMAL_BITS, 8) < 150
         whole = cents // 100
         whole *= 100
@@ -145,7 +144,7 @@ class Purchases:
     def _details(self, deal: Deal, words: Words) -> Details:
         population = self.population
         channels = self._channel_table[deal.kinds, bits(words, 12, 8)].astype(np.int64)
-        # Three in four use the first card, also who has others.
+        # Three quarters of the purchases use the first card, also of customers with others.
         other = (bits(deal.cards, 20, 8) < 64) * (1 + bits(deal.cards, 28, 1))
         cards = population.card_starts[deal.customers]
         cards += np.minimum(other, population.card_counts[deal.customers] - 1)

@@ -1,7 +1,6 @@
-"""Randomness without state: a hash of (key, cell, index, stream) is the draw.
+"""Randomness without state: each draw is a hash of (key, cell, index, stream).
 
-What turns a counter into numbers belongs here; what the numbers mean does not. Nothing in this
-module remembers anything, so any draw can be made alone, in any order and on any thread.
+Nothing in this module has state, so any draw can be made alone, in any order and on any thread.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ def hashed(key: int, *counters: npt.NDArray[np.int64 | np.int32 | np.uint64] | i
 
 
 def uniform(words: Words) -> Floats:
-    """Turn words into uniforms in (0, 1), 52 bits each: one more would round up to 1."""
+    """Turn words into uniforms in (0, 1), 52 bits each; with 53 some would round up to 1."""
     return ((words >> 12).astype(np.float64) + 0.5) * 2.0**-52
 
 
@@ -182,10 +181,10 @@ def normal_distribution(values: Floats) -> Floats:
 
 NORMAL_BITS = 12
 NORMAL: Floats = normal_quantile((np.arange(1 << NORMAL_BITS) + 0.5) / (1 << NORMAL_BITS))
-"""Standard normal quantiles at the middles of 4,096 equal parts: a draw is one look-up."""
+"""Standard normal quantiles at the midpoints of 4,096 equal parts: a draw is one look-up."""
 
 # exp(x) = COARSE[x in steps of 1/8] * FINE[the rest in steps of 1/65536]. Products of table values
-# round alike everywhere, which exp() in vector registers does not promise.
+# round in the same way everywhere, which vectorized exp() does not guarantee.
 _EXP_LOW = -24.0
 _COARSE: Floats = np.array([math.exp(_EXP_LOW + step / 8.0) for step in range(8 * 64)])
 _FINE: Floats = np.array([math.exp(step / 65536.0) for step in range(8192)])

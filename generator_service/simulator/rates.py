@@ -1,7 +1,7 @@
-"""How many rows a minute is expected to hold: hours of the week, paydays and seasons.
+"""The expected number of rows of each minute: hours of the week, paydays and seasons.
 
-The clock and the calendar of the simulated economy belong here; who acts in a minute does not.
-A cell is a UTC minute, counted from the epoch; the economy keeps its locale's standard time.
+A cell is a UTC minute, counted from the epoch. The simulated economy uses its locale's standard
+time.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _THURSDAY = 3 * MINUTES_OF_DAY
 """The epoch was a Thursday; weeks here begin on Monday."""
 
 CYCLE = 146_097
-"""Days in 400 years, after which the calendar repeats, weekdays and all."""
+"""Days in 400 years, after which the calendar repeats, weekdays included."""
 
 STANDING_DAYS = 28
-"""Standing orders fall on the first 28 days of a month, so that every month has them all."""
+"""Standing orders fall on the first 28 days of a month, so that every month has all of them."""
 
 
 @dataclass(frozen=True)
 class HourClass:
-    """Customers who keep the same hours.
+    """Customers who are active at the same hours.
 
     share is of the population's activity. peaks are (hour, width in hours, height) bumps of a day,
     weekdays the activity of Monday to Sunday.
@@ -68,7 +68,7 @@ HOUR_CLASSES = (
     ),
 )
 _FLOOR = 0.012
-"""What is left of a class's activity in its deepest night, of its peak."""
+"""The lowest activity of a class at night, as a share of its peak."""
 
 # January to December; Sparkov's contrast between December and the first months, halved.
 _SEASON = (0.86, 0.88, 0.95, 0.97, 1.0, 1.02, 1.0, 1.0, 0.98, 1.0, 1.06, 1.28)
@@ -86,7 +86,7 @@ def _class_curves() -> Floats:
             away = np.minimum(away, 24.0 - away) / width
             day += height * np.exp(-0.5 * away * away)
         day += _FLOOR * day.max()
-        # Midnight is no border between weekdays: their weights blend over the small hours.
+        # The weights of weekdays blend over the hours around midnight.
         noons = np.arange(-1, 8) * 24.0 + 14.0
         weights = np.array([hour_class.weekdays[weekday % 7] for weekday in range(-1, 8)])
         blend = np.interp(np.arange(MINUTES_OF_WEEK) / 60.0, noons, weights)
@@ -102,11 +102,11 @@ class Calendar:
     """
 
     def __init__(self, utc_offset: int) -> None:
-        """Keep the standard time that is `utc_offset` minutes ahead of UTC."""
+        """Use the standard time that is `utc_offset` minutes ahead of UTC."""
         self._offset = utc_offset
         curves = _class_curves()
         self.week: Floats = curves.sum(axis=0)
-        # Where, in 0 to 65536, each hour class but the last ends in a minute of the week.
+        # Cumulative shares, 0 to 65536, of the hour classes but the last, by minute of the week.
         edges = np.cumsum(curves, axis=0)[:-1] / self.week * 65536.0
         self.class_edges: Integers = np.rint(edges).astype(np.int64).T.copy()
         days = np.arange(CYCLE).astype("datetime64[D]")
@@ -121,7 +121,7 @@ class Calendar:
         self._day_factor: Floats = factor / (factor * daily[weekday]).mean()
 
     def local(self, cells: Integers) -> Integers:
-        """Return the cells on the local clock."""
+        """Return the cells in local time."""
         return cells + self._offset
 
     def minute_of_week(self, cells: Integers) -> Integers:

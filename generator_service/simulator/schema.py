@@ -1,7 +1,4 @@
-"""The columns of a row, their Arrow types and their vocabularies.
-
-Names and types belong here; what a row holds, and how columns are made, does not.
-"""
+"""The columns of a row, their Arrow types and their vocabularies."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ type Channel = Literal[
 ]
 
 TRANSACTION_TYPES: tuple[str, ...] = get_args(TransactionType.__value__)
-"""What kind of transaction a row is; named after ISO 8583's processing codes."""
+"""The type of a transaction; named after ISO 8583's processing codes."""
 
 CHANNELS: tuple[str, ...] = get_args(Channel.__value__)
 """How a customer paid."""
@@ -55,8 +52,8 @@ SCHEMA = pa.schema(
         pa.field("original_transaction_id", pa.string()),
     ]
 )
-"""Rows as they leave the simulator. Columns with few values are coded over shared dictionaries;
-original_transaction_id is null unless a refund says which purchase it refunds."""
+"""Rows of the simulator. Columns with few values are dictionary-encoded, with shared dictionaries.
+original_transaction_id is the purchase that a refund refunds, else null."""
 
 CODED_SCHEMA = pa.schema(
     [
@@ -64,8 +61,8 @@ CODED_SCHEMA = pa.schema(
         for field in SCHEMA
     ]
 )
-"""The same with customers and cards coded too, over dictionaries of all there are: less work and
-fewer bytes where there are more rows than customers."""
+"""The same with customers and cards dictionary-encoded, with dictionaries of all of them: less work
+and fewer bytes when there are more rows than customers."""
 
 PLACED_SCHEMA = pa.schema(
     [
@@ -75,4 +72,4 @@ PLACED_SCHEMA = pa.schema(
         for field in CODED_SCHEMA
     ]
 )
-"""The same with places coded too, which saves work where they are written as text."""
+"""The same with coordinates dictionary-encoded, which saves work when they are written as text."""

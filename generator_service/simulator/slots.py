@@ -1,6 +1,6 @@
-"""Slots and drafts: which rows are asked for, and what a model says of them.
+"""Slots identify rows; drafts are the values that a model gives them.
 
-The shapes that pass between windows and models belong here; windows and models do not.
+Windows pass slots to models, which return drafts.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellFacts:
-    """What is known of cells, one value a cell.
+    """The facts of cells, one value for each cell.
 
-    keys are the words their rows' draws start from, counts their rows. Of these, standing are
-    standing orders; entries says where theirs begin in the table of standing orders, and phases
-    (below counts) which places in the cell they take.
+    keys are the hashes from which the draws of their rows start, counts the numbers of rows.
+    standing is the number of standing orders among them, entries the index of the first one in the
+    table of standing orders. phases (below counts) decides their indices in the cell.
     """
 
     keys: Words
@@ -42,7 +42,7 @@ class CellFacts:
         )
 
     def followed_by(self, other: CellFacts) -> CellFacts:
-        """Return the facts of these cells and then of others."""
+        """Return the facts of these cells followed by those of others."""
         return CellFacts(
             np.concatenate([self.keys, other.keys]),
             np.concatenate([self.counts, other.counts]),
@@ -52,7 +52,7 @@ class CellFacts:
         )
 
     def roots(self, indices: Integers) -> Words:
-        """Return the word from which all draws of a row are hashed, one row for each cell."""
+        """Return the hash from which all draws of a row start, one row for each cell."""
         return mix(self.keys + indices.view(np.uint64) * np.uint64(GOLDEN))
 
 
@@ -87,13 +87,13 @@ class Slots:
         return self.cells[self.at]
 
     def roots(self) -> Words:
-        """Return the word from which all draws of a row are hashed, for each row."""
+        """Return the hash from which all draws of a row start, for each row."""
         return mix(self.facts.keys[self.at] + self.indices.view(np.uint64) * np.uint64(GOLDEN))
 
     def times(self, key: int) -> Integers:
         """Return when rows happen, in microseconds since the epoch: increasing with the index.
 
-        Row i of n lies in the i-th of n equal parts of its minute, at an even chance anywhere.
+        Row i of n is in the i-th of n equal parts of its minute, uniformly distributed.
         """
         within = ((mix(self.roots() ^ np.uint64(key)) >> 38) * MINUTE >> 26).view(np.int64)
         within += self.indices * MINUTE
@@ -113,9 +113,9 @@ def single(cells: Integers, indices: Integers, near: Cells) -> Slots:
 
 @dataclass
 class Deal:
-    """Who pays whom for what: by index and code, the region the customer is in among them.
+    """Who pays whom for what, by index and code, with the region of the customer.
 
-    cards holds a word for each row that says which of the customer's cards is used.
+    cards has a hash for each row, which decides which of the customer's cards is used.
     """
 
     customers: Integers
@@ -127,7 +127,7 @@ class Deal:
 
 @dataclass(frozen=True)
 class Places:
-    """Where rows can happen, in degrees."""
+    """The places of rows, in degrees."""
 
     latitudes: Floats
     longitudes: Floats
@@ -135,7 +135,7 @@ class Places:
 
 @dataclass
 class Details:
-    """What control totals do not need of rows, by code: card, channel and place."""
+    """The columns that control totals do not need, by code: card, channel and place."""
 
     cards: Integers
     channels: Integers
@@ -144,7 +144,7 @@ class Details:
 
 @dataclass
 class Draft:
-    """What a model says of rows, by code: customers, cards and merchants index the population.
+    """The values of rows, by code; customers, cards and merchants are indices of the population.
 
     types index the transaction types; fraud is 0, or 1 plus the index of the model's scenario.
     refunds pairs rows with the slots of the purchases they refund.
@@ -159,7 +159,7 @@ class Draft:
     refunds: list[tuple[npt.NDArray[np.intp], Slots]] = field(default_factory=list)
 
     def put(self, rows: npt.NDArray[np.intp], other: Draft) -> None:
-        """Replace who pays whom how much, and where, in some rows; not their fraud."""
+        """Replace the deals, amounts and details of some rows; their fraud stays."""
         self.customers[rows] = other.customers
         self.merchants[rows] = other.merchants
         self.types[rows] = other.types
@@ -171,11 +171,11 @@ class Draft:
 
 
 class Model(Cells, Protocol):
-    """A preset: how many rows a cell has, and what they say."""
+    """A preset: the number of rows of each cell, and their values."""
 
     @property
     def population(self) -> Population:
-        """Who is there."""
+        """The population."""
         ...
 
     @property
@@ -185,14 +185,14 @@ class Model(Cells, Protocol):
 
     @property
     def places(self) -> Places:
-        """Where its rows can happen."""
+        """The places of its rows."""
         ...
 
     @property
     def look_back(self) -> int:
-        """How many cells before its own a row may look at through `Slots.near`."""
+        """The number of earlier cells that a row may look up through `Slots.near`."""
         ...
 
     def draft(self, slots: Slots, *, details: bool) -> Draft:
-        """Say what rows hold; without details, only what control totals need."""
+        """Return the drafts of rows; without details, only the columns that control totals need."""
         ...

@@ -1,6 +1,6 @@
-"""Standing orders: salaries, rents and bills, which come once a month of themselves.
+"""Standing orders: salaries, rents and bills, due once a month.
 
-When each is due and which rows of a cell they are belongs here; who is paid how much does not.
+This module decides when each is due, and which rows of a cell they are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MINUTES_OF_MONTH = 365.2425 / 12 * MINUTES_OF_DAY
 _LARGEST_SHARE = 0.05
-"""Standing orders are at most this share of all rows, however few other rows customers have."""
+"""The largest share of standing orders among all rows."""
 
 
 class StandingOrders:
@@ -52,7 +52,7 @@ class StandingOrders:
             due.append((days - 1) * MINUTES_OF_DAY + opens + below(words, closes - opens))
             owners.append(has)
         minutes = np.concatenate(due)
-        # Of 16 bits, of which a month's minutes have enough, numpy sorts by digits.
+        # The minutes of a month fit into 16 bits, which numpy sorts by radix.
         turn = np.argsort(minutes.astype(np.uint16), kind="stable")
         sizes = [has.size for has in owners]
         codes = [CODE[order.kind] for order in STANDING_ORDERS]
@@ -64,12 +64,12 @@ class StandingOrders:
         self.rows_a_minute = minutes.size / _MINUTES_OF_MONTH
 
     def due(self, minutes: Integers) -> tuple[Integers, Integers]:
-        """Return how many are due at minutes of the month, and where they begin in the table."""
+        """Return how many are due at minutes of the month, and the table index of the first."""
         return self._counts[minutes], self._starts[minutes]
 
 
 def standing_rows(slots: Slots) -> tuple[npt.NDArray[np.intp], Integers]:
-    """Return which rows are standing orders, and where each is in the table.
+    """Return which rows are standing orders, and the index of each in the table.
 
     Those of a cell are spread evenly over its rows, as points on a line are over pixels.
     """
@@ -82,7 +82,7 @@ def standing_rows(slots: Slots) -> tuple[npt.NDArray[np.intp], Integers]:
 
 
 def is_standing(facts: CellFacts, indices: Integers) -> Flags:
-    """Say whether the row of an index is a standing order, one row for each cell."""
+    """Return whether the row of an index is a standing order, one row for each cell."""
     counts = np.maximum(facts.counts, 1)
     before = (indices * facts.standing + facts.phases) // counts
     return ((indices + 1) * facts.standing + facts.phases) // counts > before

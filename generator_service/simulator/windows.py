@@ -1,6 +1,6 @@
-"""Windows of rows: any stretch of time, in any order, on any thread, without what came before.
+"""The rows of any window of time, in any order and on any thread, without earlier windows.
 
-Counting, cutting and assembling belong here; what a row holds is the model's affair.
+This module counts, splits and assembles rows; the model decides their values.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
 type Labels = Literal["oracle", "delayed"]
 
 BLOCK_ROWS = 131_072
-"""Rows made at a time: enough to outweigh what a block costs however few its rows are, some ten
-milliseconds for its fraud and refunds, and few enough for its columns to take some megabytes."""
+"""Rows of a block. A block has a fixed cost of about ten milliseconds, for its fraud and refunds,
+and its columns take some megabytes."""
 
 _SPAN_CELLS = 7 * 1440
 """Cells counted at a time, so that the first row of a long window does not wait for its count."""
@@ -61,22 +61,22 @@ _EARLIEST_CELL = (FIRST_MOMENT - 15 * DAY) // MINUTE
 """The earliest row that a row of any window refers to is a purchase refunded 14 days later."""
 
 LATEST_ARRIVAL = 48 * HOUR
-"""How long after it happened a row arrives at the latest."""
+"""The longest delay of a row's arrival."""
 
 _LATE = 0.02
-"""Share of rows that arrive late: 1 second to 48 hours, evenly spread by the logarithm."""
+"""Share of rows that arrive late: 1 second to 48 hours, log-uniformly distributed."""
 
 _LATE_LOG = math.log(LATEST_ARRIVAL / 1_000_000)
 
 _REPORT_LOG = math.log(60.0)
-"""Fraud becomes known after 1 to 60 days, evenly spread by the logarithm."""
+"""Fraud becomes known after 1 to 60 days, log-uniformly distributed."""
 
 
 @dataclass(frozen=True)
 class _Span:
-    """Part of a window: cells in a row, of which the rows from lows to highs (excluded) are inside.
+    """Part of a window: consecutive cells, with their rows from lows to highs (excluded).
 
-    position is that of the span's first row in the window.
+    position is the position of the span's first row in the window.
     """
 
     first: int
@@ -92,7 +92,7 @@ class _Span:
 
 
 class _NearSpan:
-    """Facts of a span's cells and of those its rows look back at, made once and looked up."""
+    """The facts of a span's cells and of the earlier cells that its rows look up."""
 
     def __init__(self, model: Model, span: _Span) -> None:
         self._first = span.first - model.look_back
@@ -108,12 +108,12 @@ class _Degrees:
     """The latitudes or longitudes of all places."""
 
     def __init__(self, of_places: Floats) -> None:
-        # Each is there once: a dictionary in which one stands twice is none to Parquet's writers.
+        # Values are unique: Parquet writers require that of a dictionary.
         self._values, self._codes = np.unique(of_places, return_inverse=True)
         self._dictionary = arrow.buffered(pa.float64(), self._values)
 
     def at(self, places: Integers, *, coded: bool) -> arrow.Column:
-        """Return those of some places, over a dictionary of all or as they are."""
+        """Return the values of some places, dictionary-encoded or plain."""
         codes = self._codes[places]
         if coded:
             return arrow.coded(codes, self._dictionary)
@@ -121,9 +121,9 @@ class _Degrees:
 
 
 class Simulator:
-    """A source of transactions: the same rows for a window whenever and wherever it is asked.
+    """A source of transactions: it always makes the same rows for a window.
 
-    Safe to use from several threads at once: nothing in it changes after it is made. Positions
+    Safe to use from several threads: it does not change after it is made. Positions
     count all rows of a window in order, arrived or not. as_of is a moment in microseconds since
     the epoch: only rows that had arrived by then are seen; None sees every row.
     """
@@ -144,7 +144,7 @@ class Simulator:
         self._latitudes = _Degrees(self._model.places.latitudes)
         self._longitudes = _Degrees(self._model.places.longitudes)
 
-    # What the service asks
+    # The API
 
     def count(self, window: Window, *, as_of: int | None = None) -> int:
         """Return how many rows of the window have arrived by as_of, without making them."""
@@ -153,9 +153,9 @@ class Simulator:
         return sum(self._arrived_in(span, as_of) for span in self._spans(window))
 
     def advance(self, window: Window, position: int, rows: int, *, as_of: int | None = None) -> int:
-        """Return the position behind the next `rows` arrived rows from `position`.
+        """Return the position after the next `rows` arrived rows from `position`.
 
-        Where fewer are left it is the end: the window's count of all rows.
+        When fewer are left it is the end: the number of all rows of the window.
         """
         if rows <= 0:
             return position
@@ -163,7 +163,7 @@ class Simulator:
             return min(position + rows, self.count(window))
         end = 0
         left = rows
-        # Hardly more than are asked for: mostly all but a few have arrived.
+        # Slightly more rows than asked for: usually almost all have arrived.
         at_once = min(BLOCK_ROWS, rows + rows // 16)
         for span in self._spans(window):
             end += span.total
@@ -191,7 +191,7 @@ class Simulator:
     ) -> Iterator[pa.RecordBatch]:
         """Yield the window's rows with position <= p < stop, ordered by time and id.
 
-        With labels "delayed" a fraud is told only when it had become known by as_of; the schema is
+        With labels "delayed" a fraud is labelled only when it was known by as_of; the schema is
         SCHEMA, CODED_SCHEMA or PLACED_SCHEMA. No batch is empty.
         """
         known_by = as_of if labels == "delayed" else None
@@ -199,7 +199,7 @@ class Simulator:
             yield self._batch(slots, times, known_by, schema)
 
     def control_totals(self, window: Window, *, as_of: int | None = None) -> ControlTotals:
-        """Return what the window sums to."""
+        """Return the control totals of the window."""
         rows = 0
         digest = 0
         cents = np.zeros(len(TRANSACTION_TYPES), dtype=np.int64)
@@ -232,7 +232,7 @@ class Simulator:
         return self._batch(slots, times, None) if text == transaction_id else None
 
     def customers(self) -> Iterator[pa.RecordBatch]:
-        """Yield the customers: who they are and where they live."""
+        """Yield the customers, with their addresses."""
         return self._model.population.customer_batches()
 
     def cards(self) -> Iterator[pa.RecordBatch]:
@@ -240,7 +240,7 @@ class Simulator:
         return self._model.population.card_batches()
 
     def merchants(self) -> Iterator[pa.RecordBatch]:
-        """Yield the merchants: what they sell and where they are."""
+        """Yield the merchants, with their categories and places."""
         return self._model.population.merchant_batches()
 
     # From a window to blocks of slots
@@ -263,7 +263,8 @@ class Simulator:
     def _rows_before(self, cell: int, count: int, moment: int) -> int:
         """Return how many of a cell's rows happen before a moment.
 
-        Row i of n happens in the i-th of n equal parts of its minute, so only one is in doubt.
+        Row i of n happens in the i-th of n equal parts of its minute, so only one row must be
+        computed.
         """
         doubtful = (moment - cell * MINUTE) * count // MINUTE
         if doubtful >= count:
@@ -276,7 +277,7 @@ class Simulator:
     ) -> Iterator[tuple[int, Slots]]:
         """Yield the slots of a span from position to stop, with the position of their first.
 
-        They come in blocks of so many rows.
+        They come in blocks of a fixed number of rows.
         """
         ends = np.cumsum(span.highs - span.lows)
         starts = ends - (span.highs - span.lows)
@@ -334,7 +335,7 @@ class Simulator:
         return arrivals <= as_of
 
     def _arrived_in(self, span: _Span, as_of: int) -> int:
-        """Count the rows of a span that have arrived; those of settled cells without a look."""
+        """Count the arrived rows of a span; those of settled cells are not computed."""
         settled = max((as_of - LATEST_ARRIVAL) // MINUTE - span.first, 0)
         count = int((span.highs - span.lows)[:settled].sum())
         for _, slots in self._blocks(span, span.position + count, None):
@@ -398,7 +399,7 @@ class Simulator:
     def _forget_unreported(
         self, slots: Slots, times: Integers, draft: Draft, known_by: int
     ) -> None:
-        """Take back the label of fraud that nobody had reported by then."""
+        """Remove the labels of fraud that was not yet known at a moment."""
         rows = np.flatnonzero(draft.fraud)
         words = mix(slots.select(rows).roots() ^ self._report_key)
         delays = (exponential(_part_of(words) * _REPORT_LOG) * DAY).astype(np.int64)
@@ -414,7 +415,7 @@ class Simulator:
 
 
 def _all_arrived(until: int, as_of: int) -> bool:
-    """Say whether all that happened up to a moment had arrived by another."""
+    """Return whether all rows up to a moment have arrived by another."""
     return until + LATEST_ARRIVAL <= as_of
 
 
