@@ -1,4 +1,4 @@
-"""The proof: what the source spoiled is what is quarantined, row by row and reason by reason."""
+"""The proof: the quarantine has the rows with defects, row by row and reason by reason."""
 
 import os
 import re
@@ -31,8 +31,8 @@ def _generator(**settings: str) -> Child:
 
 
 @pytest.fixture(scope="module")
-def spoiling() -> Iterator[str]:
-    """A generator that spoils one row in twenty, in every way it knows."""
+def injecting() -> Iterator[str]:
+    """A generator with defects of every kind in one row of twenty."""
     with _generator(DEFECTS="all:0.05") as child:
         yield generator_url(child)
 
@@ -58,7 +58,7 @@ def _rows(home: str, asset: str) -> pl.DataFrame:
 
 
 def _account(url: str) -> pl.DataFrame:
-    """What the source says it spoiled: position as sent, and the reasons it must end in."""
+    """The account of the source: the positions of defects, and the expected reasons."""
     query = "&".join(f"{name}={value}" for name, value in _HOUR.items())
     with urllib.request.urlopen(f"{url}/v1/defects?{query}&format=arrow") as answer:
         account = pl.DataFrame(pa.ipc.open_stream(answer).read_all())
@@ -71,18 +71,18 @@ def _account(url: str) -> pl.DataFrame:
 
 @pytest.mark.parametrize("wire", ["arrow", "json", "ndjson", "csv"])
 def test_the_quarantine_is_the_account_and_the_rest_is_untouched(
-    spoiling: str, honest: str, wire: str, monkeypatch: pytest.MonkeyPatch
+    injecting: str, honest: str, wire: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    summary = _run(spoiling, monkeypatch, "spoiled", wire)
+    summary = _run(injecting, monkeypatch, "defects", wire)
     _run(honest, monkeypatch, "honest")
-    account = _account(spoiling)
+    account = _account(injecting)
     assert account["kind"].n_unique() > 35
     must_go = account.filter(pl.col("reasons").list.len() > 0).select("position", "reasons")
-    quarantined = _rows("spoiled", checks.QUARANTINED)
+    quarantined = _rows("defects", checks.QUARANTINED)
     found = quarantined.select("position", pl.col("reasons").list.sort())
     assert found.sort("position").equals(must_go.sort("position"))
     assert summary.sent == summary.published + summary.quarantined
-    published = _rows("spoiled", checks.PUBLISHED)
+    published = _rows("defects", checks.PUBLISHED)
     clean = _rows("honest", checks.PUBLISHED).filter(
         pl.col("transaction_id").is_in(published["transaction_id"].implode())
     )
@@ -114,13 +114,15 @@ def _contents(path: Path) -> Iterator[bytes]:
                 yield from (str(value).encode() for value in row)
 
 
-def test_no_card_number_is_written_down_but_where_it_belongs(spoiling: str, tmp_path: Path) -> None:
+def test_no_card_number_is_written_down_but_where_it_belongs(
+    injecting: str, tmp_path: Path
+) -> None:
     """Neither in what is published, nor in Dagster's storage, nor in anything a process prints."""
     home = tmp_path / "dagster"
     home.mkdir()
     variables = {
         "DAGSTER_HOME": str(home),
-        "GENERATOR_URL": spoiling,
+        "GENERATOR_URL": injecting,
         "TXN_MAX_QUARANTINE": "0.2",
     }
     partition = ["--partition", _WINDOW.partition_key]

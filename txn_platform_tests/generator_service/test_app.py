@@ -780,7 +780,7 @@ def test_head_is_get_without_a_body(service: Service, path: str, parameters: dic
     said = {name: value for name, value in head.headers.items() if name not in of_the_body}
     full = {name: value for name, value in got.headers.items() if name not in of_the_body}
     assert said.items() <= full.items()
-    # To count what is spoiled takes the rows.
+    # The rows would have to be made to count their defects.
     assert full.keys() - said.keys() <= ({"x-total-rows"} if "defects" in parameters else set())
     length = head.headers.get("content-length")
     assert length in {None, got.headers.get("content-length")}

@@ -1,4 +1,4 @@
-"""What the source spoils on request: every kind, in every format, and the account of it."""
+"""Defects on request: every kind, in every format, and their account."""
 
 from __future__ import annotations
 
@@ -145,11 +145,11 @@ def test_the_platform_quarantines_what_is_in_the_account_and_nothing_else(
     batches: list[pa.RecordBatch],
 ):
     """Precision and recall 1.0, and every reason of every row as the table says."""
-    spoiled = injector(ALL)
-    account = account_of(spoiled, batches)
+    injecting = injector(ALL)
+    account = account_of(injecting, batches)
     assert sum(batch.num_rows for batch in batches) > 50_000
     assert set(account["kind"]) == set(KINDS)
-    assert quarantined(list(frames(spoiled, batches))) == accused(account)
+    assert quarantined(list(frames(injecting, batches))) == accused(account)
     assert set(account.filter(pl.col("reasons") == "")["kind"]) == {
         *("extra_field", "wrong_type_number")
     }
@@ -159,11 +159,11 @@ def test_the_platform_quarantines_what_is_in_the_account_and_nothing_else(
 def test_the_platform_finds_the_same_reasons_in_every_format(
     few: list[pa.RecordBatch], form: Format
 ):
-    spoiled = injector("all:0.6")
-    body = io.BytesIO(sent_as(spoiled, few, form))
+    injecting = injector("all:0.6")
+    body = io.BytesIO(sent_as(injecting, few, form))
     decoded = pl.concat(map(columns.as_frame, DECODERS[form.value](body)))
     landed = columns.as_batch(decoded.with_row_index("position"), contract.LANDED_SCHEMA)
-    account = account_of(spoiled, few)
+    account = account_of(injecting, few)
     assert set(account["kind"]) == set(KINDS)
     assert quarantined([landed]) == accused(account)
 
@@ -171,14 +171,16 @@ def test_the_platform_finds_the_same_reasons_in_every_format(
 def test_the_platform_computes_the_control_totals_that_the_source_states(
     batches: list[pa.RecordBatch],
 ):
-    spoiled = injector(ALL)
-    sent = spoiled.sent(batches)
-    computed = sum((ControlTotals.of(frame) for frame in frames(spoiled, batches)), ControlTotals())
+    injecting = injector(ALL)
+    sent = injecting.sent(batches)
+    computed = sum(
+        (ControlTotals.of(frame) for frame in frames(injecting, batches)), ControlTotals()
+    )
     assert sent.totals.rows == computed.rows > sum(batch.num_rows for batch in batches)
     assert sent.totals.amount_by_type == computed.amount_by_type
     assert {"", "GIFT"} < set(sent.totals.amount_by_type)
     assert sent.totals.ids_digest == f"{computed.ids_digest:016x}"
-    assert sent.entries == account_of(spoiled, batches).height
+    assert sent.entries == account_of(injecting, batches).height
 
 
 # Which rows, and what of them.
@@ -197,12 +199,12 @@ def sent_rows(
 def test_the_account_is_what_a_comparison_with_the_clean_rows_finds(
     batches: list[pa.RecordBatch],
 ):
-    spoiled = injector(SMALL)
-    account = {entry["position"]: entry for entry in account_of(spoiled, batches).to_dicts()}
+    injecting = injector(SMALL)
+    account = {entry["position"]: entry for entry in account_of(injecting, batches).to_dicts()}
     clean = iter(clean_rows(batches))
     row: dict[str, str | None] = {}
     copied = False
-    for position, sent in enumerate(sent_rows(spoiled, batches)):
+    for position, sent in enumerate(sent_rows(injecting, batches)):
         entry = account.get(position)
         kind = None if entry is None else KINDS[entry["kind"]]
         before = account.get(position - 1)
@@ -230,10 +232,10 @@ def test_the_account_is_what_a_comparison_with_the_clean_rows_finds(
     assert next(clean, None) is None
 
 
-def test_a_rate_is_the_share_of_rows_spoiled(batches: list[pa.RecordBatch]):
+def test_a_rate_is_the_share_of_rows_with_a_defect(batches: list[pa.RecordBatch]):
     rows = sum(batch.num_rows for batch in batches)
-    spoiled = account_of(injector("amount_zero:0.05,latitude_91:0.1"), batches)
-    shares = {kind: count / rows for kind, count in Counter(spoiled["kind"]).items()}
+    account = account_of(injector("amount_zero:0.05,latitude_91:0.1"), batches)
+    shares = {kind: count / rows for kind, count in Counter(account["kind"]).items()}
     assert shares == {
         "amount_zero": pytest.approx(0.05, rel=0.1),
         "latitude_91": pytest.approx(0.1, rel=0.1),
@@ -241,7 +243,7 @@ def test_a_rate_is_the_share_of_rows_spoiled(batches: list[pa.RecordBatch]):
     assert account_of(injector("id_empty:1"), batches).height == rows
 
 
-def test_rows_that_a_low_rate_spoils_are_spoiled_alike_at_a_higher_one(
+def test_a_higher_rate_keeps_the_defects_of_a_lower_one(
     batches: list[pa.RecordBatch],
 ):
     low, high = (account_of(injector(f"all:{rate}"), batches[:1]) for rate in (0.1, 0.3))
@@ -250,7 +252,7 @@ def test_rows_that_a_low_rate_spoils_are_spoiled_alike_at_a_higher_one(
     assert low.join(high, on=names, how="anti", nulls_equal=True).height == 0
 
 
-def test_another_seed_spoils_other_rows(batches: list[pa.RecordBatch]):
+def test_another_seed_selects_other_rows(batches: list[pa.RecordBatch]):
     ours, theirs = (
         set(
             account_of(DefectInjector(Defects.parse("all:0.1"), (), seed, WINDOW), batches)[
@@ -269,14 +271,14 @@ def simulator() -> Simulator:
 
 @hypothesis.settings(max_examples=30)
 @given(place=st.integers(1, WINDOW.end - WINDOW.start - 1))
-def test_two_parts_of_a_window_are_spoiled_as_the_whole(simulator: Simulator, place: int):
+def test_two_parts_of_a_window_have_the_defects_of_the_whole(simulator: Simulator, place: int):
     cut = START + place
-    spoiled = injector(SMALL)
+    injecting = injector(SMALL)
 
     def lines(*parts: Window) -> bytes:
         rows = (batch for part in parts for batch in simulator.batches(part))
         return b"".join(
-            wire.encode(spoiled.batches(rows, Format.NDJSON), spoiled.schema, Format.NDJSON)
+            wire.encode(injecting.batches(rows, Format.NDJSON), injecting.schema, Format.NDJSON)
         )
 
     whole = lines(WINDOW)
@@ -287,7 +289,7 @@ def test_two_parts_of_a_window_are_spoiled_as_the_whole(simulator: Simulator, pl
 # Formats.
 
 
-def test_the_same_is_spoiled_however_the_rows_are_coded(batches: list[pa.RecordBatch]):
+def test_defects_do_not_depend_on_the_encoding_of_the_rows(batches: list[pa.RecordBatch]):
     defects = f"{SMALL},huge_string:0.0005"
     plain = pa.Table.from_batches(injector(defects).batches(batches, Format.ARROW))
     simulator = Simulator(Configuration(tps=16, customers=500, merchants=100))
@@ -338,11 +340,11 @@ def read(content: bytes, form: Format) -> list[dict[str, str | None]]:
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_carries_the_same_defects(batches: list[pa.RecordBatch], form: Format):
     some = [batch.slice(0, 10_000) for batch in batches[:1]]
-    spoiled = injector(SMALL)
+    injecting = injector(SMALL)
     names = [*SCHEMA.names, "loyalty_points", "merchantName"]
-    expected = sent_rows(spoiled, some)
+    expected = sent_rows(injecting, some)
     assert list(expected[0]) == names
-    found = read(sent_as(spoiled, some, form), form)
+    found = read(sent_as(injecting, some, form), form)
     rows = [{name: row.get(name) for name in names} for row in found]
     if form is Format.CSV:
         # This reader does not tell nothing from empty text.
@@ -392,11 +394,11 @@ def test_a_wrong_type_is_a_number_in_json(batches: list[pa.RecordBatch], kind: s
 def test_clean_rows_are_byte_identical_to_those_of_a_clean_run(
     batches: list[pa.RecordBatch], form: Format
 ):
-    spoiled = injector(SMALL)
-    named = set(account_of(spoiled, batches)["position"])
+    injecting = injector(SMALL)
+    named = set(account_of(injecting, batches)["position"])
     schema = wire.text_schema(SCHEMA)
     clean = b"".join(wire.encode(wire.text_batches(batches), schema, form)).split(b"\n")
-    sent = sent_as(spoiled, batches, form).split(b"\n")
+    sent = sent_as(injecting, batches, form).split(b"\n")
     if form is Format.CSV:
         # Two columns more, with nothing in them.
         sent = [line.removesuffix(b",,") for line in sent[1:]]
@@ -407,12 +409,12 @@ def test_clean_rows_are_byte_identical_to_those_of_a_clean_run(
 
 
 def test_huge_strings_are_sent_a_few_at_a_time(batches: list[pa.RecordBatch]):
-    spoiled = injector("huge_string:1")
+    injecting = injector("huge_string:1")
     some = [batches[0].slice(0, 70)]
     sizes = [
         len(chunk)
         for chunk in wire.encode(
-            spoiled.batches(some, Format.NDJSON), spoiled.schema, Format.NDJSON
+            injecting.batches(some, Format.NDJSON), injecting.schema, Format.NDJSON
         )
     ]
     assert sum(sizes) > 70_000_000
@@ -542,16 +544,16 @@ def test_a_cursor_is_of_the_defects_it_was_given_for(service: Service):
     assert "this defects" in problem(service.get(PATH, **HOUR, cursor=cursor), 400)["detail"]
 
 
-def test_a_service_can_spoil_unless_told_otherwise(service: Service):
-    with serve(create_app(settings(defects=SMALL), now=lambda: NOW)) as spoiling:
+def test_a_service_can_inject_defects_by_default(service: Service):
+    with serve(create_app(settings(defects=SMALL), now=lambda: NOW)) as injecting:
         for path in (PATH, "/v1/control-totals", "/v1/defects"):
             expected = service.get(path, **HOUR, defects=SMALL).json()
-            assert spoiling.get(path, **HOUR).json() | {"next": 0} == expected | {"next": 0}
+            assert injecting.get(path, **HOUR).json() | {"next": 0} == expected | {"next": 0}
             clean = service.get(path, **HOUR).json()
-            assert spoiling.get(path, **HOUR, defects="").json() | {"next": 0} == clean | {
+            assert injecting.get(path, **HOUR, defects="").json() | {"next": 0} == clean | {
                 "next": 0
             }
-        sample = spoiling.get("/v1/transactions/sample", count=1_000)
+        sample = injecting.get("/v1/transactions/sample", count=1_000)
         assert sample.content == service.get("/v1/transactions/sample", count=1_000).content
 
 
@@ -568,7 +570,7 @@ def test_openapi_lists_every_kind(service: Service):
 
 
 @pytest.mark.parametrize("form", [form for form in Format if form is not Format.JSON])
-def test_an_export_is_spoiled_as_the_service_spoils(service: Service, form: Format):
+def test_an_export_has_the_defects_of_the_service(service: Service, form: Format):
     given_settings = settings(defects=SMALL)
     simulator = Simulator(given_settings.configuration())
     sink = io.BytesIO()
@@ -642,7 +644,7 @@ def test_a_column_is_retyped_from_a_moment_on(
     assert sent_rows(injector(drift=drift), few) == clean_rows(few)
 
 
-def test_a_spoiled_value_that_is_no_number_stays_a_string_when_its_column_becomes_one(
+def test_a_corrupted_value_that_is_no_number_stays_a_string_in_a_retyped_column(
     few: list[pa.RecordBatch],
 ):
     content = sent_as(injector("amount:1", f"retype:amount:{HOUR['start']}"), few, Format.JSON)

@@ -138,12 +138,12 @@ def test_latency_comes_before_the_answer(by_header: httpx.Client) -> None:
 def test_garbage_takes_the_place_of_64_bytes(by_header: httpx.Client, form: str) -> None:
     whole = _body(by_header, form)
     path = f"{ROWS}&format={form}"
-    spoiled = by_header.get(path, headers={HEADER: "garbage=500"}).content
-    assert len(spoiled) == len(whole)
-    assert (spoiled[:500], spoiled[564:]) == (whole[:500], whole[564:])
-    assert spoiled[500:564] != whole[500:564]
+    corrupted = by_header.get(path, headers={HEADER: "garbage=500"}).content
+    assert len(corrupted) == len(whole)
+    assert (corrupted[:500], corrupted[564:]) == (whole[:500], whole[564:])
+    assert corrupted[500:564] != whole[500:564]
     with pytest.raises(UnicodeDecodeError):
-        spoiled[500:564].decode()
+        corrupted[500:564].decode()
 
 
 @pytest.mark.parametrize("form", ["json", "csv"])
