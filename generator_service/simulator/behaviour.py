@@ -47,7 +47,7 @@ _FOLLOWING = 0.5
 """Share of rows that follow another of their customer: sessions have a mean of 1 / (1 - it)."""
 
 _GENERATIONS = 8
-"""The longest session: rows from the first to the last."""
+"""The most steps from a row back to the first of its session."""
 
 _LAG_BITS = 8
 _LAGS = np.minimum(-4.5 * np.log1p(-(np.arange(256) + 0.5) / 256), 30.0).astype(np.int64)

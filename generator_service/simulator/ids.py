@@ -1,7 +1,7 @@
 """Transaction ids: UUIDv7 texts that contain the position of their row.
 
-An id contains the row's time, and its index in its cell, encrypted with a key. So a row is found
-from its id alone, and ids sort in the order of the rows.
+An id contains the row's time, and its index in its cell plus a keyed hash and noise. So a row is
+found from its id alone, and ids sort in the order of the rows.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def texts(times: Integers, tail: Words) -> npt.NDArray[np.uint8]:
 
 
 def place_of(key: int, transaction_id: str) -> tuple[int, int] | None:
-    """Return the (cell, index) of an id, or None when it is not an id with this key."""
+    """Return the (cell, index) that an id has with the key; None for a text of another form."""
     if len(transaction_id) != WIDTH or any(transaction_id[at] != "-" for at in (8, 13, 18, 23)):
         return None
     digits = transaction_id.replace("-", "")
