@@ -188,16 +188,25 @@ def test_what_is_encoded_is_brought_to_the_disk_while_rows_still_come(
 ) -> None:
     """At the end little is left to wait for."""
     synced: list[int] = []
-    fdatasync = os.fdatasync
+    fdatasync = getattr(os, "fdatasync", os.fsync)
 
     def observed(descriptor: int) -> None:
         synced.append(os.fstat(descriptor).st_size)
         fdatasync(descriptor)
 
-    monkeypatch.setattr(os, "fdatasync", observed)
+    monkeypatch.setattr(os, "fdatasync", observed, raising=False)
     stored = _publish(open_lake(load_settings()), rows=1_000)
     assert synced
     assert 0 < synced[0] < stored.size
+
+
+def test_a_system_without_fdatasync_publishes_as_well(
+    steps: Steps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "fdatasync", raising=False)
+    lake = open_lake(load_settings())
+    stored = _publish(lake, rows=1_000)
+    assert lake.find(_KEY) == stored
 
 
 def test_a_file_that_is_not_whole_is_not_published(

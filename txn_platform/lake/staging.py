@@ -251,7 +251,9 @@ class StagingWriter:
 
     def _sync(self) -> None:
         with self._path.open("rb") as file:
-            os.fdatasync(file.fileno())
+            # macOS has no fdatasync.
+            sync: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)
+            sync(file.fileno())
 
 
 @contextlib.contextmanager
