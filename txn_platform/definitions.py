@@ -13,11 +13,17 @@ from txn_platform.defs.automation import (
     optimize_delta,
 )
 from txn_platform.defs.io_managers import LakeIOManager
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import (
+    CardKeyResource,
+    GeneratorResource,
+    LakeResource,
+    QuarantineResource,
+)
 
 
 def build_defs() -> dg.Definitions:
     """Fresh definitions; building them touches no network, no store and no environment."""
+    lake = LakeResource()
     return dg.Definitions(
         assets=[raw_transactions, validation, s3_parquet_transactions],
         jobs=[LAND_TRANSACTIONS, optimize_delta],
@@ -25,8 +31,10 @@ def build_defs() -> dg.Definitions:
         sensors=[on_watermark],
         resources={
             "generator": GeneratorResource(),
-            "lake": LakeIOManager(),
+            "store": lake,
+            "lake": LakeIOManager(lake=lake),
             "card_key": CardKeyResource(),
+            "quarantine": QuarantineResource(),
         },
         # The chain is linear: a process a step would cost seconds and gain nothing.
         executor=dg.in_process_executor,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast, override
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
 
 from dotenv.parser import parse_stream
 from pydantic import (
@@ -372,8 +372,12 @@ class Settings(BaseSettings):
         return require_folder(value)
 
 
-def load_settings() -> Settings:
+def load_settings(**given: Any) -> Settings:
     """The settings as the environment and `.env` have them now.
+
+    Args:
+        given: settings by the names of their fields, which come before the environment; None is
+            unset.
 
     Raises:
         UserError: a variable's value is not allowed, or `.env` can't be read; names the variable,
@@ -381,7 +385,13 @@ def load_settings() -> Settings:
     """
     try:
         _require_readable_lines()
-        return Settings()
+        return Settings(
+            **{
+                _names(Settings.model_fields[name])[0]: value
+                for name, value in given.items()
+                if value is not None
+            }
+        )
     except ValidationError as error:
         env_file_names = env_file_variables()
         faults = "; ".join(

@@ -13,8 +13,7 @@ from deltalake import DeltaTable
 from txn_platform.cli import main
 from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
-from txn_platform.defs.io_managers import LakeIOManager
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import GeneratorResource
 from txn_platform.errors import UserError
 from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.layout import object_key, window_of_key
@@ -23,6 +22,7 @@ from txn_platform.lake.parquet import Encoding
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
+from txn_platform_tests.run_resources import run_resources
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 
 _PARTITION = "2026-11-01-00:00"
@@ -173,11 +173,7 @@ def _materialize(source: ServedSource, *names: str) -> dg.ExecuteInProcessResult
         [raw_transactions, validation, s3_parquet_transactions, spend],
         selection=list(names) or None,
         partition_key=_PARTITION,
-        resources={
-            "generator": GeneratorResource(url=source.url),
-            "lake": LakeIOManager(),
-            "card_key": CardKeyResource(),
-        },
+        resources=run_resources(GeneratorResource(url=source.url)),
     )
 
 

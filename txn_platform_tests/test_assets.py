@@ -31,13 +31,13 @@ from txn_platform.contract.schema import (
 )
 from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
-from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.partitions import HOURS
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import GeneratorResource
 from txn_platform.lake.parquet import open_parquet, read_batches
 from txn_platform.rows.proof import prove_published
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform_tests.conftest import S3Endpoint
+from txn_platform_tests.run_resources import lake_resources, run_resources
 from txn_platform_tests.served_source import ServedSource, sent_frame, sent_row, served
 
 _PARTITION = "2026-11-01-00:00"
@@ -82,11 +82,7 @@ def _materialize(
         selection=selection or list(names) or None,
         instance=instance,
         partition_key=_PARTITION,
-        resources={
-            "generator": GeneratorResource(url=source.url),
-            "lake": LakeIOManager(),
-            "card_key": CardKeyResource(),
-        },
+        resources=run_resources(GeneratorResource(url=source.url)),
         run_config={"ops": ops} if ops else None,
         raise_on_error=False,
     )
@@ -493,11 +489,7 @@ def test_card_numbers_are_in_the_raw_zone_and_the_quarantine_only(there: ServedS
             _ASSETS,
             instance=instance,
             partition_key=_PARTITION,
-            resources={
-                "generator": GeneratorResource(url=there.url),
-                "lake": LakeIOManager(),
-                "card_key": CardKeyResource(),
-            },
+            resources=run_resources(GeneratorResource(url=there.url)),
         )
         events = "".join(map(str, instance.all_logs(result.run_id)))
     assert "4111111111111111" not in events
@@ -584,7 +576,7 @@ def test_users_assets_load_by_annotation_and_store_what_they_return(
         [downstream, _STORED],
         selection=["passed_on"],
         partition_key=_PARTITION,
-        resources={"lake": LakeIOManager()},
+        resources=lake_resources(),
     )
     assert result.success
     stored = Path(str(_PUBLISHED).replace("s3_parquet_transactions", "passed_on"))
@@ -607,7 +599,7 @@ def test_a_day_loads_its_hours_as_one_frame(there: ServedSource) -> None:
         [rows_of_day, _STORED],
         selection=["rows_of_day"],
         partition_key="2026-11-01",
-        resources={"lake": LakeIOManager(), "io_manager": dg.mem_io_manager},
+        resources=lake_resources() | {"io_manager": dg.mem_io_manager},
     ).success
     assert seen == [24 * 200]
 

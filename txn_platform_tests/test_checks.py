@@ -26,12 +26,12 @@ from txn_platform.contract.schema import (
 )
 from txn_platform.defs import assets, checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
-from txn_platform.defs.io_managers import LakeIOManager
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import GeneratorResource
 from txn_platform.lake.parquet import open_parquet, read_batches
 from txn_platform.rows.proof import Proof, prove_published
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import Validator
+from txn_platform_tests.run_resources import run_resources
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 
 _PARTITION = "2026-11-01-00:00"
@@ -61,11 +61,7 @@ def _materialize(source: ServedSource, *names: str) -> dg.ExecuteInProcessResult
         [raw_transactions, validation, s3_parquet_transactions],
         selection=list(names) or None,
         partition_key=_PARTITION,
-        resources={
-            "generator": GeneratorResource(url=source.url),
-            "lake": LakeIOManager(),
-            "card_key": CardKeyResource(),
-        },
+        resources=run_resources(GeneratorResource(url=source.url)),
         raise_on_error=False,
     )
 

@@ -38,8 +38,7 @@ from deltalake import DeltaTable, Schema, write_deltalake
 from txn_platform.cli import main
 from txn_platform.contract.schema import PUBLISHED_SCHEMA
 from txn_platform.definitions import build_defs
-from txn_platform.defs.io_managers import LakeIOManager
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import GeneratorResource
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
 from txn_platform.lake.delta import Committed, DeltaLake, open_delta, require_delta
@@ -47,6 +46,7 @@ from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
+from txn_platform_tests.run_resources import run_resources
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 from txn_platform_tests.test_doors import run
 
@@ -714,11 +714,7 @@ def _materialize(source: ServedSource) -> dg.ExecuteInProcessResult:
             .execute_in_process(
                 instance=instance,
                 partition_key=_FIRST.partition_key,
-                resources={
-                    "generator": GeneratorResource(url=source.url),
-                    "lake": LakeIOManager(),
-                    "card_key": CardKeyResource(),
-                },
+                resources=run_resources(GeneratorResource(url=source.url)),
                 raise_on_error=False,
             )
         )

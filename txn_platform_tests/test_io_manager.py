@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.layout import partition_key_of_object, safe_segment
 from txn_platform.defs.partitions import HOURS
 from txn_platform.lake.directory import DirectoryLake
 from txn_platform.lake.layout import object_key
 from txn_platform.windows import Window
+from txn_platform_tests.run_resources import lake_resources
 
 _LAKE = Path(".txn/lake")
 _HOURLY = dg.AssetSpec(
@@ -65,7 +65,7 @@ def _materialize(
         [*assets, _HOURLY],
         partition_key=partition,
         tags=tags,
-        resources={"lake": LakeIOManager()},
+        resources=lake_resources(),
         raise_on_error=False,
         **options,
     )
@@ -532,7 +532,7 @@ def test_the_result_of_an_op_is_no_asset_to_keep() -> None:
     def result():
         return pl.DataFrame({"a": [1]})
 
-    @dg.job(resource_defs={"lake": LakeIOManager()})
+    @dg.job(resource_defs=lake_resources())
     def job() -> None:
         result()
 

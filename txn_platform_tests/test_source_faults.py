@@ -15,11 +15,11 @@ from generator_service.app import create_app
 from generator_service.faults import FaultsMiddleware
 from generator_service.settings import Settings
 from txn_platform.defs.assets import raw_transactions
-from txn_platform.defs.io_managers import LakeIOManager
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import GeneratorResource
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api
 from txn_platform.source.transport import Limits
+from txn_platform_tests.run_resources import run_resources
 from txn_platform_tests.served_app import served_app
 from txn_platform_tests.source_fault_cases import FAULT_CASES, FaultCase
 
@@ -114,11 +114,7 @@ def _land_from(
         [raw_transactions],
         instance=instance,
         partition_key=_PARTITION,
-        resources={
-            "generator": generator,
-            "lake": LakeIOManager(),
-            "card_key": CardKeyResource(),
-        },
+        resources=run_resources(generator),
         raise_on_error=False,
     )
 

@@ -25,7 +25,7 @@ from txn_platform.contract.schema import (
 )
 from txn_platform.defs import checks
 from txn_platform.defs.failures import failing_for_users
-from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, LakeIOManager
+from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA
 from txn_platform.defs.partitions import HOURS, window_of
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
@@ -33,7 +33,12 @@ from txn_platform.defs.publications import (
     latest_landing,
     publication_metadata,
 )
-from txn_platform.defs.resources import CardKeyResource, GeneratorResource
+from txn_platform.defs.resources import (
+    CardKeyResource,
+    GeneratorResource,
+    LakeResource,
+    QuarantineResource,
+)
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.layout import object_key
@@ -43,7 +48,6 @@ from txn_platform.rows.ordering import in_order
 from txn_platform.rows.proof import prove_published
 from txn_platform.rows.reconciliation import ControlTotals, Repeats
 from txn_platform.rows.window import validate_window
-from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
 # Whether the source stated them. Where it did not, they are those of the rows that were landed.
@@ -120,7 +124,7 @@ def raw_transactions(
     context: dg.AssetExecutionContext,
     config: LandingConfig,
     generator: GeneratorResource,
-    lake: dg.ResourceParam[LakeIOManager],
+    store: LakeResource,
     card_key: CardKeyResource,
 ) -> Iterator[Any]:
     """Land a window, and hold it against the source's control totals."""
@@ -136,13 +140,13 @@ def raw_transactions(
         as_of = datetime.now(UTC)
         landed = ControlTotals()
         repeats = Repeats()
-        with lake.lake.stage(RAW_SCHEMA, _LANDED) as writer:
+        with store.lake.stage(RAW_SCHEMA, _LANDED) as writer:
             for rows in source.batches(window, as_of):
                 landed += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
                 writer.write(rows)
             stated = source.control_totals(window, as_of)
             if not landed.rows and stated is None and not config.allow_empty:
-                _require_no_rows(lake.lake, window)
+                _require_no_rows(store.lake, window)
             writer.annotate(
                 {
                     SOURCE_TOTALS_NOTE: (stated or landed).to_json(),
@@ -222,24 +226,24 @@ class ValidationConfig(dg.Config):
     check_specs=[checks.EVERY_ROW_KEPT, checks.QUARANTINE_SHARE],
     can_subset=True,
 )
-def validation(
+def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
     context: dg.AssetExecutionContext,
     config: ValidationConfig,
     raw_transactions: LakeFile,
-    lake: dg.ResourceParam[LakeIOManager],
+    store: LakeResource,
     card_key: CardKeyResource,
+    quarantine: QuarantineResource,
 ) -> Iterator[Any]:
     """Judge every row of a landed window; both outputs come from one pass over it."""
     window = window_of(context)
     with failing_for_users(), ExitStack() as staged:
         protector = card_key.protector()
-        settings = load_settings()
         allowed = config.max_quarantine
         if allowed is None:
-            allowed = settings.max_quarantine
+            allowed = quarantine.largest_share()
         raw, digest = raw_transactions.parquet_with_digest(CODED_COLUMNS)
-        validated = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
-        quarantined = staged.enter_context(lake.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
+        validated = staged.enter_context(store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+        quarantined = staged.enter_context(store.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
 
         def write(conforming: pa.RecordBatch, rest: pa.RecordBatch) -> None:
             validated.write(conforming)
@@ -250,18 +254,18 @@ def validation(
             window,
             protector,
             write,
-            card_policy=settings.card_policy,
+            card_policy=card_key.policy,
             may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
         )
-        validated.annotate({_CARD_POLICY: settings.card_policy})
+        validated.annotate({_CARD_POLICY: card_key.policy})
         quarantined.annotate({LANDED_DIGEST: digest})
         kept = validated.finish()
         if not found.in_order:
-            ordered = staged.enter_context(lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+            ordered = staged.enter_context(store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
             with open_parquet(kept.path) as file:
                 for rows in in_order(file, window):
                     ordered.write(rows)
-            ordered.annotate({_CARD_POLICY: settings.card_policy})
+            ordered.annotate({_CARD_POLICY: card_key.policy})
             kept = ordered.finish()
         landed = _stated(raw)
         outputs = {
@@ -331,7 +335,7 @@ def s3_parquet_transactions(
     raw_transactions: LakeFile,
     validated_transactions: LakeFile,
     quarantined_transactions: LakeFile,
-    lake: dg.ResourceParam[LakeIOManager],
+    store: LakeResource,
 ) -> Iterator[Any]:
     """Prove a validated window from its file, and publish it."""
     with failing_for_users():
@@ -348,7 +352,7 @@ def s3_parquet_transactions(
             ),
             ControlTotals(),
         )
-        with lake.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
+        with store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             # Validated rows are laid out for readers already: they are not made anew, but proven.
             with open_parquet(writer.copy(validated_transactions.copy_to), CODED_COLUMNS) as file:
                 policy = _note(file, _CARD_POLICY)

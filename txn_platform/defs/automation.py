@@ -11,10 +11,9 @@ from typing import Final
 import dagster as dg
 
 from txn_platform.defs.failures import failing_for_users
-from txn_platform.defs.io_managers import LakeIOManager
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.publications import publications
-from txn_platform.defs.resources import GeneratorResource
+from txn_platform.defs.resources import GeneratorResource, LakeResource
 from txn_platform.defs.run_history import JOB, SENSOR, RunHistory, content_of
 from txn_platform.defs.sensor_cursor import Cursor
 from txn_platform.defs.sensor_tick import Tick
@@ -68,12 +67,10 @@ def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReas
 
 
 @dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
-def optimize_delta_table(
-    context: dg.OpExecutionContext, lake: dg.ResourceParam[LakeIOManager]
-) -> None:
+def optimize_delta_table(context: dg.OpExecutionContext, store: LakeResource) -> None:
     """What `txn optimize` does."""
     with failing_for_users():
-        done = require_delta(lake.delta).optimize(KEEP)
+        done = require_delta(store.delta).optimize(KEEP)
     context.add_output_metadata(asdict(done))
 
 

@@ -5,7 +5,6 @@ Where objects live and how they get there whole is `lake.py`'s matter.
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
 from types import NoneType, UnionType
 from typing import Any, Final, Self, Union, get_args, get_origin, override
 
@@ -17,14 +16,12 @@ import pyarrow.parquet as pq
 from txn_platform.defs.failures import failing_for_users, with_tracebacks
 from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
 from txn_platform.defs.layout import partition_key_of_object
+from txn_platform.defs.resources import LakeResource
 from txn_platform.errors import UserError
-from txn_platform.lake.base import Lake, LakeFile, StoredObject, explained_reads
-from txn_platform.lake.delta import DeltaLake, open_delta
+from txn_platform.lake.base import LakeFile, StoredObject, explained_reads
 from txn_platform.lake.layout import window_of_key
-from txn_platform.lake.opening import open_lake
 from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.staging import Staged
-from txn_platform.settings import load_settings
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
@@ -51,30 +48,14 @@ class LakeIOManager(dg.ConfigurableIOManager):
     them must exist, unless the input's metadata has `allow_missing_partitions`.
     """
 
+    lake: dg.ResourceDependency[LakeResource]
+
     @override
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self]:
         """For as long as a run lasts."""
         with with_tracebacks():
             yield self
-
-    @cached_property
-    def lake(self) -> Lake:
-        """The lake that the settings name.
-
-        Raises:
-            UserError: it can't be opened.
-        """
-        return open_lake(load_settings())
-
-    @cached_property
-    def delta(self) -> DeltaLake | None:
-        """The Delta table that the settings name, if any.
-
-        Raises:
-            UserError: see `open_delta`.
-        """
-        return open_delta(load_settings())
 
     @override
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
@@ -103,7 +84,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         if isinstance(returned, Staged):
             return self._publish(context, returned, key)
         reader = batches_of(returned)
-        with self.lake.stage(kept_schema(reader.schema), _ENCODING) as writer:
+        with self.lake.lake.stage(kept_schema(reader.schema), _ENCODING) as writer:
             with explained_writes():
                 for batch in reader:
                     writer.write(batch)
@@ -119,19 +100,19 @@ class LakeIOManager(dg.ConfigurableIOManager):
             staged.size,
             staged.seconds,
             "unchanged" if "unchanged" in metadata else "written",
-            self.lake.uri(key),
+            self.lake.lake.uri(key),
         )
         return metadata
 
     def _put(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
         clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
-        delta = self.delta if context.definition_metadata.get(IN_DELTA) else None
+        delta = self.lake.delta if context.definition_metadata.get(IN_DELTA) else None
         if delta is None:
-            return _described(self.lake.publish(staged, key, clear_cards=clear_cards), staged)
+            return _described(self.lake.lake.publish(staged, key, clear_cards=clear_cards), staged)
         delta.require_usable()
         # Opened before it is moved: both get the same rows, whoever else runs the window.
         with pq.ParquetFile(staged.path, memory_map=True) as file:
-            stored = self.lake.publish(staged, key, clear_cards=clear_cards)
+            stored = self.lake.lake.publish(staged, key, clear_cards=clear_cards)
             committed = delta.commit(file, window_of_key(key), staged.sha256)
         return {
             "delta_table": delta.uri,
@@ -169,7 +150,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         allowed = bool((context.definition_metadata or {}).get(ALLOW_MISSING))
         if not allowed and len(objects) == 1:
             return objects
-        absent = set(self.lake.absent(list(objects.values())))
+        absent = set(self.lake.lake.absent(list(objects.values())))
         missing = [partition for partition, key in objects.items() if key in absent]
         if not missing:
             return objects
@@ -196,7 +177,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
                         f"input {context.name} is {len(keys)} partitions: annotate it as a"
                         f" frame or a table, a {kind.__name__} is one"
                     )
-                file = LakeFile(self.lake, keys[0])
+                file = LakeFile(self.lake.lake, keys[0])
                 return file if kind is LakeFile else file.parquet()
             case pa.Table:
                 return self._table(context, keys)
@@ -205,11 +186,11 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
                 return self._table(context, keys).to_pandas(types_mapper=pd.ArrowDtype)
             case type() if issubclass(kind, pl.LazyFrame):
-                return self.lake.scan(keys)
+                return self.lake.lake.scan(keys)
             case type() if kind is object or issubclass(kind, pl.DataFrame):
                 try:
                     with explained_reads(f"input {context.name}"):
-                        return self.lake.scan(keys).collect()
+                        return self.lake.lake.scan(keys).collect()
                 except pl.exceptions.SchemaError:
                     raise _differing(context, kind) from None
             case _:
@@ -221,7 +202,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     def _table(self, context: dg.InputContext, keys: list[str]) -> pa.Table:
         try:
-            return pa.concat_tables(self.lake.open(key).read() for key in keys)
+            return pa.concat_tables(self.lake.lake.open(key).read() for key in keys)
         except pa.ArrowInvalid:
             raise _differing(context, pa.Table) from None
 

@@ -1,20 +1,28 @@
-"""Dagster's resources: the source, and the card key. The lake is in `io_managers.py`."""
+"""Dagster's resources: the source, the lake, the card key, the limit of the quarantine.
+
+Their fields are unset by default. What is unset comes from the settings, read when a run asks for
+it. A secret is given as `dg.EnvVar`, of which Dagster shows the name alone.
+"""
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Final, Self, override
+from functools import cached_property
+from typing import Final, Literal, Self, override
 
 import dagster as dg
 from pydantic import PrivateAttr
 
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
+from txn_platform.lake.base import Lake
+from txn_platform.lake.delta import DeltaLake, open_delta
+from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_child, generator_url
 from txn_platform.local.stack import running_generator
 from txn_platform.rows.card_key import card_protector
 from txn_platform.rows.protection import CardProtector
-from txn_platform.settings import load_settings
+from txn_platform.settings import Settings, load_settings
 from txn_platform.source.client import Source, source_api, source_limits
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
@@ -90,13 +98,87 @@ def _checked(url: str | None) -> str | None:
         raise UserError(f"resources.generator.config.url of the run's config {error}") from None
 
 
+class LakeResource(dg.ConfigurableResource["LakeResource"]):
+    """The lake, and the Delta table beside it: a bucket on S3 or a directory."""
+
+    bucket: str | None = None
+    """`AWS_BUCKET_NAME` when unset; without both the lake is a directory."""
+    lake_prefix: str | None = None
+    """`TXN_LAKE_PREFIX` when unset."""
+    endpoint_url: str | None = None
+    """`AWS_ENDPOINT_URL` when unset."""
+    region: str | None = None
+    """`AWS_REGION` when unset."""
+    access_key_id: str | None = None
+    """`AWS_ACCESS_KEY_ID` when unset; as `dg.EnvVar`."""
+    secret_access_key: str | None = None
+    """`AWS_SECRET_ACCESS_KEY` when unset; as `dg.EnvVar`."""
+    delta_path: str | None = None
+    """`DELTA_LAKE_S3_PATH` when unset; without both there is no table."""
+
+    @cached_property
+    def lake(self) -> Lake:
+        """The lake.
+
+        Raises:
+            UserError: it can't be opened.
+        """
+        return open_lake(self._settings)
+
+    @cached_property
+    def delta(self) -> DeltaLake | None:
+        """The Delta table, if there is one.
+
+        Raises:
+            UserError: see `open_delta`.
+        """
+        return open_delta(self._settings)
+
+    @property
+    def _settings(self) -> Settings:
+        return load_settings(
+            bucket=self.bucket,
+            lake_prefix=self.lake_prefix,
+            endpoint_url=self.endpoint_url,
+            region=self.region,
+            access_key_id=self.access_key_id,
+            secret_access_key=self.secret_access_key,
+            delta_path=self.delta_path,
+        )
+
+
 class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
-    """The key of card tokens: `TXN_CARD_KEY`, or one made once and kept under `TXN_HOME`."""
+    """How card numbers are published: under which key, or in clear."""
+
+    key: str | None = None
+    """`TXN_CARD_KEY` when unset, or a key made once and kept under `TXN_HOME`; as `dg.EnvVar`."""
+    card_policy: str | None = None
+    """`token` or `clear`; `TXN_CARD_POLICY` when unset."""
+
+    @property
+    def policy(self) -> Literal["token", "clear"]:
+        """Whether card numbers are replaced by tokens, or published as sent."""
+        return self._settings.card_policy
 
     def protector(self) -> CardProtector:
-        """What turns card numbers into tokens and masks under the key.
+        """Turns card numbers into tokens and masks under the key.
 
         Raises:
             UserError: see `card_key.card_protector`.
         """
-        return card_protector(load_settings())
+        return card_protector(self._settings)
+
+    @property
+    def _settings(self) -> Settings:
+        return load_settings(card_key=self.key, card_policy=self.card_policy)
+
+
+class QuarantineResource(dg.ConfigurableResource["QuarantineResource"]):
+    """How much of a window may be quarantined."""
+
+    max_quarantine: float | None = None
+    """The largest share, 0 to 1; `TXN_MAX_QUARANTINE` when unset."""
+
+    def largest_share(self) -> float:
+        """The largest share of quarantined rows with which a window is published."""
+        return load_settings(max_quarantine=self.max_quarantine).max_quarantine
