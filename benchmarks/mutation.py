@@ -431,6 +431,7 @@ def main() -> None:
         "--most", type=float, default=60, help="seconds of tests that a mutant has to outlive"
     )
     parser.add_argument("--output", type=Path, default=Path("mutants.json"))
+    parser.add_argument("--resume", action="store_true", help="go on with what --output has")
     parser.add_argument("--collected", type=Path, help="a clone with the records of an earlier run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
@@ -450,6 +451,12 @@ def main() -> None:
             trees.put(tree)
         lock = threading.Lock()
         outcomes: list[Outcome] = []
+        if options.resume:
+            outcomes += [Outcome(**each) for each in json.loads(options.output.read_text())]
+        judged = {(each.path, each.line, each.kind, each.change) for each in outcomes}
+        left = [
+            each for each in sample if (each.path, each.line, each.kind, each.change) not in judged
+        ]
 
         def work(mutant: Mutant) -> None:
             tree = trees.get()
@@ -467,7 +474,7 @@ def main() -> None:
                 options.output.write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
 
         with ThreadPoolExecutor(options.workers) as pool:
-            list(pool.map(work, sample))
+            list(pool.map(work, left))
     killed = sum(outcome.fate in {"killed", "timeout"} for outcome in outcomes)
     print(
         f"{killed} of {len(outcomes)} killed ({killed / max(len(outcomes), 1):.1%});"
