@@ -642,11 +642,15 @@ class _Named:
 async def _refuse(request: Request, error: Exception) -> Response:
     """Answer with the problem that an error is; an error that is none of the client's is a 500."""
     problem = _problem(request, error)
+    headers = None
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        # This answer passes by the middleware that names the source, and uvicorn closes the
+        # connection behind it: without a word, the client's next request would be reset.
+        headers = {**_source(request).headers, "Connection": "close"}
     return Response(
         problem.model_dump_json(),
         problem.status,
-        # What fails badly passes by the middleware, so its answer is named here.
-        headers=_source(request).headers if problem.status == 500 else None,
+        headers=headers,
         media_type="application/problem+json",
     )
 
