@@ -37,35 +37,7 @@ import coverage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MODULES = [
-    "validation",
-    "reconciliation",
-    "protection",
-    "timestamps",
-    "ordering",
-    "lake",
-    "s3_lake",
-    "s3",
-    "delta",
-    "s3_access",
-    "s3_probe",
-    "network",
-    "source",
-    "transport",
-    "decoding",
-    "decode_limits",
-    "content_coding",
-    "arrow_messages",
-    "arrow_text",
-    "json_columns",
-    "json_objects",
-    "json_rows",
-    "landed_rows",
-    "card_key",
-    "card_numbers",
-    "quarantine",
-    "defs/*",
-]
+MODULES = ["contract/card_numbers", "defs/*", "lake/*", "network", "rows/*", "source/*"]
 
 _ROOT = Path(__file__).parent.parent
 _CONFIGURATION = """
@@ -431,6 +403,7 @@ def main() -> None:
         "--most", type=float, default=60, help="seconds of tests that a mutant has to outlive"
     )
     parser.add_argument("--output", type=Path, default=Path("mutants.json"))
+    parser.add_argument("--resume", action="store_true", help="go on with what --output has")
     parser.add_argument("--collected", type=Path, help="a clone with the records of an earlier run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
@@ -450,6 +423,12 @@ def main() -> None:
             trees.put(tree)
         lock = threading.Lock()
         outcomes: list[Outcome] = []
+        if options.resume:
+            outcomes += [Outcome(**each) for each in json.loads(options.output.read_text())]
+        judged = {(each.path, each.line, each.kind, each.change) for each in outcomes}
+        left = [
+            each for each in sample if (each.path, each.line, each.kind, each.change) not in judged
+        ]
 
         def work(mutant: Mutant) -> None:
             tree = trees.get()
@@ -467,7 +446,7 @@ def main() -> None:
                 options.output.write_text(json.dumps([asdict(each) for each in outcomes], indent=1))
 
         with ThreadPoolExecutor(options.workers) as pool:
-            list(pool.map(work, sample))
+            list(pool.map(work, left))
     killed = sum(outcome.fate in {"killed", "timeout"} for outcome in outcomes)
     print(
         f"{killed} of {len(outcomes)} killed ({killed / max(len(outcomes), 1):.1%});"

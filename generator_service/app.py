@@ -24,11 +24,15 @@ from generator_service.source import Source, clock
 async def _refuse(request: Request, error: Exception) -> Response:
     """Return the problem of an error; an error that the client did not cause is a 500."""
     problem = _problem(request, error)
+    headers = None
+    if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        # This response does not pass the middleware, and uvicorn closes the connection after it. A
+        # client that is not told would send its next request into it.
+        headers = {**request.app.state.source.headers, "Connection": "close"}
     return Response(
         problem.model_dump_json(),
         problem.status,
-        # The response to an unexpected error does not pass the middleware.
-        headers=request.app.state.source.headers if problem.status == 500 else None,
+        headers=headers,
         media_type="application/problem+json",
     )
 

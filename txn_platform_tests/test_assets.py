@@ -33,6 +33,8 @@ from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.resources import GeneratorResource
+from txn_platform.lake.base import StoredObject
+from txn_platform.lake.directory import DirectoryLake
 from txn_platform.lake.parquet import open_parquet, read_batches
 from txn_platform.rows.proof import prove_published
 from txn_platform.rows.reconciliation import ControlTotals
@@ -375,6 +377,18 @@ def test_the_checks_of_a_window_hold_also_when_a_run_does_not_record_them(
     assert not result.success
     assert not result.get_asset_check_evaluations()
     assert not list(Path(".txn").rglob("*.parquet"))
+
+
+def test_a_window_that_another_run_has_replaced_is_recorded_as_superseded(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = DirectoryLake.publish
+
+    def superseded(*args: Any, **kwargs: Any) -> StoredObject:
+        return replace(publish(*args, **kwargs), superseded=True)
+
+    monkeypatch.setattr(DirectoryLake, "publish", superseded)
+    assert _published_metadata(_materialize(there))["superseded"] is True
 
 
 def test_a_source_without_totals_gets_no_check_of_totals(

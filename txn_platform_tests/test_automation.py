@@ -27,7 +27,8 @@ from txn_platform.defs.publications import (
     publication_metadata,
 )
 from txn_platform.defs.resources import GeneratorResource
-from txn_platform.defs.run_history import JOB, SENSOR, pause_after
+from txn_platform.defs.run_history import JOB, SENSOR, is_lost, pause_after
+from txn_platform.errors import UserError
 from txn_platform.lake.layout import object_key
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.windows import Window
@@ -253,6 +254,15 @@ def test_pauses_grow_to_an_hour() -> None:
     pauses = [pause_after(attempts).total_seconds() for attempts in range(1, 12)]
     assert pauses == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600]
     assert pause_after(10**9) == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("attempt", "seconds"), [(1, 60), (2, 120), (6, 1920), (7, 3600), (10**9, 3600)]
+)
+def test_a_run_that_is_not_there_is_lost_after_a_while(attempt: int, seconds: int) -> None:
+    asked, while_ = _hour(0).start, timedelta(seconds=seconds)
+    assert is_lost(asked, attempt, asked + while_)
+    assert not is_lost(asked, attempt, asked + while_ - timedelta(microseconds=1))
 
 
 def test_a_window_that_failed_by_its_source_or_store_is_asked_for_again_with_growing_pauses(
@@ -512,6 +522,18 @@ def test_the_tick_is_well_within_the_time_that_dagster_gives_it() -> None:
     assert sensor_tick.BUDGET_SECONDS == 20
     # A generator is started, one question each for the watermark and the last window.
     assert sensor_tick.BUDGET_SECONDS + longest + sensor_tick._LAKE_SECONDS < 45
+
+
+def test_the_source_of_a_tick_is_the_one_that_the_settings_name(
+    auto: Automation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENERATOR_URL", auto.source.url)
+    assert GeneratorResource().source_for_tick().watermark() == _hour(3).start
+    # The run's own configuration comes first.
+    other = GeneratorResource(url="http://127.0.0.1:9").source_for_tick()
+    with pytest.raises(UserError, match=r"no source answers at http://127\.0\.0\.1:9"):
+        other.watermark()
+    assert not _generators()
 
 
 def _generators() -> list[psutil.Process]:

@@ -73,6 +73,16 @@ def test_luhn_agrees_with_the_sum_by_hand(numbers: list[str | None]) -> None:
     assert luhn_is_valid(pl.Series(numbers, dtype=pl.String)).to_list() == expected
 
 
+@pytest.mark.parametrize("other", ["/", ":"])
+def test_what_stands_beside_the_digits_in_ascii_is_no_digit(other: str) -> None:
+    texts = [
+        f"{'4111111111111111'[:at]}{other}{'4111111111111111'[at + 1 : 15]}{last}"
+        for at in range(15)
+        for last in range(10)
+    ]
+    assert not luhn_is_valid(pl.Series(texts)).any()
+
+
 def test_luhn_knows_the_networks_test_numbers() -> None:
     valid = ["4111111111111111", "5555555555554444", "378282246310005", "6011111111111117"]
     assert luhn_is_valid(pl.Series(valid)).all()

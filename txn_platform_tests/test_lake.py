@@ -97,6 +97,24 @@ def test_what_is_absent_has_no_file_and_no_digest(lake: Lake) -> None:
         lake.open_with_digest(_KEY)
 
 
+def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = open_lake(load_settings())
+    _publish(lake, _rows(1))
+    folder = Path(lake.uri(_KEY)).parent.parent
+    look = os.scandir
+
+    def refused(path: str) -> Any:
+        if Path(path) == folder:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=f"{folder} can't be read .Permission denied.: allow it"):
+        lake.keys("asset")
+
+
 def test_what_is_published_can_be_read_back(lake: Lake) -> None:
     stored = _publish(lake, _rows(150), _rows(30, "b"))
     assert lake.find(_KEY) == stored

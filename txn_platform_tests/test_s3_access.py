@@ -325,6 +325,7 @@ def test_a_bucket_in_the_endpoints_host_is_pointed_out_where_the_store_fails(
         ("https://STORE", " other , Store ", True),
         ("https://store.", "other,,", False),
         ("https://10.1.2.3", "10.0.0.0/8", True),
+        ("https://10.1.2.3", "10.9.9.9/8", True),
         ("https://11.1.2.3", "10.0.0.0/8", False),
         ("https://[fd00::1]", "fd00::/8", True),
         ("https://127.0.0.1", "", True),

@@ -122,7 +122,7 @@ def _plain(column: Column, name: str, budget: Budget) -> Column:
             text = _json(column)
         else:
             text = column.cast(_TEXT)
-        budget.take(0, max(0, text.nbytes - column.nbytes))
+        budget.take(0, max(0, text.nbytes - _size(column)))
     except (
         pa.ArrowException,
         ValueError,
@@ -133,6 +133,15 @@ def _plain(column: Column, name: str, budget: Budget) -> Column:
     ):
         raise _no_text(name, kind) from None
     return text
+
+
+def _size(column: Column) -> int:
+    """The bytes of a column. An empty one may lack buffers, and so may a child of a nested one:
+    Arrow's `nbytes` ends the process there.
+    """
+    if _is_nested(column.type) or not len(column):
+        return column.get_total_buffer_size()
+    return column.nbytes
 
 
 def _no_text(name: str, kind: pa.DataType) -> RefusedError:

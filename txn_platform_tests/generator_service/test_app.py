@@ -739,10 +739,13 @@ def test_what_fails_before_the_first_row_is_a_problem(
         raise RuntimeError("lost")
 
     monkeypatch.setattr(Simulator, "count", failing)
-    headers = {"Connection": "close"}
-    body = problem(service.client.get(WINDOW_PATH, params=HOUR, headers=headers), 500)
+    answer = service.get(WINDOW_PATH, **HOUR)
+    body = problem(answer, 500)
     assert body["type"] == "/problems/internal-error"
     assert "lost" not in json.dumps(body)
+    # The server closes the connection: a client that is not told would use it again.
+    assert answer.headers["connection"] == "close"
+    assert service.get("/healthz").status_code == 200
 
 
 # HEAD.
