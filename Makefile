@@ -25,7 +25,7 @@ NO_PYTHON := make: no Python from 3.12 on is on PATH. Install one (apt-get insta
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 # Tests without a server, a child process or Dagster: half a minute on two cores.
-FAST := $(addprefix txn_platform_tests/,test_ahead.py test_arrow_text.py test_card_numbers.py \
+FAST := $(addprefix txn_platform_tests/,test_prefetch.py test_arrow_text.py test_card_numbers.py \
   test_columns.py test_contract.py test_decoding.py test_layers.py test_ordering.py test_protection.py \
   test_reconciliation.py test_reliability_page.py test_timestamps.py test_validation.py test_windows.py)
 

@@ -102,14 +102,15 @@ def rows_of(configuration: Configuration, first_day: int) -> Rows:
     simulator = Simulator(configuration)
     start = first_day - LOOK_BACK * DAY
     end = first_day + (TRAIN_DAYS + DELAY_DAYS + TEST_DAYS) * DAY
-    coded = ("merchant_category_code", "transaction_type", "channel", "currency", "country")
+    encoded = ("merchant_category_code", "transaction_type", "channel", "currency", "country")
     kept = ["transaction_at", "customer_id", "merchant_id", "amount", "latitude", "longitude"]
     table = pa.Table.from_batches(
-        batch.select([*kept, *coded, "is_fraud"]) for batch in simulator.batches(Window(start, end))
+        batch.select([*kept, *encoded, "is_fraud"])
+        for batch in simulator.batches(Window(start, end))
     )
     times = table["transaction_at"].cast(pa.int64()).to_numpy()
     columns = {
-        name: _codes(table[name]).astype(float) for name in (*coded, "customer_id", "merchant_id")
+        name: _codes(table[name]).astype(float) for name in (*encoded, "customer_id", "merchant_id")
     }
     columns["latitude"] = table["latitude"].to_numpy()
     columns["longitude"] = table["longitude"].to_numpy()

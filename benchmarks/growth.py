@@ -42,7 +42,7 @@ from measuring import (
     write_results,
 )
 
-from txn_platform.local.processes import Child
+from txn_platform.local.processes import ManagedProcess
 from txn_platform.source.client import Source
 from txn_platform.windows import WINDOW_LENGTH, Window
 
@@ -158,7 +158,7 @@ def _by_daemon(keys: list[str], environment: dict[str, str], directory: Path) ->
     )
     environment = environment | {"DAGSTER_HOME": str(home)}
     module = ("-m", "txn_platform.definitions")
-    daemon = Child(
+    daemon = ManagedProcess(
         "dagster-daemon",
         [str(PROGRAMS / "dagster-daemon"), "run", *module],
         log=directory / "daemon.txt",

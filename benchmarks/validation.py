@@ -76,7 +76,7 @@ def ours(batches: list[pa.RecordBatch]) -> int:
         lambda names: (batch if names is None else batch.select(names) for batch in batches)
     )
     return sum(
-        judged.quarantined.num_rows for judged in map(Validator(WINDOW, repeats).judge, batches)
+        judged.quarantined.num_rows for judged in map(Validator(WINDOW, repeats).validate, batches)
     )
 
 

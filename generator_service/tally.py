@@ -83,10 +83,10 @@ def _sent(rows: wire.Mixed) -> Iterator[pa.RecordBatch]:
 def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]:
     if not isinstance(types, pa.DictionaryArray):
         types = pc.dictionary_encode(types.cast(pa.string()))
-    coded = cast("pa.DictionaryArray[Any, Any]", types)
-    names = [*cast("list[str]", coded.dictionary.to_pylist()), ""]
+    encoded = cast("pa.DictionaryArray[Any, Any]", types)
+    names = [*cast("list[str]", encoded.dictionary.to_pylist()), ""]
     # The index of null: the empty name, which comes last.
-    codes = coded.indices.fill_null(len(names) - 1).to_numpy()
+    codes = encoded.indices.fill_null(len(names) - 1).to_numpy()
     cents = _cents(amounts)
     # bincount sums floats: the 32-bit halves are exact in them, and 64-bit sums could overflow.
     high, low = (

@@ -150,9 +150,9 @@ def _dictionary_text(numbers: _Numbers) -> Column:
 
 
 def _coded_coordinate_text(column: Column) -> Column:
-    coded = cast("pa.DictionaryArray[Any, Any]", column)
-    words = _dictionary_text(_Numbers(coded.dictionary))
-    return pa.DictionaryArray.from_arrays(coded.indices, words, safe=False)
+    encoded = cast("pa.DictionaryArray[Any, Any]", column)
+    words = _dictionary_text(_Numbers(encoded.dictionary))
+    return pa.DictionaryArray.from_arrays(encoded.indices, words, safe=False)
 
 
 @dataclass(frozen=True)

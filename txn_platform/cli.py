@@ -179,9 +179,9 @@ def run(partition: str | None, last: int | None, *, as_json: bool, allow_empty: 
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
 def dev(*, directory: bool, port: int) -> None:
     """Run the generator, an S3 server and the Dagster UI until Ctrl-C."""
-    from txn_platform.local.stack import laptop
+    from txn_platform.local.stack import local_stack_services
 
-    with laptop(directory=directory, ui=True, ui_port=port) as services:
+    with local_stack_services(directory=directory, ui=True, ui_port=port) as services:
         for name, address in services.addresses.items():
             _print(f"{name:10} {address}")
         _print("Ctrl-C stops all of them.")
@@ -192,9 +192,9 @@ def dev(*, directory: bool, port: int) -> None:
 @click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
 def demo(*, directory: bool) -> None:
     """Run the newest complete hour once, with servers of its own, and show the result."""
-    from txn_platform.local.stack import laptop
+    from txn_platform.local.stack import local_stack_services
 
-    with laptop(directory=directory, ui=False) as services:
+    with local_stack_services(directory=directory, ui=False) as services:
         for name, address in services.addresses.items():
             _print(f"{name:10} {address}")
         os.environ.update(services.environment)

@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from txn_platform.contract.schema import PUBLISHED_SCHEMA
-from txn_platform.local.processes import Child, free_ports, generator_child, generator_url
+from txn_platform.local.processes import ManagedProcess, free_ports, generator_child, generator_url
 from txn_platform.local.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
 from txn_platform_tests import forked
@@ -145,7 +145,7 @@ class Source:
         self._child = self._start()
         self.url = generator_url(self._child)
 
-    def _start(self) -> Child:
+    def _start(self) -> ManagedProcess:
         return generator_child(port=self._port, environment=self._environment)
 
     def kill(self) -> None:
@@ -438,7 +438,7 @@ class Killing:
         run = self._world.start(self._new.source, self._partition, own_generator=cold, cold=cold)
         run.process.join(share * self._seconds * (_COLD_RUNS_TAKE if cold else 1))
         ended = run.kill()
-        return self.judge("cold run" if cold else "run", "succeeded" if ended else "killed")
+        return self.validate("cold run" if cold else "run", "succeeded" if ended else "killed")
 
     def generator(self, share: float) -> Kill:
         """Kill the generator during a run, which must end by itself."""
@@ -448,7 +448,7 @@ class Killing:
         run.require_explained()
         ended = "succeeded" if run.wait() == 0 else "failed"
         self._new.source.restart()
-        return self.judge("generator", ended)
+        return self.validate("generator", ended)
 
     def server(self, share: float, server: S3Server) -> Kill:
         """Kill the S3 server during a run, and start it again at once, with its data."""
@@ -456,9 +456,9 @@ class Killing:
         run.process.join(share * self._seconds)
         server.kill_and_restart()
         run.require_explained()
-        return self.judge("S3 server", "succeeded" if run.wait() == 0 else "failed")
+        return self.validate("S3 server", "succeeded" if run.wait() == 0 else "failed")
 
-    def judge(self, victim: str, ended: str) -> Kill:
+    def validate(self, victim: str, ended: str) -> Kill:
         """Hold what a kill left against the promise, and have the next run complete it."""
         found = self._world.digests()
         for key, digest in found.items():
@@ -652,7 +652,7 @@ class Soak:
             self._restart()
             for each in ended:
                 each.result()
-        self._judge(as_of=as_of)
+        self._validate(as_of=as_of)
 
     def after_the_late_rows(self, as_of: str) -> int:
         """Run again what has grown since, as the sensor does; how many windows that were."""
@@ -664,7 +664,7 @@ class Soak:
         ]
         with ThreadPoolExecutor(self._processes) as pool:
             list(pool.map(self._materialize, grown))
-        self._judge()
+        self._validate()
         return len(grown)
 
     def _materialize(self, partition: str) -> None:
@@ -696,7 +696,7 @@ class Soak:
         self._source.restart()
         self._calm.set()
 
-    def _judge(self, **query: str) -> None:
+    def _validate(self, **query: str) -> None:
         for partition in self._partitions:
             self._world.require_reconciled(partition, self._source.sent(partition, **query))
         self._world.require_tidy()

@@ -21,7 +21,7 @@ from botocore.config import Config
 from hypothesis import HealthCheck, settings
 
 from txn_platform.local import processes
-from txn_platform.local.processes import Child
+from txn_platform.local.processes import ManagedProcess
 from txn_platform.local.seaweedfs import REGION, SeaweedFS, available
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
 def _start_moto(servers: ExitStack, directory: Path) -> S3Endpoint:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    moto = servers.enter_context(Child("moto", command, log=directory / "moto.log"))
+    moto = servers.enter_context(ManagedProcess("moto", command, log=directory / "moto.log"))
     running = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
     url = moto.wait_until(lambda: running.search(moto.output()), timeout=60)[1]
     endpoint = S3Endpoint(url, "key-of-moto", "secret-of-moto", "transactions")

@@ -205,9 +205,9 @@ def _arrow_body(chance: random.Random) -> bytes:
 def _arrow_seeds() -> list[bytes]:
     plain = pa.Table.from_pylist(_ROWS)
     place = plain.schema.get_field_index("merchant_id")
-    coded = plain.set_column(place, "merchant_id", plain["merchant_id"].dictionary_encode())
+    encoded = plain.set_column(place, "merchant_id", plain["merchant_id"].dictionary_encode())
     bodies: list[bytes] = []
-    for table in (plain, coded):
+    for table in (plain, encoded):
         for coding in (None, "zstd"):
             sink = io.BytesIO()
             options = pa.ipc.IpcWriteOptions(compression=coding)
@@ -355,7 +355,7 @@ def _source(content: bytes) -> Source:
     return source
 
 
-def _judge(body: bytes, batches: list[pa.RecordBatch]) -> None:
+def _validate(body: bytes, batches: list[pa.RecordBatch]) -> None:
     """Validate and count the rows of some of the inputs: all would take longer."""
     if zlib.crc32(body) % _JUDGED:
         return
@@ -367,7 +367,7 @@ def _judge(body: bytes, batches: list[pa.RecordBatch]) -> None:
         rows = pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
         rows.validate(full=True)
         totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
-        judged = validator.judge(rows)
+        judged = validator.validate(rows)
         if len(judged.conforming) + len(judged.quarantined) != len(rows):
             raise AssertionError("a row is lost")
         tally.add(judged.quarantined)
@@ -392,13 +392,13 @@ def _require_no_secret(message: str) -> None:
 def _decode(wire: str) -> Callable[[bytes], None]:
     def read(body: bytes) -> None:
         content = io.BufferedReader(io.BytesIO(body))
-        _judge(body, list(DECODERS[wire](content, Budget(_MOST_BYTES))))
+        _validate(body, list(DECODERS[wire](content, Budget(_MOST_BYTES))))
 
     return read
 
 
 def _read_page(body: bytes) -> None:
-    _judge(body, [page(body, ["data"], ["next"], Budget(_MOST_BYTES)).rows])
+    _validate(body, [page(body, ["data"], ["next"], Budget(_MOST_BYTES)).rows])
 
 
 def _read_totals(body: bytes) -> None:

@@ -24,7 +24,7 @@ from dagster._core.loader import LoadingContextForTest
 
 from txn_platform.cli import main
 from txn_platform.contract.schema import (
-    CODED_COLUMNS,
+    DICTIONARY_ENCODED_COLUMNS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
@@ -652,7 +652,7 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
     nullable = pa.schema([field.with_nullable(True) for field in PUBLISHED_SCHEMA])
     path = tmp_path / "bad.parquet"
     pq.write_table(pa.table(columns, schema=nullable), path)
-    with open_parquet(path, CODED_COLUMNS) as file:
+    with open_parquet(path, DICTIONARY_ENCODED_COLUMNS) as file:
         (schema,) = _proven(file, ControlTotals())
     assert not schema.passed
     assert "amount" in (schema.description or "")
@@ -664,7 +664,7 @@ def test_the_proof_of_the_published_file_can_fail(tmp_path: Path) -> None:
         for name, column in columns.items()
     }
     pq.write_table(pa.table(filled, schema=PUBLISHED_SCHEMA), path)
-    with open_parquet(path, CODED_COLUMNS) as file:
+    with open_parquet(path, DICTIONARY_ENCODED_COLUMNS) as file:
         results = _proven(file, ControlTotals())
     assert {result.check_name for result in results if not result.passed} == {
         "ids_are_unique",
@@ -699,7 +699,7 @@ def test_a_card_number_in_any_part_of_the_file_is_found_and_its_position_told(
         bad = good.set_column(at, good.schema.field(at), pa.array(values, pa.string()))
         # Four row groups, each with a dictionary of its own.
         pq.write_table(bad, path, row_group_size=50)
-        with open_parquet(path, CODED_COLUMNS) as file:
+        with open_parquet(path, DICTIONARY_ENCODED_COLUMNS) as file:
             totals = ControlTotals.of(pl.DataFrame(good))
             results = _proven(file, totals)
         failed = {result.check_name: result.description for result in results if not result.passed}

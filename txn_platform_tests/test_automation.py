@@ -570,7 +570,7 @@ def test_a_tick_uses_the_generator_of_the_local_stack(
 ) -> None:
     home = Path(".txn")
     (home / "logs").mkdir(parents=True)
-    (home / "laptop.lock").write_text(str(psutil.Process().pid))
+    (home / "stack.lock").write_text(str(psutil.Process().pid))
     (home / "logs" / "generator.log").write_text(
         f"generator_service listening on {auto.source.url}\n"
     )
@@ -578,7 +578,7 @@ def test_a_tick_uses_the_generator_of_the_local_stack(
     monkeypatch.setitem(auto.source.pages, "/healthz", b"{}")
     assert auto.tick() == _keys(0, 3)
     # Its process is gone: what answers there is another's.
-    (home / "laptop.lock").write_text("999999999")
+    (home / "stack.lock").write_text("999999999")
     monkeypatch.setenv("GENERATOR_TPS", "nonsense")
     auto.source.watermark = _hour(4).start
     assert auto.tick() == []

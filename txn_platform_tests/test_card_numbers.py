@@ -25,7 +25,7 @@ from txn_platform.contract.schema import (
 )
 from txn_platform_tests.card_spellings import SPELLINGS
 from txn_platform_tests.served_source import sent_row
-from txn_platform_tests.test_validation import judge, reasons_of
+from txn_platform_tests.test_validation import reasons_of, validate
 
 _TEST_NUMBERS = {
     "Visa": "4111111111111111",
@@ -170,7 +170,7 @@ def test_no_spelling_is_published_in_any_column_of_text(column: str) -> None:
     """Free text is looked through; of every other column the form or the code list refuses it."""
     fraud = {"is_fraud": "true"} if column == "fraud_scenario" else {}
     rows = [sent_row(at, **{column: text, **fraud}) for at, text in enumerate(SPELLINGS.values())]
-    kept = judge(*rows).quarantined["position"].to_pylist()
+    kept = validate(*rows).quarantined["position"].to_pylist()
     published = [spelling for at, spelling in enumerate(SPELLINGS) if at not in kept]
     # Identifiers are judged as whole values.
     assert published == (["glued to letters"] if column in IDENTIFIERS else [])
@@ -181,7 +181,7 @@ def test_free_text_is_quarantined_for_the_card_number_in_it() -> None:
     rows = [
         sent_row(at, merchant_name=f"Shop {text}") for at, text in enumerate(SPELLINGS.values())
     ]
-    reasons = judge(*rows).quarantined["reasons"].to_pylist()
+    reasons = validate(*rows).quarantined["reasons"].to_pylist()
     assert reasons == [["merchant_name.card_number"]] * len(SPELLINGS)
     assert reasons_of(is_fraud="true", fraud_scenario="a_4111_1111_1111_1111_b") == [
         "fraud_scenario.card_number"

@@ -141,13 +141,13 @@ def test_a_mixture_a_loss_and_what_is_left_behind_are_noticed(
     whole = published.read_bytes()
     published.write_bytes(whole[:-100])
     with pytest.raises(Violation, match="neither the old nor the new"):
-        killing.judge("run", "killed")
+        killing.validate("run", "killed")
     published.unlink()
     with pytest.raises(Violation, match="objects are missing"):
-        killing.judge("run", "killed")
+        killing.validate("run", "killed")
     published.write_bytes(whole)
     with pytest.raises(Violation, match=r"succeeded with \[\]"):
-        killing.judge("run", "succeeded")
+        killing.validate("run", "succeeded")
     rows, amount = versions[0].sent
     with pytest.raises(Violation, match="is not the"):
         world.require_reconciled(PARTITION, (rows, amount + 1))

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.contract.schema import (
-    CODED_COLUMNS,
+    DICTIONARY_ENCODED_COLUMNS,
     FREE_TEXTS,
     IDENTIFIERS,
     PUBLISHED_SCHEMA,
@@ -77,7 +77,7 @@ def _failed(
     """The checks that fail on a file of these rows, with what they say."""
     columns = [frame[name].to_arrow().cast(schema.field(name).type) for name in schema.names]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=80)
-    with open_parquet(path, CODED_COLUMNS) as file:
+    with open_parquet(path, DICTIONARY_ENCODED_COLUMNS) as file:
         proof = prove_published(
             file.metadata.schema.to_arrow_schema(),
             partial(read_batches, file),
@@ -261,12 +261,12 @@ def test_a_row_that_validation_loses_fails_the_window(
     """The two outputs are counted for themselves, and not from one another."""
     if loss == "quarantined":
         there.rows[place] = sent_row(place, currency="XXX")
-    judge = Validator.judge
+    validate = Validator.validate
     seen = 0
 
     def lossy(self: Validator, rows: pa.RecordBatch) -> Any:
         nonlocal seen
-        judged = judge(self, rows)
+        judged = validate(self, rows)
         lost = seen <= place < seen + rows.num_rows
         seen += rows.num_rows
         if not lost:
@@ -277,7 +277,7 @@ def test_a_row_that_validation_loses_fails_the_window(
         object.__setattr__(judged, loss, part.filter(kept))
         return judged
 
-    monkeypatch.setattr(Validator, "judge", lossy)
+    monkeypatch.setattr(Validator, "validate", lossy)
     result = _materialize(there)
     assert not result.success
     (message,) = _messages(result)
@@ -288,15 +288,15 @@ def test_a_row_that_validation_loses_fails_the_window(
 def test_a_row_of_both_kinds_fails_the_window(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = Validator.judge
+    validate = Validator.validate
 
     def doubling(self: Validator, rows: pa.RecordBatch) -> Any:
-        judged = judge(self, rows)
+        judged = validate(self, rows)
         conforming = pa.concat_batches([judged.conforming, judged.conforming.slice(0, 1)])
         object.__setattr__(judged, "conforming", conforming)
         return judged
 
-    monkeypatch.setattr(Validator, "judge", doubling)
+    monkeypatch.setattr(Validator, "validate", doubling)
     (message,) = _messages(_materialize(there))
     assert "raw_is_validated_plus_quarantined: rows: 248 against 240" in message
 

@@ -13,15 +13,15 @@ from txn_platform.arrow.dictionaries import (
     PerDictionary,
     as_batch,
     as_frame,
-    coded_schema,
+    combined,
     compacted,
-    in_one_piece,
+    encoded_schema,
     is_same,
     values_and_indices,
 )
 
 _SCHEMA = pa.schema([("word", pa.string()), ("number", pa.int64())])
-_CODED = coded_schema(_SCHEMA, ["word", "number", "absent"])
+_CODED = encoded_schema(_SCHEMA, ["word", "number", "absent"])
 _WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"])), max_size=30)
 
 
@@ -32,12 +32,12 @@ def test_only_text_is_coded() -> None:
 
 @given(_WORDS, st.integers(1, 7), st.booleans())
 def test_rows_survive_every_way_of_bringing_them(
-    words: list[str | None], size: int, coded: bool
+    words: list[str | None], size: int, encoded: bool
 ) -> None:
     parts = [pa.array(words[at : at + size], pa.string()) for at in range(0, len(words), size)]
     column = pa.chunked_array(
-        [part.dictionary_encode() if coded else part for part in parts],
-        type=_CODED.field("word").type if coded else pa.string(),
+        [part.dictionary_encode() if encoded else part for part in parts],
+        type=_CODED.field("word").type if encoded else pa.string(),
     )
     numbers = pa.array(range(len(words)), pa.int64())
     batch = as_batch(pa.table({"number": numbers, "more": numbers, "word": column}), _CODED)
@@ -97,7 +97,7 @@ def test_chunks_of_any_dictionaries_are_one_column_of_the_same_rows(
         for values, rows in given
     ]
     column = pa.chunked_array(chunks, type=_CODED.field("word").type)
-    whole = in_one_piece(column)
+    whole = combined(column)
     assert whole.to_pylist() == column.to_pylist()
     values = whole.dictionary.to_pylist()
     assert len(values) == len({*values})

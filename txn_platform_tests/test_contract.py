@@ -103,7 +103,7 @@ def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
         span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
         for batch in text_batches(simulator.batches(span)):
             raw = landed_rows(batch.to_pylist())
-            judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).judge(raw)
+            judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).validate(raw)
             assert judged.quarantined.num_rows == 0
             assert judged.conforming.num_rows == batch.num_rows > 0
 
@@ -117,7 +117,7 @@ def test_amounts_of_a_currency_without_decimals_are_whole(preset: str) -> None:
     span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
     rows = pl.concat(pl.DataFrame(batch) for batch in text_batches(simulator.batches(span)))
     raw = landed_rows(rows.to_dicts())
-    judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).judge(raw)
+    judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).validate(raw)
     assert judged.quarantined.num_rows == 0
     yen = rows.filter(pl.col("currency") == "JPY")
     assert yen.height > 0.9 * rows.height > 0

@@ -18,7 +18,7 @@ from dagster._core.scheduler.instigation import TickStatus
 
 from txn_platform.defs.publications import publications
 from txn_platform.defs.run_history import SENSOR, UNFINISHED
-from txn_platform.local.processes import Child
+from txn_platform.local.processes import ManagedProcess
 from txn_platform.local.stack import _DAGSTER_YAML
 from txn_platform.windows import Window
 from txn_platform_tests.hourly_source import HourlySource, rows_of
@@ -49,10 +49,10 @@ class World:
         self.instance = dg.DagsterInstance.from_config(str(home))
 
     @contextmanager
-    def daemon(self, **environment: str) -> Iterator[Child]:
+    def daemon(self, **environment: str) -> Iterator[ManagedProcess]:
         """The daemon, for as long as the block lasts."""
         command = [sys.executable, "-m", "dagster._daemon", "run"]
-        with Child(
+        with ManagedProcess(
             "the daemon",
             [*command, "-m", "txn_platform_tests.quick_definitions"],
             environment={
@@ -70,7 +70,7 @@ class World:
 
     def comes_true(
         self,
-        daemon: Child,
+        daemon: ManagedProcess,
         condition: Callable[[], bool],
         what: str,
         *,
@@ -121,7 +121,7 @@ class World:
         assert not [tick.error for tick in ticks if tick.error]
         return [tick.status for tick in ticks]
 
-    def some_ticks_pass(self, daemon: Child, count: int) -> None:
+    def some_ticks_pass(self, daemon: ManagedProcess, count: int) -> None:
         """Wait for so many more ticks."""
         before = len(self.ticks())
         self.comes_true(daemon, lambda: len(self.ticks()) >= before + count, f"{count} ticks")
@@ -158,7 +158,7 @@ def test_a_window_that_failed_for_its_data_is_published_when_the_data_is_right(
 
 
 def _fails_then_rights(
-    world: World, daemon: Child, number: int, put_right: Callable[[], object]
+    world: World, daemon: ManagedProcess, number: int, put_right: Callable[[], object]
 ) -> None:
     """The run of a window fails, more than once; then what was wrong is put right."""
     world.comes_true(daemon, lambda: FAILED in world.runs_of(number), "a failed run")

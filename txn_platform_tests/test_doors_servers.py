@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from txn_platform.local.processes import Child, free_ports
+from txn_platform.local.processes import ManagedProcess, free_ports
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.test_doors import LAKE, OBJECTS, PARTITION, SMALL, run, started, stored
 
@@ -40,7 +40,7 @@ def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         (directory / read.name).symlink_to(read)
     (port,) = free_ports(1)
     program = Path(sys.executable).with_name("dagster")
-    with Child(
+    with ManagedProcess(
         "dagster dev",
         [str(program), "dev", "-p", str(port)],
         log=directory / "dagster-dev.log",

@@ -77,8 +77,8 @@ def test_a_file_and_its_digest_are_of_one_version(
     _publish(lake, _rows(1))
     open_once, replaced = lake.open, list(range(2, 2 + times))
 
-    def opened(key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
-        file = open_once(key, coded)
+    def opened(key: str, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
+        file = open_once(key, dictionary_encoded)
         if replaced:
             _publish(open_lake(load_settings()), _rows(replaced.pop(0)))
         return file

@@ -27,7 +27,7 @@ import pytest
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
 from txn_platform.lake.base import StoredObject, explained_reads
-from txn_platform.lake.bucket import Effort
+from txn_platform.lake.bucket import Backoff
 from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.s3 import S3Lake, open_s3_lake
 from txn_platform.settings import Settings, load_settings
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
 _PART_BYTES = 5 << 20
 _ENCODING = Encoding(compression="lz4", plain=("number",))
 # The more attempts, the likelier is recovery on a machine that is busy; to fail takes all of them.
-_PATIENT = Effort(
+_PATIENT = Backoff(
     attempts=5, base_delay=0.01, max_delay=0.02, read_timeout=20, part_bytes=_PART_BYTES
 )
-_BRIEF = Effort(
+_BRIEF = Backoff(
     attempts=2, base_delay=0.01, max_delay=0.02, read_timeout=20, part_bytes=_PART_BYTES
 )
 
@@ -74,9 +74,9 @@ class Place:
     old: str
     client: S3Client
 
-    def lake(self, effort: Effort = _PATIENT) -> S3Lake:
+    def lake(self, backoff: Backoff = _PATIENT) -> S3Lake:
         return open_s3_lake(
-            self.settings.model_copy(update={"endpoint_url": self.store.url}), effort
+            self.settings.model_copy(update={"endpoint_url": self.store.url}), backoff
         )
 
     def direct(self) -> S3Lake:
@@ -150,11 +150,11 @@ def _publish(
             return staged, error
 
 
-def _effort_of(case: StoreCase) -> Effort:
-    effort = _PATIENT if case.times else _BRIEF
+def _effort_of(case: StoreCase) -> Backoff:
+    backoff = _PATIENT if case.times else _BRIEF
     if case.fault is Fault.STALL:
-        return Effort(**{**vars(effort), "read_timeout": 1})
-    return effort
+        return Backoff(**{**vars(backoff), "read_timeout": 1})
+    return backoff
 
 
 def _is_one_message(error: object) -> bool:
@@ -178,9 +178,9 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     if case.operation is Operation.GET:
         _read_through_fault(place, case)
         return
-    effort = _effort_of(case)
+    backoff = _effort_of(case)
     staged, result = _publish(
-        place.lake(effort),
+        place.lake(backoff),
         in_parts=case.in_parts,
         once_staged=lambda: place.store.fail(case.operation, case.fault, case.times),
     )
@@ -190,9 +190,9 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     else:
         assert _is_one_message(result), result
         assert place.digest() == place.old
-        tries = 1 if case.expected == expected.AT_ONCE else effort.attempts
+        tries = 1 if case.expected == expected.AT_ONCE else backoff.attempts
         # Parts go side by side, and end together.
-        assert tries <= place.store.seen[case.operation] <= tries * effort.threads
+        assert tries <= place.store.seen[case.operation] <= tries * backoff.threads
         assert ("tried" in str(result)) == (case.expected != expected.AT_ONCE)
     assert place.uploads() == []
     assert [path for path in Path(".txn").rglob("*") if path.is_file()] == []
@@ -320,7 +320,7 @@ def test_an_upload_that_others_abort_is_begun_again(place: Place) -> None:
 
 def _publish_in_parts() -> None:
     """What a run does, in a process of its own."""
-    lake = open_s3_lake(load_settings(), Effort(part_bytes=_PART_BYTES, read_timeout=1))
+    lake = open_s3_lake(load_settings(), Backoff(part_bytes=_PART_BYTES, read_timeout=1))
     with lake.stage(_SCHEMA, _ENCODING) as writer:
         writer.write(_new_rows(in_parts=True))
         lake.publish(writer.finish(), _KEY)

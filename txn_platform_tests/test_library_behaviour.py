@@ -100,11 +100,11 @@ def test_a_list_that_is_named_for_dictionaries_is_written_without_one() -> None:
 
 def test_the_schema_of_a_file_can_be_another_than_the_writers() -> None:
     """`lake/staging.py` writes dictionaries, and `ARROW:schema` in the footer says text."""
-    coded = pa.table({"a": pa.array(["x", "x"]).dictionary_encode()})
+    encoded = pa.table({"a": pa.array(["x", "x"]).dictionary_encode()})
     plain = pa.schema([pa.field("a", pa.string(), metadata={"description": "b"})])
     file = pa.BufferOutputStream()
-    with pq.ParquetWriter(file, coded.schema, store_schema=False) as writer:
-        writer.write_table(coded)
+    with pq.ParquetWriter(file, encoded.schema, store_schema=False) as writer:
+        writer.write_table(encoded)
         described = base64.b64encode(plain.serialize().to_pybytes()).decode("ascii")
         writer.add_key_value_metadata({"ARROW:schema": described})
     read = pq.read_table(pa.BufferReader(file.getvalue()))

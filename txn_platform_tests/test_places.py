@@ -40,7 +40,7 @@ def stack_with_s3(home: Path, *, running: bool) -> Iterator[str]:
             server.close()
             yield f"http://127.0.0.1:{port}"
             return
-        with (home / "laptop.lock").open("a+") as lock:
+        with (home / "stack.lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield f"http://127.0.0.1:{port}"
 

@@ -17,8 +17,8 @@ import pytest
 from txn_platform.errors import UserError
 from txn_platform.local import processes
 from txn_platform.local.processes import (
-    Child,
     ChildFailed,
+    ManagedProcess,
     free_ports,
     generator_child,
     generator_url,
@@ -54,8 +54,8 @@ def all_gone(processes_: list[psutil.Process]) -> bool:
     return eventually(lambda: all(map(gone, processes_)))
 
 
-def started(command: list[str], **options: object) -> tuple[Child, list[psutil.Process]]:
-    child = Child("child", command, **options)
+def started(command: list[str], **options: object) -> tuple[ManagedProcess, list[psutil.Process]]:
+    child = ManagedProcess("child", command, **options)
     child.wait_until(lambda: "." in child.output(), timeout=60)
     return child, running(child.output())
 
@@ -63,7 +63,7 @@ def started(command: list[str], **options: object) -> tuple[Child, list[psutil.P
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("mode", "command"),
-    [("guarded", FAMILY), ("guarded", STUBBORN_FAMILY), ("watches", WATCHER)],
+    [("supervised", FAMILY), ("supervised", STUBBORN_FAMILY), ("watches", WATCHER)],
     ids=["family", "stubborn family", "watcher"],
 )
 def test_a_signal_that_ends_the_parent_ends_its_children_and_theirs(
@@ -85,7 +85,7 @@ def test_a_signal_that_ends_the_parent_ends_its_children_and_theirs(
 @pytest.mark.parametrize("end", ["returns", "raises"])
 def test_a_parent_that_ends_has_stopped_its_children_by_then(end: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-c", PARENT, "guarded", end, *STUBBORN_FAMILY],
+        [sys.executable, "-c", PARENT, "supervised", end, *STUBBORN_FAMILY],
         capture_output=True,
         text=True,
         check=False,
@@ -97,7 +97,7 @@ def test_a_parent_that_ends_has_stopped_its_children_by_then(end: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
-def test_a_killed_guard_does_not_leave_its_command() -> None:
+def test_a_killed_supervisor_does_not_leave_its_command() -> None:
     child, command = started(["sh", "-c", "echo $$.; exec sleep 1000"])
     with child:
         os.kill(child.pid, signal.SIGKILL)
@@ -137,7 +137,7 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
 ) -> None:
     program = "for i in $(seq 100); do echo line $i; done; echo no such bucket >&2; exit 3"
     log = tmp_path / "store.log" if with_log else None
-    child = Child("The store", ["sh", "-c", program], log=log, watches_stdin=watches_stdin)
+    child = ManagedProcess("The store", ["sh", "-c", program], log=log, watches_stdin=watches_stdin)
     with pytest.raises(ChildFailed) as caught:
         child.wait_until(lambda: None, timeout=60)
     message = str(caught.value)
@@ -151,7 +151,7 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
 
 
 def test_a_command_that_a_signal_killed_has_the_exit_code_shells_give_it() -> None:
-    child = Child("The store", ["sh", "-c", "kill -9 $$"])
+    child = ManagedProcess("The store", ["sh", "-c", "kill -9 $$"])
     with pytest.raises(ChildFailed, match=r"exit code 137\. It printed nothing\."):
         child.wait_until(lambda: None, timeout=60)
 
@@ -159,18 +159,18 @@ def test_a_command_that_a_signal_killed_has_the_exit_code_shells_give_it() -> No
 @pytest.mark.parametrize("watches_stdin", [False, True])
 def test_a_command_that_does_not_exist_is_named(watches_stdin: bool) -> None:
     with pytest.raises(ChildFailed, match="no-such-command"):
-        Child("The store", ["no-such-command"], watches_stdin=watches_stdin).wait_until(
+        ManagedProcess("The store", ["no-such-command"], watches_stdin=watches_stdin).wait_until(
             lambda: None, timeout=60
         )
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="no-such-directory"):
-        Child("The store", ["true"], log=tmp_path / "no-such-directory" / "log")
+        ManagedProcess("The store", ["true"], log=tmp_path / "no-such-directory" / "log")
 
 
 def test_a_log_that_somebody_removed_does_not_hide_why_the_child_failed(tmp_path: Path) -> None:
-    child = Child("The store", ["true"], log=tmp_path / "log")
+    child = ManagedProcess("The store", ["true"], log=tmp_path / "log")
     (tmp_path / "log").unlink()
     with pytest.raises(ChildFailed, match=r"The store ended with exit code 0\. It printed nothing"):
         child.wait_until(lambda: None, timeout=60)
@@ -184,14 +184,14 @@ def test_a_command_that_is_not_ready_in_time_is_stopped_and_said_to_be_late() ->
 
 
 def test_an_answer_from_someone_else_does_not_count_once_the_command_has_ended() -> None:
-    child = Child("The store", ["true"])
+    child = ManagedProcess("The store", ["true"])
     assert eventually(lambda: not child.alive)
     with pytest.raises(ChildFailed, match="exit code 0"):
         child.wait_until(lambda: "somebody answers", timeout=60)
 
 
 def test_output_in_memory_is_the_end_of_it_and_bounded() -> None:
-    with Child("child", ["sh", "-c", "seq 200000; echo end.; sleep 1000"]) as child:
+    with ManagedProcess("child", ["sh", "-c", "seq 200000; echo end.; sleep 1000"]) as child:
         child.wait_until(lambda: child.output().endswith("end.\n"), timeout=60)
         assert "200000\nend.\n" in child.output()
         assert len(child.output()) == 64 * 1024
@@ -200,7 +200,9 @@ def test_output_in_memory_is_the_end_of_it_and_bounded() -> None:
 def test_a_log_holds_all_output_of_the_last_run_only(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("of the run before")
-    with Child("child", ["sh", "-c", "seq 20000; echo end. >&2; sleep 1000"], log=log) as child:
+    with ManagedProcess(
+        "child", ["sh", "-c", "seq 20000; echo end. >&2; sleep 1000"], log=log
+    ) as child:
         child.wait_until(lambda: child.output().endswith("end.\n"), timeout=60)
     assert log.read_text().splitlines() == [*map(str, range(1, 20001)), "end."]
 

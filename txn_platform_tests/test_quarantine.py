@@ -31,7 +31,7 @@ _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 def _quarantine(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
     batch = landed_rows(list(rows))
-    judged = Validator(window, find_repeats(in_batches(batch, len(rows)))).judge(batch)
+    judged = Validator(window, find_repeats(in_batches(batch, len(rows)))).validate(batch)
     with lake.stage(QUARANTINE_SCHEMA, Encoding(compression="zstd")) as writer:
         writer.write(judged.quarantined)
         writer.annotate({LANDED_DIGEST: lake.digest(object_key(_RAW, window)) or ""})

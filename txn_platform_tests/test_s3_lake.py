@@ -13,7 +13,7 @@ import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile
-from txn_platform.lake.bucket import Effort
+from txn_platform.lake.bucket import Backoff
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.s3 import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
 from txn_platform.settings import load_settings
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from txn_platform_tests.conftest import S3Endpoint
 
-_EFFORT = Effort(attempts=3, base_delay=0.01, max_delay=0.02, part_bytes=_PART_BYTES)
+_EFFORT = Backoff(attempts=3, base_delay=0.01, max_delay=0.02, part_bytes=_PART_BYTES)
 
 
 @pytest.fixture(params=["moto"])

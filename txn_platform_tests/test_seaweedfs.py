@@ -1,4 +1,4 @@
-"""The S3 of a laptop keeps what it was given, for who has the keys, on this machine alone."""
+"""The S3 of the local stack keeps its objects, and serves them on this machine by its keys."""
 
 from __future__ import annotations
 

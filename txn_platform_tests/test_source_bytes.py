@@ -110,7 +110,7 @@ def test_a_row_with_two_fields_of_one_name_is_quarantined_for_it(
     repeated = f"{_ROW[:-1]},{ending}"
     body = _bodies(json.dumps(sent_row(2)), repeated, json.dumps(sent_row(3)))[wire]
     (batch,) = _batches(source, wire, body)
-    judged = Validator(_WINDOW, NO_REPEATS).judge(batch)
+    judged = Validator(_WINDOW, NO_REPEATS).validate(batch)
     assert judged.conforming.column("transaction_id").to_pylist() == [
         sent_row(number)["transaction_id"] for number in (2, 3)
     ]
@@ -124,7 +124,7 @@ def test_a_row_with_two_fields_of_one_name_is_quarantined_for_it(
 def test_a_field_that_is_called_like_the_marks_is_a_field(source: ServedBytes) -> None:
     row = sent_row(1, duplicate_field="[", extra_fields="x", position="y")
     (batch,) = _batches(source, "ndjson", _bodies(json.dumps(row))["ndjson"])
-    judged = Validator(_WINDOW, NO_REPEATS).judge(batch)
+    judged = Validator(_WINDOW, NO_REPEATS).validate(batch)
     assert judged.conforming.num_rows == 1
     assert json.loads(batch.column("extra_fields")[0].as_py()) == {
         "duplicate_field": "[",
@@ -137,7 +137,7 @@ def test_rows_with_names_in_their_values_repeat_none(source: ServedBytes) -> Non
     rows = [sent_row(1, merchant_name='":"', loyalty='{"a":1,"a":2}'), sent_row(2, note='"a" "a"')]
     for wire, body in _bodies(*map(json.dumps, rows)).items():
         (batch,) = _batches(source, wire, body)
-        assert Validator(_WINDOW, NO_REPEATS).judge(batch).quarantined.num_rows == 0
+        assert Validator(_WINDOW, NO_REPEATS).validate(batch).quarantined.num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_typed_columns_hold_the_contract(source: ServedBytes) -> None:
     amount = pa.array([Decimal("2.50")], pa.decimal128(18, 2))
     body = _stream(_typed(transaction_at=column, amount=amount, is_fraud=pa.array([False])))
     (batch,) = _batches(source, "arrow", body)
-    assert Validator(_WINDOW, NO_REPEATS).judge(batch).conforming.num_rows == 1
+    assert Validator(_WINDOW, NO_REPEATS).validate(batch).conforming.num_rows == 1
 
 
 @pytest.mark.parametrize(

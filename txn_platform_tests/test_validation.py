@@ -21,27 +21,27 @@ from txn_platform.contract.codes import (
 )
 from txn_platform.contract.reasons import REASONS
 from txn_platform.contract.schema import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
-from txn_platform.rows.validation import Judgement, Validator, find_repeats
+from txn_platform.rows.validation import ValidatedBatch, Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.served_source import in_batches, landed_rows, sent_row
 
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 
-def judge(*rows: dict[str, str | None]) -> Judgement:
+def validate(*rows: dict[str, str | None]) -> ValidatedBatch:
     """Validate the rows of a window."""
     batch = landed_rows(list(rows))
-    return Validator(_WINDOW, find_repeats(in_batches(batch, len(rows)))).judge(batch)
+    return Validator(_WINDOW, find_repeats(in_batches(batch, len(rows)))).validate(batch)
 
 
 def reasons_of(**changes: str | None) -> list[str]:
     """The reasons for which a row with these values is quarantined, sorted."""
-    quarantined = judge(sent_row(1, **changes)).quarantined
+    quarantined = validate(sent_row(1, **changes)).quarantined
     return sorted(quarantined["reasons"].to_pylist()[0]) if quarantined.num_rows else []
 
 
 def test_a_good_row_is_typed_and_not_changed() -> None:
-    judged = judge(sent_row(1))
+    judged = validate(sent_row(1))
     assert judged.quarantined.num_rows == 0
     row = as_frame(judged.conforming).row(0, named=True)
     assert row["amount"] == Decimal("2.50")
@@ -171,7 +171,7 @@ def test_a_row_that_could_not_be_read_has_one_reason() -> None:
     empty = absent | {"extra_fields": '{"loyalty":"gold"}'}
     one_field = unreadable | {"currency": "USD"}
     rows = [*map(sent_row, range(3)), unreadable, empty, one_field]
-    reasons = judge(*rows).quarantined["reasons"].to_pylist()
+    reasons = validate(*rows).quarantined["reasons"].to_pylist()
     assert reasons[0] == ["row.unreadable"]
     assert len(reasons[1]) == 15
     assert len(reasons[2]) == 14
@@ -183,7 +183,7 @@ def test_amounts_are_held_against_each_rows_own_currency() -> None:
     rows = [sent_row(number, amount="1.50") for number in range(40)]
     for number in (0, 20, 39):
         rows[number] = sent_row(number, amount="1.50", currency="JPY")
-    judged = judge(*rows)
+    judged = validate(*rows)
     assert judged.quarantined["position"].to_pylist() == [0, 20, 39]
     assert set(judged.reasons) == {"amount.exponent"}
     assert judged.conforming.num_rows == 37
@@ -191,7 +191,7 @@ def test_amounts_are_held_against_each_rows_own_currency() -> None:
 
 def test_quarantine_keeps_the_row_as_sent() -> None:
     sent = sent_row(1, amount="1.005", transaction_at="yesterday") | {"extra_fields": '{"x":"1"}'}
-    quarantined = judge(sent_row(0), sent).quarantined
+    quarantined = validate(sent_row(0), sent).quarantined
     row = quarantined.to_pylist()[0]
     assert {name: row[name] for name in sent} == sent
     assert row["position"] == 1
@@ -200,7 +200,7 @@ def test_quarantine_keeps_the_row_as_sent() -> None:
 
 
 def test_identical_copies_keep_the_first() -> None:
-    judged = judge(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
+    judged = validate(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
     assert judged.conforming["transaction_id"].to_pylist() == [
         sent_row(1)["transaction_id"],
         sent_row(2)["transaction_id"],
@@ -210,7 +210,7 @@ def test_identical_copies_keep_the_first() -> None:
 
 
 def test_an_id_with_differing_contents_is_quarantined_whole() -> None:
-    judged = judge(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
+    judged = validate(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
     assert judged.conforming["transaction_id"].to_pylist() == [sent_row(2)["transaction_id"]]
     assert judged.quarantined["reasons"].to_pylist() == [["transaction_id.conflict"]] * 2
 
@@ -222,7 +222,7 @@ def test_copies_are_found_across_batches() -> None:
 
 
 def test_a_copy_that_differs_in_an_unknown_field_only_is_a_conflict() -> None:
-    judged = judge(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
+    judged = validate(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
     assert not judged.conforming.num_rows
 
 
@@ -358,7 +358,7 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
 ) -> None:
     rows = [sent_row(number, **damage) for number, damage in enumerate(damages)]
     # Uniqueness is of the window, not of a row: the second opinion knows rows only.
-    judged = Validator(_WINDOW, _NO_REPEATS).judge(landed_rows(rows))
+    judged = Validator(_WINDOW, _NO_REPEATS).validate(landed_rows(rows))
     accepted = {sent["transaction_id"] for sent in judged.conforming.to_pylist()}
     positions = set(judged.quarantined["position"].to_pylist())
     assert judged.conforming.num_rows + judged.quarantined.num_rows == len(rows)

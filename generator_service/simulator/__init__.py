@@ -12,7 +12,7 @@ from generator_service.simulator.configuration import (
 )
 from generator_service.simulator.schema import (
     CHANNELS,
-    CODED_SCHEMA,
+    DICTIONARY_ENCODED_SCHEMA,
     PLACED_SCHEMA,
     SCHEMA,
     TRANSACTION_TYPES,
@@ -21,7 +21,7 @@ from generator_service.simulator.windows import Labels, Simulator
 
 __all__ = [
     "CHANNELS",
-    "CODED_SCHEMA",
+    "DICTIONARY_ENCODED_SCHEMA",
     "PLACED_SCHEMA",
     "PRESETS",
     "SCHEMA",

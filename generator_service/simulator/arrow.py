@@ -83,7 +83,7 @@ def flags(values: Flags) -> Column:
     return cast("Column", pa.Array.from_buffers(pa.bool_(), values.size, [None, _bitmap(values)]))
 
 
-def coded(
+def encoded(
     codes: npt.NDArray[np.integer[Any]], dictionary: Column, nulls: Flags | None = None
 ) -> Column:
     """Return codes as a dictionary-encoded column; the dictionary is shared, not copied."""

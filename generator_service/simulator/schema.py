@@ -55,7 +55,7 @@ SCHEMA = pa.schema(
 """Rows of the simulator. Columns with few values are dictionary-encoded, with shared dictionaries.
 original_transaction_id is the purchase that a refund refunds, else null."""
 
-CODED_SCHEMA = pa.schema(
+DICTIONARY_ENCODED_SCHEMA = pa.schema(
     [
         field.with_type(_CODED) if field.name in {"customer_id", "card_number"} else field
         for field in SCHEMA
@@ -69,7 +69,7 @@ PLACED_SCHEMA = pa.schema(
         field.with_type(pa.dictionary(pa.int32(), field.type))
         if field.name in {"latitude", "longitude"}
         else field
-        for field in CODED_SCHEMA
+        for field in DICTIONARY_ENCODED_SCHEMA
     ]
 )
 """The same with coordinates dictionary-encoded, which saves work when they are written as text."""

@@ -112,11 +112,11 @@ class _Degrees:
         self._values, self._codes = np.unique(of_places, return_inverse=True)
         self._dictionary = arrow.buffered(pa.float64(), self._values)
 
-    def at(self, places: Integers, *, coded: bool) -> arrow.Column:
+    def at(self, places: Integers, *, encoded: bool) -> arrow.Column:
         """Return the values of some places, dictionary-encoded or plain."""
         codes = self._codes[places]
-        if coded:
-            return arrow.coded(codes, self._dictionary)
+        if encoded:
+            return arrow.encoded(codes, self._dictionary)
         return arrow.buffered(pa.float64(), self._values[codes])
 
 
@@ -369,24 +369,24 @@ class Simulator:
         columns = [
             arrow.fixed_width(ids.texts(times, self._tails(slots))),
             arrow.buffered(MOMENT, times),
-            arrow.coded(draft.customers, population.all_customer_ids)
+            arrow.encoded(draft.customers, population.all_customer_ids)
             if is_coded("customer_id")
             else population.customer_ids(draft.customers),
-            arrow.coded(details.cards, population.card_numbers)
+            arrow.encoded(details.cards, population.card_numbers)
             if is_coded("card_number")
             else arrow.taken(population.card_numbers, details.cards),
-            arrow.coded(merchants, population.merchant_ids),
-            arrow.coded(merchants, population.merchant_names),
-            arrow.coded(population.merchant_category[merchants], population.categories),
-            arrow.coded(draft.types, self._transaction_types),
-            arrow.coded(details.channels, self._channels),
+            arrow.encoded(merchants, population.merchant_ids),
+            arrow.encoded(merchants, population.merchant_names),
+            arrow.encoded(population.merchant_category[merchants], population.categories),
+            arrow.encoded(draft.types, self._transaction_types),
+            arrow.encoded(details.channels, self._channels),
             arrow.decimals(self._hundredths(draft)),
-            arrow.coded(population.merchant_currency[merchants], population.currencies),
-            arrow.coded(population.merchant_country[merchants], population.countries),
-            self._latitudes.at(details.places, coded=is_coded("latitude")),
-            self._longitudes.at(details.places, coded=is_coded("longitude")),
+            arrow.encoded(population.merchant_currency[merchants], population.currencies),
+            arrow.encoded(population.merchant_country[merchants], population.countries),
+            self._latitudes.at(details.places, encoded=is_coded("latitude")),
+            self._longitudes.at(details.places, encoded=is_coded("longitude")),
             arrow.flags(fraud),
-            arrow.coded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
+            arrow.encoded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
             self._parent_ids(slots.size, draft),
         ]
         return pa.RecordBatch.from_arrays(columns, schema=schema)

@@ -1,1 +1,1 @@
-"""How columns lie in memory: dictionaries, text, and batches that are read ahead."""
+"""How columns lie in memory: dictionaries, text, and batches that are prefetched."""

@@ -1,9 +1,10 @@
 """Record batches in which columns whose values repeat are dictionaries.
 
-So windows travel from the source to the lake: a value that occurs a thousand times is read, judged,
-protected and written once. Which columns repeat is `contract.py`'s matter (`CODED_COLUMNS`).
+Windows travel like this from the source to the lake: a value that occurs a thousand times is read,
+validated, protected and written once. The contract says which columns repeat
+(`DICTIONARY_ENCODED_COLUMNS`).
 
-What goes to numpy or comes from it goes by `numbers`, `integers`, `boolean` and `taken`, and a
+What goes to numpy or comes from it goes by `numbers`, `integers`, `boolean` and `take`, and a
 batch without rows is made by `empty`: pyarrow's own ways import pandas wherever it is installed,
 which takes a tenth of a small run.
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 type Column = pa.Array[Any]
-type Coded = pa.DictionaryArray[Any, Any]
+type DictionaryEncoded = pa.DictionaryArray[Any, Any]
 
 _CODED = pa.dictionary(pa.int32(), pa.string())
 # The share of values in vain that a dictionary may have; whether it has more, most columns show
@@ -32,11 +33,13 @@ _SPARE = 0.1
 _LOOKED_AT_ROWS = 1 << 17
 
 
-def coded_schema(schema: pa.Schema, coded: Collection[str]) -> pa.Schema:
+def encoded_schema(schema: pa.Schema, encoded: Collection[str]) -> pa.Schema:
     """The schema with dictionaries in place of the text columns of the given names."""
     return pa.schema(
         [
-            field.with_type(_CODED) if field.name in coded and field.type == pa.string() else field
+            field.with_type(_CODED)
+            if field.name in encoded and field.type == pa.string()
+            else field
             for field in schema
         ],
         cast("Any", schema.metadata),
@@ -72,11 +75,11 @@ def as_series(name: str, column: Column) -> pl.Series:
     if not isinstance(column, pa.DictionaryArray):
         return pl.Series(name, column)
     # Rows point to their values here: a text of a megabyte is there once, however many have it.
-    values, indices = values_and_indices(cast("Coded", column))
+    values, indices = values_and_indices(cast("DictionaryEncoded", column))
     return values.gather(indices).alias(name)
 
 
-def values_and_indices(column: Coded) -> tuple[pl.Series, NDArray[np.int32]]:
+def values_and_indices(column: DictionaryEncoded) -> tuple[pl.Series, NDArray[np.int32]]:
     """A dictionary's values with null behind them, and for each row the place of its value there.
 
     Args:
@@ -86,10 +89,10 @@ def values_and_indices(column: Coded) -> tuple[pl.Series, NDArray[np.int32]]:
         k + 1 texts, and n numbers from 0 to k.
     """
     values = pl.Series(column.dictionary, dtype=pl.String)
-    return values.extend_constant(None, 1), places_of(column)
+    return values.extend_constant(None, 1), indices_of(column)
 
 
-def places_of(column: Coded) -> NDArray[np.int32]:
+def indices_of(column: DictionaryEncoded) -> NDArray[np.int32]:
     """For each row the place of its value in the dictionary; of null, the one behind the last."""
     indices = column.indices
     if not indices.null_count:
@@ -97,18 +100,18 @@ def places_of(column: Coded) -> NDArray[np.int32]:
     return pl.Series(indices).fill_null(len(column.dictionary)).to_numpy()
 
 
-def recoded(column: Coded, values: pa.Array[Any]) -> Coded:
+def recoded(column: DictionaryEncoded, values: pa.Array[Any]) -> DictionaryEncoded:
     """The same rows over other values, which stand for the old ones place by place."""
     return pa.DictionaryArray.from_arrays(column.indices, values, safe=False)
 
 
 def renumbered(
     indices: NDArray[np.int32], places: NDArray[np.int32], values: pa.Array[Any]
-) -> Coded:
+) -> DictionaryEncoded:
     """The same rows over some of their values.
 
     Args:
-        indices: for each of n rows the place of its value among k and null, see `places_of`.
+        indices: for each of n rows the place of its value among k and null, see `indices_of`.
         places: where each of these k + 1 is among the values that are left, -1 where it is not.
         values: those that are left; the rows of all others are null.
     """
@@ -127,7 +130,7 @@ def compacted[T: pa.Array[Any]](column: T) -> T:
         return column
     size = len(column.dictionary)
     used = np.zeros(size + 1, dtype=np.bool_)
-    indices = places_of(cast("Coded", column))
+    indices = indices_of(cast("DictionaryEncoded", column))
     enough = size * (1 - _SPARE)
     for start in range(0, len(indices), _LOOKED_AT_ROWS):
         # numpy is faster by numbers as long as its pointers.
@@ -137,7 +140,7 @@ def compacted[T: pa.Array[Any]](column: T) -> T:
     kept = np.flatnonzero(used[:size])
     places = np.full(size + 1, -1, dtype=np.int32)
     places[kept] = np.arange(len(kept), dtype=np.int32)
-    return cast("T", renumbered(indices, places, taken(column.dictionary, kept)))
+    return cast("T", renumbered(indices, places, take(column.dictionary, kept)))
 
 
 class PerDictionary[T]:
@@ -162,14 +165,14 @@ def few(rows: pa.RecordBatch, chosen: NDArray[np.bool_]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=picked.schema)
 
 
-def in_one_piece(column: pa.ChunkedArray[Any]) -> Column:
+def combined(column: pa.ChunkedArray[Any]) -> Column:
     """A column without chunks; where they have different dictionaries, over one of all values."""
     chunks: list[Column] = column.chunks
     if pa.types.is_dictionary(column.type):
         # As soon as two dictionaries differ, Arrow looks up all values of every chunk. Chunks of
         # one dictionary are put together first, for which it only compares them.
-        runs: list[list[Coded]] = []
-        for chunk in cast("list[Coded]", chunks):
+        runs: list[list[DictionaryEncoded]] = []
+        for chunk in cast("list[DictionaryEncoded]", chunks):
             if runs and chunk.dictionary.equals(runs[-1][0].dictionary):
                 runs[-1].append(chunk)
             else:
@@ -210,7 +213,7 @@ def numbers(column: Column) -> NDArray[Any]:
     return np.from_dlpack(cast("Any", column))
 
 
-def taken[T: pa.Array[Any]](column: T, places: NDArray[np.integer[Any]]) -> T:
+def take[T: pa.Array[Any]](column: T, places: NDArray[np.integer[Any]]) -> T:
     """A column's values at some places."""
     return column.take(cast("pa.Int64Array", integers(places)))
 
@@ -222,7 +225,7 @@ def _bits(values: NDArray[np.bool_]) -> pa.Buffer:
 def _whole(column: Column | pa.ChunkedArray[Any], kind: pa.DataType) -> Column:
     """A column in one piece, of a type."""
     if isinstance(column, pa.ChunkedArray):
-        column = in_one_piece(column)
+        column = combined(column)
     in_order = not isinstance(column, pa.DictionaryArray) or not column.dictionary.null_count
     if column.type == kind and in_order:
         return column

@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 _END: Final = object()
 
 
-def ahead[T](items: Iterator[T]) -> Generator[T]:
-    """The same items, one at most made ahead of who takes them.
+def prefetch[T](items: Iterator[T]) -> Generator[T]:
+    """The same items; one is made while the one before it is used.
 
     What the iterator raises is raised here; one that is left early ends with the item it is at.
     """
-    with ThreadPoolExecutor(1, "ahead") as pool:
+    with ThreadPoolExecutor(1, "prefetch") as pool:
         following = pool.submit(next, items, _END)
         while (item := following.result()) is not _END:
             following = pool.submit(next, items, _END)

@@ -18,7 +18,7 @@ import dataframely as dy
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.arrow.dictionaries import coded_schema
+from txn_platform.arrow.dictionaries import encoded_schema
 from txn_platform.contract.card_numbers import LENGTHS, holds_card_number, luhn_is_valid
 from txn_platform.contract.codes import COUNTRIES, CURRENCY_EXPONENTS, MERCHANT_CATEGORY_RANGES
 
@@ -228,7 +228,7 @@ TEXT_PATTERNS: Final[dict[str, str]] = {
 }
 
 # Values of these repeat within a window, so they travel as dictionaries (`columns.py`).
-CODED_COLUMNS: Final = (
+DICTIONARY_ENCODED_COLUMNS: Final = (
     "customer_id",
     "card_number",
     "card_token",
@@ -264,9 +264,9 @@ def _field(name: str, column: dy.Column) -> pa.Field[Any]:
     )
 
 
-CONFORMING_SCHEMA: Final = coded_schema(
+CONFORMING_SCHEMA: Final = encoded_schema(
     pa.schema([_field(name, column) for name, column in SentTransaction.columns().items()]),
-    CODED_COLUMNS,
+    DICTIONARY_ENCODED_COLUMNS,
 )
 
 PUBLISHED_SCHEMA: Final = pa.schema(
@@ -292,7 +292,7 @@ _POSITION: Final = pa.field(
 
 RAW_SCHEMA: Final = pa.schema([_POSITION, *_AS_SENT, _EXTRA_FIELDS])
 # The same as it travels, before it is written and after it is read.
-LANDED_SCHEMA: Final = coded_schema(RAW_SCHEMA, CODED_COLUMNS)
+LANDED_SCHEMA: Final = encoded_schema(RAW_SCHEMA, DICTIONARY_ENCODED_COLUMNS)
 
 QUARANTINE_SCHEMA: Final = pa.schema(
     [

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from txn_platform.contract.schema import (
-    CODED_COLUMNS,
     CONTRACT_VERSION,
+    DICTIONARY_ENCODED_COLUMNS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
@@ -60,11 +60,14 @@ _CARD_POLICY: Final = "card_policy"
 _LANDED: Final = Encoding(
     compression="zstd",
     level=1,
-    coded=CODED_COLUMNS,
-    near=("position", "transaction_id", "transaction_at"),
+    dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
+    delta_encoded=("position", "transaction_id", "transaction_at"),
 )
 _QUARANTINED: Final = Encoding(
-    compression="zstd", level=1, row_group_rows=1 << 17, coded=CODED_COLUMNS
+    compression="zstd",
+    level=1,
+    row_group_rows=1 << 17,
+    dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
 )
 # Plain values and dictionaries alone: fastparquet, Velox, StarRocks and older Spark and Iceberg
 # cannot read the delta encodings.
@@ -72,7 +75,7 @@ _FOR_READERS: Final = Encoding(
     compression="zstd",
     level=1,
     sorted_by=("transaction_at", "transaction_id"),
-    coded=CODED_COLUMNS,
+    dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
     plain=("transaction_id", "transaction_at"),
 )
 
@@ -158,7 +161,7 @@ def raw_transactions(
             results.append(checks.totals_stated(stated))
             if stated is not None:
                 results.append(
-                    checks.verdict(
+                    checks.check_result(
                         checks.LANDED_TOTALS,
                         landed.differences(stated),
                         checks.totals_metadata(landed),
@@ -241,7 +244,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
         allowed = config.max_quarantine
         if allowed is None:
             allowed = quarantine.largest_share()
-        raw, digest = raw_transactions.parquet_with_digest(CODED_COLUMNS)
+        raw, digest = raw_transactions.parquet_with_digest(DICTIONARY_ENCODED_COLUMNS)
         validated = staged.enter_context(store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
         quarantined = staged.enter_context(store.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
 
@@ -346,7 +349,7 @@ def s3_parquet_transactions(
             (
                 ControlTotals.of(rows)
                 for rows in read_batches(
-                    quarantined_transactions.parquet(CODED_COLUMNS),
+                    quarantined_transactions.parquet(DICTIONARY_ENCODED_COLUMNS),
                     ["transaction_id", "transaction_type", "amount"],
                 )
             ),
@@ -354,7 +357,9 @@ def s3_parquet_transactions(
         )
         with store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             # Validated rows are laid out for readers already: they are not made anew, but proven.
-            with open_parquet(writer.copy(validated_transactions.copy_to), CODED_COLUMNS) as file:
+            with open_parquet(
+                writer.copy(validated_transactions.copy_to), DICTIONARY_ENCODED_COLUMNS
+            ) as file:
                 policy = _note(file, _CARD_POLICY)
                 proof = prove_published(
                     file.metadata.schema.to_arrow_schema(),

@@ -81,7 +81,7 @@ NO_CLEAR_CARDS: Final = _check(
 )
 
 
-def verdict(
+def check_result(
     check: dg.AssetCheckSpec,
     faults: Iterable[str],
     metadata: Mapping[str, Any] | None = None,
@@ -137,9 +137,9 @@ def recorded(
 
 
 def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
-    """The verdict on how a source describes its rows; None when it does not."""
+    """The result on how a source describes its rows; None when it does not."""
     breaking = any(difference.breaking for difference in found or [])
-    return verdict(
+    return check_result(
         DRIFT,
         [difference.message for difference in found or []],
         {"described_by_source": found is not None},
@@ -148,8 +148,8 @@ def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
 
 
 def totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
-    """The verdict on whether a source states control totals; a warning when it does not."""
-    return verdict(
+    """The result on whether a source states control totals; a warning when it does not."""
+    return check_result(
         TOTALS_STATED,
         []
         if stated
@@ -164,7 +164,7 @@ def every_row_kept(
     landed: ControlTotals, validated: ControlTotals, quarantined: ControlTotals
 ) -> dg.AssetCheckResult:
     """The result on whether each landed row is in exactly one of validated and quarantined."""
-    return verdict(
+    return check_result(
         EVERY_ROW_KEPT,
         (validated + quarantined).differences(landed),
         {"validated": validated.rows, "quarantined": quarantined.rows},
@@ -179,7 +179,7 @@ def quarantine_share(
     allowed: float,
     allowed_by_reason: Mapping[str, float],
 ) -> dg.AssetCheckResult:
-    """The verdict on a window's quarantine.
+    """The result on a window's quarantine.
 
     Args:
         rows: sent in all.
@@ -211,7 +211,7 @@ def quarantine_share(
         "quarantined": quarantined,
         "reasons": _table_of(reasons, rows),
     }
-    return verdict(QUARANTINE_SHARE, faults, metadata)
+    return check_result(QUARANTINE_SHARE, faults, metadata)
 
 
 _COMMONEST: Final = 3
@@ -257,16 +257,21 @@ def published(
     Returns:
         Of a file with another schema the result on the schema alone.
     """
-    schema = verdict(SCHEMA, proof.schema_faults)
+    schema = check_result(SCHEMA, proof.schema_faults)
     if proof.schema_faults:
         return [schema]
     doubled = proof.repeated_ids
     held_against = [EVERY_ROW_PUBLISHED, *([PUBLISHED_TOTALS] if totals_stated else [])]
     return [
         schema,
-        verdict(UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []),
-        *(verdict(spec, proof.differences, totals_metadata(proof.totals)) for spec in held_against),
-        verdict(NO_CLEAR_CARDS, proof.cards_in_clear, {"card_policy": card_policy}),
+        check_result(
+            UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []
+        ),
+        *(
+            check_result(spec, proof.differences, totals_metadata(proof.totals))
+            for spec in held_against
+        ),
+        check_result(NO_CLEAR_CARDS, proof.cards_in_clear, {"card_policy": card_policy}),
     ]
 
 

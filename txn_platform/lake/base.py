@@ -166,18 +166,20 @@ class Lake(ABC):
         """The SHA-256 of the object at a key, hexadecimal; None when there is none."""
 
     @abstractmethod
-    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+    def open(self, key: str, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
         """The object at a key, for reading a column or a row group at a time.
 
         Args:
             key: where it is.
-            coded: text columns to be read as dictionaries, those of them that it has.
+            dictionary_encoded: text columns to be read as dictionaries, those of them that it has.
 
         Raises:
             UserError: there is none, or the store can't be reached.
         """
 
-    def open_with_digest(self, key: str, coded: Collection[str] = ()) -> tuple[pq.ParquetFile, str]:
+    def open_with_digest(
+        self, key: str, dictionary_encoded: Collection[str] = ()
+    ) -> tuple[pq.ParquetFile, str]:
         """The object at a key, and the SHA-256 of the same version of it; see `open`, `digest`.
 
         Raises:
@@ -186,7 +188,7 @@ class Lake(ABC):
         """
         for _ in range(OPENINGS):
             version = self._version(key)
-            file = self.open(key, coded)
+            file = self.open(key, dictionary_encoded)
             digest = self.digest(key)
             if digest is not None and self._version(key) == version:
                 return file, digest
@@ -263,13 +265,15 @@ class LakeFile:
     lake: Lake
     key: str
 
-    def parquet(self, coded: Collection[str] = ()) -> pq.ParquetFile:
+    def parquet(self, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
         """See `Lake.open`."""
-        return self.lake.open(self.key, coded)
+        return self.lake.open(self.key, dictionary_encoded)
 
-    def parquet_with_digest(self, coded: Collection[str] = ()) -> tuple[pq.ParquetFile, str]:
+    def parquet_with_digest(
+        self, dictionary_encoded: Collection[str] = ()
+    ) -> tuple[pq.ParquetFile, str]:
         """See `Lake.open_with_digest`."""
-        return self.lake.open_with_digest(self.key, coded)
+        return self.lake.open_with_digest(self.key, dictionary_encoded)
 
     def copy_to(self, path: Path) -> None:
         """See `Lake.copy`."""

@@ -95,7 +95,7 @@ _PERMISSIONS: Final = {
 
 
 @dataclass(frozen=True)
-class Effort:
+class Backoff:
     """How hard the store is tried.
 
     A request takes at the most `attempts` times (`connect_timeout` + `read_timeout` without a
@@ -181,13 +181,13 @@ class Bucket:
     Args:
         client: boto3's, for one attempt a call.
         name: of the bucket.
-        effort: how hard it is tried.
+        backoff: how hard it is tried.
     """
 
-    def __init__(self, client: S3Client, name: str, effort: Effort) -> None:
+    def __init__(self, client: S3Client, name: str, backoff: Backoff) -> None:
         self.client = client
         self.name = name
-        self.effort = effort
+        self.backoff = backoff
         self._hint = bucket_in_host(client.meta.endpoint_url, name)
         # Stores that answer 411 or 501 to checksums are used with
         # AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED.
@@ -204,25 +204,25 @@ class Bucket:
         attempts: int | None = None,
         stop: threading.Event | None = None,
     ) -> Any:
-        """Make a request until it is answered, within the effort.
+        """Make a request until it is answered, within the limits of the backoff.
 
         Args:
             request: makes it once.
             needs: what an answer has; one without it was cut on its way.
             none_for: codes of errors for which None is returned.
-            attempts: of another number than the effort's.
+            attempts: another number than the backoff's.
             stop: when it is set, nothing is tried again.
 
         Raises:
-            StoreError: it can't be made, or not within the effort; says what to mend.
+            StoreError: it can't be made, or not within these limits; says what to fix.
         """
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        limit = attempts or self.effort.attempts
+        limit = attempts or self.backoff.attempts
         stop = stop or threading.Event()
         begun = time.monotonic()
-        delays = self.effort.delays()
+        delays = self.backoff.delays()
         attempt = 1
         while True:
             try:
@@ -257,8 +257,8 @@ class Bucket:
             attempt += 1
 
     def until[T](self, look: Callable[[], T | None]) -> T | None:
-        """Look until there is something, as often and as slowly as the effort has it."""
-        for delay in islice(self.effort.delays(), self.effort.attempts - 1):
+        """Look until there is something, as often and as slowly as the backoff says."""
+        for delay in islice(self.backoff.delays(), self.backoff.attempts - 1):
             if (found := look()) is not None:
                 return found
             time.sleep(delay)
@@ -273,7 +273,7 @@ class Bucket:
         # Not HeadBucket: its answers have no body, and so no reason in them.
         self.call(
             lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1),
-            attempts=self.effort.first_attempts,
+            attempts=self.backoff.first_attempts,
         )
 
     def head(self, key: str, *, attempts: int | None = None) -> dict[str, Any] | None:
@@ -434,7 +434,7 @@ class Bucket:
                 lambda more=more: self.client.list_object_versions(
                     Bucket=self.name, Prefix=prefix, **more
                 ),
-                attempts=self.effort.first_attempts,
+                attempts=self.backoff.first_attempts,
             )
             found += [
                 Version(each["Key"], each["VersionId"], marker=kind == "DeleteMarkers")
@@ -531,7 +531,7 @@ class Bucket:
             else:
                 found = [
                     upload.upload_id
-                    for upload in self.uploads(key, attempts=self.effort.first_attempts)
+                    for upload in self.uploads(key, attempts=self.backoff.first_attempts)
                     if upload.key == key
                 ]
             for upload_id in found:
@@ -578,7 +578,7 @@ class Bucket:
                 Bucket=self.name, Key=key, UploadId=upload_id
             ),
             none_for=(ABORTED,),
-            attempts=self.effort.first_attempts,
+            attempts=self.backoff.first_attempts,
         )
 
     def _create(self, key: str, properties: dict[str, Any]) -> str:
@@ -604,7 +604,7 @@ class Bucket:
     def _send_and_complete(self, path: Path, size: int, key: str, upload_id: str) -> list[bytes]:
         """Send the parts, and make them the object; the digest of each."""
         place: Any = {"Bucket": self.name, "Key": key, "UploadId": upload_id}
-        length = self.effort.part_bytes
+        length = self.backoff.part_bytes
         starts = range(0, size, length)
         digests = [b""] * len(starts)
         stop = threading.Event()
@@ -629,7 +629,7 @@ class Bucket:
             kept = checksum if "ChecksumSHA256" in answer else {}
             return {"PartNumber": index + 1, "ETag": answer["ETag"], **kept}
 
-        with ThreadPoolExecutor(self.effort.threads) as pool:
+        with ThreadPoolExecutor(self.backoff.threads) as pool:
             try:
                 parts: Any = list(pool.map(send, range(len(starts))))
             except BaseException:

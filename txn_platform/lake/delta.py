@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 from txn_platform.addresses import s3_uri
 from txn_platform.contract.schema import PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
-from txn_platform.lake.bucket import Effort
+from txn_platform.lake.bucket import Backoff
 from txn_platform.lake.probe import race
 from txn_platform.lake.s3_access import open_bucket
 
@@ -537,7 +537,7 @@ def open_delta(settings: Settings) -> DeltaLake | None:
             ) from None
         return DeltaLake(str(directory), None)
     name = place.removeprefix("s3://").partition("/")[0]
-    bucket, access = open_bucket(settings, name, Effort())
+    bucket, access = open_bucket(settings, name, Backoff())
     return DeltaLake(place, (bucket, access))
 
 

@@ -115,9 +115,9 @@ class DirectoryLake(Lake):
         return None
 
     @override
-    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+    def open(self, key: str, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
         try:
-            return open_parquet(self._root / key, coded)
+            return open_parquet(self._root / key, dictionary_encoded)
         except FileNotFoundError:
             raise self._missing(key) from None
 

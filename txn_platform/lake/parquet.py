@@ -28,34 +28,34 @@ class Encoding:
         level: of the codec, where it has levels.
         row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
         sorted_by: columns that the rows are ordered by, written to the footer for readers.
-        coded: text columns whose values repeat, which come as dictionaries and stay so.
-        near: columns of which each value is like the one before, written as differences.
-        plain: columns whose values hardly repeat, for which a dictionary would be built in vain.
+        dictionary_encoded: text columns whose values repeat; they come as dictionaries and stay so.
+        delta_encoded: columns of which each value is like the one before, written as differences.
+        plain: columns whose values hardly repeat, so that a dictionary would not pay.
     """
 
     compression: Literal["lz4", "zstd"]
     level: int | None = None
     row_group_rows: int = 1 << 20
     sorted_by: tuple[str, ...] = ()
-    coded: tuple[str, ...] = ()
-    near: tuple[str, ...] = ()
+    dictionary_encoded: tuple[str, ...] = ()
+    delta_encoded: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
 
 
-def open_parquet(path: Path, coded: Collection[str] = ()) -> pq.ParquetFile:
+def open_parquet(path: Path, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
     """A local Parquet file, as `Lake.open` gives one of the lake.
 
     Raises:
         FileNotFoundError: there is none.
     """
     # Opened once: what replaces the file meanwhile is another one.
-    return parquet_of(pa.OSFile(str(path), "rb"), coded)
+    return parquet_of(pa.OSFile(str(path), "rb"), dictionary_encoded)
 
 
-def parquet_of(source: pa.NativeFile, coded: Collection[str] = ()) -> pq.ParquetFile:
+def parquet_of(source: pa.NativeFile, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
     """An open Parquet file, as `Lake.open` gives one of the lake."""
     footer = pq.ParquetFile(source).metadata
-    names: Any = [name for name in footer.schema.names if name in coded]
+    names: Any = [name for name in footer.schema.names if name in dictionary_encoded]
     return pq.ParquetFile(source, metadata=footer, read_dictionary=names)
 
 
@@ -71,14 +71,16 @@ def read_batches(
         schema = pa.schema([schema.field(name) for name in columns])
     if not file.metadata.num_rows:
         yield empty(schema)
-    coded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
-    plain = [name for name in schema.names if name not in coded]
+    dictionary_encoded = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    plain = [name for name in schema.names if name not in dictionary_encoded]
     for group in range(file.num_row_groups):
         # Read in pieces, it would have the values of its dictionaries looked up for each.
-        rows = file.read_row_group(group, columns=coded)
+        rows = file.read_row_group(group, columns=dictionary_encoded)
         start = 0
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=plain):
             pieces = rows.slice(start, batch.num_rows)
             start += batch.num_rows
-            table = pa.Table.from_arrays([*pieces.columns, *batch.columns], names=[*coded, *plain])
+            table = pa.Table.from_arrays(
+                [*pieces.columns, *batch.columns], names=[*dictionary_encoded, *plain]
+            )
             yield as_batch(table, schema)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from txn_platform.contract.schema import CODED_COLUMNS
+from txn_platform.contract.schema import DICTIONARY_ENCODED_COLUMNS
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
 from txn_platform.rows.reason_tally import Reason, ReasonTally
@@ -56,7 +56,7 @@ def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> 
         key = object_key(quarantined, each)
         if landed and not (lake.find(key) and _is_of(lake, key, landed)):
             judged.append(each)
-            _judge(lake, object_key(raw, each), each, tally)
+            _validate(lake, object_key(raw, each), each, tally)
         else:
             with lake.open(key) as file:
                 for rows in read_batches(file):
@@ -77,9 +77,9 @@ def _windows(lake: Lake, *assets: str) -> list[Window]:
     return sorted(found, key=lambda window: window.start)
 
 
-def _judge(lake: Lake, key: str, window: Window, tally: ReasonTally) -> None:
+def _validate(lake: Lake, key: str, window: Window, tally: ReasonTally) -> None:
     """Count the rows of a landed window that break the contract."""
-    with lake.open(key, CODED_COLUMNS) as raw:
+    with lake.open(key, DICTIONARY_ENCODED_COLUMNS) as raw:
         validator = Validator(window, find_repeats(lambda columns: read_batches(raw, columns)))
         for rows in read_batches(raw):
-            tally.add(validator.judge(rows).quarantined)
+            tally.add(validator.validate(rows).quarantined)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
 from txn_platform.lake.base import OPENINGS, Kept, Lake, StoredObject, explained_reads
-from txn_platform.lake.bucket import ABORTED, READ_BYTES, Bucket, Effort, StoreError
+from txn_platform.lake.bucket import ABORTED, READ_BYTES, Backoff, Bucket, StoreError
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import parquet_of
 from txn_platform.lake.probe import probe
@@ -192,7 +192,7 @@ class S3Lake(Lake):
         """Put the file there; what the store's checksum of it has to be, if that is known."""
         for left in reversed(range(_UPLOADS)):
             try:
-                if staged.size <= self.bucket.effort.part_bytes:
+                if staged.size <= self.bucket.backoff.part_bytes:
                     return self.bucket.put(staged.path, place, staged.sha256, properties)
                 claim = staged.path.with_name(staged.path.name + CLAIM_SUFFIX)
                 return self.bucket.put_parts(staged.path, staged.size, place, properties, claim)
@@ -277,7 +277,7 @@ class S3Lake(Lake):
             raise self._missing(key)
 
     @override
-    def open(self, key: str, coded: Collection[str] = ()) -> pq.ParquetFile:
+    def open(self, key: str, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
         place = self._prefix + key
         for left in reversed(range(OPENINGS)):
             found = self.bucket.head(place)
@@ -285,14 +285,16 @@ class S3Lake(Lake):
                 raise self._missing(key)
             kept = self._kept_at(key)
             if kept is not None and kept.put == _put_of(found):
-                return parquet_of(kept.file, coded)
+                return parquet_of(kept.file, dictionary_encoded)
             require_unchanged = partial(self._require_unchanged, key, found.get("ETag"))
             try:
                 with explained_reads(self.uri(key)):
                     source = self._access.filesystem().open_input_file(
                         f"{self.bucket.name}/{place}"
                     )
-                    file = _StoredParquet(source, coded, self.uri(key), require_unchanged)
+                    file = _StoredParquet(
+                        source, dictionary_encoded, self.uri(key), require_unchanged
+                    )
             except (UserError, pa.ArrowException) as error:
                 # Of two versions the size of one and the end of the other make no file.
                 if not left or self._is_unchanged(key, found.get("ETag")):
@@ -401,12 +403,12 @@ class _StoredParquet(pq.ParquetFile):
     def __init__(
         self,
         source: Any,
-        coded: Collection[str],
+        dictionary_encoded: Collection[str],
         uri: str,
         require_unchanged: Callable[[], None],
     ) -> None:
         footer = pq.ParquetFile(source).metadata
-        names: Any = [name for name in footer.schema.names if name in coded]
+        names: Any = [name for name in footer.schema.names if name in dictionary_encoded]
         super().__init__(source, metadata=footer, pre_buffer=True, read_dictionary=names)
         self._uri = uri
         self._require_unchanged = require_unchanged
@@ -443,19 +445,19 @@ class _StoredParquet(pq.ParquetFile):
         self._require_unchanged()
 
 
-def open_s3_lake(settings: Settings, effort: Effort | None = None) -> S3Lake:
+def open_s3_lake(settings: Settings, backoff: Backoff | None = None) -> S3Lake:
     """The lake in the bucket that the settings name.
 
     Args:
         settings: with a bucket.
-        effort: how hard the store is tried.
+        backoff: how hard the store is tried.
 
     Raises:
         UserError: there are no credentials for the bucket.
     """
     if settings.bucket is None:
         raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
-    bucket, access = open_bucket(settings, settings.bucket, effort or Effort())
+    bucket, access = open_bucket(settings, settings.bucket, backoff or Backoff())
     return S3Lake(
         bucket=bucket,
         prefix=settings.lake_prefix,

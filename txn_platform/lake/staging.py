@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from txn_platform.arrow.dictionaries import as_batch, coded_schema, compacted, in_one_piece
+from txn_platform.arrow.dictionaries import as_batch, combined, compacted, encoded_schema
 from txn_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class StagingWriter:
         self._durable = durable
         self._schema = schema
         self._encoding = encoding
-        self._coded_schema = coded_schema(schema, encoding.coded)
+        self._encoded_schema = encoded_schema(schema, encoding.dictionary_encoded)
         self._lock = _locked(path)
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
@@ -94,10 +94,10 @@ class StagingWriter:
     @cached_property
     def _writer(self) -> pq.ParquetWriter:
         encoding, names = self._encoding, self._schema.names
-        not_coded = [
-            field.name for field in self._coded_schema if not pa.types.is_dictionary(field.type)
+        plain_columns = [
+            field.name for field in self._encoded_schema if not pa.types.is_dictionary(field.type)
         ]
-        without = {*encoding.plain, *encoding.near}
+        without = {*encoding.plain, *encoding.delta_encoded}
         # By name, pyarrow would leave out the values of lists, which fastparquet reads only from
         # a dictionary.
         dictionary: Any = [name for name in names if name not in without] if without else True
@@ -105,23 +105,23 @@ class StagingWriter:
             name: "DELTA_BYTE_ARRAY"
             if pa.types.is_string(self._schema.field(name).type)
             else "DELTA_BINARY_PACKED"
-            for name in encoding.near
+            for name in encoding.delta_encoded
         }
         writer = pq.ParquetWriter(
             self._path,
-            self._coded_schema,
+            self._encoded_schema,
             compression=encoding.compression,
             compression_level=encoding.level,
             use_dictionary=dictionary,
             dictionary_pagesize_limit=_DICTIONARY_BYTES,
             column_encoding=delta or None,
             # Of values that repeat all over the window, no statistics help a reader to skip.
-            write_statistics=cast("Any", not_coded),
+            write_statistics=cast("Any", plain_columns),
             write_page_index=True,
             store_decimal_as_integer=True,
             store_schema=False,
             sorting_columns=pq.SortingColumn.from_ordering(
-                self._coded_schema, [(name, "ascending") for name in encoding.sorted_by]
+                self._encoded_schema, [(name, "ascending") for name in encoding.sorted_by]
             )
             if encoding.sorted_by
             else None,
@@ -149,7 +149,7 @@ class StagingWriter:
 
     def write(self, rows: pa.RecordBatch | pl.DataFrame) -> None:
         """Append rows; columns are put into the schema's order and types, never its values."""
-        batch = as_batch(rows, self._coded_schema)
+        batch = as_batch(rows, self._encoded_schema)
         while batch.num_rows:
             part = batch.slice(0, self._encoding.row_group_rows - self._pending_rows)
             batch = batch.slice(part.num_rows)
@@ -221,14 +221,14 @@ class StagingWriter:
             self._encoding_now = None
 
     def _encode(self, rows: list[pa.RecordBatch]) -> None:
-        table = pa.Table.from_batches(rows, self._coded_schema)
+        table = pa.Table.from_batches(rows, self._encoded_schema)
         rows.clear()
         # Only what has a dictionary must be in one piece, for there is one in a row group.
         columns = [
-            compacted(in_one_piece(column)) if pa.types.is_dictionary(column.type) else column
+            compacted(combined(column)) if pa.types.is_dictionary(column.type) else column
             for column in table.columns
         ]
-        table = pa.Table.from_arrays(columns, schema=self._coded_schema)
+        table = pa.Table.from_arrays(columns, schema=self._encoded_schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._begin_sync()
         self._digest_what_is_new()

@@ -39,7 +39,7 @@ def local_stack(settings: Settings) -> str | None:
     """Say that a local stack runs or left data under `TXN_HOME`, if its lake is another's."""
     home = settings.home.absolute()
     port = _s3_port(home)
-    running = _is_held(home / "laptop.lock")
+    running = _is_held(home / "stack.lock")
     folder = f"/{settings.lake_prefix}" if settings.lake_prefix else ""
     if port is None or (running and port_is_free(port)):
         if not running or settings.bucket is None:

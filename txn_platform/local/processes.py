@@ -1,7 +1,7 @@
 """How child processes are run: started, waited for, heard, and ended with whoever started them.
 
 What is particular to one server (its options, its data) belongs beside that server; only the
-generator service is here as well, because both the platform and a laptop start it. Standard
+generator service is here as well, because both the platform and the local stack start it. Standard
 library only, so that it can be imported where start-up time counts.
 """
 
@@ -27,7 +27,7 @@ from txn_platform.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_GUARD = Path(__file__).with_name("guard.py")
+_SUPERVISOR = Path(__file__).with_name("supervisor.py")
 _OUTPUT_BYTES = 64 * 1024
 _CHUNK_BYTES = 4096
 _LAST_LINES = 20
@@ -43,12 +43,12 @@ class ChildFailed(UserError):  # noqa: N818 - it says what happened, as in `exce
     """A child process ended, or did not become ready; says which, how, and its last lines."""
 
 
-class Child:
+class ManagedProcess:
     """A running command that ends when it is stopped, and at the latest with this process.
 
     It stands in a session of its own, so that Ctrl-C reaches this process alone. It ends with this
     process however that dies, SIGKILL included, because it holds the reading end of a pipe whose
-    writing end is here: either the command watches its standard input itself, or `guard` does.
+    writing end is here: either the command watches its standard input itself, or `supervisor` does.
 
     Args:
         name: what messages call it.
@@ -62,7 +62,7 @@ class Child:
         grace: seconds between SIGTERM and SIGKILL.
 
     Raises:
-        ChildFailed: the command cannot be started (with a guard, `wait_until` says so).
+        ChildFailed: the command cannot be started (with a supervisor, `wait_until` says so).
     """
 
     def __init__(
@@ -82,11 +82,13 @@ class Child:
         self._patience = grace if watches_stdin else grace + 2
         self._stopping = threading.Lock()
         self._memory = bytearray()
-        guard = [] if watches_stdin else [sys.executable, "-I", "-S", str(_GUARD), str(grace)]
+        supervisor = (
+            [] if watches_stdin else [sys.executable, "-I", "-S", str(_SUPERVISOR), str(grace)]
+        )
         try:
             with log.open("wb") if log else nullcontext(subprocess.PIPE) as output:
                 self._process = subprocess.Popen(  # noqa: S603 - callers give fixed commands
-                    [*guard, *command],
+                    [*supervisor, *command],
                     stdin=subprocess.PIPE,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -103,7 +105,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The process that stands for the child: the command itself, or its guard."""
+        """The process that stands for the child: the command itself, or its supervisor."""
         return self._process.pid
 
     @property
@@ -131,7 +133,7 @@ class Child:
         """
         code = self._process.poll()
         if code is not None:
-            # As the guard has it: 128 plus the number of the signal that ended it.
+            # As the supervisor has it: 128 plus the number of the signal that ended it.
             raise self._failure(f"ended with exit code {code if code >= 0 else 128 - code}")
 
     def wait_until[T](self, ready: Callable[[], T | None], *, timeout: float) -> T:
@@ -209,18 +211,18 @@ def generator_child(
     log: Path | None = None,
     environment: Mapping[str, str] | None = None,
     holds: Sequence[int] = (),
-) -> Child:
+) -> ManagedProcess:
     """Start the generator service on 127.0.0.1, without waiting for it.
 
     Args:
         port: where; 0 is any free port, `None` what the service's own settings say.
-        log: as for `Child`.
-        environment: as for `Child`; the service's settings are the `GENERATOR_` variables.
-        holds: as for `Child`.
+        log: as for `ManagedProcess`.
+        environment: as for `ManagedProcess`; the service's settings are the `GENERATOR_` variables.
+        holds: as for `ManagedProcess`.
     """
     command = [sys.executable, "-m", "generator_service", "--until-stdin-closes"]
     command += ["--host", "127.0.0.1"]
-    return Child(
+    return ManagedProcess(
         "The generator service",
         command if port is None else [*command, "--port", str(port)],
         log=log,
@@ -230,7 +232,7 @@ def generator_child(
     )
 
 
-def generator_url(child: Child, *, timeout: float = 60) -> str:
+def generator_url(child: ManagedProcess, *, timeout: float = 60) -> str:
     """Wait until the generator service answers, so many seconds at most, and return its URL.
 
     Raises:

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from txn_platform.errors import UserError
-from txn_platform.local.processes import Child, ChildFailed, free_ports, port_is_free
+from txn_platform.local.processes import ChildFailed, ManagedProcess, free_ports, port_is_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +41,8 @@ def available() -> bool:
 class SeaweedFS:
     """A running SeaweedFS with one bucket, whose S3 asks for one pair of keys.
 
-    For a laptop and for tests: the S3 checks every request, but the parts of SeaweedFS talk to
-    each other on 127.0.0.1 without keys, so whoever else works on the machine is trusted.
+    For the local stack and for tests. The S3 checks every request, but the parts of SeaweedFS talk
+    to each other on 127.0.0.1 without keys: other users of the machine are trusted.
 
     Args:
         data: the directory of its data, made if need be; a later start with the same directory
@@ -54,7 +54,7 @@ class SeaweedFS:
         memory_mib: the memory that its garbage collector aims to stay under, in MiB; half as much
             again happens where that is too little. An upload makes it hold some 300: of 768 it
             takes 630, and 12 ns of CPU a byte written; of 384, 18 ns; more gains nothing.
-        holds: as for `Child`.
+        holds: as for `ManagedProcess`.
 
     Raises:
         UserError: SeaweedFS is not installed.
@@ -84,7 +84,7 @@ class SeaweedFS:
         for start in range(1, _STARTS + 1):
             ports = _choose_ports(data / "ports.json")
             self.endpoint_url = f"http://127.0.0.1:{ports['s3']}"
-            self.child = Child(
+            self.child = ManagedProcess(
                 "SeaweedFS",
                 [
                     str(weed),

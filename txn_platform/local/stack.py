@@ -1,4 +1,4 @@
-"""What a laptop lacks to run the platform: a source, an S3, a Dagster UI; all under `TXN_HOME`.
+"""The local stack: a source, an S3 and the Dagster UI on one machine, all under `TXN_HOME`.
 
 For `txn dev` and `txn demo`. How a process is run belongs in `processes`, what is particular to
 SeaweedFS in `seaweedfs`; what is printed and run with it belongs in `cli`.
@@ -25,7 +25,12 @@ from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
 from txn_platform.local import seaweedfs
 from txn_platform.local.places import STACK_BUCKET
-from txn_platform.local.processes import Child, generator_child, generator_url, port_is_free
+from txn_platform.local.processes import (
+    ManagedProcess,
+    generator_child,
+    generator_url,
+    port_is_free,
+)
 from txn_platform.network import without_proxy_for_loopback
 from txn_platform.rows.card_key import kept_card_key
 from txn_platform.settings import load_settings
@@ -70,7 +75,7 @@ class Services:
 
     addresses: dict[str, str]
     environment: dict[str, str]
-    children: tuple[Child, ...]
+    children: tuple[ManagedProcess, ...]
 
     def wait(self) -> None:
         """Return on Ctrl-C.
@@ -86,7 +91,7 @@ class Services:
 
 
 @contextmanager
-def laptop(
+def local_stack_services(
     *, directory: bool = False, ui: bool = False, ui_port: int = 3000
 ) -> Generator[Services]:
     """Run a generator, an S3 server with a bucket, and a Dagster UI with its daemon.
@@ -100,7 +105,7 @@ def laptop(
         ui_port: where its UI listens.
 
     Raises:
-        UserError: another laptop runs with this `TXN_HOME`, or a port is taken.
+        UserError: another local stack runs with this `TXN_HOME`, or a port is taken.
         ChildFailed: one of them did not start.
     """
     settings = load_settings()
@@ -184,7 +189,7 @@ def laptop(
 def running_generator(home: Path) -> str | None:
     """Where the generator of the local stack in a state directory answers; None when none does."""
     try:
-        if not _runs((home / "laptop.lock").read_text("ascii")):
+        if not _runs((home / "stack.lock").read_text("ascii")):
             return None
         log = (home / "logs" / "generator.log").read_text("utf-8", "replace")
     except (OSError, ValueError):
@@ -196,7 +201,7 @@ def running_generator(home: Path) -> str | None:
 
 def _start_dagster(
     home: Path, logs: Path, environment: dict[str, str], port: int, lock: int
-) -> Child:
+) -> ManagedProcess:
     dagster_home = home / "dagster"
     configuration = dagster_home / "dagster.yaml"
     if not configuration.exists():
@@ -206,7 +211,7 @@ def _start_dagster(
         draft.write_text(DAGSTER_YAML, "utf-8")
         draft.replace(configuration)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
-    child = Child(
+    child = ManagedProcess(
         "Dagster",
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         log=logs / "dagster.log",
@@ -250,7 +255,7 @@ def _lock(home: Path) -> Generator[int]:
     waited for.
     """
     try:
-        file = (home / "laptop.lock").open("a+", encoding="ascii")
+        file = (home / "stack.lock").open("a+", encoding="ascii")
     except OSError as error:
         raise UserError(
             f"{home} cannot be used for state ({error.strerror}): set TXN_HOME to a directory "

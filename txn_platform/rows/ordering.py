@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from txn_platform.arrow.dictionaries import numbers, taken
+from txn_platform.arrow.dictionaries import numbers, take
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Order:
 
 def _ascend(ids: pa.Array[Any], places: NDArray[np.intp]) -> bool:
     """Whether the ids at some places are not above those behind them."""
-    one, other = (taken(ids, at) for at in (places, places + 1))
+    one, other = (take(ids, at) for at in (places, places + 1))
     return bool(pc.all(pc.less_equal(one, other), min_count=0).as_py())
 
 

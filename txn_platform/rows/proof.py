@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, cast
 import numpy as np
 import polars as pl
 
-from txn_platform.arrow.dictionaries import Coded, PerDictionary, places_of
-from txn_platform.arrow.prefetch import ahead
+from txn_platform.arrow.dictionaries import DictionaryEncoded, PerDictionary, indices_of
+from txn_platform.arrow.prefetch import prefetch
 from txn_platform.contract.card_numbers import holds_card_number
 from txn_platform.contract.schema import (
     FREE_TEXTS,
@@ -70,7 +70,7 @@ def prove_published(
 
     Args:
         schema: of the file.
-        batches: gives its rows, columns of `CODED_COLUMNS` as dictionaries.
+        batches: gives its rows, columns of `DICTIONARY_ENCODED_COLUMNS` as dictionaries.
         expected: the landed rows' totals, which equal those that the source states, less the
             quarantine's.
         clear_cards: card numbers are published as they are, so they are not looked for.
@@ -86,7 +86,7 @@ def prove_published(
         **{name: PerDictionary(_is_card_number) for name in IDENTIFIERS},
     }
     before = 0
-    for rows in ahead(batches(_COLUMNS)):
+    for rows in prefetch(batches(_COLUMNS)):
         totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
         if not clear_cards:
             for name, shows in shows_card.items():
@@ -139,11 +139,11 @@ def _rows_with(
     column: Column, condition: Callable[[Column], NDArray[np.bool_]]
 ) -> NDArray[np.int64]:
     """The indices of the rows whose value meets a condition."""
-    encoded = cast("Coded", column)
+    encoded = cast("DictionaryEncoded", column)
     holds = condition(encoded.dictionary)
     if not holds.any():
         return np.empty(0, np.int64)
-    return np.flatnonzero(np.append(holds, [False])[places_of(encoded)])
+    return np.flatnonzero(np.append(holds, [False])[indices_of(encoded)])
 
 
 def _is_not_masked(values: Column) -> NDArray[np.bool_]:

@@ -15,7 +15,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.arrow.dictionaries import Coded, Column, PerDictionary, boolean, recoded, taken
+from txn_platform.arrow.dictionaries import (
+    Column,
+    DictionaryEncoded,
+    PerDictionary,
+    boolean,
+    recoded,
+    take,
+)
 from txn_platform.arrow.text import BLOCK_ROWS
 from txn_platform.contract.schema import PUBLISHED_COLUMNS
 
@@ -65,7 +72,7 @@ class CardProtector:
         self._masks = self._tokens = pa.nulls(0, pa.string())
         self._of_dictionary = PerDictionary(self._protect)
 
-    def protect(self, numbers: Coded) -> tuple[Coded, Coded]:
+    def protect(self, numbers: DictionaryEncoded) -> tuple[DictionaryEncoded, DictionaryEncoded]:
         """The masks and the tokens of card numbers, null where the number is null.
 
         Args:
@@ -81,7 +88,7 @@ class CardProtector:
             recoded(numbers, tokens),
         )
 
-    def _protect(self, numbers: Column) -> tuple[Coded, Column]:
+    def _protect(self, numbers: Column) -> tuple[DictionaryEncoded, Column]:
         """The masks, each once as Parquet needs them, and the tokens of k numbers."""
         # One window holds each card many times over; a window's cards are few enough to remember.
         codes = _codes(numbers)
@@ -91,12 +98,12 @@ class CardProtector:
             self._remember(numbers.filter(boolean(unknown)), codes[unknown])
             found = np.searchsorted(self._codes, codes)
         places = self._places[found]
-        masks = cast("Coded", taken(self._masks, places).dictionary_encode())
-        return masks, taken(self._tokens, places)
+        masks = cast("DictionaryEncoded", take(self._masks, places).dictionary_encode())
+        return masks, take(self._tokens, places)
 
     def _remember(self, numbers: Column, codes: NDArray[np.uint64]) -> None:
         codes, firsts = np.unique(codes, return_index=True)
-        numbers = taken(numbers, firsts)
+        numbers = take(numbers, firsts)
         number = pl.col("number")
         hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
         masks = pl.DataFrame({"number": pl.Series(numbers, dtype=pl.String)}).select(
@@ -160,7 +167,7 @@ def protected(
     Under the policy `clear`, which is for fictitious data, card numbers stay as they were sent.
     """
     numbers = rows.column("card_number")
-    masks, tokens = protector.protect(cast("Coded", numbers))
+    masks, tokens = protector.protect(cast("DictionaryEncoded", numbers))
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns |= {"card_number": masks if policy == "token" else numbers, "card_token": tokens}
     return pa.RecordBatch.from_pydict({name: columns[name] for name in PUBLISHED_COLUMNS})

@@ -20,11 +20,11 @@ from txn_platform.arrow.dictionaries import (
     as_batch,
     as_frame,
     boolean,
-    coded_schema,
     empty,
+    encoded_schema,
     few,
+    indices_of,
     integers,
-    places_of,
     recoded,
     renumbered,
 )
@@ -38,9 +38,9 @@ from txn_platform.contract.reasons import (
     reason_of,
 )
 from txn_platform.contract.schema import (
-    CODED_COLUMNS,
     CONFORMING_SCHEMA,
     CONTRACT_VERSION,
+    DICTIONARY_ENCODED_COLUMNS,
     DUPLICATE_FIELD,
     FINER_DECIMAL,
     QUARANTINE_SCHEMA,
@@ -56,7 +56,7 @@ from txn_platform.rows.timestamps import parse_timestamps
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from txn_platform.arrow.dictionaries import Coded
+    from txn_platform.arrow.dictionaries import DictionaryEncoded
     from txn_platform.rows.reconciliation import Batches
     from txn_platform.windows import Window
 
@@ -65,7 +65,7 @@ NO_REPEATS: Final = pl.DataFrame(schema={"position": pl.Int64, "repeat": pl.Stri
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ValidatedBatch:
     """What became of a batch: every row of it is in exactly one of the two.
 
     Attributes:
@@ -171,7 +171,7 @@ _OF_ONE_COLUMN: Final = {
     )
     for name in SENT_COLUMNS
 }
-# Of these, most windows have few rows that can break them, or none: see `Validator.judge`.
+# Of these, most windows have few rows that can break them, or none: see `Validator.validate`.
 _OF_AMOUNTS: Final = "amount.exponent"
 _OF_REFUNDS: Final = "original_transaction_id.own_id"
 _OF_ROWS: Final = [
@@ -182,7 +182,7 @@ _OF_ROWS: Final = [
 ]
 _LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
 _WORKERS: Final = 2
-_QUARANTINED: Final = coded_schema(QUARANTINE_SCHEMA, CODED_COLUMNS)
+_QUARANTINED: Final = encoded_schema(QUARANTINE_SCHEMA, DICTIONARY_ENCODED_COLUMNS)
 
 
 class Validator:
@@ -202,7 +202,7 @@ class Validator:
         }
         self._lack_decimals = PerDictionary(_lack_decimals)
 
-    def judge(self, sent: pa.RecordBatch) -> Judgement:
+    def validate(self, sent: pa.RecordBatch) -> ValidatedBatch:
         """Judge a batch.
 
         Args:
@@ -225,10 +225,10 @@ class Validator:
         conforms &= in_place.to_series().to_numpy()
         refunds = whole_rows["original_transaction_id"].is_not_null().arg_true().to_numpy()
         conforms[refunds] &= _hold(_OF_REFUNDS, typed, refunds)
-        currencies = cast("Coded", typed.column("currency"))
+        currencies = cast("DictionaryEncoded", typed.column("currency"))
         lack_decimals = self._lack_decimals(currencies.dictionary)
         if lack_decimals.any():
-            whole = np.flatnonzero(lack_decimals[places_of(currencies)])
+            whole = np.flatnonzero(lack_decimals[indices_of(currencies)])
             conforms[whole] &= _hold(_OF_AMOUNTS, typed, whole)
         if sent.column("extra_fields").null_count < sent.num_rows:
             extra = as_frame(sent.select(["extra_fields"]))
@@ -237,19 +237,19 @@ class Validator:
             places = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
             conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
         if conforms.all():
-            return Judgement(typed, empty(_QUARANTINED))
-        return Judgement(
+            return ValidatedBatch(typed, empty(_QUARANTINED))
+        return ValidatedBatch(
             typed.filter(boolean(conforms)),
             _reasoned(few(sent, ~conforms), self._window, self._repeats),
         )
 
     def _column(self, name: str, column: pa.Array[Any]) -> _Column:
         if not isinstance(column, pa.DictionaryArray):
-            values, good = _judge_values(name, column)
+            values, good = _validate_values(name, column)
             typed = column if name not in TEXT_PATTERNS else values.to_arrow()
             return _Column(typed, None if good.all() else good.to_numpy())
-        coded = cast("Coded", column)
-        judged = self._dictionaries[name](coded.dictionary).column(coded)
+        encoded = cast("DictionaryEncoded", column)
+        judged = self._dictionaries[name](encoded.dictionary).column(encoded)
         if name in TEXT_PATTERNS:
             plain = judged.typed.cast(CONFORMING_SCHEMA.field(name).type)
             return _Column(plain, judged.conforms)
@@ -302,7 +302,7 @@ class _Dictionary:
     @classmethod
     def of(cls, name: str, sent: pa.Array[Any]) -> Self:
         """Judge the values of a column."""
-        values, good = _judge_values(
+        values, good = _validate_values(
             name, pl.Series(sent, dtype=pl.String).extend_constant(None, 1)
         )
         conforms = good.to_numpy()
@@ -316,17 +316,17 @@ class _Dictionary:
         places = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
         return cls(sent.filter(boolean(kept[:-1])), conforms, places)
 
-    def column(self, coded: Coded) -> _Column:
+    def column(self, encoded: DictionaryEncoded) -> _Column:
         """Rows over this dictionary, judged."""
-        indices = places_of(coded)
-        good = self.conforms if coded.null_count else self.conforms[:-1]
+        indices = indices_of(encoded)
+        good = self.conforms if encoded.null_count else self.conforms[:-1]
         conforms = None if good.all() else self.conforms[indices]
         if self.places is None:
-            return _Column(recoded(coded, self.typed), conforms)
+            return _Column(recoded(encoded, self.typed), conforms)
         return _Column(renumbered(indices, self.places, self.typed), conforms)
 
 
-def _judge_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Series, pl.Series]:
+def _validate_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Series, pl.Series]:
     """Texts parsed, and whether each conforms to the rules of its column alone."""
     sent = pl.Series(name, texts, dtype=pl.String)
     values = _parse(sent, texts) if name in TEXT_PATTERNS else sent

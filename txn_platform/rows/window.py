@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from txn_platform.arrow.prefetch import ahead
+from txn_platform.arrow.prefetch import prefetch
 from txn_platform.rows.ordering import Order
 from txn_platform.rows.protection import protected
 from txn_platform.rows.reason_tally import ReasonTally
@@ -68,7 +68,7 @@ def validate_window(
     reasons = ReasonTally()
     order = Order()
     validator = Validator(window, find_repeats(batches) if may_repeat else NO_REPEATS)
-    for batch in ahead(map(validator.judge, batches(None))):
+    for batch in prefetch(map(validator.validate, batches(None))):
         conforming = protected(batch.conforming, protector, card_policy)
         validated += ControlTotals.of(conforming)
         quarantined += ControlTotals.of(batch.quarantined)

@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from txn_platform.arrow.dictionaries import PerDictionary, integers, numbers, places_of, renumbered
+from txn_platform.arrow.dictionaries import PerDictionary, indices_of, integers, numbers, renumbered
 from txn_platform.errors import shown
 from txn_platform.source.decode_limits import RefusedError, TooLargeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from txn_platform.arrow.dictionaries import Coded, Column
+    from txn_platform.arrow.dictionaries import Column, DictionaryEncoded
     from txn_platform.source.decode_limits import Budget
 
 _TEXT: Final = pa.string()
@@ -68,15 +68,15 @@ class AsText:
         if not isinstance(column, pa.DictionaryArray):
             column.validate(full=True)
             return _as_text(column, self._name, self._budget)
-        coded = cast("Coded", column)
-        values = self._dictionary(coded.dictionary)
-        coded.indices.validate(full=True)
-        found: dict[str, int] = cast("Any", pc.min_max(coded.indices)).as_py()
-        if len(coded) > coded.null_count and not (
-            0 <= found["min"] <= found["max"] < len(coded.dictionary)
+        encoded = cast("DictionaryEncoded", column)
+        values = self._dictionary(encoded.dictionary)
+        encoded.indices.validate(full=True)
+        found: dict[str, int] = cast("Any", pc.min_max(encoded.indices)).as_py()
+        if len(encoded) > encoded.null_count and not (
+            0 <= found["min"] <= found["max"] < len(encoded.dictionary)
         ):
             raise pa.ArrowInvalid("an index points past its dictionary")
-        return _over(coded, values)
+        return _over(encoded, values)
 
     def _values(self, dictionary: Column) -> Column:
         dictionary.validate(full=True)
@@ -90,7 +90,7 @@ def _as_text(column: Column, name: str, budget: Budget) -> Column:
         text = column
     elif isinstance(column, pa.DictionaryArray):
         values = as_plain(_as_text(column.dictionary, name, budget), budget)
-        return _over(cast("Coded", column), values)
+        return _over(cast("DictionaryEncoded", column), values)
     elif pa.types.is_run_end_encoded(kind):
         return _of_runs(column, name, budget)
     else:
@@ -172,7 +172,9 @@ def expanded_bytes(column: Column | pa.ChunkedArray[Any]) -> int:
 def _total_length(column: Column) -> int:
     if isinstance(column, pa.DictionaryArray):
         lengths = _lengths(column.dictionary)
-        counts = np.bincount(places_of(cast("Coded", column)), minlength=len(lengths) + 1)
+        counts = np.bincount(
+            indices_of(cast("DictionaryEncoded", column)), minlength=len(lengths) + 1
+        )
         return int(counts[:-1] @ lengths)
     return int(_lengths(column).sum())
 
@@ -195,30 +197,30 @@ def _require_short_values(texts: Column, name: str, budget: Budget) -> None:
         )
 
 
-def _over(column: Coded, values: Column) -> Coded:
+def _over(column: DictionaryEncoded, values: Column) -> DictionaryEncoded:
     """The same rows over the texts of their values, of which some may be null."""
     if column.type == _CODED and values is column.dictionary and not values.null_count:
         return column
     indices = column.indices.cast(pa.int32())
-    plain: Coded = pa.DictionaryArray.from_arrays(indices, values, safe=False)
+    plain: DictionaryEncoded = pa.DictionaryArray.from_arrays(indices, values, safe=False)
     if not values.null_count:
         return plain
     kept = np.flatnonzero(numbers(cast("Column", values.is_valid().cast(pa.int8()))))
     places = np.full(len(values) + 1, -1, dtype=np.int32)
     places[kept] = np.arange(len(kept), dtype=np.int32)
-    return renumbered(places_of(plain), places, values.drop_null())
+    return renumbered(indices_of(plain), places, values.drop_null())
 
 
-def _of_runs(column: Column, name: str, budget: Budget) -> Coded:
+def _of_runs(column: Column, name: str, budget: Budget) -> DictionaryEncoded:
     """Values that are sent once for each run: one dictionary value for each run."""
     runs = cast("pa.RunEndEncodedArray[Any, Any]", column)
     values = as_plain(_as_text(runs.values, name, budget), budget)
     ends = np.clip(numbers(runs.run_ends).astype(np.int64) - runs.offset, 0, len(runs))
     indices = np.repeat(np.arange(len(ends), dtype=np.int32), np.diff(ends, prepend=0))
-    coded: Coded = pa.DictionaryArray.from_arrays(
+    encoded: DictionaryEncoded = pa.DictionaryArray.from_arrays(
         cast("pa.Int32Array", integers(indices)), values, safe=False
     )
-    return _over(coded, values)
+    return _over(encoded, values)
 
 
 def _times(column: Column) -> Column:

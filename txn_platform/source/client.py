@@ -25,7 +25,7 @@ import pyarrow as pa
 from txn_platform.arrow.dictionaries import as_frame, integers
 from txn_platform.contract.drift import find_drift
 from txn_platform.contract.schema import (
-    CODED_COLUMNS,
+    DICTIONARY_ENCODED_COLUMNS,
     LANDED_SCHEMA,
     REQUIRED_COLUMNS,
     SENT_COLUMNS,
@@ -66,7 +66,7 @@ _TIMES_AT_OTHER_ADDRESSES: Final = 2
 _TIMES_ALIKE: Final = 4
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
 # Those whose values differ from row to row.
-_TELLING_COLUMNS: Final = [name for name in SENT_COLUMNS if name not in CODED_COLUMNS]
+_TELLING_COLUMNS: Final = [name for name in SENT_COLUMNS if name not in DICTIONARY_ENCODED_COLUMNS]
 _MARK: Final = f'{{"{UNREADABLE}":'
 _LOOK_AT_ITS_LOG: Final = "look at its log"
 _NOT_ITS_PAGES: Final = "look at what it sends, and at TXN_SOURCE_ITEMS"
@@ -245,7 +245,8 @@ class Source:
             as_of: rows that arrived later are left out.
 
         Yields:
-            Batches with the columns of `RAW_SCHEMA`, those of `CODED_COLUMNS` as dictionaries.
+            Batches with the columns of `RAW_SCHEMA`; those of `DICTIONARY_ENCODED_COLUMNS` are
+                dictionaries.
         """
         position = 0
         for batch in self._slices(window, as_of):

@@ -31,7 +31,7 @@ from generator_service.export import export
 from generator_service.models import Defect, parse_moment
 from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import (
-    CODED_SCHEMA,
+    DICTIONARY_ENCODED_SCHEMA,
     PLACED_SCHEMA,
     SCHEMA,
     Configuration,
@@ -124,7 +124,7 @@ def quarantined(sent: list[pa.RecordBatch]) -> dict[int, list[str]]:
         lambda names: (batch if names is None else batch.select(names) for batch in sent)
     )
     validator = validation.Validator(window, repeats)
-    judged = (validator.judge(rows).quarantined for rows in sent)
+    judged = (validator.validate(rows).quarantined for rows in sent)
     return {
         row["position"]: sorted(row["reasons"])
         for rows in judged
@@ -293,10 +293,10 @@ def test_defects_do_not_depend_on_the_encoding_of_the_rows(batches: list[pa.Reco
     defects = f"{SMALL},huge_string:0.0005"
     plain = pa.Table.from_batches(injector(defects).batches(batches, Format.ARROW))
     simulator = Simulator(Configuration(tps=16, customers=500, merchants=100))
-    for schema in (CODED_SCHEMA, PLACED_SCHEMA):
-        coded = DefectInjector(Defects.parse(defects), (), 0, WINDOW, schema)
+    for schema in (DICTIONARY_ENCODED_SCHEMA, PLACED_SCHEMA):
+        encoded = DefectInjector(Defects.parse(defects), (), 0, WINDOW, schema)
         rows = simulator.batches(WINDOW, schema=schema)
-        sent = pa.Table.from_batches(coded.batches(rows, Format.ARROW), coded.schema)
+        sent = pa.Table.from_batches(encoded.batches(rows, Format.ARROW), encoded.schema)
         assert sent.schema.names == plain.schema.names
         for name in plain.schema.names:
             assert sent[name].cast(pa.string()).equals(plain[name].cast(pa.string())), name

@@ -300,9 +300,9 @@ def test_json_is_no_stream():
 
 
 def test_read_ahead_gives_the_items_in_order():
-    with ReadAhead(iter(range(100)), 3) as ahead:
-        assert list(ahead) == list(range(100))
-        assert list(ahead) == []
+    with ReadAhead(iter(range(100)), 3) as prefetch:
+        assert list(prefetch) == list(range(100))
+        assert list(prefetch) == []
 
 
 def test_read_ahead_is_no_further_ahead_than_its_depth():
@@ -313,12 +313,12 @@ def test_read_ahead_is_no_further_ahead_than_its_depth():
             made.release()
             yield item
 
-    with ReadAhead(items(), 3) as ahead:
+    with ReadAhead(items(), 3) as prefetch:
         for _ in range(3):
             assert made.acquire(timeout=10)
         # Nobody took one: there is no fourth, however long one waits.
         assert not made.acquire(timeout=0.05)
-        assert next(ahead) == 0
+        assert next(prefetch) == 0
         assert made.acquire(timeout=10)
 
 
@@ -327,10 +327,10 @@ def test_read_ahead_passes_on_what_fails():
         yield 1
         raise OSError("disk on fire")
 
-    with ReadAhead(items(), 3) as ahead:
-        assert next(ahead) == 1
+    with ReadAhead(items(), 3) as prefetch:
+        assert next(prefetch) == 1
         with pytest.raises(OSError, match="disk on fire"):
-            next(ahead)
+            next(prefetch)
 
 
 def test_read_ahead_ends_its_thread_and_its_items_when_closed():
@@ -343,11 +343,11 @@ def test_read_ahead_ends_its_thread_and_its_items_when_closed():
         finally:
             ended.set()
 
-    ahead = ReadAhead(items(), 3)
-    assert next(ahead) == 1
-    ahead.close()
-    ahead.thread.join(timeout=10)
-    assert not ahead.thread.is_alive()
+    prefetch = ReadAhead(items(), 3)
+    assert next(prefetch) == 1
+    prefetch.close()
+    prefetch.thread.join(timeout=10)
+    assert not prefetch.thread.is_alive()
     assert ended.wait(timeout=10)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from generator_service import wire
 from generator_service.simulator import (
-    CODED_SCHEMA,
+    DICTIONARY_ENCODED_SCHEMA,
     PLACED_SCHEMA,
     SCHEMA,
     Configuration,
@@ -147,17 +147,17 @@ def test_batches_have_the_schema_and_are_never_empty(small: Simulator):
 @pytest.mark.parametrize(
     ("schema", "more"),
     [
-        (CODED_SCHEMA, {"customer_id", "card_number"}),
+        (DICTIONARY_ENCODED_SCHEMA, {"customer_id", "card_number"}),
         (PLACED_SCHEMA, {"customer_id", "card_number", "latitude", "longitude"}),
     ],
 )
 def test_coded_columns_hold_the_same_values(small: Simulator, schema: pa.Schema, more: set[str]):
     window = Window(NOON, NOON + HOUR)
     plain = pa.Table.from_batches(list(small.batches(window)))
-    coded = pa.Table.from_batches(list(small.batches(window, schema=schema)), schema)
+    encoded = pa.Table.from_batches(list(small.batches(window, schema=schema)), schema)
     assert {field.name for field in schema if field.type != SCHEMA.field(field.name).type} == more
     assert all(pa.types.is_dictionary(schema.field(name).type) for name in more)
-    assert coded.to_pylist() == plain.to_pylist()
+    assert encoded.to_pylist() == plain.to_pylist()
 
 
 def test_coded_places_are_written_as_plain_ones_are(small: Simulator):

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.local import stack as laptop_module
-from txn_platform.local.processes import Child, ChildFailed, free_ports
+from txn_platform.local import stack as stack_module
+from txn_platform.local.processes import ChildFailed, ManagedProcess, free_ports
 from txn_platform.local.seaweedfs import available
-from txn_platform.local.stack import laptop
+from txn_platform.local.stack import local_stack_services
 from txn_platform_tests.conftest import S3Endpoint, gone
 
 if TYPE_CHECKING:
@@ -33,13 +33,13 @@ needs_seaweedfs = pytest.mark.skipif(not available(), reason="SeaweedFS is not i
 PROGRAM = """
 import json, sys
 from dataclasses import replace
-from txn_platform.local.stack import laptop
+from txn_platform.local.stack import local_stack_services
 
 class Announcer:
     def check(self):
         print("waits", flush=True)
 
-with laptop(directory=sys.argv[1] == "directory") as services:
+with local_stack_services(directory=sys.argv[1] == "directory") as services:
     print(json.dumps(services.environment), flush=True)
     replace(services, children=(*services.children, Announcer())).wait()
 print("left", flush=True)
@@ -75,11 +75,11 @@ def small_generator() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Services]]:
-    """A laptop's services, and the directory that they were started in."""
-    directory = tmp_path_factory.mktemp("laptop")
+    """The services of the local stack, and the directory that they were started in."""
+    directory = tmp_path_factory.mktemp("stack")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)
-        with laptop() as services:
+        with local_stack_services() as services:
             yield directory, services
 
 
@@ -114,7 +114,7 @@ def test_a_second_one_at_once_is_told_who_is_there(
     directory, services = running
     monkeypatch.chdir(directory)
     with pytest.raises(UserError, match=rf"already running in .*\.txn \(process {os.getpid()}\)"):
-        laptop().__enter__()
+        local_stack_services().__enter__()
     assert status_of(services.environment["GENERATOR_URL"]) == 200
 
 
@@ -124,7 +124,7 @@ def test_after_a_kill_the_next_one_starts_at_once_with_the_same_store() -> None:
         before = killed.stdout.readline()
         family = psutil.Process(killed.pid).children(recursive=True)
         killed.kill()
-    with laptop() as services:
+    with local_stack_services() as services:
         assert all(map(gone, family))
         after = {name: value for name, value in services.environment.items() if "AWS" in name}
         assert after.items() <= json.loads(before).items()
@@ -152,18 +152,18 @@ def inert_generator(monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a generator that starts at once and answers nothing."""
     url = "http://127.0.0.1:1"
 
-    def child(**_: object) -> Child:
-        return Child("The generator service", ["sleep", "1000"])
+    def child(**_: object) -> ManagedProcess:
+        return ManagedProcess("The generator service", ["sleep", "1000"])
 
-    monkeypatch.setattr(laptop_module, "generator_child", child)
-    monkeypatch.setattr(laptop_module, "generator_url", lambda _: url)
+    monkeypatch.setattr(stack_module, "generator_child", child)
+    monkeypatch.setattr(stack_module, "generator_url", lambda _: url)
     return url
 
 
 def test_the_generator_listens_where_its_own_setting_says(monkeypatch: pytest.MonkeyPatch) -> None:
     (port,) = free_ports(1)
     monkeypatch.setenv("GENERATOR_PORT", str(port))
-    with laptop(directory=True) as services:
+    with local_stack_services(directory=True) as services:
         assert services.environment["GENERATOR_URL"] == f"http://127.0.0.1:{port}"
         assert status_of(f"http://127.0.0.1:{port}") == 200
 
@@ -173,8 +173,8 @@ def test_the_directory_lake_needs_no_s3(
     reason: str, inert_generator: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reason != "asked for":
-        monkeypatch.setattr(laptop_module.seaweedfs, "available", lambda: False)
-    with laptop(directory=reason == "asked for") as services:
+        monkeypatch.setattr(stack_module.seaweedfs, "available", lambda: False)
+    with local_stack_services(directory=reason == "asked for") as services:
         assert services.environment == {
             "GENERATOR_URL": inert_generator,
             "AWS_BUCKET_NAME": "",
@@ -187,7 +187,7 @@ def test_the_directory_lake_needs_no_s3(
 
 
 def test_waiting_ends_with_the_reason_when_a_service_has_ended(inert_generator: str) -> None:
-    with laptop(directory=True) as services:
+    with local_stack_services(directory=True) as services:
         os.kill(services.children[0].pid, signal.SIGKILL)
         with pytest.raises(ChildFailed, match=r"The generator service ended"):
             services.wait()
@@ -197,14 +197,14 @@ def test_a_taken_ui_port_is_said_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} is in use"):
-            laptop(ui=True, ui_port=port).__enter__()
+            local_stack_services(ui=True, ui_port=port).__enter__()
     assert not list(Path.cwd().iterdir())
 
 
 def test_a_state_directory_that_cannot_be_made_is_named() -> None:
     Path(".txn").write_text("not a directory")
     with pytest.raises(UserError, match=r" TXN_HOME: must be a directory"):
-        laptop(directory=True).__enter__()
+        local_stack_services(directory=True).__enter__()
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"AWS_ACCESS_KEY_ID": "a"}'])
@@ -213,5 +213,5 @@ def test_damaged_keys_are_named_and_not_replaced(content: str) -> None:
     keys.parent.mkdir()
     keys.write_text(content)
     with pytest.raises(UserError, match=rf"{keys} does not hold the keys .*: delete it"):
-        laptop_module._kept_keys(keys)
+        stack_module._kept_keys(keys)
     assert keys.read_text() == content

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from txn_platform.arrow.prefetch import ahead
+from txn_platform.arrow.prefetch import prefetch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def test_items_come_in_order_and_end() -> None:
-    assert list(ahead(iter(range(5)))) == [0, 1, 2, 3, 4]
-    assert list(ahead(iter(()))) == []
+    assert list(prefetch(iter(range(5)))) == [0, 1, 2, 3, 4]
+    assert list(prefetch(iter(()))) == []
 
 
 def test_the_next_item_is_made_while_one_is_worked_on_and_no_further() -> None:
@@ -26,7 +26,7 @@ def test_the_next_item_is_made_while_one_is_worked_on_and_no_further() -> None:
             event.set()
             yield number
 
-    for number in ahead(items()):
+    for number in prefetch(items()):
         assert all(event.wait(10) for event in made[: number + 2])
         assert not any(event.is_set() for event in made[number + 2 :])
 
@@ -36,7 +36,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         yield 1
         raise ValueError("the second")
 
-    taken = ahead(items())
+    taken = prefetch(items())
     assert next(taken) == 1
     with pytest.raises(ValueError, match="the second"):
         next(taken)
@@ -44,7 +44,7 @@ def test_an_error_comes_after_the_items_before_it() -> None:
 
 def test_leaving_early_ends_the_thread() -> None:
     before = set(threading.enumerate())
-    taken = ahead(iter(range(100)))
+    taken = prefetch(iter(range(100)))
     assert next(taken) == 0
     taken.close()
     assert set(threading.enumerate()) <= before

@@ -1,7 +1,7 @@
-"""Run one command that never outlives whoever asked for it: `guard.py GRACE COMMAND...`.
+"""Run one command that never outlives whoever asked for it: `supervisor.py GRACE COMMAND...`.
 
-`processes.Child` starts it by path. Standard library only, and nothing of this package: it must
-start in milliseconds. How long to wait for what, and what to tell users, belong in `processes`.
+`processes.ManagedProcess` starts it by path. It imports the standard library only, because it must
+start in milliseconds. Time limits and messages for users are in `processes`.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ def main(grace: float, command: list[str]) -> int:
         # Orphans of the command become children of this process, which waits for them: an ended
         # process that nobody waits for still counts as a member of its group.
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    guard = os.getpid()
+    supervisor = os.getpid()
 
     def tie() -> None:
         # SIGTERM, so that a command with children of its own can take them along.
         if prctl:
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != guard:
+        if os.getppid() != supervisor:
             os._exit(_CANNOT_START)
 
     try:
