@@ -205,7 +205,7 @@ def demo(*, directory: bool) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Check settings, source and lake, and say what to mend."""
+    """Check settings, source and lake, and say what to fix."""
     from txn_platform.doctor import examine
     from txn_platform.extensions import variables
     from txn_platform.settings import load_settings
@@ -217,7 +217,10 @@ def doctor() -> None:
     for failure in failures:
         click.echo(f"note: {failure}", err=True)
     failed = False
-    for finding in examine(names):
+    # A finding says how often it was tried.
+    with _warnings_on(None):
+        findings = list(examine(names))
+    for finding in findings:
         failed |= not finding.good
         mark, colour = (
             ("FAIL", "red")
@@ -373,15 +376,16 @@ def _materialize(
 
 
 @contextmanager
-def _warnings_on(console: Console) -> Generator[None]:
-    """Show the platform's warnings on a console, above its status line."""
+def _warnings_on(console: Console | None) -> Generator[None]:
+    """Show the platform's warnings on a console, above its status line; None shows none."""
     import logging
 
     class Handler(logging.Handler):
         @override
         def emit(self, record: logging.LogRecord) -> None:
             text = f"{record.levelname}: {record.getMessage()}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            if console is not None:
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     handler, logger = Handler(logging.WARNING), logging.getLogger(__package__)
     logger.addHandler(handler)

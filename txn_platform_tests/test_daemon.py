@@ -19,7 +19,7 @@ from dagster._core.scheduler.instigation import TickStatus
 from txn_platform.defs.publications import publications
 from txn_platform.defs.run_history import SENSOR, UNFINISHED
 from txn_platform.local.processes import ManagedProcess
-from txn_platform.local.stack import _DAGSTER_YAML
+from txn_platform.local.stack import DAGSTER_YAML
 from txn_platform.windows import Window
 from txn_platform_tests.hourly_source import HourlySource, rows_of
 from txn_platform_tests.served_source import served
@@ -45,7 +45,7 @@ class World:
         self.home = home
         self.directory = directory
         home.mkdir()
-        (home / "dagster.yaml").write_text(_DAGSTER_YAML)
+        (home / "dagster.yaml").write_text(DAGSTER_YAML)
         self.instance = dg.DagsterInstance.from_config(str(home))
 
     @contextmanager

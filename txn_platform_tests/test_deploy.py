@@ -8,7 +8,7 @@ import pytest
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 
 import txn_platform
-from txn_platform.local.stack import _DAGSTER_YAML
+from txn_platform.local.stack import DAGSTER_YAML
 
 _CHECKOUT = Path(txn_platform.__file__).parents[1]
 
@@ -31,7 +31,7 @@ def test_every_instance_runs_a_partition_once_at_a_time_and_gives_up_lost_runs(
     instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
-    text = _DAGSTER_YAML if instance == "txn dev" else (_CHECKOUT / instance).read_text()
+    text = DAGSTER_YAML if instance == "txn dev" else (_CHECKOUT / instance).read_text()
     (tmp_path / "dagster.yaml").write_text(text)
     with dg.DagsterInstance.from_config(str(tmp_path)) as loaded:
         (limit,) = loaded.get_concurrency_config().run_queue_config.tag_concurrency_limits

@@ -35,8 +35,8 @@ WATCHER = ["sh", "-c", "echo $$.; read line"]
 
 PARENT = """
 import sys, time
-from txn_platform.local.processes import Child
-child = Child("child", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
+from txn_platform.local.processes import ManagedProcess
+child = ManagedProcess("child", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
 child.wait_until(lambda: "." in child.output(), timeout=60)
 print(child.pid, child.output().replace(".", ""), flush=True)
 if sys.argv[2] == "stays":

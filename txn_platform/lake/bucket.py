@@ -22,7 +22,7 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, override
 
-from txn_platform.errors import UserError
+from txn_platform.errors import UserError, without_queries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -247,8 +247,9 @@ class Bucket:
                     raise StoreError(message) from None
             delay = next(delays)
             if attempt < limit and not stop.is_set():
+                fault = without_queries(message).partition(". ")[0]
                 _LOG.warning(
-                    "attempt %d of %d: %s; trying again in %.1f s", attempt, limit, message, delay
+                    "attempt %d of %d: %s; trying again in %.1f s", attempt, limit, fault, delay
                 )
             if attempt == limit or stop.wait(delay):
                 seconds = time.monotonic() - begun

@@ -193,7 +193,8 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
     lines = _Lines(budget)
     text = _Utf8(body)
     # A field of a byte becomes many times as much.
-    block = max(_SMALLEST_BLOCK, _CHUNK_BYTES // (1 + len(names) // _USUAL_COLUMNS))
+    largest = min(_CHUNK_BYTES, budget.most_bytes // 32)
+    block = max(_SMALLEST_BLOCK, largest // (1 + len(names) // _USUAL_COLUMNS))
     some = False
     try:
         reader = pa_csv.open_csv(
