@@ -87,10 +87,11 @@ docs: setup ## Write the generated pages: docs/contract.md and the tables of doc
 	@mv docs/contract.md.new docs/contract.md
 	@$(BIN)/python -m txn_platform_tests.reliability_page
 
-lint: setup ## Format check, lint, types
+lint: setup ## Format check, lint, types, the words of the glossary
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
+	@$(BIN)/python -m txn_platform_tests.glossary
 
 format: setup ## Format, and fix what lint can fix
 	@$(BIN)/ruff format .

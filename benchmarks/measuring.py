@@ -262,7 +262,7 @@ def rows_sent(url: str, start: datetime, end: datetime) -> int:
 
 
 def materialize(partition: str) -> list[str]:
-    """The platform's door, as a user types it."""
+    """The platform's command, as a user types it."""
     return [
         *(str(PROGRAMS / "dagster"), "asset", "materialize", "-m", "txn_platform.definitions"),
         *("--select", "*", "--partition", partition),
@@ -344,9 +344,9 @@ class Target(NamedTuple):
         """For a grid."""
         held = self.value >= self.bound if self.least else self.value <= self.bound
         sign = "≥" if self.least else "≤"
-        verdict = "held" if held else "MISSED"
+        result = "held" if held else "MISSED"
         value = f"{self.value:,.0f}" if self.value >= 100 else f"{self.value:.3g}"
-        return self.name, value, f"{sign} {self.bound:,}", verdict
+        return self.name, value, f"{sign} {self.bound:,}", result
 
 
 def targets_grid(targets: Sequence[Target]) -> Grid:

@@ -341,7 +341,7 @@ class Tests:
         return sorted(found, key=lambda node: (self.seconds.get(node, 1.0), node))
 
 
-def _judge(mutant: Mutant, tests: Tests, tree: Path, most: float) -> Outcome:
+def _meet_tests(mutant: Mutant, tests: Tests, tree: Path, most: float) -> Outcome:
     started = time.monotonic()
     chosen = tests.of(mutant)
     fate, by = "uncovered", ""
@@ -433,7 +433,7 @@ def main() -> None:
         def work(mutant: Mutant) -> None:
             tree = trees.get()
             try:
-                outcome = _judge(mutant, tests, tree, options.most)
+                outcome = _meet_tests(mutant, tests, tree, options.most)
             finally:
                 trees.put(tree)
             with lock:

@@ -149,7 +149,7 @@ def _dictionary_text(numbers: _Numbers) -> Column:
     return _coordinate_text(numbers.column)
 
 
-def _coded_coordinate_text(column: Column) -> Column:
+def _encoded_coordinate_text(column: Column) -> Column:
     encoded = cast("pa.DictionaryArray[Any, Any]", column)
     words = _dictionary_text(_Numbers(encoded.dictionary))
     return pa.DictionaryArray.from_arrays(encoded.indices, words, safe=False)
@@ -165,7 +165,7 @@ class _Form:
     in_json: str  # "string", or "bare" for what JSON writes without quotes
 
 
-def _is_coded_number(kind: pa.DataType) -> bool:
+def _is_encoded_number(kind: pa.DataType) -> bool:
     return isinstance(kind, pa.DictionaryType) and pa.types.is_floating(kind.value_type)
 
 
@@ -181,7 +181,7 @@ _FORMS = (
     _Form(pa.types.is_timestamp, _timestamp_text, pa.string(), "string"),
     _Form(pa.types.is_decimal, _plain_text, pa.string(), "string"),
     _Form(pa.types.is_floating, _coordinate_text, pa.string(), "bare"),
-    _Form(_is_coded_number, _coded_coordinate_text, _WORDS, "bare"),
+    _Form(_is_encoded_number, _encoded_coordinate_text, _WORDS, "bare"),
     _Form(pa.types.is_integer, _plain_text, pa.string(), "bare"),
     _Form(pa.types.is_boolean, _boolean_text, _WORDS, "bare"),
 )

@@ -1,4 +1,4 @@
-"""What `txn doctor` looks at: settings, card key, source, stores, each with what to mend.
+"""What `txn doctor` looks at: settings, card key, source, stores, each with what to fix.
 
 It makes what the first run would make, and probe objects in the lake and beside the Delta table's
 log, which it removes.
@@ -33,7 +33,7 @@ class Finding:
     Attributes:
         subject: what it is.
         good: whether a run would get past it.
-        message: what was found, and what to mend when it is not good.
+        message: what was found, and what to fix when it is not good.
         note: a run gets past it, but not everything is as it could be.
     """
 

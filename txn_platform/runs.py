@@ -121,7 +121,7 @@ def materialize(
         allow_empty: whether the window may come back without rows where the lake has some.
 
     Raises:
-        UserError: the run failed for a reason that a user can mend; says so as the run does.
+        UserError: the run failed for a reason that a user can fix; says so as the run does.
         KeyboardInterrupt: it was interrupted, which Dagster keeps to itself.
         RuntimeError: it failed otherwise; says what Dagster recorded, with the traceback.
     """

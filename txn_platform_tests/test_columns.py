@@ -21,13 +21,13 @@ from txn_platform.arrow.dictionaries import (
 )
 
 _SCHEMA = pa.schema([("word", pa.string()), ("number", pa.int64())])
-_CODED = encoded_schema(_SCHEMA, ["word", "number", "absent"])
+_ENCODED = encoded_schema(_SCHEMA, ["word", "number", "absent"])
 _WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"])), max_size=30)
 
 
-def test_only_text_is_coded() -> None:
-    assert pa.types.is_dictionary(_CODED.field("word").type)
-    assert _CODED.field("number").type == pa.int64()
+def test_only_text_is_encoded() -> None:
+    assert pa.types.is_dictionary(_ENCODED.field("word").type)
+    assert _ENCODED.field("number").type == pa.int64()
 
 
 @given(_WORDS, st.integers(1, 7), st.booleans())
@@ -37,15 +37,15 @@ def test_rows_survive_every_way_of_bringing_them(
     parts = [pa.array(words[at : at + size], pa.string()) for at in range(0, len(words), size)]
     column = pa.chunked_array(
         [part.dictionary_encode() if encoded else part for part in parts],
-        type=_CODED.field("word").type if encoded else pa.string(),
+        type=_ENCODED.field("word").type if encoded else pa.string(),
     )
     numbers = pa.array(range(len(words)), pa.int64())
-    batch = as_batch(pa.table({"number": numbers, "more": numbers, "word": column}), _CODED)
-    assert batch.schema.equals(_CODED)
+    batch = as_batch(pa.table({"number": numbers, "more": numbers, "word": column}), _ENCODED)
+    assert batch.schema.equals(_ENCODED)
     assert as_frame(batch)["word"].to_list() == words
     kinds = {"word": pl.String, "number": pl.Int64}
     plain = pl.DataFrame({"word": words, "number": numbers}, schema=kinds)
-    assert as_frame(as_batch(plain, _CODED)).equals(as_frame(batch))
+    assert as_frame(as_batch(plain, _ENCODED)).equals(as_frame(batch))
 
 
 @given(_WORDS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
@@ -68,14 +68,14 @@ def test_what_is_compacted_has_the_same_rows_and_no_value_in_vain(
 
 def test_a_null_among_the_values_is_a_null_among_the_rows() -> None:
     column = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1], pa.int32()), pa.array(["a", None]))
-    batch = as_batch(pa.table({"word": column, "number": [1, 2, 3]}), _CODED)
+    batch = as_batch(pa.table({"word": column, "number": [1, 2, 3]}), _ENCODED)
     assert batch.column("word").to_pylist() == [None, "a", None]
     assert batch.column("word").null_count == 2
 
 
 def test_a_value_that_does_not_fit_is_refused() -> None:
     with pytest.raises(pa.ArrowInvalid):
-        as_batch(pa.table({"word": ["a"], "number": ["seven"]}), _CODED)
+        as_batch(pa.table({"word": ["a"], "number": ["seven"]}), _ENCODED)
 
 
 def test_views_of_the_same_memory_are_told_from_copies() -> None:
@@ -96,7 +96,7 @@ def test_chunks_of_any_dictionaries_are_one_column_of_the_same_rows(
         )
         for values, rows in given
     ]
-    column = pa.chunked_array(chunks, type=_CODED.field("word").type)
+    column = pa.chunked_array(chunks, type=_ENCODED.field("word").type)
     whole = combined(column)
     assert whole.to_pylist() == column.to_pylist()
     values = whole.dictionary.to_pylist()

@@ -18,7 +18,7 @@ from txn_platform.lake.layout import object_key
 from txn_platform.local.processes import ManagedProcess, generator_child, generator_url
 from txn_platform.runs import Summary, dagster_instance, materialize
 from txn_platform.windows import Window
-from txn_platform_tests.test_doors import run
+from txn_platform_tests.test_commands import run
 
 _WINDOW = Window.of_partition("2026-11-01-18:00")
 _HOUR = {"start": "2026-11-01T18:00:00Z", "end": "2026-11-01T19:00:00Z"}

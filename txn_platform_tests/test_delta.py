@@ -48,7 +48,7 @@ from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.run_resources import run_resources
 from txn_platform_tests.served_source import ServedSource, sent_row, served
-from txn_platform_tests.test_doors import run
+from txn_platform_tests.test_commands import run
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

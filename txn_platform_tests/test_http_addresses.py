@@ -20,7 +20,7 @@ def test_addresses_that_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("at http://u:pass@h:1/tx?key=S#f: mend it", "at http://h:1/tx mend it"),
+        ("at http://u:pass@h:1/tx?key=S#f: fix it", "at http://h:1/tx fix it"),
         ("url: /tx?key=S&a=1 (Caused by", "url: /tx (Caused by"),
         ("postgresql://u:S@db/x failed", "postgresql://db/x failed"),
         ("'http://h/tx?S' is wrong? No.", "'http://h/tx' is wrong? No."),

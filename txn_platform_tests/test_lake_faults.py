@@ -150,7 +150,7 @@ def _publish(
             return staged, error
 
 
-def _effort_of(case: StoreCase) -> Backoff:
+def _backoff_of(case: StoreCase) -> Backoff:
     backoff = _PATIENT if case.times else _BRIEF
     if case.fault is Fault.STALL:
         return Backoff(**{**vars(backoff), "read_timeout": 1})
@@ -178,7 +178,7 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     if case.operation is Operation.GET:
         _read_through_fault(place, case)
         return
-    backoff = _effort_of(case)
+    backoff = _backoff_of(case)
     staged, result = _publish(
         place.lake(backoff),
         in_parts=case.in_parts,
@@ -201,7 +201,7 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
 def _read_through_fault(place: Place, case: StoreCase) -> None:
     _publish(place.direct(), in_parts=case.in_parts)
     rows = _new_rows(in_parts=case.in_parts)
-    lake = place.lake(_effort_of(case))
+    lake = place.lake(_backoff_of(case))
 
     def with_arrow() -> pl.DataFrame:
         with lake.open(_KEY) as file:

@@ -16,11 +16,11 @@ from txn_platform.rows.protection import CardProtector
 
 _KEY = b"sixteen bytes ok"
 _NUMBERS = ["4111111111111111", None, "378282246310005", "4111111111111111", "6304000000000000000"]
-_CODED = pa.array(_NUMBERS, pa.string()).dictionary_encode()
+_ENCODED = pa.array(_NUMBERS, pa.string()).dictionary_encode()
 
 
 def test_masks_keep_first_six_and_last_four() -> None:
-    masks, _ = CardProtector(_KEY).protect(_CODED)
+    masks, _ = CardProtector(_KEY).protect(_ENCODED)
     assert masks.to_pylist() == [
         "411111******1111",
         None,
@@ -31,7 +31,7 @@ def test_masks_keep_first_six_and_last_four() -> None:
 
 
 def test_tokens_are_hmac_sha256_under_the_key() -> None:
-    tokens = CardProtector(_KEY).protect(_CODED)[1].to_pylist()
+    tokens = CardProtector(_KEY).protect(_ENCODED)[1].to_pylist()
     code = hmac.new(_KEY, b"4111111111111111", hashlib.sha256).digest()
     assert base64.b32decode(tokens[0].upper() + "====") == code
     assert tokens[0] == tokens[3] != tokens[2]
@@ -62,13 +62,14 @@ def test_each_number_has_its_own_token_however_many_were_met_before(
 
 def test_another_key_makes_other_tokens() -> None:
     one, other = (
-        CardProtector(key).protect(_CODED)[1].drop_null().to_pylist() for key in (_KEY, _KEY[::-1])
+        CardProtector(key).protect(_ENCODED)[1].drop_null().to_pylist()
+        for key in (_KEY, _KEY[::-1])
     )
     assert set(one).isdisjoint(other)
 
 
 def test_what_it_makes_holds_the_contract() -> None:
-    columns = CardProtector(_KEY).protect(_CODED.drop_null())
+    columns = CardProtector(_KEY).protect(_ENCODED.drop_null())
     frame = as_frame(pa.record_batch(list(columns), ["card_number", "card_token"]))
     for name in ("card_number", "card_token"):
         for rule in Transaction.columns()[name].validation_rules(pl.col(name)).values():
@@ -76,7 +77,7 @@ def test_what_it_makes_holds_the_contract() -> None:
 
 
 def test_no_numbers_make_no_masks() -> None:
-    masks, tokens = CardProtector(_KEY).protect(_CODED.slice(0, 0))
+    masks, tokens = CardProtector(_KEY).protect(_ENCODED.slice(0, 0))
     assert len(masks) == len(tokens) == 0
 
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from txn_platform_tests.served_source import ServedSource, sent_row, served
 from txn_platform_tests.served_tls import TlsFront
-from txn_platform_tests.test_doors import CARD_KEY, run, run_anew
+from txn_platform_tests.test_commands import CARD_KEY, run, run_anew
 
 if TYPE_CHECKING:
     from collections.abc import Callable

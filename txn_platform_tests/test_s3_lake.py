@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from txn_platform_tests.conftest import S3Endpoint
 
-_EFFORT = Backoff(attempts=3, base_delay=0.01, max_delay=0.02, part_bytes=_PART_BYTES)
+_BACKOFF = Backoff(attempts=3, base_delay=0.01, max_delay=0.02, part_bytes=_PART_BYTES)
 
 
 @pytest.fixture(params=["moto"])
@@ -51,7 +51,7 @@ def store(
 
 
 def _lake(**changes: Any) -> S3Lake:
-    return open_s3_lake(load_settings().model_copy(update=changes), _EFFORT)
+    return open_s3_lake(load_settings().model_copy(update=changes), _BACKOFF)
 
 
 def _encryption(endpoint: S3Endpoint, key: str) -> tuple[str | None, str | None]:

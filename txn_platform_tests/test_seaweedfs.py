@@ -71,7 +71,7 @@ def test_a_wrong_key_is_refused(server: SeaweedFS, wrong: dict[str, str]) -> Non
 
 
 @needs_seaweedfs
-def test_without_keys_no_door_leads_to_an_object(server: SeaweedFS) -> None:
+def test_without_keys_no_object_can_be_read(server: SeaweedFS) -> None:
     ports = json.loads((Path(weed_of(server).cwd()) / "ports.json").read_text())
     for port, path in (
         (ports["s3"], "transactions/a/b"),

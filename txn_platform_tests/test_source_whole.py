@@ -100,7 +100,7 @@ _ENCODERS: Final[dict[str, Callable[[bytes], bytes]]] = {
 }
 
 
-def _coded(content: bytes, coding: str) -> bytes:
+def _encoded(content: bytes, coding: str) -> bytes:
     return whole(content, f"Content-Encoding: {coding}")
 
 
@@ -132,19 +132,19 @@ _LEGAL: Final[dict[str, Callable[[bytes], bytes]]] = {
         + b"%X ;a=b\r\n%b\r\n" % (len(body), body)
         + b"0;last\r\nX-Checksum: 1\r\n\r\n"
     ),
-    "gzip": lambda body: _coded(gzip.compress(body), "gzip"),
-    "gzip-in-two-members": lambda body: _coded(b"".join(_halves(body, gzip.compress)), "GZip"),
+    "gzip": lambda body: _encoded(gzip.compress(body), "gzip"),
+    "gzip-in-two-members": lambda body: _encoded(b"".join(_halves(body, gzip.compress)), "GZip"),
     "x-gzip-in-chunks": lambda body: chunked(gzip.compress(body), "Content-Encoding: x-gzip"),
-    "deflate": lambda body: _coded(_deflated(body, wrapped=True), "deflate"),
-    "deflate-without-a-wrapper": lambda body: _coded(_deflated(body, wrapped=False), "deflate"),
-    "zstd": lambda body: _coded(_ENCODERS["zstd"](body), "zstd"),
-    "zstd-in-two-frames": lambda body: _coded(b"".join(_halves(body, _ENCODERS["zstd"])), "zstd"),
-    "br": lambda body: _coded(_ENCODERS["br"](body), "br"),
-    "two-codings": lambda body: _coded(gzip.compress(_ENCODERS["zstd"](body)), "zstd, gzip"),
+    "deflate": lambda body: _encoded(_deflated(body, wrapped=True), "deflate"),
+    "deflate-without-a-wrapper": lambda body: _encoded(_deflated(body, wrapped=False), "deflate"),
+    "zstd": lambda body: _encoded(_ENCODERS["zstd"](body), "zstd"),
+    "zstd-in-two-frames": lambda body: _encoded(b"".join(_halves(body, _ENCODERS["zstd"])), "zstd"),
+    "br": lambda body: _encoded(_ENCODERS["br"](body), "br"),
+    "two-codings": lambda body: _encoded(gzip.compress(_ENCODERS["zstd"](body)), "zstd, gzip"),
     "two-codings-in-two-headers": lambda body: whole(
         gzip.compress(_ENCODERS["br"](body)), "Content-Encoding: br", "content-encoding: gzip"
     ),
-    "identity": lambda body: _coded(body, "identity"),
+    "identity": lambda body: _encoded(body, "identity"),
     "the-length-twice": lambda body: whole(body, f"Content-Length: {len(body)}"),
     "the-length-twice-in-one-header": lambda body: (
         head(f"Content-Length: {len(body)}, {len(body)}") + body + b"of another answer"
@@ -236,35 +236,35 @@ def _cut_chunks(content: bytes) -> bytes:
 # How an answer is cut, or ends as no answer does: a body to what is sent, and what must be said.
 _CUT: Final[dict[str, tuple[Callable[[bytes], bytes], str]]] = {
     "gzip-at-a-flush": (
-        lambda body: _coded(_flushed(_two_lines(body), _OF_GZIP), "gzip"),
+        lambda body: _encoded(_flushed(_two_lines(body), _OF_GZIP), "gzip"),
         "broke off",
     ),
-    "gzip-without-its-end": (lambda body: _coded(_flushed(body, _OF_GZIP), "gzip"), "broke off"),
+    "gzip-without-its-end": (lambda body: _encoded(_flushed(body, _OF_GZIP), "gzip"), "broke off"),
     "deflate-at-a-flush": (
-        lambda body: _coded(_flushed(_two_lines(body), zlib.MAX_WBITS), "deflate"),
+        lambda body: _encoded(_flushed(_two_lines(body), zlib.MAX_WBITS), "deflate"),
         "broke off",
     ),
     "deflate-without-its-end": (
-        lambda body: _coded(_flushed(body, -zlib.MAX_WBITS), "deflate"),
+        lambda body: _encoded(_flushed(body, -zlib.MAX_WBITS), "deflate"),
         "broke off",
     ),
     **{
         f"{coding}-without-its-last-byte": (
-            lambda body, encode=encode, coding=coding: _coded(encode(body)[:-1], coding),
+            lambda body, encode=encode, coding=coding: _encoded(encode(body)[:-1], coding),
             "broke off",
         )
         for coding, encode in _ENCODERS.items()
     },
     **{
         f"gzip-{cut}-bytes-short": (
-            lambda body, cut=cut: _coded(gzip.compress(body)[:-cut], "gzip"),
+            lambda body, cut=cut: _encoded(gzip.compress(body)[:-cut], "gzip"),
             "broke off",
         )
         for cut in (4, 8, 9)
     },
     **{
         f"{coding}-with-a-second-part-cut-to-{size}": (
-            lambda body, encode=encode, coding=coding, size=size: _coded(
+            lambda body, encode=encode, coding=coding, size=size: _encoded(
                 encode(body) + encode(body)[:size], coding
             ),
             "broke off",
@@ -273,26 +273,26 @@ _CUT: Final[dict[str, tuple[Callable[[bytes], bytes], str]]] = {
         for size in (3, 30)
         if coding in {"gzip", "zstd"}
     },
-    "gzip-of-nothing": (lambda _: _coded(b"", "gzip"), "broke off"),
-    "zstd-of-nothing": (lambda _: _coded(b"", "zstd"), "broke off"),
+    "gzip-of-nothing": (lambda _: _encoded(b"", "gzip"), "broke off"),
+    "zstd-of-nothing": (lambda _: _encoded(b"", "zstd"), "broke off"),
     "gzip-within-zstd-cut": (
-        lambda body: _coded(_ENCODERS["zstd"](_flushed(body, _OF_GZIP)), "gzip, zstd"),
+        lambda body: _encoded(_ENCODERS["zstd"](_flushed(body, _OF_GZIP)), "gzip, zstd"),
         "broke off",
     ),
     "gzip-with-another-sum": (
-        lambda body: _coded(gzip.compress(body)[:-8] + bytes(8), "gzip"),
+        lambda body: _encoded(gzip.compress(body)[:-8] + bytes(8), "gzip"),
         "is not compressed as it says",
     ),
     "gzip-and-more": (
-        lambda body: _coded(gzip.compress(body) + b"error: x\n", "gzip"),
+        lambda body: _encoded(gzip.compress(body) + b"error: x\n", "gzip"),
         "is not compressed as it says",
     ),
     "deflate-and-more": (
-        lambda body: _coded(_deflated(body, wrapped=True) + b"error: x\n", "deflate"),
+        lambda body: _encoded(_deflated(body, wrapped=True) + b"error: x\n", "deflate"),
         "goes on behind the end of its compressed content",
     ),
     "an-unknown-coding": (
-        lambda body: _coded(body, "gzip, snappy"),
+        lambda body: _encoded(body, "gzip, snappy"),
         "has the content coding 'snappy', which is not known",
     ),
     "an-unknown-transfer-coding": (

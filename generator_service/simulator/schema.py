@@ -27,7 +27,7 @@ TRANSACTION_TYPES: tuple[str, ...] = get_args(TransactionType.__value__)
 CHANNELS: tuple[str, ...] = get_args(Channel.__value__)
 """How a customer paid."""
 
-_CODED = pa.dictionary(pa.int32(), pa.string())
+_ENCODED = pa.dictionary(pa.int32(), pa.string())
 
 MOMENT = pa.timestamp("us", tz="UTC")
 
@@ -37,18 +37,18 @@ SCHEMA = pa.schema(
         pa.field("transaction_at", MOMENT, nullable=False),
         pa.field("customer_id", pa.string(), nullable=False),
         pa.field("card_number", pa.string(), nullable=False),
-        pa.field("merchant_id", _CODED, nullable=False),
-        pa.field("merchant_name", _CODED, nullable=False),
-        pa.field("merchant_category_code", _CODED, nullable=False),
-        pa.field("transaction_type", _CODED, nullable=False),
-        pa.field("channel", _CODED, nullable=False),
+        pa.field("merchant_id", _ENCODED, nullable=False),
+        pa.field("merchant_name", _ENCODED, nullable=False),
+        pa.field("merchant_category_code", _ENCODED, nullable=False),
+        pa.field("transaction_type", _ENCODED, nullable=False),
+        pa.field("channel", _ENCODED, nullable=False),
         pa.field("amount", pa.decimal128(18, 2), nullable=False),
-        pa.field("currency", _CODED, nullable=False),
-        pa.field("country", _CODED, nullable=False),
+        pa.field("currency", _ENCODED, nullable=False),
+        pa.field("country", _ENCODED, nullable=False),
         pa.field("latitude", pa.float64(), nullable=False),
         pa.field("longitude", pa.float64(), nullable=False),
         pa.field("is_fraud", pa.bool_(), nullable=False),
-        pa.field("fraud_scenario", _CODED),
+        pa.field("fraud_scenario", _ENCODED),
         pa.field("original_transaction_id", pa.string()),
     ]
 )
@@ -57,7 +57,7 @@ original_transaction_id is the purchase that a refund refunds, else null."""
 
 DICTIONARY_ENCODED_SCHEMA = pa.schema(
     [
-        field.with_type(_CODED) if field.name in {"customer_id", "card_number"} else field
+        field.with_type(_ENCODED) if field.name in {"customer_id", "card_number"} else field
         for field in SCHEMA
     ]
 )

@@ -362,7 +362,7 @@ class Simulator:
         population = self._model.population
         merchants = draft.merchants
 
-        def is_coded(name: str) -> bool:
+        def is_encoded(name: str) -> bool:
             return isinstance(schema.field(name).type, pa.DictionaryType)
 
         fraud = draft.fraud > 0
@@ -370,10 +370,10 @@ class Simulator:
             arrow.fixed_width(ids.texts(times, self._tails(slots))),
             arrow.buffered(MOMENT, times),
             arrow.encoded(draft.customers, population.all_customer_ids)
-            if is_coded("customer_id")
+            if is_encoded("customer_id")
             else population.customer_ids(draft.customers),
             arrow.encoded(details.cards, population.card_numbers)
-            if is_coded("card_number")
+            if is_encoded("card_number")
             else arrow.taken(population.card_numbers, details.cards),
             arrow.encoded(merchants, population.merchant_ids),
             arrow.encoded(merchants, population.merchant_names),
@@ -383,8 +383,8 @@ class Simulator:
             arrow.decimals(self._hundredths(draft)),
             arrow.encoded(population.merchant_currency[merchants], population.currencies),
             arrow.encoded(population.merchant_country[merchants], population.countries),
-            self._latitudes.at(details.places, encoded=is_coded("latitude")),
-            self._longitudes.at(details.places, encoded=is_coded("longitude")),
+            self._latitudes.at(details.places, encoded=is_encoded("latitude")),
+            self._longitudes.at(details.places, encoded=is_encoded("longitude")),
             arrow.flags(fraud),
             arrow.encoded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
             self._parent_ids(slots.size, draft),

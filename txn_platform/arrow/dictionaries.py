@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 type Column = pa.Array[Any]
 type DictionaryEncoded = pa.DictionaryArray[Any, Any]
 
-_CODED = pa.dictionary(pa.int32(), pa.string())
+_ENCODED = pa.dictionary(pa.int32(), pa.string())
 # The share of values in vain that a dictionary may have; whether it has more, most columns show
 # after so many rows.
 _SPARE = 0.1
@@ -37,7 +37,7 @@ def encoded_schema(schema: pa.Schema, encoded: Collection[str]) -> pa.Schema:
     """The schema with dictionaries in place of the text columns of the given names."""
     return pa.schema(
         [
-            field.with_type(_CODED)
+            field.with_type(_ENCODED)
             if field.name in encoded and field.type == pa.string()
             else field
             for field in schema

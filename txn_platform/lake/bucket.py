@@ -479,7 +479,7 @@ class Bucket:
         return checksum
 
     def put_parts(
-        self, path: Path, size: int, key: str, properties: dict[str, Any], claim: Path
+        self, path: Path, size: int, key: str, properties: dict[str, Any], marker: Path
     ) -> str | None:
         """Put a file at a key by one upload in parts; the checksum the store should have of it.
 
@@ -490,38 +490,41 @@ class Bucket:
             size: its bytes.
             key: where.
             properties: of the object, in boto3's words.
-            claim: a file that names the upload for as long as it may be there: also after this
-                process was killed, or the store could not be told to abort it. See `settle`.
+            marker: a file that names the upload for as long as it may be there: also after this
+                process was killed, or the store could not be told to abort it. See `abort_orphans`.
 
         Raises:
             StoreError: as for `call`; with the code of `ABORTED`, somebody else aborted it.
         """
         # Line by line: what a killed process leaves is true as far as it goes.
-        claim.write_text(json.dumps([self.name, key]) + "\n", "utf-8")
+        marker.write_text(json.dumps([self.name, key]) + "\n", "utf-8")
         try:
             upload_id = self._create(key, properties)
-            with claim.open("a", encoding="utf-8") as file:
+            with marker.open("a", encoding="utf-8") as file:
                 file.write(f"{upload_id}\n")
             digests = self._send_and_complete(path, size, key, upload_id)
         except BaseException:
             with suppress(StoreError):
-                self.settle(claim)
+                self.abort_orphans(marker)
             raise
-        claim.unlink()
+        marker.unlink()
         if not self.sends_checksums:
             return None
         return _base64(hashlib.sha256(b"".join(digests)).digest())
 
-    def settle(self, claim: Path) -> int:
-        """Abort what a claim of a dead or failed upload names, then remove it; how many uploads.
+    def abort_orphans(self, marker: Path) -> int:
+        """Abort the uploads that the marker of a dead or failed upload names; remove the marker.
 
-        Where the store had not told the upload's name yet, all of that key are aborted. If one of
-        them is alive, `put_parts` tells its run so, which begins again: an abort harms no object.
+        A store that was killed early has not told the upload's id. Then all uploads of that key are
+        aborted. A live run among them begins again: see `put_parts`. An abort harms no object.
+
+        Returns:
+            How many uploads were aborted.
 
         Raises:
-            StoreError: as for `call`; the claim stays.
+            StoreError: as for `call`; the marker stays.
         """
-        noted = claim.read_text("utf-8").splitlines(keepends=True)
+        noted = marker.read_text("utf-8").splitlines(keepends=True)
         found: list[str] = []
         if noted and noted[0].endswith("\n"):
             bucket, key = json.loads(noted[0])
@@ -537,7 +540,7 @@ class Bucket:
                 ]
             for upload_id in found:
                 self.abort(key, upload_id)
-        claim.unlink()
+        marker.unlink()
         return len(found)
 
     def uploads(self, prefix: str, *, attempts: int | None = None) -> list[Upload]:

@@ -605,10 +605,10 @@ def _explain(code: str, said: str) -> str:
     """What an error of a store, or else what was said of it, means to a user."""
     match code:
         case "NoSuchBucket":
-            return "is in a bucket that does not exist: make it, or mend DELTA_LAKE_S3_PATH"
+            return "is in a bucket that does not exist: make it, or fix DELTA_LAKE_S3_PATH"
         case "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" as refused:
             return (
-                f"refused the credentials ({refused}): mend AWS_ACCESS_KEY_ID and"
+                f"refused the credentials ({refused}): fix AWS_ACCESS_KEY_ID and"
                 " AWS_SECRET_ACCESS_KEY (or the profile), or let them read and write there"
             )
         case _ if "No files in log segment" in said:

@@ -174,7 +174,7 @@ class _Probed:
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory, "probe")
                 path.write_bytes(_FIRST)
-                self._bucket.put_parts(path, len(_FIRST), self._key, {}, Path(directory, "claim"))
+                self._bucket.put_parts(path, len(_FIRST), self._key, {}, Path(directory, "marker"))
             return self._read() == _FIRST
 
         works = self._try(attempt)

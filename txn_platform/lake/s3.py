@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from txn_platform.lake.staging import Staged
     from txn_platform.settings import Settings
 
-CLAIM_SUFFIX: Final = ".upload"
-# Of an upload that nobody on this machine claims: no live run needs so long for one.
+UPLOAD_MARKER_SUFFIX: Final = ".upload"
+# An upload without a marker on this machine is dead after this time: no live run takes as long.
 DEAD_AFTER_SECONDS: Final = 24 * 3600.0
 
 _DIGEST: Final = "sha256"
@@ -126,12 +126,12 @@ class S3Lake(Lake):
     @override
     def sweep(self) -> int:
         removed = super().sweep()
-        # A claim lies beside the staged file of its upload, which stays as long as its process
-        # lives: one without it is of an upload that was killed, or could not be aborted.
-        for claim in self._staging.glob(f"*{CLAIM_SUFFIX}"):
-            if not claim.with_suffix("").exists():
+        # A marker lies beside the staged file of its upload, and that file stays while its process
+        # lives. A marker alone names an upload that was killed, or that could not be aborted.
+        for marker in self._staging.glob(f"*{UPLOAD_MARKER_SUFFIX}"):
+            if not marker.with_suffix("").exists():
                 with suppress(StoreError, FileNotFoundError):
-                    removed += self.bucket.settle(claim)
+                    removed += self.bucket.abort_orphans(marker)
         return removed
 
     @override
@@ -194,8 +194,8 @@ class S3Lake(Lake):
             try:
                 if staged.size <= self.bucket.backoff.part_bytes:
                     return self.bucket.put(staged.path, place, staged.sha256, properties)
-                claim = staged.path.with_name(staged.path.name + CLAIM_SUFFIX)
-                return self.bucket.put_parts(staged.path, staged.size, place, properties, claim)
+                marker = staged.path.with_name(staged.path.name + UPLOAD_MARKER_SUFFIX)
+                return self.bucket.put_parts(staged.path, staged.size, place, properties, marker)
             except StoreError as error:
                 # The store may have done what it gave no answer to.
                 try:

@@ -1,6 +1,6 @@
 """An S3 of one's own on 127.0.0.1: SeaweedFS, from its wheel on PyPI (the extra `s3server`).
 
-Everything particular to SeaweedFS is here: its options, its doors, where it keeps what. How
+Everything particular to SeaweedFS is here: its options, its ports, where it keeps what. How
 processes are run belongs in `processes`; what the lake does with an S3 belongs in `lake`.
 """
 

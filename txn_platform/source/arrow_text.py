@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from txn_platform.source.decode_limits import Budget
 
 _TEXT: Final = pa.string()
-_CODED: Final = pa.dictionary(pa.int32(), pa.string())
+_ENCODED: Final = pa.dictionary(pa.int32(), pa.string())
 _UUID: Final = "arrow.uuid"
 _BOOLEAN: Final = "arrow.bool8"
 # Rows of a nested column that are Python objects at a time.
@@ -199,7 +199,7 @@ def _require_short_values(texts: Column, name: str, budget: Budget) -> None:
 
 def _over(column: DictionaryEncoded, values: Column) -> DictionaryEncoded:
     """The same rows over the texts of their values, of which some may be null."""
-    if column.type == _CODED and values is column.dictionary and not values.null_count:
+    if column.type == _ENCODED and values is column.dictionary and not values.null_count:
         return column
     indices = column.indices.cast(pa.int32())
     plain: DictionaryEncoded = pa.DictionaryArray.from_arrays(indices, values, safe=False)

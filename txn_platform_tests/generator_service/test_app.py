@@ -216,7 +216,7 @@ def test_arrow_and_parquet_say_in_themselves_what_made_them(service: Service, fo
 
 @pytest.mark.parametrize("types", ["typed", "text"])
 @pytest.mark.parametrize("form", ["arrow", "parquet"])
-def test_large_answers_are_coded_and_say_the_same(
+def test_large_answers_are_compressed_and_say_the_same(
     service: Service, monkeypatch: pytest.MonkeyPatch, form: str, types: str
 ):
     small = service.get(WINDOW_PATH, **HOUR, format=form, types=types).content

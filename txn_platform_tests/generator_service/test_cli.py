@@ -1,4 +1,4 @@
-"""The commands of `python -m generator_service`; test_doors.py has the same ones as `txn`'s."""
+"""The commands of `python -m generator_service`; test_commands.py has the same ones as `txn`'s."""
 
 from __future__ import annotations
 

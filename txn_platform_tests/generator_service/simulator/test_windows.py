@@ -151,7 +151,7 @@ def test_batches_have_the_schema_and_are_never_empty(small: Simulator):
         (PLACED_SCHEMA, {"customer_id", "card_number", "latitude", "longitude"}),
     ],
 )
-def test_coded_columns_hold_the_same_values(small: Simulator, schema: pa.Schema, more: set[str]):
+def test_encoded_columns_hold_the_same_values(small: Simulator, schema: pa.Schema, more: set[str]):
     window = Window(NOON, NOON + HOUR)
     plain = pa.Table.from_batches(list(small.batches(window)))
     encoded = pa.Table.from_batches(list(small.batches(window, schema=schema)), schema)
@@ -160,7 +160,7 @@ def test_coded_columns_hold_the_same_values(small: Simulator, schema: pa.Schema,
     assert encoded.to_pylist() == plain.to_pylist()
 
 
-def test_coded_places_are_written_as_plain_ones_are(small: Simulator):
+def test_encoded_coordinates_are_written_as_plain_ones_are(small: Simulator):
     window = Window(NOON, NOON + HOUR)
     texts = [
         pa.Table.from_batches(wire.text_batches(small.batches(window, schema=schema)))
@@ -169,7 +169,7 @@ def test_coded_places_are_written_as_plain_ones_are(small: Simulator):
     assert texts[0].to_pylist() == texts[1].to_pylist()
 
 
-def test_coded_columns_share_one_dictionary(small: Simulator):
+def test_encoded_columns_share_one_dictionary(small: Simulator):
     first, second = (
         next(small.batches(Window(start, start + HOUR))) for start in (NOON, NOON + DAY)
     )

@@ -1,4 +1,4 @@
-"""The doors with a user interface: `dagster dev` in the checkout, and `txn dev`.
+"""The commands with a user interface: `dagster dev` in the checkout, and `txn dev`.
 
 What is behind the interface is tested elsewhere; that it comes up, shows the assets, runs them and
 goes down is tested here.
@@ -23,7 +23,7 @@ import pytest
 
 from txn_platform.local.processes import ManagedProcess, free_ports
 from txn_platform_tests.conftest import eventually
-from txn_platform_tests.test_doors import LAKE, OBJECTS, PARTITION, SMALL, run, started, stored
+from txn_platform_tests.test_commands import LAKE, OBJECTS, PARTITION, SMALL, run, started, stored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -3,7 +3,7 @@
 Each program is also started anew, with all that it imports, and so is what a signal ends or what
 has a terminal; the others are forked from a process that has imported it.
 What a command promises is tested here; what the parts behind it do is tested beside them. Servers
-with a user interface are in `test_doors_servers.py`.
+with a user interface are in `test_command_servers.py`.
 """
 
 from __future__ import annotations
@@ -226,7 +226,9 @@ def test_run_with_a_bucket_in_the_env_file_writes_there_only(
     assert not LAKE.exists()
 
 
-def test_a_partition_is_published_to_the_byte_again_in_any_order_by_any_process_and_door() -> None:
+def test_a_partition_is_published_to_the_byte_again_in_any_order_by_any_process_and_command() -> (
+    None
+):
     environment = {**SMALL, "TXN_CARD_KEY": CARD_KEY}
 
     def publish(directory: str, partition: str, command: tuple[str, ...]) -> bytes:
@@ -422,22 +424,22 @@ ERRORS = {
 # Dagster reports in three ways: what a step raised, what a resource raised, and a partition that
 # it refuses. One of each is enough every time.
 BY_DAGSTER = {"no store", "bad setting of the generator", "malformed partition"}
-DOORS = [
+COMMANDS = [
     pytest.param(
-        door,
+        command,
         error,
         id=f"{error}-{name}",
         marks=() if name == "run" or error in BY_DAGSTER else pytest.mark.long,
     )
     for error in ERRORS
-    for name, door in (("run", ("txn", "run")), ("materialize", MATERIALIZE))
+    for name, command in (("run", ("txn", "run")), ("materialize", MATERIALIZE))
 ]
 
 
-@pytest.mark.parametrize(("door", "error"), DOORS)
+@pytest.mark.parametrize(("command", "error"), COMMANDS)
 @with_seaweedfs
-def test_what_a_user_can_mend_is_said_in_one_message_and_nothing_is_written(
-    door: tuple[str, ...],
+def test_what_a_user_can_fix_is_said_in_one_message_and_nothing_is_written(
+    command: tuple[str, ...],
     error: str,
     s3_endpoint: S3Endpoint,
     s3_environment: dict[str, str],
@@ -450,7 +452,7 @@ def test_what_a_user_can_mend_is_said_in_one_message_and_nothing_is_written(
         environment |= fault
     else:
         arguments += fault
-    result = run(*door, *arguments, environment=environment)
+    result = run(*command, *arguments, environment=environment)
     output = result.stdout + result.stderr
     assert result.returncode != 0
     # Dagster says it of the step, and again of the run; before that each retry is logged.
@@ -460,7 +462,7 @@ def test_what_a_user_can_mend_is_said_in_one_message_and_nothing_is_written(
     assert len(said) == 1, output
     assert "Traceback" not in output
     assert "Stack Trace" not in output
-    if door[0] == "txn":
+    if command[0] == "txn":
         assert result.stdout == ""
         assert output.count("Error: ") == 1
     assert not [path for path in Path(".txn").rglob("*") if path.suffix in {".parquet", ".staging"}]
@@ -468,7 +470,7 @@ def test_what_a_user_can_mend_is_said_in_one_message_and_nothing_is_written(
 
 
 @with_seaweedfs
-def test_doctor_finds_nothing_to_mend_where_a_run_would_succeed(
+def test_doctor_finds_nothing_to_fix_where_a_run_would_succeed(
     s3_endpoint: S3Endpoint, s3_environment: dict[str, str]
 ) -> None:
     lines = succeed("txn", "doctor", environment={**SMALL, **s3_environment}).splitlines()
@@ -482,7 +484,7 @@ def test_doctor_finds_nothing_to_mend_where_a_run_would_succeed(
     assert not stored_in(s3_endpoint, s3_environment["TXN_LAKE_PREFIX"])
 
 
-def test_doctor_says_of_each_thing_what_to_mend() -> None:
+def test_doctor_says_of_each_thing_what_to_fix() -> None:
     result = run(
         *("txn", "doctor"),
         environment={"GENERATOR_URL": NOWHERE, "AWS_BUCKET_NAME": "transactions"},
@@ -613,7 +615,7 @@ def test_generate_ends_quietly_when_its_reader_has_seen_enough() -> None:
         (["9999-12-31T00:00:00Z"], "A window lies between 1971-01-01 and 9999-01-01"),
     ],
 )
-def test_generate_says_what_to_mend_and_writes_nothing(arguments: list[str], message: str) -> None:
+def test_generate_says_what_to_fix_and_writes_nothing(arguments: list[str], message: str) -> None:
     result = run(*GENERATE, *arguments, environment=SMALL)
     assert result.returncode != 0
     assert result.stdout == ""
