@@ -702,7 +702,12 @@ def test_optimize_is_a_job(directory: Place) -> None:
     assert "run a window first" in (failed.step_failure_data.user_failure_data.description or "")
     _commit(_NOON, 10, "a")
     _append(directory, _NOON, "b")
-    assert _run_optimize_delta().success
+    result = _run_optimize_delta()
+    assert result.success
+    (output,) = [event for event in result.all_events if event.is_successful_output]
+    said = {name: value.value for name, value in output.step_output_data.metadata.items()}
+    assert said.keys() == {"version", "merged", "removed"}
+    assert said["merged"] == 2
     assert len(directory.table().file_uris()) == 1
 
 
