@@ -89,7 +89,7 @@ def describe(openapi: dict[str, Any]) -> None:
             operation.setdefault("parameters", []).append(parameter)
 
 
-# What is asked for.
+# The faults that a request asks for.
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _parsed(part: str) -> Fault:
     )
 
 
-# What is done.
+# The middleware that causes them.
 
 _REQUESTS_REMEMBERED = 10_000
 # Only a header causes faults here: these show whether the service is up, or describe it.

@@ -1,4 +1,4 @@
-"""What happens to every response: HEAD without a body, the generator's name, a log of failures."""
+"""Applied to every response: HEAD without a body, the generator's name, a log of failures."""
 
 from __future__ import annotations
 

@@ -337,7 +337,7 @@ def _materialize(
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
-    # What can be wrong with the command line is said before anything is started.
+    # Faults of the command line are reported before anything is started.
     asked = [Window.of_partition(partition)] if partition else None
     settings = load_settings()
     writable_home(settings)

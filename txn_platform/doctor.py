@@ -1,4 +1,4 @@
-"""What `txn doctor` looks at: settings, card key, source, stores, each with what to fix.
+"""The checks of `txn doctor`: settings, card key, source and stores, each with its remedy.
 
 It makes what the first run would make, and probe objects in the lake and beside the Delta table's
 log, which it removes.

@@ -1,6 +1,6 @@
 """Windows materialized through Dagster from a program: the run, its progress and its summary.
 
-What a person sees of it is `cli.py`'s matter; what a run does is defined in `defs/`.
+`cli` shows it to a person, and `defs/` defines the run.
 """
 
 import logging
@@ -30,7 +30,7 @@ _HALF_MADE: Final = "more than one head"
 
 
 class Summary(BaseModel):
-    """What became of one window.
+    """The outcome of one window.
 
     Attributes:
         partition: its key.

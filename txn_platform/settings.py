@@ -1,7 +1,7 @@
-"""What the environment (and `.env`) may say to the platform, and nothing else.
+"""The settings of the platform, from the environment and `.env`.
 
-Every environment variable the platform reads is a field here. Objects are built from settings
-elsewhere: `lake.open_lake`, `source.Source`, and the resources in `defs/resources.py`.
+Every environment variable that the platform reads is a field here. `lake.opening`, `source.client`
+and `defs.resources` build objects from them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What makes the program `txn` faster and smaller. The processes of users are left alone."""
+"""Makes the program `txn` faster and smaller. The processes of users are left alone."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ class Fraud:
             rows = np.flatnonzero(draft.fraud == code)
             case = self._case(code - 1, purchases, slots.select(rows), roots[rows])
             if case.scenario.name == "refund_abuse":
-                # A long campaign refunds several purchases in turn, so that none is too old.
+                # A long campaign refunds several purchases in turn: each refund is of a recent one.
                 anchors = case.cells - (case.cells - case.starts) % (_REFUND_DAYS * _DAY)
                 abuse = RefundAbuse(rows, anchors, case.campaigns)
             else:

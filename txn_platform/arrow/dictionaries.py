@@ -4,9 +4,9 @@ Windows travel like this from the source to the lake: a value that occurs a thou
 validated, protected and written once. The contract says which columns repeat
 (`DICTIONARY_ENCODED_COLUMNS`).
 
-What goes to numpy or comes from it goes by `numbers`, `integers`, `boolean` and `take`, and a
-batch without rows is made by `empty`: pyarrow's own ways import pandas wherever it is installed,
-which takes a tenth of a small run.
+Use `numbers`, `integers`, `boolean` and `take` between Arrow and numpy, and `empty` for a batch
+without rows. pyarrow's own ways import pandas where it is installed, which takes a tenth of a small
+run.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def compacted[T: pa.Array[Any]](column: T) -> T:
 
 
 class PerDictionary[T]:
-    """What is found of a dictionary's values, kept until another dictionary comes."""
+    """A function of a dictionary's values, whose result is kept until another dictionary comes."""
 
     def __init__(self, find: Callable[[Column], T]) -> None:
         """Args: find: takes the k values."""
@@ -152,7 +152,7 @@ class PerDictionary[T]:
         self._last: tuple[Column, T] | None = None
 
     def __call__(self, dictionary: Column) -> T:
-        """What was, or now is, found of these k values."""
+        """The result for these k values, computed or kept."""
         if self._last is None or not is_same(self._last[0], dictionary):
             self._last = dictionary, self._find(dictionary)
         return self._last[1]

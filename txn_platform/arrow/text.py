@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# What is worked on at a time then stays in the processor's cache.
+# A block of this size stays in the processor's cache.
 BLOCK_ROWS: Final = 1 << 14
 
 

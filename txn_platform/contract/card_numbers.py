@@ -1,8 +1,7 @@
 """Card numbers in text, however they are written.
 
-Pure. Digits of every script, separators, issuers' ranges and the check digit are here; which
-columns are looked through is `contract.py`'s matter, and what is published in place of a card
-number `protection.py`'s.
+Pure. Here: digits of every script, separators, issuers' ranges and the check digit. `schema` names
+the columns that are searched, and `rows/protection` makes the token and the mask.
 """
 
 from __future__ import annotations

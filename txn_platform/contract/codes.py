@@ -1,6 +1,6 @@
 """Code lists that the contract refers to, as data: currencies, countries, merchant categories.
 
-Only lists that a standards body keeps; what the platform itself defines is in `contract.py`.
+Only lists that a standards body keeps. The platform's own lists are in `schema`.
 """
 
 from __future__ import annotations

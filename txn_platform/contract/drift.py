@@ -1,7 +1,6 @@
-"""What a source says its rows look like, held against the contract.
+"""The source's own description of its rows (OpenAPI), held against the contract.
 
-Pure. Only what the source declares (OpenAPI) is looked at here; the rows themselves are judged in
-`validation.py`.
+Pure. `rows/validation` checks the rows themselves.
 """
 
 from __future__ import annotations

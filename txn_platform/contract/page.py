@@ -25,13 +25,13 @@ _PAGE = """\
 Made from `txn_platform/contract/schema.py` by `python -m txn_platform.contract.page`: change it
 there.
 
-## What is published
+## Published columns
 
 The columns of `validated_transactions` and `s3_parquet_transactions`.
 
 {published}
 
-## What must be sent
+## Sent columns
 
 The same without `card_token`, with the card number in clear. Every value is judged as the text that
 was sent, before anything is parsed. Fields that are not among these are kept, and judged by nobody.
@@ -54,7 +54,7 @@ those of 16.
 | --- | --- |
 {reasons}
 
-## What is kept as sent
+## Columns kept as sent
 
 `raw_transactions`:
 

@@ -1,8 +1,8 @@
-"""The schema: which columns a transaction has, of what type, under which rules, with what meaning.
+"""The schema of a transaction: its columns, their types, rules and meanings.
 
 To change a rule of the data, change it here: the Parquet schema, Dagster's column schema, the
-names of the reasons for quarantine and the checks are all made from these classes. How the rules
-are applied is `validation.py`'s matter; reading and writing are `lake.py`'s.
+names of the reasons for quarantine and the checks are all made from these classes.
+`rows/validation` applies the rules.
 
 Field terms: ISO 8583 (types), ISO 18245 (merchant category), ISO 4217 (currency), ISO 3166
 (country).
@@ -48,8 +48,8 @@ CHANNELS: Final = (
     "STANDING_ORDER",
 )
 
-# What a value must look like as text, before it is parsed: a cast would round "1.005" and guess at
-# a time without a zone, and a changed fact can't be told from a true one afterwards.
+# The form of a value as text, checked before it is parsed. A cast would round "1.005" and guess the
+# zone of a time, and nobody could tell the changed value from a true one.
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?$"
 # Amounts with three or four decimals, which some currencies allow and contract version 1 does not.
 FINER_DECIMAL: Final = r"^-?(?:0|[1-9][0-9]{0,15})\.([0-9]{3,4})$"
@@ -227,7 +227,7 @@ TEXT_PATTERNS: Final[dict[str, str]] = {
     if column.metadata
 }
 
-# Values of these repeat within a window, so they travel as dictionaries (`columns.py`).
+# Values of these repeat within a window, so they travel as dictionaries (`arrow/dictionaries`).
 DICTIONARY_ENCODED_COLUMNS: Final = (
     "customer_id",
     "card_number",

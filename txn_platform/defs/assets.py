@@ -1,7 +1,7 @@
-"""The assets: what is landed, judged and published, and in which order.
+"""The assets: a window is landed, validated and published, in this order.
 
-Each step stages its files, proves them, and only then hands them to the IO manager. The rules are
-`contract.py`'s, the proofs `checks.py`'s.
+Each step stages its files, proves them, and only then hands them to the IO manager. `contract` has
+the rules, `rows` the work on rows, and `checks` the results of checks.
 """
 
 import json
@@ -194,7 +194,7 @@ def _require_no_rows(lake: Lake, window: Window) -> None:
 
 
 class ValidationConfig(dg.Config):
-    """What can be said of one run's validation."""
+    """Options of one run's validation."""
 
     max_quarantine: float | None = None
     """The largest share of quarantined rows, 0 to 1; TXN_MAX_QUARANTINE when left out."""
@@ -383,7 +383,7 @@ def s3_parquet_transactions(
 
 
 def _note(file: pq.ParquetFile, name: str) -> str:
-    """What the step that made a file wrote beside its rows."""
+    """A note in the footer, from the step that made the file."""
     notes = file.metadata.metadata or {}
     if name.encode() not in notes:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What happens by itself: windows by a schedule and a sensor, upkeep of the Delta table.
+"""Automation: windows by a schedule and a sensor, upkeep of the Delta table.
 
 All are off until somebody turns them on.
 """
@@ -68,7 +68,7 @@ def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReas
 
 @dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
 def optimize_delta_table(context: dg.OpExecutionContext, store: LakeResource) -> None:
-    """What `txn optimize` does."""
+    """Do the same as `txn optimize`."""
     with failing_for_users():
         done = require_delta(store.delta).optimize(KEEP)
     context.add_output_metadata(asdict(done))

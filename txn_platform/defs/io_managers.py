@@ -1,6 +1,6 @@
 """The IO manager: how assets are written to the lake, and read from it by annotation.
 
-Where objects live and how they get there whole is `lake.py`'s matter.
+The package `lake` has the objects, and how they get there whole.
 """
 
 from collections.abc import Generator, Mapping
@@ -40,7 +40,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     Takes what an asset returns: a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
     `pa.RecordBatchReader` or `pd.DataFrame`; of a run over several partitions, a mapping from each
-    of their keys to one of these. Where they are kept is in `layout.py`.
+    of their keys to one of these. `layout` has the keys.
 
     Gives what an input is annotated as: one of these frames and tables, `pq.ParquetFile` to read in
     pieces, or `LakeFile` for that and for the object's bytes. A frame or a table holds all

@@ -1,7 +1,7 @@
 """Dagster's resources: the source, the lake, the card key, the limit of the quarantine.
 
-Their fields are unset by default. What is unset comes from the settings, read when a run asks for
-it. A secret is given as `dg.EnvVar`, of which Dagster shows the name alone.
+Their fields are unset by default. An unset field comes from the settings, which are read when a run
+asks for it. A secret is given as `dg.EnvVar`, of which Dagster shows the name alone.
 """
 
 from collections.abc import Generator

@@ -53,13 +53,13 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Capability:
-    """What a store was seen to do, or not.
+    """An ability that a store was seen to have, or to lack.
 
     Attributes:
         name: what it is called.
         works: whether the store does it.
         needed: whether the lake can't be used without.
-        meaning: what that means for the user, and what to do about it.
+        meaning: the consequence for the user, and the remedy.
     """
 
     name: str

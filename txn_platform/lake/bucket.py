@@ -278,7 +278,7 @@ class Bucket:
         )
 
     def head(self, key: str, *, attempts: int | None = None) -> dict[str, Any] | None:
-        """What the store says of an object, with its own checksum if it keeps one; None without.
+        """The store's description of an object, with its checksum if it keeps one; None without.
 
         Raises:
             StoreError: as for `call`.

@@ -1,7 +1,7 @@
 """The published windows as a Delta table: one transaction a window, through `deltalake`.
 
-Which place, how a window gets into it once, and how the table is kept small. The Parquet objects
-that it follows are `lake.py`'s matter; when it is committed is `defs/io_managers.py`'s.
+Here: the place, a commit of a window that happens once, and the upkeep of the table. The table
+follows the Parquet objects of the lake. `defs/io_managers` decides when a window is committed.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _CONNECTION: Final = {
 
 @dataclass(frozen=True)
 class Committed:
-    """What became of a window's commit.
+    """The outcome of a window's commit.
 
     Attributes:
         version: of the table, that has the window.
@@ -116,7 +116,7 @@ class Committed:
 
 @dataclass(frozen=True)
 class Optimized:
-    """What was done to a table.
+    """The outcome of a table's upkeep.
 
     Attributes:
         version: of the table, afterwards.
@@ -602,7 +602,7 @@ def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
 
 
 def _explain(code: str, said: str) -> str:
-    """What an error of a store, or else what was said of it, means to a user."""
+    """The meaning of a store's error for a user, by its code or else by its text."""
     match code:
         case "NoSuchBucket":
             return "is in a bucket that does not exist: make it, or fix DELTA_LAKE_S3_PATH"

@@ -1,6 +1,6 @@
 """Expired objects and the versions that a store keeps of them: finding and removing them.
 
-Which assets expire is the caller's matter; how a store removes is `lake.py`'s and `s3_lake.py`'s.
+The caller names the assets. `directory` and `s3` remove the objects.
 """
 
 from __future__ import annotations

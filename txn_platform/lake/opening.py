@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_lake(settings: Settings) -> Lake:
-    """The lake that the settings name: a bucket when there is one, else a directory.
+    """Open the lake that the settings name: a bucket if they name one, otherwise a directory.
 
     Raises:
         UserError: there are no credentials for the bucket.

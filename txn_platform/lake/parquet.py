@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# What is judged at once, with a few times its size in memory.
+# Rows that are validated at once; that takes a few times their size in memory.
 _BATCH_ROWS: Final = 1 << 18
 
 

@@ -1,6 +1,6 @@
-"""What the store of a bucket can do, tried with small objects, and what that means for the user.
+"""The abilities of a bucket's store, tried with small objects, and their meaning for the user.
 
-Stores that speak S3 differ. What the lake rests on is in `s3_lake`; nothing of it is done here.
+Stores that speak S3 differ. `s3` has the abilities that the lake rests on.
 """
 
 from __future__ import annotations

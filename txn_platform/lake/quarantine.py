@@ -1,6 +1,6 @@
 """The quarantine as a person reads it: how many rows for which reason, with masked examples.
 
-What goes there is decided in `validation.py`.
+`rows/validation` decides which rows are quarantined.
 """
 
 from __future__ import annotations

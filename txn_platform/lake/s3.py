@@ -81,7 +81,7 @@ class S3Lake(Lake):
         access: S3Access,
         kms_key: str | None,
     ) -> None:
-        # What is staged is sent on, and staged again when it was not.
+        # Not durable: a staged file that was not sent is made again.
         super().__init__(staging, durable=False)
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
@@ -182,7 +182,7 @@ class S3Lake(Lake):
         return False
 
     def _kept_at(self, key: str) -> _Kept | None:
-        """What this process has put at a key, whether it is still there or not."""
+        """The file that this process has put at a key, whether or not it is still there."""
         kept = self._kept.get(asset_of_key(key))
         return kept if kept is not None and kept.key == key else None
 

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 STAGING_SUFFIX: Final = ".staging"
-# A dictionary that is larger is given up for plain values, which cost more than it does.
+# Dictionary page limit; above it Parquet falls back to plain encoding.
 _DICTIONARY_BYTES: Final = 64 << 20
-# What a row group holds at most where single values are huge.
+# Limits the size of a row group where single values are huge.
 _ROW_GROUP_BYTES: Final = 512 << 20
 # A full disk, a full quota, a file longer than allowed.
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -135,7 +135,7 @@ class StagingWriter:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # What can't be closed here was not finished, and goes.
+        # A file that can't be closed here was not finished, and is removed.
         self._encoder.shutdown(cancel_futures=True)
         self._syncer.shutdown(cancel_futures=True)
         with contextlib.suppress(Exception):
@@ -223,7 +223,7 @@ class StagingWriter:
     def _encode(self, rows: list[pa.RecordBatch]) -> None:
         table = pa.Table.from_batches(rows, self._encoded_schema)
         rows.clear()
-        # Only what has a dictionary must be in one piece, for there is one in a row group.
+        # A row group has one dictionary a column, so only such columns are combined.
         columns = [
             compacted(combined(column)) if pa.types.is_dictionary(column.type) else column
             for column in table.columns

@@ -64,10 +64,10 @@ python_logs:
 
 @dataclass(frozen=True)
 class Services:
-    """What runs.
+    """The services that run.
 
     Attributes:
-        addresses: what a person may want to open, by what it is.
+        addresses: addresses that a person may want to open, by name.
         environment: the variables that point the platform at it. An empty one is there to hide
             what the machine's own environment says.
         children: the processes.

@@ -1,4 +1,4 @@
-"""Where the key of card tokens comes from. What is done with it is `protection.py`'s matter."""
+"""The key of card tokens: from the settings, or made once and kept. `protection` uses it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def card_protector(settings: Settings) -> CardProtector:
-    """What turns card numbers into tokens and masks, under TXN_CARD_KEY or a key made once.
+    """Turns card numbers into tokens and masks, under TXN_CARD_KEY or a key made once.
 
     Raises:
         UserError: there is no key and none may be made, or it is too short, or can't be read.

@@ -1,6 +1,6 @@
-"""The proof of a file that is to be published: what it holds is read back and held against totals.
+"""The proof of a file that is to be published: its rows are read back and compared with totals.
 
-Pure. The checks of Dagster only show what is found here.
+Pure. Dagster's checks only show these findings.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NAMED: Final = 10
 
 @dataclass(frozen=True)
 class Proof:
-    """What a file that is to be published was found to hold.
+    """The findings on a file that is to be published.
 
     Attributes:
         totals: of its rows.

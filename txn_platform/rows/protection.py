@@ -1,7 +1,6 @@
 """Card numbers: the token that joins without the number, and the mask that shows enough of it.
 
-Pure. Where the key comes from is `settings.py`'s matter; which columns are protected is
-`contract.py`'s.
+Pure. `card_key` finds the key, and the contract names the columns that are protected.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Control totals: what a set of rows amounts to, and the comparison of two such statements.
+"""Control totals: count, sums and digest of a set of rows, and the comparison of two of them.
 
-Pure. Where totals come from (the source's statement, a file's rows) is `source.py`'s and the
-assets' matter.
+Pure. Totals come from the source's statement (`source/client`) or from a file's rows.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class ControlTotals:
         )
 
     def __sub__(self, other: ControlTotals) -> ControlTotals:
-        """What is left when rows are taken away; `other` must be of rows that are in these."""
+        """The totals of the rows without those of `other`, which must be among them."""
         negated = ControlTotals(
             -other.rows,
             {kind: total.copy_negate() for kind, total in other.amount_by_type.items()},
@@ -193,7 +192,7 @@ class ControlTotals:
         return f"{self.ids_digest >> 32:08x}-{self.ids_digest & 0xFFFFFFFF:08x}"
 
     def differences(self, other: ControlTotals) -> list[str]:
-        """What is not equal, each as one phrase `what: ours, theirs`; empty when all is equal."""
+        """The differences, each as one phrase `what: ours, theirs`; empty when all is equal."""
         found: list[str] = []
         if self.rows != other.rows:
             found.append(f"rows: {self.rows:,} against {other.rows:,}")

@@ -1,7 +1,7 @@
 """RFC 3339 to moments, at the speed of the rest of the validation.
 
-Which texts are allowed is `contract.py`'s matter, whose pattern those must have that are not of the
-usual form.
+The contract says which texts are allowed. Texts that are not of the usual form are matched against
+its pattern.
 """
 
 from __future__ import annotations

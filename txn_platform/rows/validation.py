@@ -1,7 +1,7 @@
 """Rows as sent, held against the contract: conforming and typed, or quarantined with every reason.
 
-Pure. The rules are `contract.py`'s; here is only how they are applied. Uniqueness is judged over a
-whole window, everything else row by row, so that a window can be streamed.
+Pure. The rules are in `contract`, and are only applied here. Uniqueness is checked over a whole
+window, everything else row by row, so that a window can be streamed.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ if TYPE_CHECKING:
     from txn_platform.rows.reconciliation import Batches
     from txn_platform.windows import Window
 
-# What `find_repeats` finds in a window without.
+# The result of `find_repeats` for a window without repeats.
 NO_REPEATS: Final = pl.DataFrame(schema={"position": pl.Int64, "repeat": pl.String})
 
 
 @dataclass(frozen=True)
 class ValidatedBatch:
-    """What became of a batch: every row of it is in exactly one of the two.
+    """A batch after validation: each of its rows is in exactly one of the two.
 
     Attributes:
         conforming: columns of `CONFORMING_SCHEMA`, typed, in the order sent.

@@ -1,8 +1,7 @@
 """The client of the source: a window in, batches of rows as sent out.
 
-All that is known of the source's API is here, so that another source means other settings, or
-another module of this shape. What is in the bytes that come is `decoding.py`'s matter; starting a
-generator is `defs/resources.py`'s.
+This module alone knows the source's API. Another source means other settings, or another module of
+this shape. `decoding` reads the bytes, and `defs/resources` starts a generator.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _SLICE_ROWS: Final = 1 << 19
 _FIRST_SLICE: Final = timedelta(minutes=1)
 _SHORTEST_SLICE: Final = timedelta(milliseconds=100)
 _LARGEST_STEP: Final = 8
-# What a page costs however few its rows are is then little of it.
+# With so many rows the fixed cost of a page is small.
 _PAGE_ROWS: Final = 25_000
 # Pages come one after the other, so that of one slice alone both sides would wait in turns; and the
 # last slices, which have the source for themselves, had better be short.
@@ -129,7 +128,7 @@ def source_api(settings: Settings) -> SourceApi:
 
 
 def source_limits(settings: Settings) -> Limits:
-    """What the source that the settings name may take."""
+    """The limits of the source that the settings name."""
     return Limits(
         read_seconds=settings.source_read_seconds,
         whole_seconds=settings.source_whole_seconds,
@@ -190,7 +189,7 @@ class Source:
         return watermark
 
     def control_totals(self, window: Window, as_of: datetime) -> ControlTotals | None:
-        """What the source says it has for a window; None when it says nothing of the kind.
+        """The control totals that the source states of a window; None when it states none.
 
         Args:
             window: which.
@@ -356,7 +355,7 @@ class Source:
             if doubt is not None:
                 if doubt.never_believed and self._api.totals is None:
                     raise UnreadableError(doubt.fault)
-                # What a network spoils is another thing each time; the source's own is the same.
+                # Network corruption differs between attempts; corruption in the source repeats.
                 doubted.append(sum(map(_digest, batches)))
                 if doubted.count(doubted[-1]) < _TIMES_BELIEVED:
                     raise UnreadableError(f"{doubt.fault}, and is not the same each time")

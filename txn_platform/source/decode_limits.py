@@ -1,7 +1,7 @@
-"""Why an answer of the source cannot be taken, and how much memory its rows may need.
+"""Errors for answers of the source that cannot be read, and the memory that their rows may need.
 
-The decoders raise these errors, `transport.py` turns them into messages for users. They end a
-sentence that begins with "its answer".
+The decoders raise these errors, and `transport` turns them into messages for users. Their text ends
+a sentence that begins with "its answer".
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What came over the wire, as batches of text: Arrow, CSV, NDJSON and JSON, all to the same rows.
+"""The formats of the wire, Arrow, CSV, NDJSON and JSON: each gives the same batches of text.
 
-Nothing is interpreted: a JSON number keeps its digits, text keeps its spaces, and what can't be
-read as a row at all is kept as one whose fields are absent. Where the bytes come from is
-`source.py`'s matter.
+Nothing is interpreted. A JSON number keeps its digits, and text keeps its spaces. Bytes that are no
+row are kept as a row whose fields are absent. `client` fetches the bytes.
 """
 
 from __future__ import annotations
@@ -104,7 +103,7 @@ _ELEMENT_BYTES: Final = 64
 
 
 def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
-    """An Arrow IPC stream; columns of other types than text become text, see `arrow_text.py`.
+    """An Arrow IPC stream; columns of other types than text become text, see `arrow_text`.
 
     Args:
         body: a file of bytes.
@@ -344,7 +343,7 @@ def _last_character(text: bytes) -> int:
 
 
 def _no_csv(error: Exception, longest: int) -> UnreadableError:
-    """What is wrong with CSV, without the row that Arrow quotes."""
+    """The fault of a CSV, without the row that Arrow quotes."""
     if "straddling" in str(error):
         return UnreadableError(f"has a line longer than {longest:,} bytes")
     return UnreadableError("is no CSV")

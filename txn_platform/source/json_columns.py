@@ -32,7 +32,7 @@ _SPACE, _QUOTE, _COLON, _BACKSLASH, _NULL = b' ":\\n'
 _BLOCK_ROWS: Final = 2_048
 _BLOCK_BYTES: Final = 1 << 21
 _NONE: Final = np.empty(0, np.int64)
-# What a number, true, false or null begins with.
+# The first bytes of a number, true, false or null.
 _BARE: Final = np.isin(np.arange(256), np.frombuffer(b"-0123456789tfn", np.uint8))
 
 
@@ -110,7 +110,7 @@ def _read_block(
     places = opening[keys]
     starts = places + [len(name.encode()) + 3 + space for name in names]
     stops = np.column_stack([places[:, 1:] - 1 - space, ends - 1])
-    # What follows proves that a row is one head and one value after the other, and nothing else.
+    # A row must be heads and values in turn, and nothing else.
     sound = places[:, 0] - 1 == ends - lengths[alike]
     for head, start in zip(heads, starts.T, strict=True):
         sound &= _stands_at(data, start - len(head), head)
@@ -129,7 +129,7 @@ def _read_block(
 
 
 def _heads(names: Sequence[str], space: int) -> list[bytes]:
-    """What stands before the value of each field."""
+    """The bytes before the value of each field."""
     blank = " " * space
     return [
         f'{f",{blank}" if place else "{"}"{name}":{blank}'.encode()

@@ -1,7 +1,7 @@
 """Rows as they are landed: the contract's columns as text, unknown fields together as JSON.
 
-Columns come from formats that have columns, single rows from those that have not. `decoding.py`
-reads the bytes of a format.
+Columns come from formats that have columns, and single rows from the others. `decoding` reads the
+bytes of a format.
 """
 
 from __future__ import annotations

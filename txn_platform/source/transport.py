@@ -1,7 +1,7 @@
 """Requests to the source over a network that breaks: time-outs, retries, bounds.
 
-What breaks off is asked for again; what goes beyond a bound is refused at once. Which addresses
-are asked, and what the bytes mean, is the matter of `source.py` and `decoding.py`.
+An answer that breaks off is asked for again. One that goes beyond a bound is refused at once.
+`client` knows the addresses, and `decoding` the meaning of the bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _LOG: Final = logging.getLogger(__name__)
-# What is read at a time of what is compressed, for that may become much; so much it always may.
+# Compressed bytes read at a time, and the size that they may always inflate to.
 _COMPRESSED_BYTES: Final = 1 << 16
 _INFLATED_BYTES: Final = 1 << 21
 _BUFFER_BYTES: Final = 1 << 16
@@ -71,7 +71,7 @@ _RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IG
 
 @dataclass(frozen=True)
 class Limits:
-    """What a source may take.
+    """The limits of a source: time, attempts and bytes.
 
     Attributes:
         connect_seconds: for a connection to be made.
@@ -551,7 +551,7 @@ def _seconds(retry_after: str) -> float:
 
 
 def _problem_detail(response: urllib3.HTTPResponse) -> str:
-    """What an RFC 9457 problem says, for a message."""
+    """The detail of an RFC 9457 problem, for a message."""
     try:
         detail = str(json.loads(response.read(_DETAIL_BYTES))["detail"])
     except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -560,5 +560,5 @@ def _problem_detail(response: urllib3.HTTPResponse) -> str:
 
 
 def _printable(text: str) -> str:
-    """What another wrote, fit for a message: one line, and not a long one."""
+    """Foreign text in a form that fits a message: one short line."""
     return "".join(filter(str.isprintable, text))[:_DETAIL_CHARACTERS]
