@@ -22,7 +22,6 @@ from txn_platform.tuning import tune_process
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
-    from rich.console import Console
     from rich.table import Table
 
     from txn_platform.runs import Summary
@@ -206,6 +205,9 @@ def demo(*, directory: bool) -> None:
 @main.command()
 def doctor() -> None:
     """Check settings, source and lake, and say what to fix."""
+    import logging
+
+    from txn_platform.console_logs import handling_logs
     from txn_platform.doctor import examine
     from txn_platform.extensions import variables
     from txn_platform.settings import load_settings
@@ -217,20 +219,19 @@ def doctor() -> None:
     for failure in failures:
         click.echo(f"note: {failure}", err=True)
     failed = False
-    # A finding says how often it was tried.
-    with _warnings_on(None):
-        findings = list(examine(names))
-    for finding in findings:
-        failed |= not finding.good
-        mark, colour = (
-            ("FAIL", "red")
-            if not finding.good
-            else ("note", "yellow")
-            if finding.note
-            else ("ok  ", "green")
-        )
-        mark = click.style(mark, fg=colour)
-        _print(f"{mark}  {finding.subject:8}  {finding.message}")
+    # A finding says how often it was tried: its retries are not shown besides.
+    with handling_logs(logging.NullHandler()):
+        for finding in examine(names):
+            failed |= not finding.good
+            mark, colour = (
+                ("FAIL", "red")
+                if not finding.good
+                else ("note", "yellow")
+                if finding.note
+                else ("ok  ", "green")
+            )
+            mark = click.style(mark, fg=colour)
+            _print(f"{mark}  {finding.subject:8}  {finding.message}")
     if failed:
         sys.exit(1)
 
@@ -333,6 +334,7 @@ def _materialize(
     """Run windows one after the other, showing on standard error how far they are."""
     from rich.console import Console
 
+    from txn_platform.console_logs import ConsoleHandler, handling_logs
     from txn_platform.homes import dagster_home, writable_home
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
@@ -350,7 +352,7 @@ def _materialize(
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
-        stack.enter_context(_warnings_on(console))
+        stack.enter_context(handling_logs(ConsoleHandler(console)))
         from txn_platform.local.processes import generator_child, generator_url
 
         # A generator of its own starts while Dagster is imported.
@@ -373,26 +375,6 @@ def _materialize(
                 ),
                 allow_empty=allow_empty,
             )
-
-
-@contextmanager
-def _warnings_on(console: Console | None) -> Generator[None]:
-    """Show the platform's warnings on a console, above its status line; None shows none."""
-    import logging
-
-    class Handler(logging.Handler):
-        @override
-        def emit(self, record: logging.LogRecord) -> None:
-            text = f"{record.levelname}: {record.getMessage()}"
-            if console is not None:
-                console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    handler, logger = Handler(logging.WARNING), logging.getLogger(__package__)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _say_places(settings: Settings, *, source: bool = False) -> None:

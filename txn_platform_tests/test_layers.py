@@ -24,6 +24,7 @@ _LAYERS: list[set[str]] = [
     # The ground: settings and what checks them, windows, errors, the network's setting.
     {
         "addresses",
+        "console_logs",
         "errors",
         "homes",
         "http_addresses",

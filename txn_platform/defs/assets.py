@@ -240,7 +240,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
     """Judge every row of a landed window; both outputs come from one pass over it."""
     window = window_of(context)
     with failing_for_users(), ExitStack() as staged:
-        protector = card_key.protector()
+        protector, policy = card_key.protector(), card_key.policy
         allowed = config.max_quarantine
         if allowed is None:
             allowed = quarantine.largest_share()
@@ -257,10 +257,10 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
             window,
             protector,
             write,
-            card_policy=card_key.policy,
+            card_policy=policy,
             may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
         )
-        validated.annotate({_CARD_POLICY: card_key.policy})
+        validated.annotate({_CARD_POLICY: policy})
         quarantined.annotate({LANDED_DIGEST: digest})
         kept = validated.finish()
         if not found.in_order:
@@ -268,7 +268,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
             with open_parquet(kept.path) as file:
                 for rows in in_order(file, window):
                     ordered.write(rows)
-            ordered.annotate({_CARD_POLICY: card_key.policy})
+            ordered.annotate({_CARD_POLICY: policy})
             kept = ordered.finish()
         landed = _stated(raw)
         outputs = {
