@@ -160,7 +160,12 @@ class Transport:
                 pause = self._pause(attempt, error)
                 _LOG.warning(
                     "%s: attempt %d of %d for %s %s; asking again in %.1f s",
-                    *(self.url, attempt, self.limits.attempts, what, self._fault(error), pause),
+                    self.url,
+                    attempt,
+                    self.limits.attempts,
+                    what,
+                    self._fault(error),
+                    pause,
                 )
                 time.sleep(pause)
         raise AssertionError  # the last attempt returns or raises
