@@ -25,9 +25,9 @@ NO_PYTHON := make: no Python from 3.12 on is on PATH. Install one (apt-get insta
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 # Tests without a server, a child process or Dagster: half a minute on two cores.
-FAST := $(addprefix txn_platform_tests/,test_prefetch.py test_arrow_text.py test_card_numbers.py \
-  test_columns.py test_contract.py test_decoding.py test_layers.py test_ordering.py test_protection.py \
-  test_reconciliation.py test_reliability_page.py test_timestamps.py test_validation.py test_windows.py)
+FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py contract/test_schema.py rows \
+  source/test_arrow_text.py source/test_decoding.py repository/test_layers.py \
+  repository/test_reliability_page.py test_windows.py)
 
 .PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
   lint format lock clean
@@ -73,8 +73,8 @@ bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 
 readers: setup $(UV) ## Read a window with nine programs, Spark (Java 17) among them, into docs/readers.md
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-readers.lock
-	@$(BIN)/python -m txn_platform_tests.lake_readers
-	@$(BIN)/python -m pytest -n 0 -m 'readers or not readers' txn_platform_tests/test_readers.py
+	@$(BIN)/python -m txn_platform_tests.support.lake_readers
+	@$(BIN)/python -m pytest -n 0 -m 'readers or not readers' txn_platform_tests/lake/test_readers.py
 
 chaos: setup ## Kill, race and soak for an hour, and judge what is left in the lake
 	@for store in directory s3; do for script in kills races soak; do \
@@ -85,13 +85,13 @@ chaos: setup ## Kill, race and soak for an hour, and judge what is left in the l
 docs: setup ## Write the generated pages: docs/contract.md and the tables of docs/reliability.md
 	@$(BIN)/python -m txn_platform.contract.page > docs/contract.md.new
 	@mv docs/contract.md.new docs/contract.md
-	@$(BIN)/python -m txn_platform_tests.reliability_page
+	@$(BIN)/python -m txn_platform_tests.support.reliability_page
 
 lint: setup ## Format check, lint, types, the words of the glossary
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
-	@$(BIN)/python -m txn_platform_tests.glossary
+	@$(BIN)/python -m txn_platform_tests.support.glossary
 
 format: setup ## Format, and fix what lint can fix
 	@$(BIN)/ruff format .

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from txn_platform_tests.chaos import (
+from txn_platform_tests.support.chaos import (
     DirectoryStore,
     Kill,
     Killing,

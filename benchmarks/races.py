@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
-from txn_platform_tests.chaos import (
+from txn_platform_tests.support.chaos import (
     DirectoryStore,
     S3Server,
     S3Store,

@@ -20,7 +20,7 @@ from pathlib import Path
 from rich.console import Console
 
 from txn_platform.windows import Window, iso
-from txn_platform_tests.chaos import (
+from txn_platform_tests.support.chaos import (
     DirectoryStore,
     S3Server,
     S3Store,
@@ -29,7 +29,7 @@ from txn_platform_tests.chaos import (
     Violation,
     World,
 )
-from txn_platform_tests.faulty_proxy import FaultyProxy
+from txn_platform_tests.support.faulty_proxy import FaultyProxy
 
 FIRST = datetime(2026, 11, 1, tzinfo=UTC)
 

@@ -22,8 +22,8 @@ from txn_platform.lake.parquet import Encoding
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
-from txn_platform_tests.run_resources import run_resources
-from txn_platform_tests.served_source import ServedSource, sent_row, served
+from txn_platform_tests.support.run_resources import run_resources
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 _PARTITION = "2026-11-01-00:00"
 _WINDOW = Window.of_partition(_PARTITION)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from txn_platform.local.seaweedfs import available
-from txn_platform_tests.chaos import (
+from txn_platform_tests.support.chaos import (
     DirectoryStore,
     Killing,
     Run,
@@ -31,7 +31,7 @@ from txn_platform_tests.chaos import (
     side_by_side,
     version_of,
 )
-from txn_platform_tests.faulty_proxy import FaultyProxy
+from txn_platform_tests.support.faulty_proxy import FaultyProxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

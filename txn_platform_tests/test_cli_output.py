@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from txn_platform.cli import main
-from txn_platform_tests import forked
+from txn_platform_tests.support import forked
 
 SMALL = {"GENERATOR_TPS": "1", "GENERATOR_CUSTOMERS": "500", "GENERATOR_MERCHANTS": "100"}
 TXN = str(Path(sys.executable).with_name("txn"))

@@ -36,9 +36,9 @@ from click.testing import CliRunner
 
 from txn_platform.cli import main
 from txn_platform.local.seaweedfs import SeaweedFS, available
-from txn_platform_tests import forked
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
-from txn_platform_tests.served_source import ServedSource, sent_row, served
+from txn_platform_tests.support import forked
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

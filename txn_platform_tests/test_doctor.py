@@ -14,8 +14,8 @@ from txn_platform.lake.probe import race
 from txn_platform.lake.s3 import S3Lake
 from txn_platform.settings import load_settings
 from txn_platform_tests.conftest import S3Endpoint
-from txn_platform_tests.faulty_store import Fault, FaultyStore, Operation
-from txn_platform_tests.served_source import ServedSource, sent_row, served
+from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 _PAGE = b"<!DOCTYPE html><html><title>Welcome</title><body>It works<br></body></html>"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from txn_platform_tests import forked, fuzzing
+from txn_platform_tests.support import forked, fuzzing
 
 if TYPE_CHECKING:
     from pathlib import Path

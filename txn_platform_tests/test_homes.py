@@ -18,8 +18,8 @@ from txn_platform.homes import writable_home
 from txn_platform.rows.card_key import kept_card_key
 from txn_platform.runs import dagster_instance
 from txn_platform.settings import load_settings
-from txn_platform_tests import forked
 from txn_platform_tests.conftest import eventually
+from txn_platform_tests.support import forked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,7 +17,7 @@ from txn_platform.cli import main
 from txn_platform.definitions import build_defs
 from txn_platform.defs.automation import LAND_TRANSACTIONS
 from txn_platform.local import stack
-from txn_platform_tests.served_source import ServedSource, sent_row, served
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 _PARTITION = "2026-11-01-00:00"
 _RETRY = re.compile(

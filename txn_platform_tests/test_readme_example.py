@@ -10,8 +10,8 @@ from urllib.parse import quote
 
 import polars as pl
 
-from txn_platform_tests.served_source import ServedSource, sent_row, served
-from txn_platform_tests.served_tls import TlsFront
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
+from txn_platform_tests.support.served_tls import TlsFront
 from txn_platform_tests.test_commands import CARD_KEY, run, run_anew
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from txn_platform.cli import main
 from txn_platform.windows import Window
-from txn_platform_tests.hourly_source import HourlySource
-from txn_platform_tests.served_source import served
+from txn_platform_tests.support.hourly_source import HourlySource
+from txn_platform_tests.support.served_source import served
 
 
 @pytest.fixture

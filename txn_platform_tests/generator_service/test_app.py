@@ -37,7 +37,7 @@ from generator_service.simulator import SCHEMA, VERSION, Simulator
 from generator_service.simulator.configuration import FIRST_MOMENT
 from generator_service.wire import MEDIA_TYPES, Format
 from txn_platform_tests.conftest import eventually
-from txn_platform_tests.served_app import served_app
+from txn_platform_tests.support.served_app import served_app
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ import pytest
 from generator_service.app import create_app
 from generator_service.faults import HEADER, parse_faults
 from generator_service.settings import Settings, SettingsError
-from txn_platform_tests.served_app import served_app
+from txn_platform_tests.support.served_app import served_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,0 +1,173 @@
+"""Every program that reads the lake finds the same values."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pyarrow.parquet as pq
+import pytest
+
+from txn_platform.contract.schema import PUBLISHED_COLUMNS, QUARANTINE_SCHEMA
+from txn_platform.lake.layout import object_key
+from txn_platform.runs import dagster_instance, materialize
+from txn_platform.windows import Window
+from txn_platform_tests.support.lake_readers import PAGE, READERS, Reader, comparable, with_table
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_WINDOW: Final = Window.of_partition("2026-11-01-00:00")
+_ID: Final = "transaction_id"
+_ROWS: Final = 400
+_BAD: Final = 40
+# All that Parquet had from its beginning; RLE is that of levels and of indices into dictionaries.
+_UNIVERSAL: Final = {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+
+
+def _good(number: int) -> dict[str, str | None]:
+    fraud = {"is_fraud": "true", "fraud_scenario": "card_testing"} if number % 10 == 0 else {}
+    place = {"latitude": f"-{number % 90}.123456", "longitude": "0"} if number % 3 else {}
+    names = ("Crêperie 🥞", "寿司", "Ł & \"quoted\", 'too'")
+    name = names[number % 3] + ("" if number % 2 else f" {number}")
+    return sent_row(number, merchant_name=name, country="FR", **place, **fraud)
+
+
+def _bad(number: int) -> dict[str, str | None]:
+    """A row of two reasons, of a field that the contract does not know, or of an empty text."""
+    changes: list[dict[str, str | None]] = [
+        {"amount": "a lot", "currency": "???"},
+        {"amount": None, "loyalty": '{"points": "é"}'},
+        {"customer_id": "", "card_number": "0", "country": "XX"},
+    ]
+    return sent_row(number, **changes[number % 3])
+
+
+@dataclass(frozen=True)
+class _Lake:
+    """A window that was run: its objects, its Delta table, and what was sent."""
+
+    published: Path
+    quarantined: Path
+    delta: str
+    good: list[dict[str, str | None]]
+    bad: list[dict[str, str | None]]
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Lake]:
+    home = tmp_path_factory.mktemp("read")
+    good = [_good(number) for number in range(_ROWS)]
+    bad = [_bad(number) for number in range(_ROWS, _ROWS + _BAD)]
+    with pytest.MonkeyPatch.context() as patch, served(ServedSource([*good, *bad])) as source:
+        patch.chdir(home)
+        patch.setenv("DELTA_LAKE_S3_PATH", str(home / "delta"))
+        patch.setenv("TXN_MAX_QUARANTINE", "0.5")
+        with dagster_instance() as instance:
+            summary = materialize(
+                _WINDOW, instance=instance, source_url=source.url, on_progress=lambda _: None
+            )
+        assert (summary.published, summary.quarantined) == (_ROWS, _BAD)
+        root = home / ".txn" / "lake"
+        yield _Lake(
+            root / object_key("s3_parquet_transactions", _WINDOW),
+            root / object_key("quarantined_transactions", _WINDOW),
+            str(home / "delta"),
+            good,
+            bad,
+        )
+
+
+def _by_pyarrow(path: Path, columns: list[str]) -> list[tuple[Any, ...]]:
+    return comparable(pq.ParquetFile(path).read().to_pylist(), columns, _ID)
+
+
+def _each(readers: tuple[Reader, ...]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "reader",
+        [
+            pytest.param(each, id=each.package, marks=pytest.mark.readers if each.large else ())
+            for each in readers
+        ],
+    )
+
+
+_FILE_READERS: Final = tuple(reader for reader in READERS if reader.parquet)
+
+
+def test_the_first_opinion_is_what_was_sent(lake: _Lake) -> None:
+    """Which the readers are then compared with."""
+    names = [_ID, "transaction_at", "customer_id", "merchant_name", "amount", "latitude"]
+    names += ["is_fraud", "fraud_scenario"]
+    expected = [
+        (
+            row[_ID],
+            datetime.fromisoformat(row["transaction_at"] or "").astimezone(UTC),
+            row["customer_id"],
+            row["merchant_name"],
+            Decimal(row["amount"] or ""),
+            None if row["latitude"] is None else float(row["latitude"]),
+            row["is_fraud"] == "true",
+            row["fraud_scenario"],
+        )
+        for row in lake.good
+    ]
+    assert _by_pyarrow(lake.published, names) == expected
+    names = [_ID, "amount", "currency", "customer_id", "country"]
+    expected = [tuple(row[name] for name in names) for row in lake.bad]
+    assert _by_pyarrow(lake.quarantined, names) == expected
+    reasons = _by_pyarrow(lake.quarantined, [_ID, "reasons"])
+    assert {len(each) for _, each in reasons} == {1, 2, 3}
+
+
+@_each(_FILE_READERS)
+def test_a_published_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
+    assert reader.parquet
+    columns = list(PUBLISHED_COLUMNS)
+    found = comparable(reader.parquet(str(lake.published)), columns, _ID)
+    assert found == _by_pyarrow(lake.published, columns)
+
+
+@_each(_FILE_READERS)
+def test_a_quarantined_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
+    assert reader.parquet
+    columns = list(QUARANTINE_SCHEMA.names)
+    found = comparable(reader.parquet(str(lake.quarantined)), columns, _ID)
+    assert found == _by_pyarrow(lake.quarantined, columns)
+
+
+@_each(READERS)
+def test_a_delta_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
+    columns = list(PUBLISHED_COLUMNS)
+    found = comparable(reader.read_delta(lake.delta), columns, _ID)
+    assert found == _by_pyarrow(lake.published, columns)
+
+
+def _encodings(path: Path) -> dict[str, set[str]]:
+    """Of each column, those of its pages, of all row groups."""
+    footer = pq.read_metadata(path)
+    found: dict[str, set[str]] = {}
+    for group in range(footer.num_row_groups):
+        for place in range(footer.num_columns):
+            column = footer.row_group(group).column(place)
+            found.setdefault(column.path_in_schema, set()).update(column.encodings)
+    return found
+
+
+def test_no_file_for_readers_has_an_encoding_that_some_readers_lack(lake: _Lake) -> None:
+    delta = [Path(path) for path in Path(lake.delta).rglob("*.parquet")]
+    assert delta
+    for path in (lake.published, lake.quarantined, *delta):
+        for column, encodings in _encodings(path).items():
+            assert encodings <= _UNIVERSAL, (path, column)
+
+
+def test_the_page_has_each_reader_with_its_locked_version() -> None:
+    page = PAGE.read_text("utf-8")
+    assert with_table(page) == page
+    assert len(re.findall(r"^\| .* \| \d+\.\S+ \|", page, re.MULTILINE)) == len(READERS)

@@ -1,0 +1,201 @@
+"""Commands say which lake and source they look at."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import socket
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from click.testing import CliRunner, Result
+
+from txn_platform.cli import main
+from txn_platform.doctor import examine
+from txn_platform.misspelt import misspelt
+from txn_platform_tests.support.served_source import ServedSource, sent_row, served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+QUERY_KEY = "key-in-query"
+
+
+def txn(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, arguments)
+    assert isinstance(result.exception, SystemExit | None)
+    return result
+
+
+@contextmanager
+def stack_with_s3(home: Path, *, running: bool) -> Iterator[str]:
+    """The state that `txn dev` leaves, and what is seen of it while it runs: its endpoint."""
+    (home / "seaweedfs").mkdir(parents=True)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+        (home / "seaweedfs/ports.json").write_text(json.dumps({"s3": port}))
+        if not running:
+            server.close()
+            yield f"http://127.0.0.1:{port}"
+            return
+        with (home / "stack.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield f"http://127.0.0.1:{port}"
+
+
+COMMANDS = [["quarantine"], ["expire", "--older-than", "1d"], ["doctor"]]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_command_says_which_lake_it_looks_at(command: list[str], tmp_path: Path) -> None:
+    said = txn(*command).stderr.splitlines()
+    assert said[0] == f"lake: {tmp_path}/.txn/lake"
+    assert (command == ["doctor"]) == (
+        said[1:] == ["source: a generator, started for this command"]
+    )
+
+
+def test_nothing_quarantined_names_the_lake(tmp_path: Path) -> None:
+    assert txn("quarantine").stdout == f"Nothing is quarantined in {tmp_path}/.txn/lake.\n"
+
+
+def test_a_run_says_its_lake_and_source_and_no_query(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", f"/tx?key={QUERY_KEY}&from={{start}}")
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+    result = txn("run", "--partition", "2026-11-01-00:00")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[:2] == [
+        f"lake: {tmp_path}/.txn/lake",
+        "source: http://127.0.0.1:1",
+    ]
+    assert QUERY_KEY not in result.output
+
+
+def test_a_bucket_is_named_with_its_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_BUCKET_NAME", "payments")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    said = txn("quarantine").stderr
+    assert said.startswith("lake: s3://payments/lake at http://127.0.0.1:1\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_a_local_stack_that_runs_is_mentioned_and_not_chosen(
+    command: list[str], tmp_path: Path
+) -> None:
+    with stack_with_s3(tmp_path / ".txn", running=True) as endpoint:
+        said = txn(*command).stderr
+    assert said.startswith(f"lake: {tmp_path}/.txn/lake\n")
+    lake = f"s3://transactions/lake at {endpoint}"
+    assert f"note: `txn dev` or `txn demo` runs here with the lake {lake}" in said
+    assert f"AWS_ENDPOINT_URL={endpoint} and the keys in {tmp_path}/.txn/s3-keys.json" in said
+
+
+def test_the_data_of_a_local_stack_that_does_not_run_is_mentioned(tmp_path: Path) -> None:
+    with stack_with_s3(tmp_path / ".txn", running=False):
+        said = txn("quarantine").stderr
+    assert "has left data of the lake s3://transactions/lake in" in said
+    assert "`txn dev` serves it again" in said
+
+
+def test_a_local_stack_that_is_looked_at_is_not_mentioned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stack_with_s3(tmp_path / ".txn", running=True) as endpoint:
+        monkeypatch.setenv("AWS_BUCKET_NAME", "transactions")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        said = txn("expire", "--older-than", "1d").stderr
+    assert "note:" not in said
+
+
+def test_doctor_asks_a_source_that_has_no_watermark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of such a source the hours are known by the clock: nothing has been asked by then."""
+    monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes")
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+    path = f"/v1/transactions?key={QUERY_KEY}&start={{start}}&end={{end}}"
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", path)
+    monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:1")
+    (closed,) = [each for each in examine() if each.subject == "source"]
+    assert not closed.good
+    there = ServedSource([sent_row(number) for number in range(3)])
+    with served(there):
+        monkeypatch.setenv("GENERATOR_URL", there.url)
+        (found,) = [each for each in examine() if each.subject == "source"]
+    assert found.good, found.message
+    assert "states no control totals, and gave 3 rows" in found.message
+    assert any("transactions" in request for request in there.requests)
+    assert QUERY_KEY not in closed.message + found.message
+
+
+def test_a_path_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/tx")
+    result = txn("run")
+    assert result.stderr == (
+        "Error: TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither\n"
+    )
+    (found,) = [each for each in examine() if each.subject == "source"]
+    assert not found.good
+    assert "without GENERATOR_URL" in found.message
+
+
+def test_doctor_opens_dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "missing"))
+    (found,) = [each for each in examine() if each.subject == "dagster"]
+    assert not found.good
+    (tmp_path / "missing").mkdir()
+    (found,) = [each for each in examine() if each.subject == "dagster"]
+    assert found.good, found.message
+    assert (tmp_path / "missing/history/runs.db").exists()
+
+
+def test_variables_that_are_nearly_settings_are_pointed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrong = {
+        "TXN_CARDKEY": "TXN_CARD_KEY",
+        "TNX_CARD_KEY": "TXN_CARD_KEY",
+        "GENERATOR_ULR": "GENERATOR_URL",
+        "GENERATOR_TSP": "GENERATOR_TPS",
+        "AWS_BUCKET": "AWS_BUCKET_NAME",
+        "AWS_ENDPOINT": "AWS_ENDPOINT_URL",
+        "AWS_S3_ENDPOINT_URL": "AWS_ENDPOINT_URL",
+        "AWS_SECRET_KEY": "AWS_SECRET_ACCESS_KEY",
+        "DELTA_LAKE_PATH": "DELTA_LAKE_S3_PATH",
+        "DAGSTER_HOEM": "DAGSTER_HOME",
+    }
+    right = {
+        "TXN_MAX_QUARANTINE": "0.5",
+        "txn_max_quarantine": "0.5",
+        "GENERATOR_SERVICE_HOST": "10.0.0.1",
+        "GENERATOR_SERVICE_PORT_HTTP": "80",
+        "GENERATOR_PORT_8000_TCP_ADDR": "10.0.0.1",
+        "AWS_PROFILE": "x",
+        "AWS_DEFAULT_PROFILE": "x",
+        "AWS_ENDPOINT_URL_STS": "x",
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "UNRELATED": "x",
+    }
+    for name, value in {**dict.fromkeys(wrong, "very-secret"), **right}.items():
+        monkeypatch.setenv(name, value)
+    Path(".env").write_text("TXN_HOEM=very-secret\nTXN_NOTHING_LIKE_IT_AT_ALL=very-secret\n")
+    said = list(misspelt(["GENERATOR_TPS", "GENERATOR_URL"]))
+    for name, nearest in wrong.items():
+        assert f"{name} in the environment is no setting: write {nearest}" in said
+    assert "TXN_HOEM in .env is no setting: write TXN_HOME" in said
+    assert any(line.startswith("TXN_NOTHING_LIKE_IT_AT_ALL in .env is no") for line in said)
+    assert len(said) == len(wrong) + 2
+    assert "very-secret" not in str(said)
+    notes = [line for line in txn("doctor").stdout.splitlines() if line.startswith("note")]
+    assert any("GENERATOR_TSP" in line and "GENERATOR_TPS" in line for line in notes)
+
+
+def test_the_port_that_kubernetes_sets_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENERATOR_PORT", "tcp://10.0.0.1:8000")
+    start, end = "2026-11-01T00:00:00Z", "2026-11-01T00:00:01Z"
+    said = txn("generate", "--start", start, "--end", end).stderr
+    assert said.startswith("Error: GENERATOR_PORT=tcp://10.0.0.1:8000 cannot be used: ")
+    assert "enableServiceLinks" in said
