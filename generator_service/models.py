@@ -425,11 +425,6 @@ class Defect(BaseModel):
     kind: str = Field(examples=["amount_scale"])
     field: str = Field(description="The field that is corrupted or added", examples=["amount"])
     before: str | None = Field(description="Its true text; null for an added field")
-    reasons: str = Field(
-        description="Each rule of the platform's contract that the row as sent breaks, with spaces "
-        "between; empty when it breaks none",
-        examples=["amount.format"],
-    )
 
 
 class DefectPage(BaseModel):

@@ -24,7 +24,6 @@ ACCOUNT_SCHEMA = pa.schema(
         pa.field("kind", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("field", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("before", pa.string()),
-        pa.field("reasons", pa.dictionary(pa.int32(), pa.string()), nullable=False),
     ]
 )
 """The columns of the account; `models.Defect` describes them."""
@@ -41,13 +40,7 @@ class Account:
         self._kinds = kinds
         # Only the copies of these kinds are listed, not the rows that they repeat.
         self._only_copies = [
-            code for code, kind in enumerate(kinds) if kind.repeats and not kind.quarantines_both
-        ]
-        # Of each kind, then of each kind's refunds.
-        self._reasons = [kind.reasons for kind in kinds]
-        self._reasons += [
-            kind.reasons if kind.reasons_of_refund is None else kind.reasons_of_refund
-            for kind in kinds
+            code for code, kind in enumerate(kinds) if kind.repeats and not kind.copy_differs
         ]
 
     def count(self, rows: SelectedRows) -> int:
@@ -71,8 +64,6 @@ class Account:
                 entries = np.flatnonzero(codes == code)
                 texts = cast("list[str | None]", texts_at(columns, field, listed[entries]))
                 before = replaced(before, [(entries, texts)])
-        refunds = columns["original_transaction_id"].take(listed).is_valid()
-        reasons = codes + len(self._kinds) * refunds.cast(pa.int32()).to_numpy()
         return pa.RecordBatch.from_arrays(
             [
                 columns["transaction_id"].take(listed),
@@ -80,7 +71,6 @@ class Account:
                 _dictionary_encoded(codes, [kind.name for kind in self._kinds]),
                 _dictionary_encoded(codes, [kind.field for kind in self._kinds]),
                 before,
-                _dictionary_encoded(reasons, self._reasons),
             ],
             schema=ACCOUNT_SCHEMA,
         )

@@ -22,29 +22,23 @@ class Kind:
         field: the field that is corrupted or added.
         corrupt: a function from the true text to the sent one, or the text that is always sent;
             None is null.
-        reasons: the rules of the transactions' contract that the sent row breaks, as
-            `column.problem` with spaces between; empty when it breaks none. `/v1/defects` states
-            them.
-        reasons_of_refund: the same for rows with an `original_transaction_id`, when they differ.
         absent: the field is missing in JSON.
         adds: a field that is sent in addition. Its value is the new value of `field`, or the true
             one when that is null: the value has then moved to the added field.
         json: how JSON writes the corrupted value, when not as a string: a function of the sent
             text, or a constant with its quotes.
         repeats: the row is sent unchanged, followed by a corrupted copy.
-        quarantines_both: the original of the copy breaks the contract too.
+        copy_differs: the copy differs from its row, so the account lists both.
     """
 
     name: str
     field: str
     corrupt: Callable[[str], str] | str | None
-    reasons: str = ""
-    reasons_of_refund: str | None = None
     absent: bool = False
     adds: str | None = None
     json: Callable[[str], str] | str | None = None
     repeats: bool = False
-    quarantines_both: bool = False
+    copy_differs: bool = False
 
     @property
     def has_shape(self) -> bool:
@@ -99,133 +93,59 @@ _HALF_IN_JSON = '"Half \\ud83d Moon"'
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("missing_field", "customer_id", None, "customer_id.missing", absent=True),
-        Kind("null_field", "transaction_type", None, "transaction_type.missing"),
+        Kind("missing_field", "customer_id", None, absent=True),
+        Kind("null_field", "transaction_type", None),
         Kind("extra_field", "loyalty_points", "250", adds="loyalty_points"),
-        Kind(
-            "renamed_field",
-            "merchant_name",
-            None,
-            "merchant_name.missing",
-            absent=True,
-            adds="merchantName",
-        ),
+        Kind("renamed_field", "merchant_name", None, absent=True, adds="merchantName"),
         Kind("wrong_type_number", "amount", _unchanged, json=_unchanged),
-        Kind(
-            "wrong_type_boolean",
-            "is_fraud",
-            lambda truth: "1" if truth == "true" else "0",
-            "is_fraud.format",
-        ),
-        Kind("amount_scale", "amount", lambda amount: amount + "5", "amount.format"),
-        Kind("amount_exponent", "amount", _exponent, "amount.format"),
-        Kind("amount_thousands", "amount", _thousands, "amount.format"),
-        Kind("amount_nan", "amount", "NaN", "amount.format"),
-        Kind("amount_infinity", "amount", "Infinity", "amount.format"),
-        Kind("amount_negative", "amount", lambda amount: "-" + amount, "amount.range"),
-        Kind("amount_zero", "amount", "0.00", "amount.range"),
-        Kind("amount_19_digits", "amount", _nineteen_digits, "amount.format"),
-        Kind("amount_leading_space", "amount", lambda amount: " " + amount, "amount.format"),
-        Kind("amount_trailing_space", "amount", lambda amount: amount + " ", "amount.format"),
-        Kind("time_naive", "transaction_at", lambda at: at[:-1], "transaction_at.format"),
-        Kind("time_format", "transaction_at", _month_first, "transaction_at.format"),
-        Kind(
-            "time_future",
-            "transaction_at",
-            lambda at: "9999-12-31" + at[10:],
-            "transaction_at.outside_window",
-        ),
-        Kind(
-            "time_outside_window",
-            "transaction_at",
-            _year_before,
-            "transaction_at.outside_window",
-        ),
-        Kind(
-            "time_30_february",
-            "transaction_at",
-            lambda at: f"{at[:4]}-02-30{at[10:]}",
-            "transaction_at.format",
-        ),
-        Kind(
-            "time_leap_second",
-            "transaction_at",
-            lambda at: f"{at[:10]}T23:59:60{at[19:]}",
-            "transaction_at.format",
-        ),
-        Kind("time_epoch", "transaction_at", _epoch, "transaction_at.format", json=_unchanged),
-        Kind("card_check_digit", "card_number", _wrong_check_digit, "card_number.check_digit"),
-        Kind(
-            "card_letters", "card_number", lambda number: number[:-4] + "ABCD", "card_number.format"
-        ),
-        Kind("card_12_digits", "card_number", lambda number: number[:12], "card_number.format"),
-        Kind(
-            "card_20_digits",
-            "card_number",
-            lambda number: number.ljust(20, "0"),
-            "card_number.format",
-        ),
-        Kind(
-            "type_unknown",
-            "transaction_type",
-            "GIFT",
-            "transaction_type.unknown",
-            reasons_of_refund="transaction_type.unknown original_transaction_id.type_differs",
-        ),
-        Kind("currency_unknown", "currency", "ZZZ", "currency.unknown"),
-        Kind("country_unknown", "country", "ZZ", "country.unknown"),
-        Kind(
-            "category_unknown",
-            "merchant_category_code",
-            "0000",
-            "merchant_category_code.unknown",
-        ),
-        Kind(
-            "id_malformed",
-            "transaction_id",
-            lambda text: text.replace("-", ""),
-            "transaction_id.format",
-        ),
-        Kind("id_empty", "transaction_id", "", "transaction_id.format"),
-        Kind(
-            "duplicate_id_same",
-            "transaction_id",
-            _unchanged,
-            "transaction_id.duplicate",
-            repeats=True,
-        ),
+        Kind("wrong_type_boolean", "is_fraud", lambda truth: "1" if truth == "true" else "0"),
+        Kind("amount_scale", "amount", lambda amount: amount + "5"),
+        Kind("amount_exponent", "amount", _exponent),
+        Kind("amount_thousands", "amount", _thousands),
+        Kind("amount_nan", "amount", "NaN"),
+        Kind("amount_infinity", "amount", "Infinity"),
+        Kind("amount_negative", "amount", lambda amount: "-" + amount),
+        Kind("amount_zero", "amount", "0.00"),
+        Kind("amount_19_digits", "amount", _nineteen_digits),
+        Kind("amount_leading_space", "amount", lambda amount: " " + amount),
+        Kind("amount_trailing_space", "amount", lambda amount: amount + " "),
+        Kind("time_naive", "transaction_at", lambda at: at[:-1]),
+        Kind("time_format", "transaction_at", _month_first),
+        Kind("time_future", "transaction_at", lambda at: "9999-12-31" + at[10:]),
+        Kind("time_outside_window", "transaction_at", _year_before),
+        Kind("time_30_february", "transaction_at", lambda at: f"{at[:4]}-02-30{at[10:]}"),
+        Kind("time_leap_second", "transaction_at", lambda at: f"{at[:10]}T23:59:60{at[19:]}"),
+        Kind("time_epoch", "transaction_at", _epoch, json=_unchanged),
+        Kind("card_check_digit", "card_number", _wrong_check_digit),
+        Kind("card_letters", "card_number", lambda number: number[:-4] + "ABCD"),
+        Kind("card_12_digits", "card_number", lambda number: number[:12]),
+        Kind("card_20_digits", "card_number", lambda number: number.ljust(20, "0")),
+        Kind("type_unknown", "transaction_type", "GIFT"),
+        Kind("currency_unknown", "currency", "ZZZ"),
+        Kind("country_unknown", "country", "ZZ"),
+        Kind("category_unknown", "merchant_category_code", "0000"),
+        Kind("id_malformed", "transaction_id", lambda text: text.replace("-", "")),
+        Kind("id_empty", "transaction_id", ""),
+        Kind("duplicate_id_same", "transaction_id", _unchanged, repeats=True),
         Kind(
             "duplicate_id_other",
             "amount",
             lambda amount: "1" + amount,
-            "transaction_id.conflict",
             repeats=True,
-            quarantines_both=True,
+            copy_differs=True,
         ),
-        Kind("control_character", "merchant_name", "Bell \x07 Co", "merchant_name.format"),
-        Kind(
-            "lone_surrogate",
-            "merchant_name",
-            _HALF,
-            "merchant_name.format",
-            json=_HALF_IN_JSON,
-        ),
-        Kind(
-            "right_to_left_mark",
-            "merchant_name",
-            "Right \u200f Left",
-            "merchant_name.format",
-        ),
-        Kind("huge_string", "merchant_name", "A" * 1_000_000, "merchant_name.format"),
-        Kind("latitude_91", "latitude", "91.000000", "latitude.range"),
+        Kind("control_character", "merchant_name", "Bell \x07 Co"),
+        Kind("lone_surrogate", "merchant_name", _HALF, json=_HALF_IN_JSON),
+        Kind("right_to_left_mark", "merchant_name", "Right \u200f Left"),
+        Kind("huge_string", "merchant_name", "A" * 1_000_000),
+        Kind("latitude_91", "latitude", "91.000000"),
     )
 }
 """All kinds, by name.
 
 - JSON lacks a missing or renamed field; the other formats send null. An added field is a column in
   the other formats, null in all other rows.
-- Only JSON has wrong types; the other formats send the same text. Rows with `wrong_type_number` or
-  `extra_field` still satisfy the contract.
+- Only JSON has wrong types; the other formats send the same text.
 - In CSV null is an empty field and empty text is `""`. A reader that does not distinguish them
   reads `missing_field`, `null_field` and `renamed_field` as empty text.
 - `lone_surrogate` is an escaped half of a surrogate pair in JSON. UTF-8 cannot encode one: the
@@ -236,19 +156,14 @@ KINDS: dict[str, Kind] = {
 
 def page_of_kinds() -> str:
     """Return the description of the account, in Markdown, with a table of all kinds."""
-
-    def why(kind: Kind) -> str:
-        of_refund = f"; of a refund {kind.reasons_of_refund}" if kind.reasons_of_refund else ""
-        return f"{kind.reasons or 'none: the row satisfies the contract'}{of_refund}"
-
-    rows = "\n".join(f"| `{kind.name}` | `{kind.field}` | {why(kind)} |" for kind in KINDS.values())
+    rows = "\n".join(f"| `{kind.name}` | `{kind.field}` |" for kind in KINDS.values())
     return f"""\
 Return the account of the defects in the rows that /v1/transactions sends for the same parameters:
 an entry for each corrupted row, and for each row with a copy that differs from it. `limit` counts
 rows of the window here too.
 
-| kind | field | reason for quarantine |
-| --- | --- | --- |
+| kind | field |
+| --- | --- |
 {rows}
 """
 
