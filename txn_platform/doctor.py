@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
 from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_child, generator_url
 from txn_platform.misspelt import misspelt
-from txn_platform.rows.card_key import card_protector
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api, source_limits
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
@@ -80,7 +80,7 @@ def _describe(settings: Settings) -> str:
 
 
 def _examine_card_key(settings: Settings) -> str:
-    card_protector(settings)
+    card_key(settings)
     return "TXN_CARD_KEY" if settings.card_key else f"kept in {settings.home / 'card-key'}"
 
 

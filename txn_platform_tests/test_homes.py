@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
+from txn_platform.card_key import kept_card_key
 from txn_platform.cli import main
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
-from txn_platform.rows.card_key import kept_card_key
 from txn_platform.runs import dagster_instance
 from txn_platform.settings import load_settings
 from txn_platform_tests.conftest import eventually

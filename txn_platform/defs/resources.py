@@ -13,6 +13,7 @@ from typing import Final, Literal, Self, override
 import dagster as dg
 from pydantic import PrivateAttr
 
+from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
 from txn_platform.lake.base import Lake
@@ -20,7 +21,6 @@ from txn_platform.lake.delta import DeltaLake, open_delta
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_child, generator_url
 from txn_platform.local.stack import running_generator
-from txn_platform.rows.card_key import card_protector
 from txn_platform.rows.protection import CardProtector
 from txn_platform.settings import Settings, load_settings
 from txn_platform.source.client import Source, source_api, source_limits
@@ -164,9 +164,9 @@ class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
         """Turns card numbers into tokens and masks under the key.
 
         Raises:
-            UserError: see `card_key.card_protector`.
+            UserError: see `card_key.card_key`.
         """
-        return card_protector(self._settings)
+        return CardProtector(card_key(self._settings))
 
     @property
     def _settings(self) -> Settings:

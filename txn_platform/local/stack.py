@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
 
 from txn_platform.addresses import require_dagster_home
+from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
 from txn_platform.local import seaweedfs
@@ -32,7 +33,6 @@ from txn_platform.local.processes import (
     port_is_free,
 )
 from txn_platform.network import without_proxy_for_loopback
-from txn_platform.rows.card_key import kept_card_key
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""The key of card tokens: from the settings, or made once and kept. `protection` uses it."""
+"""The key of card tokens: from the settings, or made once and kept in a file.
+
+`rows/protection` turns card numbers into tokens with it.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,22 @@ import secrets
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from txn_platform.errors import UserError
-from txn_platform.rows.protection import CardProtector
 
 if TYPE_CHECKING:
     from txn_platform.settings import Settings
 
+SHORTEST_KEY: Final = 16
+"""Bytes that a key must have."""
 
-def card_protector(settings: Settings) -> CardProtector:
-    """Turns card numbers into tokens and masks, under TXN_CARD_KEY or a key made once.
+
+def card_key(settings: Settings) -> bytes:
+    """`TXN_CARD_KEY`, or else the key kept under `TXN_HOME`, which is made when it is absent.
 
     Raises:
-        UserError: there is no key and none may be made, or it is too short, or can't be read.
+        UserError: the key is too short or can't be read, or there is none and the lake is shared.
     """
     if settings.card_key is not None:
         key = settings.card_key.get_secret_value()
@@ -33,17 +38,16 @@ def card_protector(settings: Settings) -> CardProtector:
     else:
         key = kept_card_key(settings.home)
         where = str(settings.home)
-    try:
-        return CardProtector(key.encode())
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+    if len(key.encode()) < SHORTEST_KEY:
+        raise UserError(f"{where}: the card key must have at least {SHORTEST_KEY} bytes")
+    return key.encode()
 
 
 def kept_card_key(home: Path) -> str:
-    """The key kept in a directory, which is made when there is none.
+    """The key in the file `card-key` of a directory; both are made when they are absent.
 
     Raises:
-        UserError: it can't be made or read.
+        UserError: the file can't be made or read.
     """
     path = home / "card-key"
     try:
@@ -60,8 +64,8 @@ def kept_card_key(home: Path) -> str:
 
 
 def _make_once(path: Path, text: str) -> None:
-    """Make a file that only its owner reads; of several who do so at once, the first wins."""
-    # Processes of two containers can have one number, so the draft's name is random.
+    """Make a file that only its owner can read, unless another process makes it first."""
+    # Two containers can have processes with the same id, so the draft has a random name.
     descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
