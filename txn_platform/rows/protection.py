@@ -1,13 +1,13 @@
-"""Card numbers: the token that joins without the number, and the mask that shows enough of it.
+"""Card numbers: the token replaces the number in joins, the mask shows a part of it.
 
-Pure. `card_key` finds the key, and the contract names the columns that are protected.
+The key comes from `txn_platform.card_key`, the columns from `contract/schema`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-from itertools import product
+from itertools import batched
 from typing import TYPE_CHECKING, Final, Literal, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from txn_platform.arrow.dictionaries import (
     recoded,
     take,
 )
-from txn_platform.arrow.text import BLOCK_ROWS
+from txn_platform.card_key import SHORTEST_KEY
 from txn_platform.contract.schema import PUBLISHED_COLUMNS
 
 if TYPE_CHECKING:
@@ -31,43 +31,44 @@ if TYPE_CHECKING:
 CLEAR_PREFIX_DIGITS = 6
 CLEAR_SUFFIX_DIGITS = 4
 
-# Of each length, how many numbers are shorter, from 13 digits on.
+# For each length, how many numbers of 13 or more digits are shorter.
 _SHORTER: Final = np.array(
     [sum(10**shorter for shorter in range(13, length)) for length in range(20)], dtype=np.uint64
 )
 _TOKEN_CHARACTERS: Final = 52
-# Ten bits are two characters, which move as one.
-_BASE32: Final = np.array(
-    [left + right for left, right in product("abcdefghijklmnopqrstuvwxyz234567", repeat=2)], "S2"
-).view(np.uint16)
+_DIGEST_BITS: Final = 256
+_BITS: Final = np.array([16, 8, 4, 2, 1], dtype=np.uint8)
+_BASE32: Final = bytes.maketrans(bytes(range(32)), b"abcdefghijklmnopqrstuvwxyz234567")
+# Digests that are encoded at a time, so that their bits stay in the processor's cache.
+_BLOCK_DIGESTS: Final = 1 << 11
 
 
 class CardProtector:
     """Turns card numbers into tokens and masks.
 
     The token is HMAC-SHA256 of the number's ASCII digits under the key, in base32 (RFC 4648, lower
-    case, no padding; 52 characters): equal numbers have equal tokens, and without the key a number
-    can't be tried. Base32 rather than hexadecimal, because long runs of digits in a token would set
-    off every scanner that looks for card numbers.
+    case, no padding; 52 characters). Equal numbers have equal tokens, and nobody can test a guess
+    without the key. A hexadecimal token could have long runs of digits, which scanners would take
+    for card numbers.
 
-    The mask keeps the first six and the last four digits, what PCI DSS 4.0 (requirement 3.4.1)
-    allows to be shown.
+    The mask keeps the first six and the last four digits, as PCI DSS 4.0 (requirement 3.4.1)
+    allows.
     """
 
     def __init__(self, key: bytes) -> None:
-        """Args: key: secret, 16 bytes at least.
+        """Args: key: secret, at least `SHORTEST_KEY` bytes.
 
         Raises:
             ValueError: the key is shorter.
         """
-        if len(key) < 16:
-            raise ValueError("the card key must have at least 16 bytes")
-        # Copies of it have the key in them already, which is half of the work.
+        if len(key) < SHORTEST_KEY:
+            raise ValueError(f"the card key must have at least {SHORTEST_KEY} bytes")
+        # A copy has the key in it already, which saves half of the hashing.
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
-        # The cards met so far: their codes in ascending order, and where their mask and token are.
-        # Last what is above every code, so that a search ends at one that is there.
-        self._codes = np.array([np.iinfo(np.uint64).max])
-        self._places = np.array([-1], dtype=np.int64)
+        # The numbers met so far as integers, ascending, and the indices of their masks and tokens.
+        # The last entry is above every number, so that a search always ends at an entry.
+        self._numbers = np.array([np.iinfo(np.uint64).max])
+        self._indices = np.array([-1], dtype=np.int64)
         self._masks = self._tokens = pa.nulls(0, pa.string())
         self._of_dictionary = PerDictionary(self._protect)
 
@@ -88,20 +89,20 @@ class CardProtector:
         )
 
     def _protect(self, numbers: Column) -> tuple[DictionaryEncoded, Column]:
-        """The masks, each once as Parquet needs them, and the tokens of k numbers."""
-        # One window holds each card many times over; a window's cards are few enough to remember.
-        codes = _codes(numbers)
-        found = np.searchsorted(self._codes, codes)
-        unknown = self._codes[found] != codes
+        """The distinct masks, as Parquet needs them, and the tokens of k numbers."""
+        # A window has each card many times, and few enough cards to remember them all.
+        values = _as_integers(numbers)
+        found = np.searchsorted(self._numbers, values)
+        unknown = self._numbers[found] != values
         if unknown.any():
-            self._remember(numbers.filter(boolean(unknown)), codes[unknown])
-            found = np.searchsorted(self._codes, codes)
-        places = self._places[found]
-        masks = cast("DictionaryEncoded", take(self._masks, places).dictionary_encode())
-        return masks, take(self._tokens, places)
+            self._remember(numbers.filter(boolean(unknown)), values[unknown])
+            found = np.searchsorted(self._numbers, values)
+        indices = self._indices[found]
+        masks = cast("DictionaryEncoded", take(self._masks, indices).dictionary_encode())
+        return masks, take(self._tokens, indices)
 
-    def _remember(self, numbers: Column, codes: NDArray[np.uint64]) -> None:
-        codes, firsts = np.unique(codes, return_index=True)
+    def _remember(self, numbers: Column, values: NDArray[np.uint64]) -> None:
+        values, firsts = np.unique(values, return_index=True)
         numbers = take(numbers, firsts)
         number = pl.col("number")
         hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
@@ -111,23 +112,19 @@ class CardProtector:
             + number.str.slice(-CLEAR_SUFFIX_DIGITS)
         )
         masks = masks.to_series().to_arrow().cast(pa.string())
-        at = np.searchsorted(self._codes, codes)
-        self._codes = np.insert(self._codes, at, codes)
-        places = np.arange(len(self._masks), len(self._masks) + len(codes))
-        self._places = np.insert(self._places, at, places)
+        at = np.searchsorted(self._numbers, values)
+        self._numbers = np.insert(self._numbers, at, values)
+        indices = np.arange(len(self._masks), len(self._masks) + len(values))
+        self._indices = np.insert(self._indices, at, indices)
         self._masks = pa.concat_arrays([self._masks, masks])
         self._tokens = pa.concat_arrays([self._tokens, self._tokens_of(numbers)])
 
     def _tokens_of(self, numbers: Column) -> pa.StringArray:
-        digests = b"".join(map(self._digest, pl.Series(numbers, dtype=pl.String).to_list()))
-        of_cards = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
-        characters = np.empty((len(numbers), _TOKEN_CHARACTERS), dtype=np.uint8)
-        for start in range(0, len(numbers), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            characters[block] = _base32(of_cards[block])
+        digests = list(map(self._digest, pl.Series(numbers, dtype=pl.String).to_list()))
+        tokens = b"".join(_base32(b"".join(block)) for block in batched(digests, _BLOCK_DIGESTS))
         offsets = np.arange(len(numbers) + 1, dtype=np.int32) * _TOKEN_CHARACTERS
         return pa.StringArray.from_buffers(
-            len(numbers), pa.py_buffer(offsets), pa.py_buffer(characters)
+            len(numbers), pa.py_buffer(offsets), pa.py_buffer(tokens)
         )
 
     def _digest(self, number: str) -> bytes:
@@ -136,34 +133,26 @@ class CardProtector:
         return keyed.digest()
 
 
-def _base32(digests: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Digests as text (RFC 4648, lower case, no padding): n of 32 bytes, n of 52 characters."""
-    count = len(digests)
-    padded = np.zeros((count, 40), dtype=np.uint8)
-    padded[:, :32] = digests
-    # Five bytes are four times ten bits; of the last of seven such groups, two are beyond the end.
-    pairs = np.empty((count, 7, 4), dtype=np.uint16)
-    for group in range(7):
-        word = np.ascontiguousarray(padded[:, 5 * group : 5 * group + 8]).view(">u8")[:, 0]
-        word = word.astype(np.uint64)
-        for place, shift in enumerate((54, 44, 34, 24)):
-            pairs[:, group, place] = _BASE32[word >> np.uint64(shift) & np.uint64(1023)]
-    return np.ascontiguousarray(pairs.reshape(count, 28)[:, :26]).view(np.uint8)
+def _base32(digests: bytes) -> bytes:
+    """The text of n digests of 32 bytes (RFC 4648, lower case, no padding): n times 52 bytes."""
+    count = len(digests) // (_DIGEST_BITS // 8)
+    bits = np.zeros((count, _TOKEN_CHARACTERS * len(_BITS)), dtype=np.uint8)
+    bits[:, :_DIGEST_BITS] = np.unpackbits(np.frombuffer(digests, np.uint8)).reshape(count, -1)
+    return (bits.reshape(-1, len(_BITS)) @ _BITS).tobytes().translate(_BASE32)
 
 
-def _codes(numbers: Column) -> NDArray[np.uint64]:
-    """Numbers of 13 to 19 digits as integers of 64 bits: other digits, or more, another integer."""
+def _as_integers(numbers: Column) -> NDArray[np.uint64]:
+    """An integer for each number of 13 to 19 digits; leading zeros make another integer."""
     digits = pl.Series(numbers, dtype=pl.String)
-    # Leading zeros count: those of each length come behind all those that are shorter.
     return digits.cast(pl.UInt64).to_numpy() + _SHORTER[digits.str.len_bytes().to_numpy()]
 
 
 def protected(
     rows: pa.RecordBatch, protector: CardProtector, policy: Literal["token", "clear"]
 ) -> pa.RecordBatch:
-    """Rows of `CONFORMING_SCHEMA` with the columns that are published.
+    """Rows of `CONFORMING_SCHEMA` with the columns of `PUBLISHED_COLUMNS`.
 
-    Under the policy `clear`, which is for fictitious data, card numbers stay as they were sent.
+    The policy `clear` is for fictitious data: card numbers stay as they were sent.
     """
     numbers = rows.column("card_number")
     masks, tokens = protector.protect(cast("DictionaryEncoded", numbers))
