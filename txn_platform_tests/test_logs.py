@@ -21,8 +21,8 @@ from txn_platform_tests.support.served_source import ServedSource, sent_row, ser
 
 _PARTITION = "2026-11-01-00:00"
 _RETRY = re.compile(
-    r"http://127\.0\.0\.1:\d+: attempt ([12]) of 6 for \[2026-11-01T00:00:00Z, \S+\) had status"
-    r" 503; asking again in \d\.\d s"
+    r"http://127\.0\.0\.1:\d+: the request for \[2026-11-01T00:00:00Z, \S+\) had status 503;"
+    r" attempt ([12]) of 6, trying again in \d\.\d s"
 )
 
 

@@ -10,27 +10,23 @@ import base64
 import hashlib
 import io
 import json
-import logging
-import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, override
 
+from txn_platform.backoff import Backoff, Retries
 from txn_platform.errors import UserError, without_queries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
-
-_LOG: Final = logging.getLogger(__name__)
 
 _RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 # Of other statuses: a body that was damaged on its way, and what was busy for a moment.
@@ -54,6 +50,7 @@ _UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllo
 # The code of the error that speaks of an upload which is completed or aborted.
 ABORTED: Final = "NoSuchUpload"
 READ_BYTES: Final = 1 << 20
+_BACKOFF: Final = Backoff(attempts=6, first_pause=0.5, longest_pause=10)
 
 
 _EXPLAINED: Final = {
@@ -95,40 +92,27 @@ _PERMISSIONS: Final = {
 
 
 @dataclass(frozen=True)
-class Backoff:
-    """How hard the store is tried.
+class StoreLimits:
+    """Retries, time-outs and sizes of requests to a store.
 
-    A request takes at the most `attempts` times (`connect_timeout` + `read_timeout` without a
-    byte), and between them `base_delay` doubled from time to time, up to `max_delay`, of which
-    each waits a random share. Times in seconds.
+    An attempt fails after `connect_timeout` or `read_timeout`, in seconds.
 
     Attributes:
-        attempts: of one request.
-        first_attempts: of the first request of all: nothing is done yet, and somebody waits.
-        base_delay: the longest wait before the second attempt.
-        max_delay: the longest wait before any.
-        connect_timeout: until a connection stands.
-        read_timeout: until the next byte comes or goes.
-        part_bytes: up to it an object is one PUT, beyond it one upload in parts of that size, of
-            which stores want at least 5 MiB.
-        threads: parts on their way at the same time.
+        backoff: of one request.
+        first_attempts: of requests whose failure loses no work, such as the first of a run.
+        connect_timeout: until there is a connection.
+        read_timeout: until the next byte is received or sent.
+        part_bytes: objects up to this size are one PUT, larger ones an upload in parts of this
+            size. Stores want at least 5 MiB.
+        threads: parts that are sent at the same time.
     """
 
-    attempts: int = 6
+    backoff: Backoff = _BACKOFF
     first_attempts: int = 3
-    base_delay: float = 0.5
-    max_delay: float = 10
     connect_timeout: float = 5
     read_timeout: float = 60
     part_bytes: int = 64 << 20
     threads: int = 2
-
-    def delays(self) -> Iterator[float]:
-        """The wait before each attempt but the first, without end."""
-        longest = self.base_delay
-        while True:
-            yield random.SystemRandom().uniform(0, longest)
-            longest = min(2 * longest, self.max_delay)
 
 
 class StoreError(UserError):
@@ -181,13 +165,13 @@ class Bucket:
     Args:
         client: boto3's, for one attempt a call.
         name: of the bucket.
-        backoff: how hard it is tried.
+        limits: of its requests.
     """
 
-    def __init__(self, client: S3Client, name: str, backoff: Backoff) -> None:
+    def __init__(self, client: S3Client, name: str, limits: StoreLimits) -> None:
         self.client = client
         self.name = name
-        self.backoff = backoff
+        self.limits = limits
         self._hint = bucket_in_host(client.meta.endpoint_url, name)
         # Stores that answer 411 or 501 to checksums are used with
         # AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED.
@@ -219,11 +203,8 @@ class Bucket:
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
-        limit = attempts or self.backoff.attempts
-        stop = stop or threading.Event()
-        begun = time.monotonic()
-        delays = self.backoff.delays()
-        attempt = 1
+        backoff = self.limits.backoff
+        retries = Retries(replace(backoff, attempts=attempts or backoff.attempts), stop)
         while True:
             try:
                 answer = request()
@@ -245,24 +226,17 @@ class Bucket:
                 code, message = "", self._failed(_described(error))
                 if not _may_pass(error):
                     raise StoreError(message) from None
-            delay = next(delays)
-            if attempt < limit and not stop.is_set():
-                fault = without_queries(message).partition(". ")[0]
-                _LOG.warning(
-                    "attempt %d of %d: %s; trying again in %.1f s", attempt, limit, fault, delay
-                )
-            if attempt == limit or stop.wait(delay):
-                seconds = time.monotonic() - begun
-                tried = f" (tried {attempt} times in {seconds:.0f} s)" if attempt > 1 else ""
+            if not retries.again(without_queries(message).partition(". ")[0]):
+                number, seconds = retries.attempt, retries.seconds
+                tried = f" (tried {number} times in {seconds:.0f} s)" if number > 1 else ""
                 raise StoreError(message + tried, code)
-            attempt += 1
 
     def until[T](self, look: Callable[[], T | None]) -> T | None:
         """Look until there is something, as often and as slowly as the backoff says."""
-        for delay in islice(self.backoff.delays(), self.backoff.attempts - 1):
+        for pause in self.limits.backoff.pauses():
             if (found := look()) is not None:
                 return found
-            time.sleep(delay)
+            time.sleep(pause)
         return look()
 
     def require(self, prefix: str) -> None:
@@ -274,7 +248,7 @@ class Bucket:
         # Not HeadBucket: its answers have no body, and so no reason in them.
         self.call(
             lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1),
-            attempts=self.backoff.first_attempts,
+            attempts=self.limits.first_attempts,
         )
 
     def head(self, key: str, *, attempts: int | None = None) -> dict[str, Any] | None:
@@ -435,7 +409,7 @@ class Bucket:
                 lambda more=more: self.client.list_object_versions(
                     Bucket=self.name, Prefix=prefix, **more
                 ),
-                attempts=self.backoff.first_attempts,
+                attempts=self.limits.first_attempts,
             )
             found += [
                 Version(each["Key"], each["VersionId"], marker=kind == "DeleteMarkers")
@@ -535,7 +509,7 @@ class Bucket:
             else:
                 found = [
                     upload.upload_id
-                    for upload in self.uploads(key, attempts=self.backoff.first_attempts)
+                    for upload in self.uploads(key, attempts=self.limits.first_attempts)
                     if upload.key == key
                 ]
             for upload_id in found:
@@ -582,7 +556,7 @@ class Bucket:
                 Bucket=self.name, Key=key, UploadId=upload_id
             ),
             none_for=(ABORTED,),
-            attempts=self.backoff.first_attempts,
+            attempts=self.limits.first_attempts,
         )
 
     def _create(self, key: str, properties: dict[str, Any]) -> str:
@@ -608,7 +582,7 @@ class Bucket:
     def _send_and_complete(self, path: Path, size: int, key: str, upload_id: str) -> list[bytes]:
         """Send the parts, and make them the object; the digest of each."""
         place: Any = {"Bucket": self.name, "Key": key, "UploadId": upload_id}
-        length = self.backoff.part_bytes
+        length = self.limits.part_bytes
         starts = range(0, size, length)
         digests = [b""] * len(starts)
         stop = threading.Event()
@@ -633,7 +607,7 @@ class Bucket:
             kept = checksum if "ChecksumSHA256" in answer else {}
             return {"PartNumber": index + 1, "ETag": answer["ETag"], **kept}
 
-        with ThreadPoolExecutor(self.backoff.threads) as pool:
+        with ThreadPoolExecutor(self.limits.threads) as pool:
             try:
                 parts: Any = list(pool.map(send, range(len(starts))))
             except BaseException:

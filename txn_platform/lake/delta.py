@@ -7,8 +7,6 @@ follows the Parquet objects of the lake. `defs/io_managers` decides when a windo
 from __future__ import annotations
 
 import json
-import logging
-import random
 import re
 import shutil
 import threading
@@ -25,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from txn_platform.addresses import s3_uri
+from txn_platform.backoff import Backoff, Retries
 from txn_platform.contract.schema import PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
-from txn_platform.lake.bucket import Backoff
+from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.probe import race
 from txn_platform.lake.s3_access import open_bucket
 
@@ -48,7 +47,6 @@ KEEP: Final = timedelta(days=7)
 
 # The contract's columns, and the window's two, which are in no Parquet object of the lake: there
 # they are in its key. Delta keeps a column's meaning under the name "comment".
-_LOG: Final = logging.getLogger(__name__)
 _SCHEMA: Final = pa.schema(
     [
         *(
@@ -80,8 +78,7 @@ _ROW_GROUP_ROWS: Final = 1 << 18
 # again for it.
 _LOG_RETRIES: Final = 100
 # Of the whole commit, when the same window was committed, or the table compacted, meanwhile.
-_ATTEMPTS: Final = 20
-_LONGEST_PAUSE: Final = 1.0
+_BACKOFF: Final = Backoff(attempts=20, first_pause=0.05, longest_pause=1.0)
 # A log is read from its last checkpoint on: as often as `deltalake` makes one itself.
 _CHECKPOINT_EVERY: Final = 100
 # Under this name a commit's entry has what tells it from all others.
@@ -342,34 +339,26 @@ class DeltaLake:
     def _until_no_conflict[T](self, attempt: Callable[[DeltaTable], T]) -> T:
         from deltalake.exceptions import CommitFailedError
 
-        lost = False
-        for tried in range(_ATTEMPTS):
+        retries = Retries(_BACKOFF)
+        while True:
             table = self._load()
             try:
                 return self._call(attempt, table, passing=(CommitFailedError, _LostCommitError))
             except (CommitFailedError, _LostCommitError) as error:
-                # Also when an answer got lost and the entry in the log is our own: the next attempt
-                # finds it.
+                # If only the answer was lost, the next attempt finds our own entry in the log.
                 lost = isinstance(error, _LostCommitError)
-                pause = random.uniform(0, min(_LONGEST_PAUSE, 0.05 * 2**tried))  # noqa: S311
-                _LOG.warning(
-                    "%s: commit %d of %d %s; trying again in %.1f s",
-                    self.uri,
-                    tried + 1,
-                    _ATTEMPTS,
-                    "was lost by the store" if lost else "met another writer's",
-                    pause,
-                )
-                time.sleep(pause)
+                cause = "the store lost a commit" if lost else "another writer committed first"
+                if not retries.again(f"{self.uri}: {cause}"):
+                    break
         if lost:
             raise UserError(
-                f"the store of the Delta table {self.uri} took a commit {_ATTEMPTS} times, and had"
-                " none or another's in its place afterwards: it loses commits. Use another store,"
-                " or run one window at a time"
+                f"the store of the Delta table {self.uri} took a commit {retries.attempt} times,"
+                " and had none or another's in its place afterwards: it loses commits. Use another"
+                " store, or run one window at a time"
             )
         raise UserError(
-            f"the Delta table {self.uri} was changed by others each of the {_ATTEMPTS} times that"
-            " it was tried to: run it again when fewer others do"
+            f"the Delta table {self.uri} was changed by others each of the {retries.attempt} times"
+            " that it was tried to: run it again when fewer others do"
         )
 
     def _confirm(self, version: int, commit: str) -> None:
@@ -537,7 +526,7 @@ def open_delta(settings: Settings) -> DeltaLake | None:
             ) from None
         return DeltaLake(str(directory), None)
     name = place.removeprefix("s3://").partition("/")[0]
-    bucket, access = open_bucket(settings, name, Backoff())
+    bucket, access = open_bucket(settings, name, StoreLimits())
     return DeltaLake(place, (bucket, access))
 
 

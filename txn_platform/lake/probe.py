@@ -168,7 +168,7 @@ class _Probed:
         )
 
     def parts(self) -> Capability:
-        limit = f"{self._bucket.backoff.part_bytes >> 20} MiB"
+        limit = f"{self._bucket.limits.part_bytes >> 20} MiB"
 
         def attempt() -> bool:
             with tempfile.TemporaryDirectory() as directory:

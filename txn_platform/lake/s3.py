@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
 from txn_platform.lake.base import OPENINGS, Kept, Lake, StoredObject, explained_reads
-from txn_platform.lake.bucket import ABORTED, READ_BYTES, Backoff, Bucket, StoreError
+from txn_platform.lake.bucket import ABORTED, READ_BYTES, Bucket, StoreError, StoreLimits
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import parquet_of
 from txn_platform.lake.probe import probe
@@ -192,7 +192,7 @@ class S3Lake(Lake):
         """Put the file there; what the store's checksum of it has to be, if that is known."""
         for left in reversed(range(_UPLOADS)):
             try:
-                if staged.size <= self.bucket.backoff.part_bytes:
+                if staged.size <= self.bucket.limits.part_bytes:
                     return self.bucket.put(staged.path, place, staged.sha256, properties)
                 marker = staged.path.with_name(staged.path.name + UPLOAD_MARKER_SUFFIX)
                 return self.bucket.put_parts(staged.path, staged.size, place, properties, marker)
@@ -445,19 +445,19 @@ class _StoredParquet(pq.ParquetFile):
         self._require_unchanged()
 
 
-def open_s3_lake(settings: Settings, backoff: Backoff | None = None) -> S3Lake:
+def open_s3_lake(settings: Settings, limits: StoreLimits | None = None) -> S3Lake:
     """The lake in the bucket that the settings name.
 
     Args:
         settings: with a bucket.
-        backoff: how hard the store is tried.
+        limits: of requests to the store; by default those of `StoreLimits`.
 
     Raises:
         UserError: there are no credentials for the bucket.
     """
     if settings.bucket is None:
         raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
-    bucket, access = open_bucket(settings, settings.bucket, backoff or Backoff())
+    bucket, access = open_bucket(settings, settings.bucket, limits or StoreLimits())
     return S3Lake(
         bucket=bucket,
         prefix=settings.lake_prefix,

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import s3_endpoint
 from txn_platform.lake.base import Capability
-from txn_platform.lake.bucket import Backoff, Bucket, bucket_in_host
+from txn_platform.lake.bucket import Bucket, StoreLimits, bucket_in_host
 from txn_platform.network import proxy_for, require_certificates
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class S3Access:
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
         key = self.credentials.frozen()
-        backoff, proxy = self._bucket.backoff, self._proxy
+        limits, proxy = self._bucket.limits, self._proxy
         # pyarrow-stubs do not know them all.
         options: dict[str, Any] = {"scheme": self._endpoint.scheme}
         if self._ca_bundle is not None:
@@ -109,9 +109,9 @@ class S3Access:
             region=self._region,
             endpoint_override=f"{self._endpoint.netloc}{self._endpoint.path}",
             force_virtual_addressing=self._virtual_host,
-            connect_timeout=backoff.connect_timeout,
-            request_timeout=backoff.read_timeout,
-            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=backoff.attempts),
+            connect_timeout=limits.connect_timeout,
+            request_timeout=limits.read_timeout,
+            retry_strategy=AwsStandardS3RetryStrategy(max_attempts=limits.backoff.attempts),
             **options,
         )
 
@@ -187,7 +187,7 @@ class S3Access:
 
     def _plain_options(self) -> dict[str, Any]:
         """The options of `object_store` but for credentials; a proxy's password may be in them."""
-        backoff, endpoint = self._bucket.backoff, self._endpoint
+        limits, endpoint = self._bucket.limits, self._endpoint
         # With the bucket's name in the host, it wants the whole host.
         bucket = f"{self._bucket.name}." if self._virtual_host else ""
         options: dict[str, Any] = {
@@ -196,11 +196,11 @@ class S3Access:
             "aws_virtual_hosted_style_request": str(self._virtual_host).lower(),
             "aws_allow_http": "true",
             "aws_skip_signature": "false",
-            "max_retries": backoff.attempts - 1,
-            "retry_init_backoff_ms": round(backoff.base_delay * 1000),
-            "retry_max_backoff_ms": round(backoff.max_delay * 1000),
-            "connect_timeout": f"{backoff.connect_timeout * 1000:.0f}ms",
-            "timeout": f"{backoff.read_timeout * 1000:.0f}ms",
+            "max_retries": limits.backoff.attempts - 1,
+            "retry_init_backoff_ms": round(limits.backoff.first_pause * 1000),
+            "retry_max_backoff_ms": round(limits.backoff.longest_pause * 1000),
+            "connect_timeout": f"{limits.connect_timeout * 1000:.0f}ms",
+            "timeout": f"{limits.read_timeout * 1000:.0f}ms",
         }
         options |= {"proxy_url": self._proxy.url} if self._proxy else _NO_PROXY
         if self._ca_bundle is not None:
@@ -301,7 +301,7 @@ class _SecretScan:
         yield from wanted.collect_batches(chunk_size=batch_rows, maintain_order=True)
 
 
-def open_bucket(settings: Settings, name: str, backoff: Backoff) -> tuple[Bucket, S3Access]:
+def open_bucket(settings: Settings, name: str, limits: StoreLimits) -> tuple[Bucket, S3Access]:
     """A bucket of the store that the settings name, and the same access for other libraries.
 
     Raises:
@@ -338,8 +338,8 @@ def open_bucket(settings: Settings, name: str, backoff: Backoff) -> tuple[Bucket
                 # Said in any case: an empty AWS_CA_BUNDLE would turn verification off.
                 verify=str(ca_bundle) if ca_bundle else True,
                 config=Config(
-                    connect_timeout=backoff.connect_timeout,
-                    read_timeout=backoff.read_timeout,
+                    connect_timeout=limits.connect_timeout,
+                    read_timeout=limits.read_timeout,
                     # `Bucket` tries again, and has to know of each time.
                     retries={"total_max_attempts": 1},
                     s3={"addressing_style": addressing},
@@ -353,7 +353,7 @@ def open_bucket(settings: Settings, name: str, backoff: Backoff) -> tuple[Bucket
     endpoint = direct.meta.endpoint_url
     proxy = proxy_for(endpoint)
     bucket = Bucket(
-        client({urlsplit(endpoint).scheme: proxy.url}) if proxy else direct, name, backoff
+        client({urlsplit(endpoint).scheme: proxy.url}) if proxy else direct, name, limits
     )
     return bucket, S3Access(
         bucket,

@@ -34,7 +34,7 @@ from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.source.decode_limits import Budget, UnreadableError
 from txn_platform.source.decoding import DECODERS, UNREADABLE, page
 from txn_platform.source.json_objects import without_repeats
-from txn_platform.source.transport import AbsentError, Limits, Transport
+from txn_platform.source.transport import AbsentError, Limits, Transport, source_backoff
 from txn_platform.windows import Window, iso
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def source_limits(settings: Settings) -> Limits:
     return Limits(
         read_seconds=settings.source_read_seconds,
         whole_seconds=settings.source_whole_seconds,
-        attempts=settings.source_attempts,
+        backoff=source_backoff(settings.source_attempts),
         slice_bytes=settings.source_max_bytes,
     )
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import logging
-import random
 import re
 import time
 from contextlib import closing
@@ -32,6 +30,7 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
+from txn_platform.backoff import Backoff, Retries
 from txn_platform.errors import UserError
 from txn_platform.network import pool_manager
 from txn_platform.source.content_coding import codings_in, decoded
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-_LOG: Final = logging.getLogger(__name__)
 # Compressed bytes read at a time, and the size that they may always inflate to.
 _COMPRESSED_BYTES: Final = 1 << 16
 _INFLATED_BYTES: Final = 1 << 21
@@ -69,6 +67,16 @@ _CONTENT_RANGE: Final = re.compile(
 _RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 
+def source_backoff(
+    attempts: int = 6, *, first_pause: float = 0.2, longest_pause: float = 60.0
+) -> Backoff:
+    """The backoff of requests to the source: pauses in seconds, lengthened by up to a quarter."""
+    return Backoff(attempts, first_pause, longest_pause, jitter=(1.0, 1.25))
+
+
+_BACKOFF: Final = source_backoff()
+
+
 @dataclass(frozen=True)
 class Limits:
     """The limits of a source: time, attempts and bytes.
@@ -77,9 +85,8 @@ class Limits:
         connect_seconds: for a connection to be made.
         read_seconds: without a byte, when more is to come.
         whole_seconds: for one answer, from the request to its last byte.
-        attempts: how often one thing is asked for when its answers break off.
-        first_pause: seconds between the first two attempts; doubles from one to the next.
-        longest_pause: seconds between two attempts, whatever Retry-After says.
+        backoff: how often a request is made again when its answer breaks off. Its longest pause
+            also limits Retry-After.
         document_bytes: of an answer that is not rows.
         page_bytes: of a JSON page of rows, or of one message of an Arrow stream.
         slice_bytes: of all answers that make up a slice of a window.
@@ -90,9 +97,7 @@ class Limits:
     connect_seconds: float = 5.0
     read_seconds: float = 60.0
     whole_seconds: float = 300.0
-    attempts: int = 6
-    first_pause: float = 0.2
-    longest_pause: float = 60.0
+    backoff: Backoff = _BACKOFF
     document_bytes: int = 1 << 20
     page_bytes: int = 1 << 26
     slice_bytes: int = 1 << 30
@@ -142,7 +147,7 @@ class Transport:
         Args:
             address: what is asked for, as `address` or `followed` gives it.
             read: reads the answer's content to its end; raises `UnreadableError` for what is to be
-                asked for again. Called anew with each attempt.
+                asked for again. Called once per attempt.
             what: names it in messages.
             most_bytes: how long the content may be.
             hint: what to do when it can't be read.
@@ -151,30 +156,15 @@ class Transport:
             AbsentError: there is nothing at the address.
             UserError: the source can't be reached, refuses, keeps failing, or goes beyond a bound.
         """
-        for attempt in range(1, self.limits.attempts + 1):
+        retries = Retries(self.limits.backoff)
+        while True:
             try:
                 return self._once(address, read, what, most_bytes)
             except (UnreadableError, _FailedError, HTTPError, OSError) as error:
-                if attempt == self.limits.attempts:
+                cause = f"{self.url}: the request for {what} {self._fault(error)}"
+                after = error.after if isinstance(error, _FailedError) else 0.0
+                if not retries.again(cause, at_least=after):
                     raise self._given_up(error, what, hint) from None
-                pause = self._pause(attempt, error)
-                _LOG.warning(
-                    "%s: attempt %d of %d for %s %s; asking again in %.1f s",
-                    self.url,
-                    attempt,
-                    self.limits.attempts,
-                    what,
-                    self._fault(error),
-                    pause,
-                )
-                time.sleep(pause)
-        raise AssertionError  # the last attempt returns or raises
-
-    def _pause(self, attempt: int, error: Exception) -> float:
-        # Jitter, so that what failed together does not come back together.
-        pause = self.limits.first_pause * 2 ** (attempt - 1) * random.uniform(1, 1.25)  # noqa: S311
-        after = error.after if isinstance(error, _FailedError) else 0.0
-        return min(self.limits.longest_pause, max(pause, after))
 
     def _given_up(self, error: Exception, what: str, hint: str) -> UserError:
         if isinstance(error, NewConnectionError | ConnectTimeoutError):
@@ -184,8 +174,8 @@ class Transport:
             )
         remedy = hint if isinstance(error, UnreadableError) else "look at its log"
         return UserError(
-            f"{self.url} gave no usable answer for {what} in {self.limits.attempts} attempts;"
-            f" the last {self._fault(error)}: {remedy}"
+            f"{self.url} gave no usable answer for {what} in {self.limits.backoff.attempts}"
+            f" attempts; the last {self._fault(error)}: {remedy}"
         )
 
     def _fault(self, error: Exception) -> str:

@@ -35,6 +35,7 @@ import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable, Schema, write_deltalake
 
+from txn_platform.backoff import Backoff
 from txn_platform.cli import main
 from txn_platform.contract.schema import PUBLISHED_SCHEMA
 from txn_platform.definitions import build_defs
@@ -579,7 +580,7 @@ def test_a_compaction_that_another_writer_replaced_is_made_again(
 def test_a_store_that_takes_and_has_not_is_an_error(
     faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    monkeypatch.setattr("txn_platform.lake.delta._ATTEMPTS", 3)
+    monkeypatch.setattr("txn_platform.lake.delta._BACKOFF", Backoff(3, 0.01, 0.02))
     if first == "commit":
         _delta().require_usable()
     faulty.fail(Operation.PUT, Fault.LOST)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,10 +24,11 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from txn_platform.backoff import Backoff
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
 from txn_platform.lake.base import StoredObject, explained_reads
-from txn_platform.lake.bucket import Backoff
+from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.s3 import S3Lake, open_s3_lake
 from txn_platform.settings import Settings, load_settings
@@ -49,12 +50,8 @@ if TYPE_CHECKING:
 _PART_BYTES = 5 << 20
 _ENCODING = Encoding(compression="lz4", plain=("number",))
 # The more attempts, the likelier is recovery on a machine that is busy; to fail takes all of them.
-_PATIENT = Backoff(
-    attempts=5, base_delay=0.01, max_delay=0.02, read_timeout=20, part_bytes=_PART_BYTES
-)
-_BRIEF = Backoff(
-    attempts=2, base_delay=0.01, max_delay=0.02, read_timeout=20, part_bytes=_PART_BYTES
-)
+_PATIENT = StoreLimits(Backoff(5, 0.01, 0.02), read_timeout=20, part_bytes=_PART_BYTES)
+_BRIEF = replace(_PATIENT, backoff=Backoff(2, 0.01, 0.02))
 
 
 @cache
@@ -74,9 +71,9 @@ class Place:
     old: str
     client: S3Client
 
-    def lake(self, backoff: Backoff = _PATIENT) -> S3Lake:
+    def lake(self, limits: StoreLimits = _PATIENT) -> S3Lake:
         return open_s3_lake(
-            self.settings.model_copy(update={"endpoint_url": self.store.url}), backoff
+            self.settings.model_copy(update={"endpoint_url": self.store.url}), limits
         )
 
     def direct(self) -> S3Lake:
@@ -150,11 +147,11 @@ def _publish(
             return staged, error
 
 
-def _backoff_of(case: StoreCase) -> Backoff:
-    backoff = _PATIENT if case.times else _BRIEF
+def _limits_of(case: StoreCase) -> StoreLimits:
+    limits = _PATIENT if case.times else _BRIEF
     if case.fault is Fault.STALL:
-        return Backoff(**{**vars(backoff), "read_timeout": 1})
-    return backoff
+        return replace(limits, read_timeout=1)
+    return limits
 
 
 def _is_one_message(error: object) -> bool:
@@ -178,9 +175,9 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     if case.operation is Operation.GET:
         _read_through_fault(place, case)
         return
-    backoff = _backoff_of(case)
+    limits = _limits_of(case)
     staged, result = _publish(
-        place.lake(backoff),
+        place.lake(limits),
         in_parts=case.in_parts,
         once_staged=lambda: place.store.fail(case.operation, case.fault, case.times),
     )
@@ -190,9 +187,9 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
     else:
         assert _is_one_message(result), result
         assert place.digest() == place.old
-        tries = 1 if case.expected == expected.AT_ONCE else backoff.attempts
+        tries = 1 if case.expected == expected.AT_ONCE else limits.backoff.attempts
         # Parts go side by side, and end together.
-        assert tries <= place.store.seen[case.operation] <= tries * backoff.threads
+        assert tries <= place.store.seen[case.operation] <= tries * limits.threads
         assert ("tried" in str(result)) == (case.expected != expected.AT_ONCE)
     assert place.uploads() == []
     assert [path for path in Path(".txn").rglob("*") if path.is_file()] == []
@@ -201,7 +198,7 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
 def _read_through_fault(place: Place, case: StoreCase) -> None:
     _publish(place.direct(), in_parts=case.in_parts)
     rows = _new_rows(in_parts=case.in_parts)
-    lake = place.lake(_backoff_of(case))
+    lake = place.lake(_limits_of(case))
 
     def with_arrow() -> pl.DataFrame:
         with lake.open(_KEY) as file:
@@ -320,7 +317,7 @@ def test_an_upload_that_others_abort_is_begun_again(place: Place) -> None:
 
 def _publish_in_parts() -> None:
     """What a run does, in a process of its own."""
-    lake = open_s3_lake(load_settings(), Backoff(part_bytes=_PART_BYTES, read_timeout=1))
+    lake = open_s3_lake(load_settings(), StoreLimits(part_bytes=_PART_BYTES, read_timeout=1))
     with lake.stage(_SCHEMA, _ENCODING) as writer:
         writer.write(_new_rows(in_parts=True))
         lake.publish(writer.finish(), _KEY)

@@ -5,16 +5,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from txn_platform.backoff import Backoff
 from txn_platform.doctor import examine
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile
-from txn_platform.lake.bucket import Backoff
+from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.delta import open_delta
 from txn_platform.lake.opening import open_lake
 from txn_platform.lake.parquet import Encoding
@@ -23,7 +23,7 @@ from txn_platform.lake.s3_access import CredentialProvider, S3Access, open_bucke
 from txn_platform.network import proxy_for
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source
-from txn_platform.source.transport import Limits
+from txn_platform.source.transport import Limits, source_backoff
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.support.served_tls import ForwardProxy, TlsFront
 
@@ -240,7 +240,7 @@ def test_credentials_are_all_of_one_place(
     )
     for name, value in environment.items():
         bare.setenv(name, value)
-    _, access = open_bucket(load_settings(), moto.bucket, Backoff())
+    _, access = open_bucket(load_settings(), moto.bucket, StoreLimits())
     options = access.storage_options()
     found = [options.get(name.lower()) or None for name in names]
     assert tuple(found) == used
@@ -306,7 +306,7 @@ def test_a_bucket_in_the_endpoints_host_is_pointed_out_where_the_store_fails(
 ) -> None:
     _keys(bare)
     bare.setenv("AWS_ENDPOINT_URL", "http://transactions.localhost:9")
-    bucket, _ = open_bucket(load_settings(), "transactions", Backoff(attempts=1))
+    bucket, _ = open_bucket(load_settings(), "transactions", StoreLimits(Backoff(1, 0, 0)))
     with pytest.raises(UserError, match=r"in its host: leave it off .*http://localhost:9"):
         bucket.head(_KEY)
 
@@ -355,7 +355,7 @@ def test_a_source_is_asked_through_its_proxy_and_by_its_ca(
         place = f"{_STORE}:{front.port}"
         with ForwardProxy("me:p:ss", {place: ("127.0.0.1", front.port)}) as proxy:
             bare.setenv("HTTPS_PROXY", proxy.url)
-            source = Source(f"https://{place}", limits=replace(Limits(), attempts=1))
+            source = Source(f"https://{place}", limits=Limits(backoff=source_backoff(1)))
             with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
                 source.watermark()
             bare.setenv("AWS_CA_BUNDLE", str(front.ca))
@@ -399,7 +399,7 @@ def test_neither_a_lake_nor_its_files_can_be_pickled(
     _keys(bare)
     bare.setenv("AWS_ENDPOINT_URL", moto.url)
     lake = _lake()
-    _, access = open_bucket(load_settings(), moto.bucket, Backoff())
+    _, access = open_bucket(load_settings(), moto.bucket, StoreLimits())
     for secret in (lake, LakeFile(lake, _KEY), access):
         with pytest.raises(UserError, match="can't be"):
             pickle.dumps(secret)
@@ -456,7 +456,7 @@ def test_credentials_that_expire_are_asked_for_anew(
         f"[profile shop]\ncredential_process = {sys.executable} login.py\n"
         f"endpoint_url = {moto.url}\n",
     )
-    _, access = open_bucket(load_settings(), moto.bucket, Backoff())
+    _, access = open_bucket(load_settings(), moto.bucket, StoreLimits())
     keys = [access.storage_options()["aws_access_key_id"] for _ in range(2)]
     assert keys[0] != keys[1]
     key, until = access.credentials()
@@ -473,7 +473,7 @@ def test_the_profiles_addressing_is_every_librarys(
         "s3 =\n  addressing_style = virtual\n",
     )
     _keys(bare)
-    bucket, access = open_bucket(load_settings(), moto.bucket, Backoff())
+    bucket, access = open_bucket(load_settings(), moto.bucket, StoreLimits())
     options = access.storage_options()
     assert options["aws_endpoint_url"] == f"http://{moto.bucket}.s3.localhost:1"
     assert options["aws_virtual_hosted_style_request"] == "true"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
+from txn_platform.backoff import Backoff
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile
-from txn_platform.lake.bucket import Backoff
+from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.s3 import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
 from txn_platform.settings import load_settings
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from txn_platform_tests.conftest import S3Endpoint
 
-_BACKOFF = Backoff(attempts=3, base_delay=0.01, max_delay=0.02, part_bytes=_PART_BYTES)
+_LIMITS = StoreLimits(Backoff(3, 0.01, 0.02), part_bytes=_PART_BYTES)
 
 
 @pytest.fixture(params=["moto"])
@@ -51,7 +52,7 @@ def store(
 
 
 def _lake(**changes: Any) -> S3Lake:
-    return open_s3_lake(load_settings().model_copy(update=changes), _BACKOFF)
+    return open_s3_lake(load_settings().model_copy(update=changes), _LIMITS)
 
 
 def _encryption(endpoint: S3Endpoint, key: str) -> tuple[str | None, str | None]:

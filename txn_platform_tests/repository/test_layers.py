@@ -24,6 +24,7 @@ _LAYERS: list[set[str]] = [
     # The ground: settings and what checks them, windows, errors, the network's setting.
     {
         "addresses",
+        "backoff",
         "card_key",
         "console_logs",
         "errors",

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -23,7 +22,7 @@ from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 from txn_platform.source import client as source_module
 from txn_platform.source.client import Source, SourceApi, source_api, source_limits
-from txn_platform.source.transport import Limits
+from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
@@ -66,7 +65,7 @@ def test_an_answer_that_breaks_off_costs_its_slice_and_not_the_window(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "_SLICE_ROWS", 100)
-    source = Source(there.url, limits=Limits(first_pause=0.001))
+    source = Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001)))
     whole = _all(source)
     slices = there.requests.count("/v1/transactions")
     assert slices > 3
@@ -78,7 +77,7 @@ def test_an_answer_that_breaks_off_costs_its_slice_and_not_the_window(
 
 def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 50
-    source = Source(there.url, limits=Limits(attempts=5, first_pause=0.001))
+    source = Source(there.url, limits=Limits(backoff=source_backoff(5, first_pause=0.001)))
     with pytest.raises(
         UserError, match=r"gave no usable answer for \[2026-.*\) in 5 attempts; the last broke off:"
     ):
@@ -120,7 +119,7 @@ def test_a_watermark_that_is_no_moment_is_refused(
     body = json.dumps({"watermark": watermark}).encode()
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
     with pytest.raises(UserError, match=refused):
-        Source(there.url, limits=Limits(first_pause=0.001)).watermark()
+        Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001))).watermark()
 
 
 def test_a_watermark_that_is_stated_twice_is_refused(
@@ -129,7 +128,7 @@ def test_a_watermark_that_is_stated_twice_is_refused(
     body = b'{"watermark":"2026-11-01T06:00:00Z","watermark":"2026-11-01T07:00:00Z"}'
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
     with pytest.raises(UserError, match="has two fields of one name"):
-        Source(there.url, limits=Limits(first_pause=0.001)).watermark()
+        Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001))).watermark()
 
 
 @pytest.mark.parametrize("zone", ["+02:00", "Z"])
@@ -144,12 +143,14 @@ def test_a_watermark_of_any_zone_is_a_moment(
 
 def test_no_source_is_said_so() -> None:
     with pytest.raises(UserError, match=r"no source answers at http://127.0.0.1:9: start it"):
-        Source("http://127.0.0.1:9", limits=Limits(first_pause=0.001)).watermark()
+        Source(
+            "http://127.0.0.1:9", limits=Limits(backoff=source_backoff(first_pause=0.001))
+        ).watermark()
 
 
 def test_another_service_is_said_so(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (200, b"<html>hello</html>"))
-    source = Source(there.url, limits=Limits(first_pause=0.001))
+    source = Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001)))
     with pytest.raises(UserError, match="is not JSON: GENERATOR_URL must name"):
         source.watermark()
     with pytest.raises(UserError, match="is no statement of control totals"):
@@ -171,7 +172,7 @@ def test_a_source_that_always_fails_is_given_up(
     with pytest.raises(
         UserError, match="no usable answer for /v1/watermark in 3 attempts; the last had status 503"
     ):
-        Source(there.url, limits=Limits(attempts=3, first_pause=0.001)).watermark()
+        Source(there.url, limits=Limits(backoff=source_backoff(3, first_pause=0.001))).watermark()
     assert len(there.requests) == 3
 
 
@@ -251,7 +252,11 @@ def test_what_is_no_row_is_believed_when_it_comes_three_times(
     line = json.dumps(sent_row(1)).encode()
     bodies = [b"{spoilt\n", b"{another\n", *[line + b"\n{the source's own\n"] * 3, b"{never\n"]
     monkeypatch.setattr(there, "answer", lambda *_: (200, bodies.pop(0)))
-    source = Source(there.url, SourceApi(format="ndjson", totals=None), Limits(first_pause=0.001))
+    source = Source(
+        there.url,
+        SourceApi(format="ndjson", totals=None),
+        Limits(backoff=source_backoff(first_pause=0.001)),
+    )
     good, bad = _all(source).to_dicts()
     assert good["transaction_id"] == sent_row(1)["transaction_id"]
     assert bad["extra_fields"] == '{"unreadable":"{the source\'s own"}'
@@ -267,7 +272,9 @@ def test_an_arrow_stream_without_its_end_is_believed_when_it_comes_three_times(
         writer.write_table(table)
     body = sink.getvalue()[:-8]
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
-    frame = _all(Source(there.url, SourceApi(totals=None), Limits(first_pause=0.001)))
+    frame = _all(
+        Source(there.url, SourceApi(totals=None), Limits(backoff=source_backoff(first_pause=0.001)))
+    )
     assert frame["transaction_id"].to_list() == ["a", "b"]
     assert there.requests.count("/v1/transactions") == 3
 
@@ -283,12 +290,12 @@ def test_retry_after_is_heeded_up_to_the_longest_pause(
 
     monkeypatch.setattr(there, "answer", answer)
     there.headers["Retry-After"] = "1"
-    limits = Limits(attempts=3, first_pause=0.001)
+    limits = Limits(backoff=source_backoff(3, first_pause=0.001))
     with pytest.raises(UserError, match="the last had status 503"):
         Source(there.url, limits=limits).watermark()
     assert all(after - before >= 1 for before, after in pairwise(asked))
     asked.clear()
-    limits = replace(limits, longest_pause=0.1, attempts=5)
+    limits = Limits(backoff=source_backoff(5, first_pause=0.001, longest_pause=0.1))
     for header in ("3600", "9" * 5_000, "Fri, 31 Dec 9999 23:59:59 GMT"):
         there.headers["Retry-After"] = header
         with pytest.raises(UserError, match="the last had status 503"):
@@ -304,7 +311,7 @@ def test_a_retry_after_that_says_nothing_is_none(
     there.headers["Retry-After"] = header
     monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
     with pytest.raises(UserError, match="in 2 attempts; the last had status 503"):
-        Source(there.url, limits=Limits(attempts=2, first_pause=0.001)).watermark()
+        Source(there.url, limits=Limits(backoff=source_backoff(2, first_pause=0.001))).watermark()
 
 
 def test_pages_by_an_offset_that_the_source_ignores_are_said_so(there: ServedSource) -> None:
@@ -317,7 +324,7 @@ def test_pages_by_an_offset_that_the_source_ignores_are_said_so(there: ServedSou
 
 def test_threads_may_ask_at_once(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 8
-    source = Source(there.url, limits=Limits(attempts=9, first_pause=0.001))
+    source = Source(there.url, limits=Limits(backoff=source_backoff(9, first_pause=0.001)))
     with ThreadPoolExecutor(8) as threads:
         frames = list(threads.map(lambda _: _all(source), range(16)))
     assert all(frame.equals(frames[0]) for frame in frames)
@@ -331,5 +338,5 @@ def test_the_settings_say_what_the_source_may_take(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
     monkeypatch.setenv("TXN_SOURCE_MAX_BYTES", "2000000")
     assert source_limits(load_settings()) == Limits(
-        read_seconds=1.5, whole_seconds=9, attempts=3, slice_bytes=2_000_000
+        read_seconds=1.5, whole_seconds=9, backoff=source_backoff(3), slice_bytes=2_000_000
     )

@@ -23,7 +23,7 @@ from txn_platform.contract.schema import SENT_COLUMNS
 from txn_platform.errors import UserError
 from txn_platform.rows.validation import NO_REPEATS, Validator
 from txn_platform.source.client import Source, SourceApi
-from txn_platform.source.transport import Limits
+from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_bytes import ServedBytes, served_bytes, whole
 from txn_platform_tests.support.served_source import sent_row
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
-_LIMITS: Final = Limits(attempts=4, first_pause=0.001, longest_pause=0.01)
+_LIMITS: Final = Limits(backoff=source_backoff(4, first_pause=0.001, longest_pause=0.01))
 _MOMENT: Final = datetime(2026, 11, 1, 0, 0, 1, 1, tzinfo=UTC)
 _ROW: Final = json.dumps(sent_row(1))
 

@@ -18,7 +18,7 @@ from txn_platform.defs.assets import raw_transactions
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api
-from txn_platform.source.transport import Limits
+from txn_platform.source.transport import Limits, source_backoff
 from txn_platform_tests.support.run_resources import run_resources
 from txn_platform_tests.support.served_app import served_app
 from txn_platform_tests.support.source_fault_cases import FAULT_CASES, FaultCase
@@ -26,7 +26,7 @@ from txn_platform_tests.support.source_fault_cases import FAULT_CASES, FaultCase
 _PARTITION = "2026-11-01-00:00"
 _ROUTE = "/v1/transactions"
 _LANDED = Path(".txn/lake/raw_transactions/event_date=2026-11-01/event_hour=00/part-0.parquet")
-_LIMITS = Limits(attempts=4, first_pause=0.002, longest_pause=0.02)
+_LIMITS = Limits(backoff=source_backoff(4, first_pause=0.002, longest_pause=0.02))
 _PAGE_ROWS = 150
 
 
@@ -68,14 +68,15 @@ class _Impatient(GeneratorResource):
 
     # Of what does not stall, however busy the machine is, nothing is asked for once more.
     read_seconds: float = 30
-    attempts: int = _LIMITS.attempts
+    attempts: int = _LIMITS.backoff.attempts
 
     @override
     def source(self) -> Source:
         assert self.url
         api = source_api(load_settings())
         transactions = api.transactions.replace("limit=10000", f"limit={_PAGE_ROWS}")
-        limits = replace(_LIMITS, read_seconds=self.read_seconds, attempts=self.attempts)
+        backoff = replace(_LIMITS.backoff, attempts=self.attempts)
+        limits = replace(_LIMITS, read_seconds=self.read_seconds, backoff=backoff)
         return Source(self.url, replace(api, transactions=transactions), limits)
 
 
@@ -101,7 +102,7 @@ def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> P
 def _land(service: _Service, faults: str = "") -> dg.ExecuteInProcessResult:
     if "stall" in faults:
         # On a busy machine other answers can seem to stall too: such a thing is asked for again.
-        attempts = 12 if "first" in faults else _LIMITS.attempts
+        attempts = 12 if "first" in faults else _LIMITS.backoff.attempts
         resource = _Impatient(url=service.url, read_seconds=0.5, attempts=attempts)
         return _land_from(resource, service.instance)
     return _land_from(_Impatient(url=service.url), service.instance)

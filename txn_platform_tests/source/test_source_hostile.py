@@ -18,7 +18,7 @@ import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.source.client import Source, SourceApi
-from txn_platform.source.transport import Limits
+from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import sent_row
 from txn_platform_tests.support.source_fault_cases import HOSTILE_CASES, HostileCase
@@ -29,10 +29,10 @@ _MOST_GROWTH = 200 << 20
 _MOST_SECONDS = 30
 _PAUSE_OF_A_DRIP = 0.02
 
-_PATIENT = Limits(read_seconds=10, whole_seconds=20, attempts=2, first_pause=0.002)
-_BRISK = Limits(read_seconds=0.2, attempts=2, first_pause=0.002)
-_HASTY = Limits(read_seconds=5, whole_seconds=0.5, attempts=2, first_pause=0.002)
-_NARROW = Limits(attempts=2, first_pause=0.002, slice_bytes=1 << 17)
+_PATIENT = Limits(read_seconds=10, whole_seconds=20, backoff=source_backoff(2, first_pause=0.002))
+_BRISK = Limits(read_seconds=0.2, backoff=source_backoff(2, first_pause=0.002))
+_HASTY = Limits(read_seconds=5, whole_seconds=0.5, backoff=source_backoff(2, first_pause=0.002))
+_NARROW = Limits(backoff=source_backoff(2, first_pause=0.002), slice_bytes=1 << 17)
 _LIMITS = {
     "drip": _HASTY,
     "silence": _BRISK,

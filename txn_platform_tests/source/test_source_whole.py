@@ -27,7 +27,7 @@ from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
 from txn_platform.source import transport as transport_module
 from txn_platform.source.client import Source, SourceApi, source_api
-from txn_platform.source.transport import Limits, Transport
+from txn_platform.source.transport import Limits, Transport, source_backoff
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_bytes import ServedBytes, chunked, head, served_bytes, whole
 from txn_platform_tests.support.served_source import sent_frame, sent_row
@@ -36,7 +36,9 @@ from txn_platform_tests.support.source_fault_cases import WIRES, Wire
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 _AS_OF = datetime(2026, 11, 20, tzinfo=UTC)
 _LIMITS: Final = Limits(
-    read_seconds=5, whole_seconds=20, attempts=4, first_pause=0.001, longest_pause=0.01
+    read_seconds=5,
+    whole_seconds=20,
+    backoff=source_backoff(4, first_pause=0.001, longest_pause=0.01),
 )
 _PARTITION = "2026-11-01-00:00"
 _ROWS = [sent_row(number) for number in range(3)]
