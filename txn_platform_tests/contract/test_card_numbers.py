@@ -189,3 +189,15 @@ def test_free_text_is_quarantined_for_the_card_number_in_it() -> None:
     for name in IDENTIFIERS:
         assert reasons_of(**{name: "4111-1111-1111-1111"}) == [f"{name}.card_number"]
         assert reasons_of(**{name: "123456789012347"}) == []
+
+
+@pytest.mark.parametrize("other", [":", "/", "A", " ", "-", "٣"])
+def test_a_number_with_another_character_is_not_valid(other: str) -> None:
+    """Also where the character's code, counted from that of zero, would make the sum right."""
+    number = "4111111111111111"
+    changed = [
+        number[:place] + other + number[place + 1 : -1] + str(digit)
+        for place in range(len(number) - 1)
+        for digit in range(10)
+    ]
+    assert not luhn_is_valid(pl.Series(changed)).any()

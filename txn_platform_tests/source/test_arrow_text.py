@@ -2,6 +2,7 @@
 
 import datetime as dt
 import io
+import struct
 from decimal import Decimal
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from txn_platform.source.arrow_text import AsText
-from txn_platform.source.decode_limits import Budget, RefusedError, UnreadableError
+from txn_platform.source.decode_limits import Budget, RefusedError, TooLargeError, UnreadableError
 from txn_platform.source.decoding import DECODERS
 from txn_platform_tests.support.served_source import sent_row
 
@@ -164,3 +165,50 @@ def test_a_list_of_nulls_whose_values_have_no_buffers_is_read(child: Any) -> Non
     column.validate(full=True)
     text = AsText("x", Budget())(pa.chunked_array([column]))
     assert text.to_pylist() == [None] * 3
+
+
+@pytest.mark.parametrize("values", [["a", None, "b"], [None, None], [None]])
+@pytest.mark.parametrize("index", [pa.int8(), pa.int32(), pa.uint16()])
+def test_a_dictionary_of_texts_has_no_null_among_its_values(values: list[Any], index: Any) -> None:
+    places = pa.array([*range(len(values)), None, 0], index)
+    column = pa.DictionaryArray.from_arrays(places, pa.array(values, pa.string()))
+    text: Any = AsText("amount", Budget())(pa.chunked_array([column]))
+    assert text.to_pylist() == [*values, None, values[0]]
+    assert [chunk.dictionary.null_count for chunk in text.chunks] == [0]
+
+
+def test_a_value_is_as_long_as_it_may_be() -> None:
+    budget = Budget(1 << 20)
+    longest = budget.longest_value
+    for length in (1, longest):
+        column = pa.chunked_array([pa.array(["x" * length, None])])
+        assert AsText("amount", budget)(column).to_pylist() == ["x" * length, None]
+    many = pa.chunked_array([pa.array(["x" * 1_000] * (longest // 500))])
+    assert len(AsText("amount", budget)(many)) == longest // 500
+    with pytest.raises(TooLargeError, match="has a value longer than 131,072 bytes in the column"):
+        AsText("amount", budget)(pa.chunked_array([pa.array(["x" * (longest + 1)])]))
+    encoded = pa.array(["x" * (longest + 1)]).dictionary_encode()
+    with pytest.raises(TooLargeError, match="has a value longer than"):
+        AsText("amount", budget)(pa.chunked_array([encoded]))
+
+
+def test_indices_that_their_buffer_does_not_hold_are_refused() -> None:
+    rows = 123_457
+    indices = pa.array([0] * rows, pa.int32())
+    table = pa.table({"x": pa.DictionaryArray.from_arrays(indices, pa.array(["a"]))})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    whole = sink.getvalue()
+    length = struct.pack("<q", 4 * rows)
+    assert whole.count(length) == 1
+    with pytest.raises(UnreadableError):
+        list(DECODERS["arrow"](io.BytesIO(whole.replace(length, struct.pack("<q", 8)))))
+
+
+@pytest.mark.parametrize("index", [-1, 1, 100])
+def test_an_index_outside_its_dictionary_is_refused(index: int) -> None:
+    indices = pa.array([0, index, 0], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(["a"]), safe=False)
+    with pytest.raises(pa.ArrowInvalid, match="an index points past its dictionary"):
+        AsText("amount", Budget())(pa.chunked_array([column]))
