@@ -687,6 +687,24 @@ def test_optimize_refuses_what_makes_no_sense(
     assert "there is no Delta table: set DELTA_LAKE_S3_PATH" in refused.output
 
 
+@pytest.mark.parametrize(
+    ("name", "is_in_the_way"),
+    [("part-0.parquet", True), ("notes.txt", True), ("_SUCCESS", False), (".DS_Store", False)],
+)
+def test_a_table_is_made_only_where_optimize_deletes_nothing_of_others(
+    directory: Place, name: str, *, is_in_the_way: bool
+) -> None:
+    Path(directory.uri).mkdir()
+    Path(directory.uri, name).write_text("not of a table")
+    if is_in_the_way:
+        with pytest.raises(UserError, match=f"holds {name}, and no table"):
+            _commit(_NOON, 1, "a")
+        assert [path.name for path in Path(directory.uri).iterdir()] == [name]
+    else:
+        _commit(_NOON, 1, "a")
+        assert len(directory.rows()) == 1
+
+
 def _run_optimize_delta() -> dg.ExecuteInProcessResult:
     with dg.DagsterInstance.ephemeral() as instance:
         return (

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ class FaultyStore:
         check_then_write: seconds between the check of If-None-Match, which is made here, and the
             write, which has no condition any more; None passes conditions on. The upstream must
             not verify signatures, as moto does not.
+        if_match: how If-Match is compared, here, with the object's ETag: `quoted` as HTTP has it,
+            or `bare`, without its quotes. None passes it on.
+        ignores: conditions that the store does not look at.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -82,6 +85,8 @@ class FaultyStore:
         self.refuses_checksums = False
         self.hosts: set[str] = set()
         self.check_then_write: float | None = None
+        self.if_match: Literal["quoted", "bare"] | None = None
+        self.ignores: frozenset[str] = frozenset()
         self._faults: dict[Operation, tuple[Fault, int | None, int]] = {}
         self._lock = threading.Lock()
         store = self
@@ -132,11 +137,7 @@ class FaultyStore:
             )
         elif fault is not None and fault is not Fault.CUT:
             request.connection.sendall(_refusal(fault, head=operation is Operation.HEAD))
-        elif (
-            self.check_then_write is not None
-            and operation is Operation.PUT
-            and _is_there(upstream, request)
-        ):
+        elif self._condition_fails(upstream, request, operation):
             request.connection.sendall(_refusal(Fault.EXISTS, head=False))
         else:
             if self.check_then_write is not None and request.headers.get("If-None-Match"):
@@ -152,6 +153,21 @@ class FaultyStore:
             else:
                 answer = head + content
             request.connection.sendall(answer)
+
+    def _condition_fails(self, upstream: str, request: _Handler, operation: Operation) -> bool:
+        """Whether a condition that is looked at here does not hold; ignored ones are removed."""
+        for name in self.ignores:
+            del request.headers[name]
+        if operation is not Operation.PUT:
+            return False
+        if self.check_then_write is not None and _is_there(upstream, request):
+            return True
+        wanted = request.headers["If-Match"]
+        if self.if_match is None or wanted is None:
+            return False
+        del request.headers["If-Match"]
+        etag = _described(upstream, request).headers["ETag"]
+        return wanted != (etag.strip('"') if self.if_match == "bare" else etag)
 
     def _plan(self, operation: Operation, request: _Handler) -> tuple[Fault | None, Any, Any]:
         names = {name.lower() for name in request.headers}
@@ -237,12 +253,17 @@ def _is_there(upstream: str, request: _Handler) -> bool:
     """Whether a PUT that wants no object at its place finds one."""
     if not request.headers.get("If-None-Match"):
         return False
+    return _described(upstream, request).status == http.client.OK
+
+
+def _described(upstream: str, request: _Handler) -> http.client.HTTPResponse:
+    """The store's answer to a HEAD of the object of a request."""
     connection = http.client.HTTPConnection(upstream, timeout=60)
     try:
         connection.request(
             "HEAD", request.path, headers={"Authorization": request.headers["Authorization"]}
         )
-        return connection.getresponse().status == http.client.OK
+        return connection.getresponse()
     finally:
         connection.close()
 
