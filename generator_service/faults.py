@@ -330,9 +330,9 @@ class _Broken:
         await self._send({**message, "body": body})
 
 
-def _with_garbage(body: bytes, place: int) -> bytes:
-    """Return a chunk with the garbage; `place`, from its start, may be before or after it."""
-    start, stop = (min(max(at, 0), len(body)) for at in (place, place + _GARBAGE_BYTES))
+def _with_garbage(body: bytes, offset: int) -> bytes:
+    """Return a chunk with the garbage; `offset`, from its start, may be before or after it."""
+    start, stop = (min(max(at, 0), len(body)) for at in (offset, offset + _GARBAGE_BYTES))
     # No byte is ASCII, and no two of them are a valid character of UTF-8.
     garbage = bytes(0xC0 | byte for byte in os.urandom(stop - start))
     return body[:start] + garbage + body[stop:]

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from generator_service.defects import DefectInjector
     from generator_service.models import Generator
 
-# Chunks of 1 to 4 MB that are made ahead of the socket.
-_CHUNKS_AHEAD = 4
+# Chunks of 1 to 4 MB that are made before the client reads them.
+_PREFETCHED_CHUNKS = 4
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,9 @@ def _counted(answer: Answer, batches: Iterable[Any]) -> Iterable[Any]:
 
 
 class _Stream(StreamingResponse):
-    """A body that a thread makes ahead of the socket, by a limited number of chunks.
+    """A body whose next chunks a thread makes while the client reads.
 
-    A failure on the way breaks the connection, because the last chunk is then never sent. The
+    An error breaks the connection, because the last chunk is then never sent. The
     thread ends when the client goes.
     """
 
@@ -117,13 +117,13 @@ class _Stream(StreamingResponse):
 
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with wire.ReadAhead(self._chunks, _CHUNKS_AHEAD) as ahead:
-            self.body_iterator = _take(ahead)
+        with wire.Prefetch(self._chunks, _PREFETCHED_CHUNKS) as chunks:
+            self.body_iterator = _take(chunks)
             await super().__call__(scope, receive, send)
 
 
-async def _take(ahead: Iterator[memoryview]) -> AsyncIterator[memoryview]:
+async def _take(chunks: Iterator[memoryview]) -> AsyncIterator[memoryview]:
     while (
-        chunk := await to_thread.run_sync(next, ahead, None, abandon_on_cancel=True)
+        chunk := await to_thread.run_sync(next, chunks, None, abandon_on_cancel=True)
     ) is not None:
         yield chunk

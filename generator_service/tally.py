@@ -22,7 +22,7 @@ from generator_service.simulator.randomness import mix
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from generator_service.simulator.randomness import Integers, Words
+    from generator_service.simulator.randomness import Hashes, Integers
 
 # At most two decimals; the totals of `/v1/control-totals` are of these.
 _PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
@@ -40,7 +40,7 @@ class Tally:
     def add(self, batch: pa.RecordBatch | wire.Mixed) -> None:
         """Add the rows of a batch.
 
-        Only plain decimals of at most two places are added to the amounts. A row without a type
+        Only plain decimals with at most two digits are added to the amounts. A row without a type
         counts under "", and a row without an id as an empty id.
         """
         for part in [batch] if isinstance(batch, pa.RecordBatch) else _sent(batch):
@@ -75,9 +75,9 @@ def _sent(rows: wire.Mixed) -> Iterator[pa.RecordBatch]:
     """Yield the rows of each part that are sent."""
     first = 0
     for part in rows.parts:
-        places = rows.order - first
+        indices = rows.order - first
         first += part.num_rows
-        yield part.take(places[(places >= 0) & (places < part.num_rows)])
+        yield part.take(indices[(indices >= 0) & (indices < part.num_rows)])
 
 
 def _sums(types: wire.Column, amounts: wire.Column) -> list[tuple[str, Decimal]]:
@@ -105,11 +105,11 @@ def _cents(amounts: wire.Column) -> Integers:
         texts = amounts.cast(pa.string())
         amounts = pc.if_else(pc.match_substring_regex(texts, _PLAIN_DECIMAL), texts, None)
     decimals = amounts.cast(pa.decimal128(18, 2)).fill_null(Decimal(0))
-    words = np.frombuffer(cast("pa.Buffer", decimals.buffers()[1]), np.int64).reshape(-1, 2)
-    return words[decimals.offset : decimals.offset + len(decimals), 0]
+    halves = np.frombuffer(cast("pa.Buffer", decimals.buffers()[1]), np.int64).reshape(-1, 2)
+    return halves[decimals.offset : decimals.offset + len(decimals), 0]
 
 
-def id_hashes(ids: wire.Column) -> Words:
+def id_hashes(ids: wire.Column) -> Hashes:
     """Return the state of each id, as `/v1/control-totals` defines it; null is empty text."""
     texts = cast("pa.StringArray", ids.fill_null("") if ids.null_count else ids)
     lengths = pc.binary_length(texts).to_numpy()
@@ -120,8 +120,8 @@ def id_hashes(ids: wire.Column) -> Words:
         padded = np.zeros((indices.size, -(-length // 8) * 8), np.uint8)
         padded[:, :length] = wire.utf8(alike).reshape(indices.size, length)
         state = mix(np.full(indices.size, length, np.uint64))
-        for word in np.ascontiguousarray(padded.view("<u8").T):
-            state = mix(state ^ word)
+        for value in np.ascontiguousarray(padded.view("<u8").T):
+            state = mix(state ^ value)
         hashes[indices] = state
     return hashes
 

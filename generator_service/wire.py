@@ -75,13 +75,13 @@ class Types(StrEnum):
 # A value as text.
 
 
-def _words(form: str, count: int) -> npt.NDArray[np.uint32]:
-    """Return the numbers below count as four characters each, copied as one 32-bit word."""
+def _four_characters(form: str, count: int) -> npt.NDArray[np.uint32]:
+    """Return the numbers below count as four characters each, in one 32-bit value."""
     return np.frombuffer("".join(form % number for number in range(count)).encode(), np.uint32)
 
 
-# 2026-11-01T00:00:00.000000Z: each group is written as one word. The words overlap at characters
-# that are the same in both.
+# 2026-11-01T00:00:00.000000Z: each group is written as one 32-bit value. The values overlap at
+# characters that are the same in both.
 _TIME = np.dtype(
     {
         "names": ["minute", "second", "micros", "end"],
@@ -90,8 +90,8 @@ _TIME = np.dtype(
         "itemsize": 27,
     }
 )
-_MINUTES, _SECONDS = _words(":%02d:", 60), _words(":%02d.", 60)
-_MICROS, _ENDS = FOUR_DIGITS.view(np.uint32)[:, 0], _words("%03dZ", 1_000)
+_MINUTES, _SECONDS = _four_characters(":%02d:", 60), _four_characters(":%02d.", 60)
+_MICROS, _ENDS = FOUR_DIGITS.view(np.uint32)[:, 0], _four_characters("%03dZ", 1_000)
 _HOUR = 3_600_000_000
 
 
@@ -107,11 +107,11 @@ def _timestamp_text(column: Column) -> Column:
     text[:, :26] = utf8(started).reshape(-1, 26)[slice(None) if which is None else which]
     text[:, 10] = ord("T")
     left = (moments % _HOUR).astype(np.uint32)
-    words = text.reshape(-1).view(_TIME)
+    groups = text.reshape(-1).view(_TIME)
     micros = left % 1_000_000
-    words["micros"], words["end"] = _MICROS[micros // 100], _ENDS[micros % 1_000]
+    groups["micros"], groups["end"] = _MICROS[micros // 100], _ENDS[micros % 1_000]
     left //= 1_000_000
-    words["minute"], words["second"] = _MINUTES[left // 60], _SECONDS[left % 60]
+    groups["minute"], groups["second"] = _MINUTES[left // 60], _SECONDS[left % 60]
     offsets = np.arange(rows + 1, dtype=np.int32) * 27
     array = pa.StringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text))
     return pc.if_else(column.is_valid(), array, None) if column.null_count else array
@@ -151,8 +151,8 @@ def _dictionary_text(numbers: _Numbers) -> Column:
 
 def _encoded_coordinate_text(column: Column) -> Column:
     encoded = cast("pa.DictionaryArray[Any, Any]", column)
-    words = _dictionary_text(_Numbers(encoded.dictionary))
-    return pa.DictionaryArray.from_arrays(encoded.indices, words, safe=False)
+    values = _dictionary_text(_Numbers(encoded.dictionary))
+    return pa.DictionaryArray.from_arrays(encoded.indices, values, safe=False)
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def _is_encoded_number(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    words = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
-    return pa.types.is_string(words)
+    values = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    return pa.types.is_string(values)
 
 
 _WORDS = pa.dictionary(pa.int32(), pa.string())
@@ -281,8 +281,8 @@ class _Dialect:
     end: str
 
 
-def _json_opening(place: int, name: str) -> str:
-    return ("," if place else "{") + json.dumps(name, ensure_ascii=False) + ":"
+def _json_opening(index: int, name: str) -> str:
+    return ("," if index else "{") + json.dumps(name, ensure_ascii=False) + ":"
 
 
 def _json_quote(field: _Field) -> str:
@@ -292,7 +292,7 @@ def _json_quote(field: _Field) -> str:
 _JSON = _Dialect(_json_opening, _json_quote, _json_escaped, null="null", end="}\n")
 _JSON_ITEMS = replace(_JSON, end="},\n")
 _CSV = _Dialect(
-    lambda place, _: "," if place else "",
+    lambda index, _: "," if index else "",
     lambda _: "",
     lambda _, column: _csv_quoted(column),
     null="",
@@ -323,7 +323,7 @@ class _Lines:
 
     def __init__(self, dialect: _Dialect) -> None:
         self._dialect = dialect
-        self._words: dict[tuple[str, str, str], tuple[Column, Column]] = {}
+        self._written_values: dict[tuple[str, str, str], tuple[Column, Column]] = {}
 
     def __call__(self, rows: pa.RecordBatch | Mixed) -> memoryview:
         if isinstance(rows, pa.RecordBatch):
@@ -334,13 +334,13 @@ class _Lines:
     def _lines(self, batch: pa.RecordBatch) -> Column:
         dialect = self._dialect
         pieces: list[Column | str] = []
-        for place, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
-            before = dialect.opening(place, field.name)
+        for index, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
+            before = dialect.opening(index, field.name)
             quote = dialect.quote(field)
             if isinstance(column, pa.DictionaryArray):
-                words = self._written(field, column.dictionary, before, quote)
-                indices = cast("pa.Int32Array", column.indices.fill_null(len(words) - 1))
-                pieces.append(words.take(indices))
+                values = self._written(field, column.dictionary, before, quote)
+                indices = cast("pa.Int32Array", column.indices.fill_null(len(values) - 1))
+                pieces.append(values.take(indices))
             elif column.null_count:
                 value = dialect.escaped(field, column)
                 written = _joined(before + quote, value, quote)
@@ -350,13 +350,13 @@ class _Lines:
         pieces.append(dialect.end)
         return _joined(*_merged(pieces))
 
-    def _written(self, field: _Field, words: Column, before: str, quote: str) -> Column:
+    def _written(self, field: _Field, values: Column, before: str, quote: str) -> Column:
         """Return the values of a dictionary as they appear in a line, followed by that of null."""
-        known = self._words.get(key := (field.name, before, quote))
-        if known is None or not is_same(known[0], words):
+        known = self._written_values.get(key := (field.name, before, quote))
+        if known is None or not is_same(known[0], values):
             null = pa.array([before + self._dialect.null])
-            inside = _joined(before + quote, self._dialect.escaped(field, words), quote)
-            known = self._words[key] = (words, pa.concat_arrays([inside, null]))
+            inside = _joined(before + quote, self._dialect.escaped(field, values), quote)
+            known = self._written_values[key] = (values, pa.concat_arrays([inside, null]))
         return known[1]
 
 
@@ -477,15 +477,15 @@ def _arrow(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[mem
 
 
 def _parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[memoryview]:
-    words = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    values = [field.name for field in schema if pa.types.is_dictionary(field.type)]
     sink = _Sink()
     # The stubs of pyarrow lack lists of columns and Python files here.
     options: dict[str, Any] = {
         "compression": "zstd",
         "compression_level": 1,
-        "use_dictionary": words,
+        "use_dictionary": values,
         # Statistics of texts would double the time, and let no reader skip a row group.
-        "write_statistics": [name for name in schema.names if name not in words],
+        "write_statistics": [name for name in schema.names if name not in values],
         "store_decimal_as_integer": True,
         # Without the Arrow schema every reader gets plain strings instead of dictionaries.
         "store_schema": False,
@@ -554,8 +554,8 @@ class _End:
     error: BaseException | None = None
 
 
-class ReadAhead[T](Iterator[T]):
-    """Runs an iterator in a thread, at most `depth` items ahead of the consumer.
+class Prefetch[T](Iterator[T]):
+    """Runs an iterator in a thread, at most `depth` items before they are needed.
 
     The consumer gets the exceptions of the iterator. After `close` the thread ends with its current
     item. It is a daemon thread, so it never keeps a process alive.
@@ -566,7 +566,7 @@ class ReadAhead[T](Iterator[T]):
         self._room = threading.Semaphore(depth - 1)
         self._closed = False
         self.thread = threading.Thread(
-            target=self._run, args=(items,), name="read-ahead", daemon=True
+            target=self._run, args=(items,), name="prefetch", daemon=True
         )
         self.thread.start()
 

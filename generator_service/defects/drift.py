@@ -57,7 +57,7 @@ def parse_drifts(text: str) -> tuple[Drift, ...]:
         ValueError: the text cannot be read; the message says what to write instead.
     """
     drifts: list[Drift] = []
-    taken = {*SCHEMA.names, *(kind.adds for kind in KINDS.values())}
+    names_in_use = {*SCHEMA.names, *(kind.adds for kind in KINDS.values())}
     for part in filter(None, text.split(",")):
         change, *rest = part.strip().split(":")
         if change not in _CHANGES:
@@ -68,9 +68,9 @@ def parse_drifts(text: str) -> tuple[Drift, ...]:
             raise ValueError(f"{change}:{form}:FROM instead of {part.strip()!r}")
         column, new = rest[0], rest[names - 1]
         if change in {"rename", "add"}:
-            if new in taken or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", new):
+            if new in names_in_use or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", new):
                 raise ValueError(f"a name that is no other column's instead of {new!r}")
-            taken.add(new)
+            names_in_use.add(new)
         if change != "add":
             known = _RETYPED if change == "retype" else SCHEMA.names
             if column not in known:

@@ -178,7 +178,7 @@ def rows_by_hour(simulator: Simulator, window: Window) -> Floats:
     total, seen = np.zeros(168), np.zeros(168)
     for hour in range(first, last):
         # The epoch was a Thursday.
-        place = (hour + 3 * 24) % 168
-        total[place] += simulator.count(Window(hour * HOUR, (hour + 1) * HOUR))
-        seen[place] += 1
+        hour_of_week = (hour + 3 * 24) % 168
+        total[hour_of_week] += simulator.count(Window(hour * HOUR, (hour + 1) * HOUR))
+        seen[hour_of_week] += 1
     return np.divide(total, seen, out=np.full(168, np.nan), where=seen > 0)

@@ -71,11 +71,11 @@ def _bitmap(values: Flags) -> pa.Buffer:
 
 
 def decimals(cents: Integers) -> Column:
-    """Return amounts as decimals of two places: cents in the lower word, zero in the upper."""
-    words = np.zeros((cents.size, 2), dtype=np.int64)
-    words[:, 0] = cents
+    """Return amounts as decimals with two digits: cents in the lower 64 bits, zero in the upper."""
+    halves = np.zeros((cents.size, 2), dtype=np.int64)
+    halves[:, 0] = cents
     kind = pa.decimal128(18, 2)
-    return cast("Column", pa.Array.from_buffers(kind, cents.size, [None, pa.py_buffer(words)]))
+    return cast("Column", pa.Array.from_buffers(kind, cents.size, [None, pa.py_buffer(halves)]))
 
 
 def flags(values: Flags) -> Column:
@@ -92,7 +92,7 @@ def encoded(
     return pa.DictionaryArray.from_arrays(shared, dictionary, safe=False)
 
 
-def taken(column: Column, rows: npt.NDArray[np.integer[Any]]) -> Column:
+def take(column: Column, rows: npt.NDArray[np.integer[Any]]) -> Column:
     """Return a column's values at some rows."""
     at = cast("pa.Int64Array", buffered(pa.int64(), rows.astype(np.int64, copy=False)))
     return pc.take(column, at, boundscheck=False)

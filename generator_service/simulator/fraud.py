@@ -17,8 +17,8 @@ from generator_service.simulator.randomness import (
     NORMAL,
     NORMAL_BITS,
     Floats,
+    Hashes,
     Integers,
-    Words,
     below,
     bits,
     hashed,
@@ -117,18 +117,18 @@ class _Lanes:
     active: int
     chance: float
 
-    def campaigns(self, cells: Integers, lane: Integers) -> tuple[Words, Integers, Floats]:
-        """Return the campaign on a lane at cells: its word, the cell it began in, its progress.
+    def campaigns(self, cells: Integers, lane: Integers) -> tuple[Hashes, Integers, Floats]:
+        """Return the campaign on a lane at cells: its hash, the cell it began in, its progress.
 
         A progress outside [0, 1) means that the lane pauses. Each lane has its own change-over
         times, so that campaigns do not begin together.
         """
         shifted = cells + below(hashed(self.key ^ 1, lane), self.epoch)
         epoch = shifted // self.epoch
-        words = hashed(self.key, lane, epoch)
-        pause = below(words, self.epoch - self.active + 1)
+        hashes = hashed(self.key, lane, epoch)
+        pause = below(hashes, self.epoch - self.active + 1)
         within = shifted - epoch * self.epoch - pause
-        return words, cells - within, within / self.active
+        return hashes, cells - within, within / self.active
 
 
 def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
@@ -151,12 +151,12 @@ def _lanes(scenario: Scenario, configuration: Configuration) -> _Lanes:
 class RefundAbuse:
     """Rows that become refunds of a purchase that was refunded before.
 
-    cells and words decide where the purchase is searched, the same for all rows of a campaign.
+    cells and hashes decide where the purchase is searched, the same for all rows of a campaign.
     """
 
     rows: npt.NDArray[np.intp]
     cells: Integers
-    words: Words
+    hashes: Hashes
 
 
 class Fraud:
@@ -170,7 +170,7 @@ class Fraud:
         self._departure = 2.0 * (1.0 - configuration.difficulty)
         self._lanes = [_lanes(scenario, configuration) for scenario in SCENARIOS]
 
-    def _edges(self, cells: Integers) -> Words:
+    def _edges(self, cells: Integers) -> Hashes:
         """Return the cumulative shares of the scenarios, 0 to 2**32: (cells, scenarios)."""
         chances = np.empty((cells.size, len(SCENARIOS)))
         for column, lanes in enumerate(self._lanes):
@@ -185,17 +185,17 @@ class Fraud:
                 chances[:, column] = np.where(on, even, 0.0)
         return (np.cumsum(chances, axis=1) * 2.0**32).astype(np.uint64)
 
-    def scenarios(self, slots: Slots, roots: Words) -> Integers:
+    def scenarios(self, slots: Slots, roots: Hashes) -> Integers:
         """Return for each row 0, or 1 plus the index of its scenario."""
         edges = self._edges(slots.cells)
-        words = mix(roots ^ self._key) >> 32
+        hashes = mix(roots ^ self._key) >> 32
         found = np.zeros(slots.size, dtype=np.int64)
-        rows = np.flatnonzero(words < edges[slots.at, -1])
-        found[rows] = 1 + (words[rows, None] >= edges[slots.at[rows]]).sum(axis=1)
+        rows = np.flatnonzero(hashes < edges[slots.at, -1])
+        found[rows] = 1 + (hashes[rows, None] >= edges[slots.at[rows]]).sum(axis=1)
         return found
 
     def overlay(
-        self, purchases: Purchases, slots: Slots, roots: Words, draft: Draft
+        self, purchases: Purchases, slots: Slots, roots: Hashes, draft: Draft
     ) -> RefundAbuse | None:
         """Change the rows that are fraud as their scenarios do.
 
@@ -215,18 +215,18 @@ class Fraud:
                 draft.put(rows, case.play(details=details))
         return abuse
 
-    def _case(self, index: int, purchases: Purchases, slots: Slots, roots: Words) -> _Case:
+    def _case(self, index: int, purchases: Purchases, slots: Slots, roots: Hashes) -> _Case:
         scenario, lanes = SCENARIOS[index], self._lanes[index]
         cells = slots.row_cells()
-        words = hashed(lanes.key, roots)
-        campaigns, starts, progress = lanes.campaigns(cells, below(words, lanes.count))
+        hashes = hashed(lanes.key, roots)
+        campaigns, starts, progress = lanes.campaigns(cells, below(hashes, lanes.count))
         shift = scenario.shift * self._departure
-        return _Case(scenario, purchases, cells, mix(words), campaigns, starts, progress, shift)
+        return _Case(scenario, purchases, cells, mix(hashes), campaigns, starts, progress, shift)
 
 
 @dataclass
 class _Case:
-    """Rows of one scenario: cell and word; word, first cell and progress (0..1) of their campaign.
+    """Rows of one scenario: cell and hash; hash, first cell and progress (0..1) of their campaign.
 
     shift is how far the logarithms of the scenario's amounts are above the usual ones.
     """
@@ -234,8 +234,8 @@ class _Case:
     scenario: Scenario
     purchases: Purchases
     cells: Integers
-    words: Words
-    campaigns: Words
+    hashes: Hashes
+    campaigns: Hashes
     starts: Integers
     progress: Floats
     shift: float
@@ -245,24 +245,24 @@ class _Case:
         deal, logs = _PLAYS[self.scenario.name](self)
         noise = self.draw_row(1)
         logs += self.scenario.spread * NORMAL[bits(noise, 0, NORMAL_BITS)]
-        return self.purchases.settled(deal, logs, self.draw_row(2), noise, details=details)
+        return self.purchases.draft(deal, logs, self.draw_row(2), noise, details=details)
 
-    def draw(self, purpose: int) -> Words:
-        """Return a word of each row's campaign for a purpose."""
+    def draw(self, purpose: int) -> Hashes:
+        """Return a hash of each row's campaign for a purpose."""
         return hashed(purpose, self.campaigns)
 
-    def draw_row(self, purpose: int) -> Words:
-        """Return a word of each row for a purpose."""
-        return hashed(purpose, self.words)
+    def draw_row(self, purpose: int) -> Hashes:
+        """Return a hash of each row for a purpose."""
+        return hashed(purpose, self.hashes)
 
     def victims(self) -> Integers:
         """Return the victim of each campaign: any customer, with equal probability."""
         return below(self.draw(1), self.purchases.population.customers)
 
-    def deal(self, customers: Integers, kinds: Integers, words: Words) -> Deal:
-        """Pay merchants of kinds, drawn by words, with one card each and where its owner lives."""
+    def deal(self, customers: Integers, kinds: Integers, hashes: Hashes) -> Deal:
+        """Pay merchants of kinds, drawn by hashes, with one card each and where its owner lives."""
         regions = self.purchases.population.customer_region[customers]
-        merchants = self.purchases.merchant_of(words, kinds, regions)
+        merchants = self.purchases.merchant_of(hashes, kinds, regions)
         return Deal(customers, kinds, merchants, regions, cards=self.draw(4))
 
     def dearer(self, deal: Deal) -> Floats:
@@ -275,27 +275,27 @@ class _Case:
 
 def _card_testing(case: _Case) -> tuple[Deal, Floats]:
     """Try stolen cards with small amounts at one online shop, then spend with them at others."""
-    card = bits(case.words, 0, 20) % _TESTED_CARDS
+    card = bits(case.hashes, 0, 20) % _TESTED_CARDS
     customers = below(hashed(1, case.campaigns, card), case.purchases.population.customers)
     tried = _ONLINE[below(case.draw(2), _ONLINE.size)]
-    spent = _ONLINE[below(case.words, _ONLINE.size)]
+    spent = _ONLINE[below(case.hashes, _ONLINE.size)]
     later = case.progress >= _CASH_OUT
-    words = np.where(later, case.draw_row(3), case.draw(3))
-    deal = case.deal(customers, np.where(later, spent, tried), words)
+    hashes = np.where(later, case.draw_row(3), case.draw(3))
+    deal = case.deal(customers, np.where(later, spent, tried), hashes)
     return deal, np.where(later, case.dearer(deal), _TRIED_LOG)
 
 
 def _stolen_card(case: _Case) -> tuple[Deal, Floats]:
     """Spend with a lost card near its owner's home for a day: faster and dearer than usual."""
-    kinds = _IN_TOWN[below(case.words, _IN_TOWN.size)]
+    kinds = _IN_TOWN[below(case.hashes, _IN_TOWN.size)]
     deal = case.deal(case.victims(), kinds, case.draw_row(3))
     return deal, case.dearer(deal)
 
 
 def _account_takeover(case: _Case) -> tuple[Deal, Floats]:
     """Take over an account for some hours: transfers and online shops."""
-    transfer = bits(case.words, 0, 8) < 64
-    kinds = np.where(transfer, CODE["person_to_person"], _ONLINE[below(case.words, _ONLINE.size)])
+    transfer = bits(case.hashes, 0, 8) < 64
+    kinds = np.where(transfer, CODE["person_to_person"], _ONLINE[below(case.hashes, _ONLINE.size)])
     deal = case.deal(case.victims(), kinds, case.draw_row(3))
     return deal, case.dearer(deal)
 
@@ -320,7 +320,7 @@ def _push_payment(case: _Case) -> tuple[Deal, Floats]:
 
 def _bust_out(case: _Case) -> tuple[Deal, Floats]:
     """Buy without ever paying, at ordinary shops, with amounts that climb for three weeks."""
-    kinds = _IN_TOWN[below(case.words, _IN_TOWN.size)]
+    kinds = _IN_TOWN[below(case.hashes, _IN_TOWN.size)]
     deal = case.deal(case.victims(), kinds, case.draw_row(3))
     return deal, case.dearer(deal) + (case.progress - 0.5) * case.shift
 

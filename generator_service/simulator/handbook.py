@@ -18,8 +18,8 @@ from generator_service.simulator.identities import Population
 from generator_service.simulator.randomness import (
     Flags,
     Floats,
+    Hashes,
     Integers,
-    Words,
     below,
     bits,
     hashed,
@@ -32,7 +32,7 @@ from generator_service.simulator.randomness import (
 )
 from generator_service.simulator.rates import MINUTES_OF_DAY
 from generator_service.simulator.schema import CHANNELS, TRANSACTION_TYPES
-from generator_service.simulator.slots import CellFacts, Details, Draft, Places
+from generator_service.simulator.slots import CellFacts, Details, Draft, Locations
 
 if TYPE_CHECKING:
     from generator_service.simulator.configuration import Configuration
@@ -71,10 +71,12 @@ class Handbook:
         minutes = (np.arange(MINUTES_OF_DAY + 1, dtype=np.float64) * 60.0 - 43_200.0) / _TIME_SPREAD
         shares = np.diff(normal_distribution(minutes))
         self._means: Floats = configuration.tps * 86_400.0 * shares / shares.sum()
-        places = np.arange(1 << _NORMAL_BITS, dtype=np.float64)
-        self._normal = normal_quantile((places + 0.5) * 2.0**-_NORMAL_BITS)
+        steps = np.arange(1 << _NORMAL_BITS, dtype=np.float64)
+        self._normal = normal_quantile((steps + 0.5) * 2.0**-_NORMAL_BITS)
         self._draw_square(key_of("square", seed))
-        self.places = Places(self.population.merchant_latitude, self.population.merchant_longitude)
+        self.locations = Locations(
+            self.population.merchant_latitude, self.population.merchant_longitude
+        )
         # Two terminals of 10,000 and three customers of 5,000 are compromised a day.
         self._compromised_terminals = _Draws(
             key=key_of("compromised terminals", seed),
@@ -93,7 +95,7 @@ class Handbook:
         population = self.population
         self._customer_x, self._customer_y = _points(key_of(key, "customers"), population.customers)
         self._terminal_x, self._terminal_y = _points(key_of(key, "terminals"), population.merchants)
-        population.settle_in_square(
+        population.move_into_square(
             (self._customer_x / _SIDE, self._customer_y / _SIDE),
             (self._terminal_x / _SIDE, self._terminal_y / _SIDE),
         )
@@ -105,17 +107,17 @@ class Handbook:
         starts = np.cumsum(counts) - counts
         # For each square, the first terminal of the nine around it and how many came before.
         across, along = np.divmod(np.arange(_SQUARES * _SQUARES), _SQUARES)
-        near_starts: list[Integers] = []
-        near_counts: list[Integers] = []
+        nearby_starts: list[Integers] = []
+        nearby_counts: list[Integers] = []
         for right in (-1, 0, 1):
             for up in (-1, 0, 1):
                 there = (across + right, along + up)
                 inside = np.logical_and.reduce([(at >= 0) & (at < _SQUARES) for at in there])
                 square = np.where(inside, there[0] * _SQUARES + there[1], 0)
-                near_starts.append(starts[square])
-                near_counts.append(np.where(inside, counts[square], 0))
-        self._near_starts = np.stack(near_starts, axis=1)
-        self._near_ends = np.cumsum(np.stack(near_counts, axis=1), axis=1)
+                nearby_starts.append(starts[square])
+                nearby_counts.append(np.where(inside, counts[square], 0))
+        self._nearby_starts = np.stack(nearby_starts, axis=1)
+        self._nearby_ends = np.cumsum(np.stack(nearby_counts, axis=1), axis=1)
 
     def facts(self, cells: Integers) -> CellFacts:
         """Return the facts of cells; there are no standing orders."""
@@ -149,10 +151,10 @@ class Handbook:
         return Details(
             cards=population.card_starts[customers],
             channels=np.full(customers.size, CHANNELS.index("CHIP")),
-            places=terminals,
+            locations=terminals,
         )
 
-    def _customers(self, roots: Words) -> Integers:
+    def _customers(self, roots: Hashes) -> Integers:
         """Draw customers by their daily counts, which are U(0, 4): the more active, the later.
 
         The sum of independent Poisson counts is a Poisson count whose events fall to each customer
@@ -162,46 +164,46 @@ class Handbook:
         part = np.sqrt(uniform(mix(roots ^ self._customer_key)))
         return np.minimum((part * size).astype(np.int64), size - 1)
 
-    def _terminals(self, roots: Words, customers: Integers) -> Integers:
+    def _terminals(self, roots: Hashes, customers: Integers) -> Integers:
         """Draw terminals evenly from those within the radius; from any when there is none."""
-        words = mix(roots ^ self._merchant_key)
-        terminals = below(words, self.population.merchants)
+        hashes = mix(roots ^ self._merchant_key)
+        terminals = below(hashes, self.population.merchants)
         x, y = self._customer_x[customers], self._customer_y[customers]
         squares = _square_of(x) * _SQUARES + _square_of(y)
-        rows = np.flatnonzero(self._near_ends[squares, 8] > 0)
-        words = words[rows]
+        rows = np.flatnonzero(self._nearby_ends[squares, 8] > 0)
+        hashes = hashes[rows]
         for _ in range(_TRIES):
             if not rows.size:
                 break
-            mix(words)
-            ends = self._near_ends[squares[rows]]
-            chosen = below(words, ends[:, 8])
+            mix(hashes)
+            ends = self._nearby_ends[squares[rows]]
+            chosen = below(hashes, ends[:, 8])
             which = (chosen[:, None] >= ends).sum(axis=1)
             before = np.where(which > 0, ends[np.arange(rows.size), which - 1], 0)
-            start = self._near_starts[squares[rows], which]
+            start = self._nearby_starts[squares[rows], which]
             candidates = self._by_square[start + chosen - before]
             right = self._terminal_x[candidates] - x[rows]
             up = self._terminal_y[candidates] - y[rows]
             good = right * right + up * up < _RADIUS * _RADIUS
             terminals[rows[good]] = candidates[good]
-            rows, words = rows[~good], words[~good]
+            rows, hashes = rows[~good], hashes[~good]
         return terminals
 
     def _amounts_and_fraud(
-        self, slots: Slots, roots: Words, customers: Integers, terminals: Integers
+        self, slots: Slots, roots: Hashes, customers: Integers, terminals: Integers
     ) -> tuple[Integers, Integers]:
-        words = mix(roots ^ self._amount_key)
+        hashes = mix(roots ^ self._amount_key)
         means = self._mean_cents[customers]
-        amounts = means + 0.5 * means * self._normal[bits(words, 0, _NORMAL_BITS)]
+        amounts = means + 0.5 * means * self._normal[bits(hashes, 0, _NORMAL_BITS)]
         again = np.flatnonzero(amounts < 0.0)
-        amounts[again] = 2.0 * means[again] * ((words[again] >> 32).astype(np.float64) * 2.0**-32)
+        amounts[again] = 2.0 * means[again] * ((hashes[again] >> 32).astype(np.float64) * 2.0**-32)
         cents = np.maximum(np.rint(amounts).astype(np.int64), 1)
         days = (slots.cells // MINUTES_OF_DAY)[slots.at]
         fraud = (cents > 22_000).astype(np.int64)
         fraud[_compromised(days, terminals, self._compromised_terminals)] = 2
         # A third of a compromised customer's rows are fraud, with five times the amount.
         hit = _compromised(days, customers, self._compromised_customers)
-        hit &= below(mix(words), 3) == 0
+        hit &= below(mix(hashes), 3) == 0
         cents[hit] *= 5
         fraud[hit] = 3
         return cents, fraud

@@ -1,4 +1,4 @@
-"""The population: customers with homes and cards, merchants with categories, places and prices.
+"""The population: customers with homes and cards, merchants with categories, sites and prices.
 
 Columns are indexed by customer, card or merchant. Everything is combined from the pools by hash.
 """
@@ -21,8 +21,8 @@ from generator_service.simulator.pools import WITHOUT_DECIMALS
 from generator_service.simulator.randomness import (
     Flags,
     Floats,
+    Hashes,
     Integers,
-    Words,
     below,
     bits,
     hashed,
@@ -47,7 +47,7 @@ BATCH_ROWS = 32_768
 _REGIONS = 24
 _MERCHANTS_OF_A_REGION = 400
 _SPREAD = 6_000
-"""Standard deviation of homes and shops around their place, in 1e-5 degrees (about 6 km)."""
+"""Standard deviation of homes and shops around their town, in 1e-5 degrees (about 6 km)."""
 
 _ABROAD = 0.06
 """Share of the merchants of online kinds that are in another country."""
@@ -215,7 +215,7 @@ class Population:
             max(self.merchants // _MERCHANTS_OF_A_REGION, 1), _REGIONS, len(pools.places)
         )
         order = np.argsort(hashed(self._key_for("places"), np.arange(len(pools.places))))
-        self._places = [pools.places[place] for place in order[: self.regions].tolist()]
+        self._towns = [pools.places[town] for town in order[: self.regions].tolist()]
         sizes = 1.0 / (np.arange(self.regions) + 1.0)
         self._region_shares: Floats = sizes / sizes.sum()
         self._draw_customers()
@@ -226,11 +226,11 @@ class Population:
         return key_of(self._key, name)
 
     def _around(self, regions: Integers, key: int, spread: float) -> tuple[Floats, Floats]:
-        """Return coordinates scattered around the places of regions, in degrees."""
+        """Return coordinates scattered around the towns of regions, in degrees."""
         rows = np.arange(regions.size)
         found: list[Floats] = []
         for axis in ("latitude", "longitude"):
-            centres = np.array([getattr(place, axis) for place in self._places]) * 1e5
+            centres = np.array([getattr(town, axis) for town in self._towns]) * 1e5
             scatter = normal_quantile(uniform(hashed(key_of(key, axis), rows))) * spread
             found.append(np.rint(centres[regions] + scatter) / 1e5)
         return found[0], found[1]
@@ -242,7 +242,7 @@ class Population:
         self.class_sizes: Integers = sizes
         self.class_starts: Integers = np.cumsum(sizes) - sizes
         text = numbered("C", self.customers, self._key_for("customer numbers"))
-        self._customer_words: Words = text.view(np.uint64).reshape(-1)
+        self._packed_customer_ids: Hashes = text.view(np.uint64).reshape(-1)
         chosen = uniform(hashed(self._key_for("home region"), rows))
         self.customer_region: Integers = np.minimum(
             np.searchsorted(np.cumsum(self._region_shares), chosen), self.regions - 1
@@ -260,9 +260,9 @@ class Population:
         )
 
     def _draw_cards(self) -> None:
-        words = hashed(self._key_for("cards"), np.arange(self.customers))
+        hashes = hashed(self._key_for("cards"), np.arange(self.customers))
         # Seven in ten have one card, a quarter two, the rest three.
-        counts = 1 + (bits(words, 0, 10) >= 717) + (bits(words, 0, 10) >= 973)
+        counts = 1 + (bits(hashes, 0, 10) >= 717) + (bits(hashes, 0, 10) >= 973)
         self.card_counts: Integers = counts.astype(np.int64)
         self.card_starts: Integers = np.cumsum(self.card_counts) - self.card_counts
         self.card_owners: Integers = np.repeat(np.arange(self.customers), self.card_counts)
@@ -297,7 +297,7 @@ class Population:
             uniform(hashed(self._key_for("prices"), rows))
         )
         self._open_sites(everywhere)
-        self._settle_abroad()
+        self._move_abroad()
         categories = sorted({kind.category for kind in KINDS})
         self.categories = arrow.strings(categories)
         self.merchant_category = np.array(
@@ -316,7 +316,7 @@ class Population:
         return kind.merchants * (1.0 - _CHAINS) * float(self._region_shares[region])
 
     def _open_sites(self, everywhere: Flags) -> None:
-        """Give each local merchant one site, its own place, and the others one in each region.
+        """Give each local merchant one site, where it is, and the others one in each region.
 
         The site of merchant m in region r is site_starts[m] + r * site_steps[m].
         """
@@ -336,7 +336,7 @@ class Population:
         self.site_latitude[local] = self.merchant_latitude[owners[local]]
         self.site_longitude[local] = self.merchant_longitude[owners[local]]
 
-    def _settle_abroad(self) -> None:
+    def _move_abroad(self) -> None:
         """Give some merchants of online kinds a seat in another country, with its currency."""
         pools = self._pools
         abroad = [seat for seat in _SEATS_ABROAD if seat[1] != pools.country]
@@ -348,28 +348,28 @@ class Population:
         self.merchant_currency = np.zeros(self.merchants, dtype=np.int32)
         self._merchant_city = self.merchant_region.copy()
         self._cities = arrow.strings(
-            [place.name for place in self._places] + [seat[0] for seat in abroad]
+            [town.name for town in self._towns] + [seat[0] for seat in abroad]
         )
         online = np.array(
             [kind.transaction_type == "PURCHASE" and kind.chains == 1.0 for kind in KINDS]
         )
-        words = hashed(self._key_for("abroad"), np.arange(self.merchants))
-        leaves = np.flatnonzero(online[self.merchant_kind] & (uniform(words) < _ABROAD))
-        chosen = below(mix(words[leaves]), len(abroad))
+        hashes = hashed(self._key_for("abroad"), np.arange(self.merchants))
+        leaves = np.flatnonzero(online[self.merchant_kind] & (uniform(hashes) < _ABROAD))
+        chosen = below(mix(hashes[leaves]), len(abroad))
         self.merchant_country[leaves] = np.array([countries.index(s[1]) for s in abroad])[chosen]
         self.merchant_currency[leaves] = np.array([currencies.index(s[2]) for s in abroad])[chosen]
         self._merchant_city[leaves] = self.regions + chosen
         self.merchant_latitude[leaves] = np.array([seat[3] for seat in abroad])[chosen]
         self.merchant_longitude[leaves] = np.array([seat[4] for seat in abroad])[chosen]
 
-    def settle_in_square(
+    def move_into_square(
         self, customers: tuple[Floats, Floats], merchants: tuple[Floats, Floats]
     ) -> None:
-        """Move everybody into one square degree around the first place, all in the home country.
+        """Move everybody into one square degree around the first town, all in the home country.
 
         Coordinates are given as parts of the square's side, 0 to 1.
         """
-        home = self._places[0]
+        home = self._towns[0]
 
         def degrees(parts: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
             return (
@@ -392,19 +392,19 @@ class Population:
         """Name every merchant after a company of the pools; branches carry their town."""
         companies = self._pools.companies
         chosen = below(hashed(self._key_for("names"), np.arange(self.merchants)), len(companies))
-        taken: dict[str, int] = {}
+        branches: dict[str, int] = {}
         names: list[str] = []
         for company, region in zip(chosen.tolist(), self.merchant_region.tolist(), strict=True):
             name = companies[company]
-            if name in taken:
-                name = f"{name} {self._places[region].name}"
-            branch = taken[name] = taken.get(name, 0) + 1
+            if name in branches:
+                name = f"{name} {self._towns[region].name}"
+            branch = branches[name] = branches.get(name, 0) + 1
             names.append(name if branch == 1 else f"{name} {branch}")
         return names
 
     def customer_ids(self, customers: Integers) -> pa.StringArray:
-        """Return the ids of customers; their eight bytes are copied as one word."""
-        return arrow.fixed_width(self._customer_words[customers].view(np.uint8).reshape(-1, 8))
+        """Return the ids of customers; their eight bytes are copied at once."""
+        return arrow.fixed_width(self._packed_customer_ids[customers].view(np.uint8).reshape(-1, 8))
 
     @cached_property
     def hundredths(self) -> Integers | None:
@@ -424,13 +424,13 @@ class Population:
         """Yield the customers: id, name, address and home coordinates."""
         pools = self._pools
         for rows in _runs(self.customers):
-            words = hashed(self._key_for("people"), rows)
+            hashes = hashed(self._key_for("people"), rows)
             names = [
-                arrow.taken(arrow.strings(pool), bits(words, shift, 20) % len(pool))
+                arrow.take(arrow.strings(pool), bits(hashes, shift, 20) % len(pool))
                 for shift, pool in ((0, pools.first_names), (20, pools.last_names))
             ]
-            streets = arrow.taken(
-                arrow.strings(pools.streets), bits(words, 40, 16) % len(pools.streets)
+            streets = arrow.take(
+                arrow.strings(pools.streets), bits(hashes, 40, 16) % len(pools.streets)
             )
             births = hashed(self._key_for("births"), rows)
             numbers = arrow.strings((1 + bits(births, 20, 8)).astype(str).tolist())
@@ -444,7 +444,7 @@ class Population:
                 # Born between 1950 and 2010.
                 arrow.buffered(pa.date32(), (bits(births, 0, 20) % 22_000 - 7_300).astype("<i4")),
                 arrow.joined(" ", *(address if self._number_first else address[::-1])),
-                arrow.taken(self._cities, self.customer_region[rows]),
+                arrow.take(self._cities, self.customer_region[rows]),
                 arrow.strings([pools.country] * count),
                 arrow.buffered(pa.float64(), self.customer_latitude[rows]),
                 arrow.buffered(pa.float64(), self.customer_longitude[rows]),
@@ -456,9 +456,9 @@ class Population:
         networks = arrow.strings([card_range.network for card_range in _RANGES])
         for rows in _runs(self.card_owners.size):
             columns = [
-                arrow.taken(self.card_numbers, rows),
+                arrow.take(self.card_numbers, rows),
                 self.customer_ids(self.card_owners[rows]),
-                arrow.taken(networks, self._card_ranges[rows]),
+                arrow.take(networks, self._card_ranges[rows]),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=CARDS_SCHEMA)
 
@@ -466,12 +466,12 @@ class Population:
         """Yield the merchants: id, name, category, and where they have their seat."""
         for rows in _runs(self.merchants):
             columns = [
-                arrow.taken(self.merchant_ids, rows),
-                arrow.taken(self.merchant_names, rows),
-                arrow.taken(self.categories, self.merchant_category[rows]),
-                arrow.taken(self._cities, self._merchant_city[rows]),
-                arrow.taken(self.countries, self.merchant_country[rows]),
-                arrow.taken(self.currencies, self.merchant_currency[rows]),
+                arrow.take(self.merchant_ids, rows),
+                arrow.take(self.merchant_names, rows),
+                arrow.take(self.categories, self.merchant_category[rows]),
+                arrow.take(self._cities, self._merchant_city[rows]),
+                arrow.take(self.countries, self.merchant_country[rows]),
+                arrow.take(self.currencies, self.merchant_currency[rows]),
                 arrow.buffered(pa.float64(), self.merchant_latitude[rows]),
                 arrow.buffered(pa.float64(), self.merchant_longitude[rows]),
             ]

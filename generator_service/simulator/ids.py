@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from generator_service.simulator.configuration import MINUTE
-from generator_service.simulator.randomness import Integers, Words, hashed, mix
+from generator_service.simulator.randomness import Hashes, Integers, hashed, mix
 
 WIDTH = 36
 """Characters in an id."""
@@ -19,12 +19,12 @@ NOISE_BITS = 31
 """Bits of noise under the index of a row; the index itself stays below 2**32."""
 
 # The eight groups of four hex digits, each with its offset in the text.
-_PLACES = (0, 4, 9, 14, 19, 24, 28, 32)
+_OFFSETS = (0, 4, 9, 14, 19, 24, 28, 32)
 _TEXT = np.dtype(
     {
-        "names": [f"group{place}" for place in _PLACES],
+        "names": [f"group{offset}" for offset in _OFFSETS],
         "formats": ["<u4"] * 8,
-        "offsets": list(_PLACES),
+        "offsets": list(_OFFSETS),
         "itemsize": WIDTH,
     }
 )
@@ -34,23 +34,23 @@ def _hex_groups() -> npt.NDArray[np.uint32]:
     digits = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
     number = np.arange(1 << 16)
     text = np.empty((1 << 16, 4), dtype=np.uint8)
-    for place in range(4):
-        text[:, place] = digits[(number >> (12 - 4 * place)) & 15]
+    for digit in range(4):
+        text[:, digit] = digits[(number >> (12 - 4 * digit)) & 15]
     return text.view("<u4").reshape(-1)
 
 
 _HEX = _hex_groups()
 
 
-def tails(key: int, cells: Integers, indices: Integers) -> Words:
+def tails(key: int, cells: Integers, indices: Integers) -> Hashes:
     """Return the 64 bits that follow the time in an id: increasing with the index in a cell."""
-    tail: Words = hashed(key, cells) >> np.uint64(1)
+    tail: Hashes = hashed(key, cells) >> np.uint64(1)
     tail += indices.view(np.uint64) << np.uint64(NOISE_BITS)
     tail += hashed(key ^ 1, cells, indices) >> (64 - NOISE_BITS)
     return tail
 
 
-def texts(times: Integers, tail: Words) -> npt.NDArray[np.uint8]:
+def texts(times: Integers, tail: Hashes) -> npt.NDArray[np.uint8]:
     """Write the ids of rows as text: (n, 36) bytes.
 
     times are microseconds since the epoch. 48 bits of milliseconds, the version, 10 bits of
@@ -72,12 +72,12 @@ def texts(times: Integers, tail: Words) -> npt.NDArray[np.uint8]:
     text = np.empty((times.size, WIDTH), dtype=np.uint8)
     text[:, (8, 13, 18, 23)] = ord("-")
     fields = text.reshape(-1).view(_TEXT)
-    for place, group in zip(_PLACES, groups, strict=True):
-        fields[f"group{place}"] = _HEX[group]
+    for offset, group in zip(_OFFSETS, groups, strict=True):
+        fields[f"group{offset}"] = _HEX[group]
     return text
 
 
-def place_of(key: int, transaction_id: str) -> tuple[int, int] | None:
+def row_of(key: int, transaction_id: str) -> tuple[int, int] | None:
     """Return the (cell, index) that an id has with the key; None for a text of another form."""
     if len(transaction_id) != WIDTH or any(transaction_id[at] != "-" for at in (8, 13, 18, 23)):
         return None
@@ -99,13 +99,14 @@ def place_of(key: int, transaction_id: str) -> tuple[int, int] | None:
 def digest(text: npt.NDArray[np.uint8]) -> int:
     """Return the order-independent digest of ids given as (n, 36) bytes: the sum of their hashes.
 
-    Each id's hash starts from its length and takes its bytes as little-endian words, zero-padded.
+    Each id's hash starts from its length and takes its bytes, zero-padded, as little-endian 64-bit
+    values.
     """
     padded = np.zeros((text.shape[0], 40), dtype=np.uint8)
     padded[:, :WIDTH] = text
-    words = np.ascontiguousarray(padded.view("<u8").T)
+    values = np.ascontiguousarray(padded.view("<u8").T)
     state = mix(np.full(text.shape[0], WIDTH, dtype=np.uint64))
-    for word in words:
-        state ^= word
+    for value in values:
+        state ^= value
         mix(state)
     return int(state.sum(dtype=np.uint64))

@@ -15,8 +15,8 @@ from generator_service.simulator.kinds import KINDS, Ending
 from generator_service.simulator.randomness import (
     NORMAL_BITS,
     Floats,
+    Hashes,
     Integers,
-    Words,
     below,
     bits,
     exponential,
@@ -64,23 +64,23 @@ class Purchases:
         self._chained = np.array([round(kind.chains * 1024) for kind in KINDS])
         self._group_logs = np.log(self.population.group_sizes + 1.0)
 
-    def customer_of(self, words: Words, cells: Integers) -> Integers:
+    def customer_of(self, hashes: Hashes, cells: Integers) -> Integers:
         """Draw customers who are active in cells: by hour class, then by how active they are."""
         edges = self._calendar.class_edges[self._calendar.minute_of_week(cells)]
-        chosen = bits(words, 0, 16)
-        classes = np.zeros(words.size, dtype=np.int64)
+        chosen = bits(hashes, 0, 16)
+        classes = np.zeros(hashes.size, dtype=np.int64)
         for edge in range(len(HOUR_CLASSES) - 1):
             classes += chosen >= edges[:, edge]
-        place = (words >> 32).view(np.int64)
-        segment = place >> (32 - _ACTIVITY_BITS)
+        draw = (hashes >> 32).view(np.int64)
+        segment = draw >> (32 - _ACTIVITY_BITS)
         start = self._activity[segment]
-        part = (place & ((1 << (32 - _ACTIVITY_BITS)) - 1)) * 2.0 ** (_ACTIVITY_BITS - 32)
+        part = (draw & ((1 << (32 - _ACTIVITY_BITS)) - 1)) * 2.0 ** (_ACTIVITY_BITS - 32)
         rank = start + part * (self._activity[segment + 1] - start)
         sizes = self.population.class_sizes[classes]
         within = np.minimum((rank * sizes).astype(np.int64), sizes - 1)
         return self.population.class_starts[classes] + within
 
-    def merchant_of(self, words: Words, kinds: Integers, regions: Integers) -> Integers:
+    def merchant_of(self, hashes: Hashes, kinds: Integers, regions: Integers) -> Integers:
         """Draw merchants of kinds, everywhere or in regions, by popularity.
 
         A uniform u makes a local merchant's rank floor((n + 1) ** u), which is Zipf's law with
@@ -88,10 +88,10 @@ class Purchases:
         is steeper at the top. Together they keep Zipf's exponent near 1 over all ranks.
         """
         population = self.population
-        chained = bits(words, 16, 10) < self._chained[kinds]
+        chained = bits(hashes, 16, 10) < self._chained[kinds]
         groups = population.chain_group[kinds]
         groups += np.where(chained, 0, regions + 1)
-        part = (words >> 32).astype(np.float64)
+        part = (hashes >> 32).astype(np.float64)
         part *= 2.0**-32
         np.multiply(part, part, out=part, where=chained)
         part *= self._group_logs[groups]
@@ -100,11 +100,11 @@ class Purchases:
         np.minimum(ranks, population.group_sizes[groups] - 1, out=ranks)
         return population.group_starts[groups] + ranks
 
-    def lesser_merchant_of(self, words: Words, kinds: Integers, regions: Integers) -> Integers:
+    def lesser_merchant_of(self, hashes: Hashes, kinds: Integers, regions: Integers) -> Integers:
         """Draw local merchants of kinds in regions, from the less popular half."""
         groups = self.population.chain_group[kinds] + 1 + regions
         sizes = self.population.group_sizes[groups]
-        return self.population.group_starts[groups] + sizes // 2 + below(words, sizes - sizes // 2)
+        return self.population.group_starts[groups] + sizes // 2 + below(hashes, sizes - sizes // 2)
 
     def usual_logs(self, deal: Deal) -> Floats:
         """Return the logarithm of the cents that are usual for deals."""
@@ -113,8 +113,8 @@ class Purchases:
         logs += self.population.customer_level[deal.customers]
         return logs
 
-    def settled(
-        self, deal: Deal, logs: Floats, words: Words, noise: Words, *, details: bool
+    def draft(
+        self, deal: Deal, logs: Floats, hashes: Hashes, noise: Hashes, *, details: bool
     ) -> Draft:
         """Return the drafts of deals, with the logarithms of their cents.
 
@@ -125,11 +125,11 @@ class Purchases:
             merchants=deal.merchants,
             types=self.types[deal.kinds],
             cents=self._rounded(np.rint(exponential(logs)).astype(np.int64), deal.kinds, noise),
-            details=self._details(deal, words) if details else None,
-            fraud=np.zeros(words.size, dtype=np.int64),
+            details=self._details(deal, hashes) if details else None,
+            fraud=np.zeros(hashes.size, dtype=np.int64),
         )
 
-    def _rounded(self, cents: Integers, kinds: Integers, noise: Words) -> Integers:
+    def _rounded(self, cents: Integers, kinds: Integers, noise: Hashes) -> Integers:
         """Return amounts with the endings of their kinds."""
         mostly = bits(noise, NORMAL_BITS, 8) < 150
         whole = cents // 100
@@ -141,9 +141,9 @@ class Purchases:
         cents[notes] = np.clip((cents[notes] + _NOTE // 2) // _NOTE, 1, _MOST_NOTES) * _NOTE
         return np.maximum(cents, _SMALLEST, out=cents)
 
-    def _details(self, deal: Deal, words: Words) -> Details:
+    def _details(self, deal: Deal, hashes: Hashes) -> Details:
         population = self.population
-        channels = self._channel_table[deal.kinds, bits(words, 12, 8)].astype(np.int64)
+        channels = self._channel_table[deal.kinds, bits(hashes, 12, 8)].astype(np.int64)
         # Three quarters of the purchases use the first card, also of customers with others.
         other = (bits(deal.cards, 20, 8) < 64) * (1 + bits(deal.cards, 28, 1))
         cards = population.card_starts[deal.customers]
@@ -153,4 +153,4 @@ class Purchases:
         sites += population.site_starts[deal.merchants]
         in_person = self._in_person[channels]
         homes = population.site_latitude.size + deal.customers
-        return Details(cards, channels, places=np.where(in_person, sites, homes))
+        return Details(cards, channels, locations=np.where(in_person, sites, homes))

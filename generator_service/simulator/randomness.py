@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-type Words = npt.NDArray[np.uint64]
+type Hashes = npt.NDArray[np.uint64]
 type Integers = npt.NDArray[np.int64]
 type Floats = npt.NDArray[np.float64]
 type Flags = npt.NDArray[np.bool_]
@@ -19,29 +19,29 @@ type Flags = npt.NDArray[np.bool_]
 GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIER_1 = 0xBF58476D1CE4E5B9
 _MULTIPLIER_2 = 0x94D049BB133111EB
-_WORD = (1 << 64) - 1
+_MASK = (1 << 64) - 1
 
 
-def mix(words: Words) -> Words:
-    """Hash each word in place and return the array: one step of splitmix64.
+def mix(values: Hashes) -> Hashes:
+    """Hash each value in place and return the array: one step of splitmix64.
 
     Source: Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014.
     """
-    words += GOLDEN
-    words ^= words >> 30
-    words *= _MULTIPLIER_1
-    words ^= words >> 27
-    words *= _MULTIPLIER_2
-    words ^= words >> 31
-    return words
+    values += GOLDEN
+    values ^= values >> 30
+    values *= _MULTIPLIER_1
+    values ^= values >> 27
+    values *= _MULTIPLIER_2
+    values ^= values >> 31
+    return values
 
 
-def mix_one(word: int) -> int:
-    """Hash one word, as `mix` does."""
-    word = (word + GOLDEN) & _WORD
-    word = ((word ^ (word >> 30)) * _MULTIPLIER_1) & _WORD
-    word = ((word ^ (word >> 27)) * _MULTIPLIER_2) & _WORD
-    return word ^ (word >> 31)
+def mix_one(value: int) -> int:
+    """Hash one 64-bit value, as `mix` does."""
+    value = (value + GOLDEN) & _MASK
+    value = ((value ^ (value >> 30)) * _MULTIPLIER_1) & _MASK
+    value = ((value ^ (value >> 27)) * _MULTIPLIER_2) & _MASK
+    return value ^ (value >> 31)
 
 
 def key_of(*parts: object) -> int:
@@ -50,35 +50,35 @@ def key_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def hashed(key: int, *counters: npt.NDArray[np.int64 | np.int32 | np.uint64] | int) -> Words:
+def hashed(key: int, *counters: npt.NDArray[np.int64 | np.int32 | np.uint64] | int) -> Hashes:
     """Hash a key with one or more counters, each an array (all of one shape) or an int."""
-    state: Words | None = None
+    state: Hashes | None = None
     for counter in counters:
-        word = (
-            np.uint64(counter & _WORD)
+        value = (
+            np.uint64(counter & _MASK)
             if isinstance(counter, int)
             else counter.astype(np.uint64, copy=False)
         )
-        state = mix(np.atleast_1d(word ^ (np.uint64(key) if state is None else state)))
+        state = mix(np.atleast_1d(value ^ (np.uint64(key) if state is None else state)))
     if state is None:
         raise ValueError("A hash needs at least one counter.")
     return state
 
 
-def uniform(words: Words) -> Floats:
-    """Turn words into uniforms in (0, 1), 52 bits each; with 53 some would round up to 1."""
-    return ((words >> 12).astype(np.float64) + 0.5) * 2.0**-52
+def uniform(hashes: Hashes) -> Floats:
+    """Turn hashes into uniforms in (0, 1), 52 bits each; with 53 some would round up to 1."""
+    return ((hashes >> 12).astype(np.float64) + 0.5) * 2.0**-52
 
 
-def bits(words: Words, shift: int, width: int) -> Integers:
-    """Cut `width` bits out of each word, `shift` from the right, as integers for indexing."""
-    return ((words >> shift) & ((1 << width) - 1)).view(np.int64)
+def bits(hashes: Hashes, shift: int, width: int) -> Integers:
+    """Cut `width` bits out of each hash, `shift` from the right, as integers for indexing."""
+    return ((hashes >> shift) & ((1 << width) - 1)).view(np.int64)
 
 
-def below(words: Words, bound: npt.NDArray[np.integer] | int) -> Integers:
-    """Scale the upper 32 bits of each word to an integer in [0, bound); bound <= 2**31."""
+def below(hashes: Hashes, bound: npt.NDArray[np.integer] | int) -> Integers:
+    """Scale the upper 32 bits of each hash to an integer in [0, bound); bound <= 2**31."""
     scale = np.uint64(bound) if isinstance(bound, int) else bound.astype(np.uint64)
-    return (((words >> 32) * scale) >> 32).view(np.int64)
+    return (((hashes >> 32) * scale) >> 32).view(np.int64)
 
 
 # Wichura's algorithm AS 241 (PPND16): numerator and denominator coefficients, lowest power first.
@@ -232,11 +232,11 @@ def poisson(probabilities: Floats, means: Floats) -> Integers:
 
 
 def table_of_shares(shares: Floats, width: int) -> npt.NDArray[np.uint8]:
-    """Return a table of 2**width codes in which code k fills its share of the places.
+    """Return a table of 2**width codes in which code k fills its share of the entries.
 
     Shares need not sum to one. A uniform integer of `width` bits picks a code by one look-up.
     """
     size = 1 << width
     edges = np.cumsum(shares) / shares.sum()
-    places = (np.arange(size) + 0.5) / size
-    return np.minimum(np.searchsorted(edges, places), len(shares) - 1).astype(np.uint8)
+    midpoints = (np.arange(size) + 0.5) / size
+    return np.minimum(np.searchsorted(edges, midpoints), len(shares) - 1).astype(np.uint8)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from generator_service.simulator.configuration import MINUTE
-from generator_service.simulator.randomness import GOLDEN, Flags, Floats, Integers, Words, mix
+from generator_service.simulator.randomness import GOLDEN, Flags, Floats, Hashes, Integers, mix
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,7 +29,7 @@ class CellFacts:
     table of standing orders. phases (below counts) decides their indices in the cell.
     """
 
-    keys: Words
+    keys: Hashes
     counts: Integers
     standing: Integers
     entries: Integers
@@ -51,7 +51,7 @@ class CellFacts:
             np.concatenate([self.phases, other.phases]),
         )
 
-    def roots(self, indices: Integers) -> Words:
+    def roots(self, indices: Integers) -> Hashes:
         """Return the hash from which all draws of a row start, one row for each cell."""
         return mix(self.keys + indices.view(np.uint64) * np.uint64(GOLDEN))
 
@@ -68,14 +68,14 @@ class Cells(Protocol):
 class Slots:
     """Rows to make: row r is the indices[r]-th of cell cells[at[r]].
 
-    facts has one value for each of cells; near gives those of the cells before them.
+    facts has one value for each of cells; lookup also gives those of earlier cells.
     """
 
     cells: Integers
     facts: CellFacts
     at: Integers
     indices: Integers
-    near: Cells
+    lookup: Cells
 
     @property
     def size(self) -> int:
@@ -86,7 +86,7 @@ class Slots:
         """Return each row's cell."""
         return self.cells[self.at]
 
-    def roots(self) -> Words:
+    def roots(self) -> Hashes:
         """Return the hash from which all draws of a row start, for each row."""
         return mix(self.facts.keys[self.at] + self.indices.view(np.uint64) * np.uint64(GOLDEN))
 
@@ -103,12 +103,12 @@ class Slots:
 
     def select(self, rows: npt.NDArray[np.intp] | Flags) -> Slots:
         """Return the slots of some of the rows."""
-        return Slots(self.cells, self.facts, self.at[rows], self.indices[rows], self.near)
+        return Slots(self.cells, self.facts, self.at[rows], self.indices[rows], self.lookup)
 
 
-def single(cells: Integers, indices: Integers, near: Cells) -> Slots:
+def single(cells: Integers, indices: Integers, lookup: Cells) -> Slots:
     """Return slots with a cell of their own for each row."""
-    return Slots(cells, near.facts(cells), np.arange(cells.size), indices, near)
+    return Slots(cells, lookup.facts(cells), np.arange(cells.size), indices, lookup)
 
 
 @dataclass
@@ -122,12 +122,12 @@ class Deal:
     kinds: Integers
     merchants: Integers
     regions: Integers
-    cards: Words
+    cards: Hashes
 
 
 @dataclass(frozen=True)
-class Places:
-    """The places of rows, in degrees."""
+class Locations:
+    """The coordinates of rows, in degrees."""
 
     latitudes: Floats
     longitudes: Floats
@@ -135,11 +135,11 @@ class Places:
 
 @dataclass
 class Details:
-    """The columns that control totals do not need, by code: card, channel and place."""
+    """The columns that control totals do not need, by code: card, channel and location."""
 
     cards: Integers
     channels: Integers
-    places: Integers
+    locations: Integers
 
 
 @dataclass
@@ -167,7 +167,7 @@ class Draft:
         if self.details and other.details:
             self.details.cards[rows] = other.details.cards
             self.details.channels[rows] = other.details.channels
-            self.details.places[rows] = other.details.places
+            self.details.locations[rows] = other.details.locations
 
 
 class Model(Cells, Protocol):
@@ -184,13 +184,13 @@ class Model(Cells, Protocol):
         ...
 
     @property
-    def places(self) -> Places:
-        """The places of its rows."""
+    def locations(self) -> Locations:
+        """The coordinates of its rows."""
         ...
 
     @property
     def look_back(self) -> int:
-        """The number of earlier cells that a row may look up through `Slots.near`."""
+        """The number of earlier cells that a row may look up through `Slots.lookup`."""
         ...
 
     def draft(self, slots: Slots, *, details: bool) -> Draft:

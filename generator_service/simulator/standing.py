@@ -43,13 +43,13 @@ class StandingOrders:
         due: list[Integers] = []
         owners: list[Integers] = []
         for order in STANDING_ORDERS:
-            words = hashed(key_of("standing orders", seed, order.kind), everyone)
-            has = np.flatnonzero(uniform(words) < order.share * scale)
-            words = mix(words[has])
+            hashes = hashed(key_of("standing orders", seed, order.kind), everyone)
+            has = np.flatnonzero(uniform(hashes) < order.share * scale)
+            hashes = mix(hashes[has])
             weights = np.array(list(order.days.values()))
-            days = np.array(list(order.days))[table_of_shares(weights, 10)[bits(words, 0, 10)]]
+            days = np.array(list(order.days))[table_of_shares(weights, 10)[bits(hashes, 0, 10)]]
             opens, closes = (hour * 60 for hour in order.hours)
-            due.append((days - 1) * MINUTES_OF_DAY + opens + below(words, closes - opens))
+            due.append((days - 1) * MINUTES_OF_DAY + opens + below(hashes, closes - opens))
             owners.append(has)
         minutes = np.concatenate(due)
         # The minutes of a month fit into 16 bits, which numpy sorts by radix.

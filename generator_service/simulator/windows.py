@@ -28,8 +28,8 @@ from generator_service.simulator.handbook import Handbook
 from generator_service.simulator.randomness import (
     Flags,
     Floats,
+    Hashes,
     Integers,
-    Words,
     bits,
     exponential,
     key_of,
@@ -91,7 +91,7 @@ class _Span:
         return int((self.highs - self.lows).sum())
 
 
-class _NearSpan:
+class _SpanLookup:
     """The facts of a span's cells and of the earlier cells that its rows look up."""
 
     def __init__(self, model: Model, span: _Span) -> None:
@@ -105,16 +105,16 @@ class _NearSpan:
 
 
 class _Degrees:
-    """The latitudes or longitudes of all places."""
+    """The latitudes or longitudes of all locations."""
 
-    def __init__(self, of_places: Floats) -> None:
+    def __init__(self, degrees: Floats) -> None:
         # Values are unique: Parquet writers require that of a dictionary.
-        self._values, self._codes = np.unique(of_places, return_inverse=True)
+        self._values, self._codes = np.unique(degrees, return_inverse=True)
         self._dictionary = arrow.buffered(pa.float64(), self._values)
 
-    def at(self, places: Integers, *, encoded: bool) -> arrow.Column:
-        """Return the values of some places, dictionary-encoded or plain."""
-        codes = self._codes[places]
+    def at(self, indices: Integers, *, encoded: bool) -> arrow.Column:
+        """Return the values at some indices, dictionary-encoded or plain."""
+        codes = self._codes[indices]
         if encoded:
             return arrow.encoded(codes, self._dictionary)
         return arrow.buffered(pa.float64(), self._values[codes])
@@ -141,8 +141,8 @@ class Simulator:
         self._report_key = np.uint64(key_of("reports", configuration.seed))
         self._transaction_types = arrow.strings(TRANSACTION_TYPES)
         self._channels = arrow.strings(CHANNELS)
-        self._latitudes = _Degrees(self._model.places.latitudes)
-        self._longitudes = _Degrees(self._model.places.longitudes)
+        self._latitudes = _Degrees(self._model.locations.latitudes)
+        self._longitudes = _Degrees(self._model.locations.longitudes)
 
     # The API
 
@@ -221,11 +221,11 @@ class Simulator:
 
     def transaction(self, transaction_id: str) -> pa.RecordBatch | None:
         """Return the one row with an id, or None when there is none."""
-        place = ids.place_of(self._id_key, transaction_id)
-        if place is None or place[0] < _EARLIEST_CELL:
+        row = ids.row_of(self._id_key, transaction_id)
+        if row is None or row[0] < _EARLIEST_CELL:
             return None
-        slots = single(np.array([place[0]]), np.array([place[1]]), self._model)
-        if not 0 <= place[1] < int(slots.facts.counts[0]):
+        slots = single(np.array([row[0]]), np.array([row[1]]), self._model)
+        if not 0 <= row[1] < int(slots.facts.counts[0]):
             return None
         times = slots.times(self._time_key)
         text = ids.texts(times, self._tails(slots)).tobytes().decode()
@@ -240,7 +240,7 @@ class Simulator:
         return self._model.population.card_batches()
 
     def merchants(self) -> Iterator[pa.RecordBatch]:
-        """Yield the merchants, with their categories and places."""
+        """Yield the merchants, with their categories and coordinates."""
         return self._model.population.merchant_batches()
 
     # From a window to blocks of slots
@@ -286,7 +286,7 @@ class Simulator:
         until = total if stop is None else min(stop - span.position, total)
         if at >= until:
             return
-        near = _NearSpan(self._model, span)
+        lookup = _SpanLookup(self._model, span)
         while at < until:
             upto = min(at + rows, until)
             first = int(np.searchsorted(ends, at, side="right"))
@@ -298,7 +298,7 @@ class Simulator:
             which = np.repeat(np.arange(sizes.size), sizes)
             indices = np.arange(upto - at) + (lows - (np.cumsum(sizes) - sizes))[which]
             cells = np.arange(span.first + first, span.first + last + 1)
-            slots = Slots(cells, span.facts.take(here), which, indices, near)
+            slots = Slots(cells, span.facts.take(here), which, indices, lookup)
             yield span.position + at, slots
             at = upto
 
@@ -327,17 +327,17 @@ class Simulator:
     def _have_arrived(self, slots: Slots, times: Integers, as_of: int) -> Flags:
         if _all_arrived(int(times[-1]), as_of):
             return np.ones(slots.size, dtype=np.bool_)
-        words = mix(slots.roots() ^ self._arrival_key)
-        late = np.flatnonzero(bits(words, 0, 16) < int(_LATE * 65536))
+        hashes = mix(slots.roots() ^ self._arrival_key)
+        late = np.flatnonzero(bits(hashes, 0, 16) < int(_LATE * 65536))
         arrivals = times.copy()
-        delays = (exponential(_part_of(words[late]) * _LATE_LOG) * 1e6).astype(np.int64)
+        delays = (exponential(_part_of(hashes[late]) * _LATE_LOG) * 1e6).astype(np.int64)
         arrivals[late] += np.minimum(delays, LATEST_ARRIVAL)
         return arrivals <= as_of
 
     def _arrived_in(self, span: _Span, as_of: int) -> int:
-        """Count the arrived rows of a span; those of settled cells are not computed."""
-        settled = max((as_of - LATEST_ARRIVAL) // MINUTE - span.first, 0)
-        count = int((span.highs - span.lows)[:settled].sum())
+        """Count the arrived rows of a span; cells that are complete by then are only counted."""
+        complete = max((as_of - LATEST_ARRIVAL) // MINUTE - span.first, 0)
+        count = int((span.highs - span.lows)[:complete].sum())
         for _, slots in self._blocks(span, span.position + count, None):
             times = slots.times(self._time_key)
             if int(times[0]) > as_of:
@@ -347,7 +347,7 @@ class Simulator:
 
     # From slots to Arrow
 
-    def _tails(self, slots: Slots) -> Words:
+    def _tails(self, slots: Slots) -> Hashes:
         return ids.tails(self._id_key, slots.row_cells(), slots.indices)
 
     def _batch(
@@ -374,7 +374,7 @@ class Simulator:
             else population.customer_ids(draft.customers),
             arrow.encoded(details.cards, population.card_numbers)
             if is_encoded("card_number")
-            else arrow.taken(population.card_numbers, details.cards),
+            else arrow.take(population.card_numbers, details.cards),
             arrow.encoded(merchants, population.merchant_ids),
             arrow.encoded(merchants, population.merchant_names),
             arrow.encoded(population.merchant_category[merchants], population.categories),
@@ -383,8 +383,8 @@ class Simulator:
             arrow.decimals(self._hundredths(draft)),
             arrow.encoded(population.merchant_currency[merchants], population.currencies),
             arrow.encoded(population.merchant_country[merchants], population.countries),
-            self._latitudes.at(details.places, encoded=is_encoded("latitude")),
-            self._longitudes.at(details.places, encoded=is_encoded("longitude")),
+            self._latitudes.at(details.locations, encoded=is_encoded("latitude")),
+            self._longitudes.at(details.locations, encoded=is_encoded("longitude")),
             arrow.flags(fraud),
             arrow.encoded(np.maximum(draft.fraud - 1, 0), self._model.scenarios, ~fraud),
             self._parent_ids(slots.size, draft),
@@ -401,8 +401,8 @@ class Simulator:
     ) -> None:
         """Remove the labels of fraud that was not yet known at a moment."""
         rows = np.flatnonzero(draft.fraud)
-        words = mix(slots.select(rows).roots() ^ self._report_key)
-        delays = (exponential(_part_of(words) * _REPORT_LOG) * DAY).astype(np.int64)
+        hashes = mix(slots.select(rows).roots() ^ self._report_key)
+        delays = (exponential(_part_of(hashes) * _REPORT_LOG) * DAY).astype(np.int64)
         draft.fraud[rows[times[rows] + delays > known_by]] = 0
 
     def _parent_ids(self, size: int, draft: Draft) -> arrow.Column:
@@ -419,6 +419,6 @@ def _all_arrived(until: int, as_of: int) -> bool:
     return until + LATEST_ARRIVAL <= as_of
 
 
-def _part_of(words: Words) -> Floats:
-    """Return uniforms in [0, 1) from the upper half of words."""
-    return (words >> 32).astype(np.float64) * 2.0**-32
+def _part_of(hashes: Hashes) -> Floats:
+    """Return uniforms in [0, 1) from the upper half of hashes."""
+    return (hashes >> 32).astype(np.float64) * 2.0**-32

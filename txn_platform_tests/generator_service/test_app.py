@@ -618,8 +618,8 @@ def test_a_moment_is_read_as_it_is_written(moment: int):
 # Streams.
 
 
-def threads_ahead() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+def prefetch_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 
 @pytest.fixture
@@ -647,8 +647,8 @@ def test_rows_stop_being_made_when_the_client_goes(
     with service.client.stream("GET", WINDOW_PATH, params=parameters) as response:
         chunks = response.iter_raw()
         assert next(chunks)
-        assert threads_ahead()
-    assert eventually(lambda: not threads_ahead())
+        assert prefetch_threads()
+    assert eventually(lambda: not prefetch_threads())
     assert service.get("/healthz").status_code == 200
 
 

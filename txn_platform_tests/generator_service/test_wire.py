@@ -19,18 +19,18 @@ from hypothesis import strategies as st
 
 from generator_service import wire
 from generator_service.simulator import SCHEMA, Configuration, Simulator, Window
-from generator_service.wire import Format, ReadAhead, encode, text_batches, text_schema
+from generator_service.wire import Format, Prefetch, encode, text_batches, text_schema
 
 HOUR = 3_600_000_000
 START = 1_793_491_200_000_000  # 2026-11-01T00:00:00Z
 WINDOW = Window(START, START + HOUR)
 
-WORDS = pa.dictionary(pa.int32(), pa.string())
+VALUES = pa.dictionary(pa.int32(), pa.string())
 MIXED = pa.schema(
     {
         "id": pa.string(),
         "at": pa.timestamp("us", tz="UTC"),
-        "word": WORDS,
+        "word": VALUES,
         "amount": pa.decimal128(18, 2),
         "place": pa.float64(),
         "flag": pa.bool_(),
@@ -192,7 +192,7 @@ def test_any_text_survives_ndjson_and_csv(first: list[dict], second: list[dict])
 
 
 def test_csv_quotes_only_what_needs_it():
-    schema = pa.schema({"a": pa.string(), "b": WORDS})
+    schema = pa.schema({"a": pa.string(), "b": VALUES})
     batch = pa.RecordBatch.from_pydict(
         {"a": ["plain", 'a "b"', "c,d", "", None], "b": ["x y", "e\nf", None, "", "ü"]}, schema
     )
@@ -202,8 +202,8 @@ def test_csv_quotes_only_what_needs_it():
 
 
 def test_a_slice_writes_its_own_rows_only():
-    words = pa.array(["a", None, "b", "c"], WORDS)
-    batch = pa.RecordBatch.from_pydict({"id": pa.array(["1", '"', "3", None]), "word": words})
+    values = pa.array(["a", None, "b", "c"], VALUES)
+    batch = pa.RecordBatch.from_pydict({"id": pa.array(["1", '"', "3", None]), "word": values})
     assert lines([batch.slice(1, 2)], Format.NDJSON) == (
         b'{"id":"\\"","word":null}\n{"id":"3","word":"b"}\n'
     )
@@ -299,13 +299,13 @@ def test_json_is_no_stream():
 # Threads.
 
 
-def test_read_ahead_gives_the_items_in_order():
-    with ReadAhead(iter(range(100)), 3) as prefetch:
+def test_prefetch_gives_the_items_in_order():
+    with Prefetch(iter(range(100)), 3) as prefetch:
         assert list(prefetch) == list(range(100))
         assert list(prefetch) == []
 
 
-def test_read_ahead_is_no_further_ahead_than_its_depth():
+def test_prefetch_makes_no_more_items_than_its_depth():
     made = threading.Semaphore(0)
 
     def items():
@@ -313,7 +313,7 @@ def test_read_ahead_is_no_further_ahead_than_its_depth():
             made.release()
             yield item
 
-    with ReadAhead(items(), 3) as prefetch:
+    with Prefetch(items(), 3) as prefetch:
         for _ in range(3):
             assert made.acquire(timeout=10)
         # Nobody took one: there is no fourth, however long one waits.
@@ -322,18 +322,18 @@ def test_read_ahead_is_no_further_ahead_than_its_depth():
         assert made.acquire(timeout=10)
 
 
-def test_read_ahead_passes_on_what_fails():
+def test_prefetch_passes_on_an_error():
     def items():
         yield 1
         raise OSError("disk on fire")
 
-    with ReadAhead(items(), 3) as prefetch:
+    with Prefetch(items(), 3) as prefetch:
         assert next(prefetch) == 1
         with pytest.raises(OSError, match="disk on fire"):
             next(prefetch)
 
 
-def test_read_ahead_ends_its_thread_and_its_items_when_closed():
+def test_prefetch_ends_its_thread_and_its_items_when_closed():
     ended = threading.Event()
 
     def items():
@@ -343,7 +343,7 @@ def test_read_ahead_ends_its_thread_and_its_items_when_closed():
         finally:
             ended.set()
 
-    prefetch = ReadAhead(items(), 3)
+    prefetch = Prefetch(items(), 3)
     assert next(prefetch) == 1
     prefetch.close()
     prefetch.thread.join(timeout=10)
