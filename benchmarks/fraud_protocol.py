@@ -209,10 +209,10 @@ def learn(rows: Rows) -> dict[str, Scores]:
     features = features_of(rows)
     train, test = split(rows)
     scaler = StandardScaler().fit(features[train])
-    learnt, judged = scaler.transform(features[train]), scaler.transform(features[test])
+    learnt, scored = scaler.transform(features[train]), scaler.transform(features[test])
     found: dict[str, Scores] = {}
     for name, make in MODELS.items():
-        scores = make().fit(learnt, rows.fraud[train]).predict_proba(judged)[:, 1]
+        scores = make().fit(learnt, rows.fraud[train]).predict_proba(scored)[:, 1]
         found[name] = Scores(
             float(roc_auc_score(rows.fraud[test], scores)),
             float(average_precision_score(rows.fraud[test], scores)),
@@ -300,8 +300,8 @@ def main() -> int:
         targets = [TARGETS[preset].get(name) for name in models]
         lines = [*map(_line, models, models.values(), targets)]
         lines.append(_line(f"{best}, alone", columns[best], leak))
-        judged = [*zip(models.values(), targets, strict=True), (columns[best], leak)]
-        good &= all(_inside(scores, target) for scores, target in judged if target)
+        scored = [*zip(models.values(), targets, strict=True), (columns[best], leak)]
+        good &= all(_inside(scores, target) for scores, target in scored if target)
         report[preset] = {
             "rows": rows.time.size,
             "fraud": float(rows.fraud.mean()),

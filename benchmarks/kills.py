@@ -1,8 +1,8 @@
 """SIGKILL at random moments of `txn run`, of the generator and of the S3 server.
 
-A window is taken back and forth between two contents; each time something is killed on the way, and
+A window changes between two contents again and again; each time something is killed meanwhile, and
 then every object must be the whole old or the whole new one, the next run must complete the window,
-the totals must reconcile, and nothing may stay behind.
+the totals must reconcile, and nothing may be left behind.
 
     python benchmarks/kills.py [--kills N] [--seed S] [--store directory|s3] [--tps N]
 
@@ -42,7 +42,7 @@ PARTITION = "2026-11-01-18:00"
 
 
 def victims(kills: int, store: str, chance: random.Random) -> list[str]:
-    """What is killed, in a random order."""
+    """Return the processes to kill, in a random order."""
     servers = ["generator", "S3 server" if store == "s3" else "generator"]
     of_ten = [*["run"] * 7, "cold run", *servers]
     chosen = [of_ten[number % len(of_ten)] for number in range(kills)]
@@ -51,7 +51,7 @@ def victims(kills: int, store: str, chance: random.Random) -> list[str]:
 
 
 def main() -> None:
-    """Kill, judge, and print what was met; exit code 1 when the promise was broken."""
+    """Kill, check, and print the results; exit code 1 when the promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
@@ -63,18 +63,18 @@ def main() -> None:
     met: Counter[Kill] = Counter()
     violations: list[str] = []
     with ExitStack() as running:
-        place = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
         sources = [
             running.enter_context(Source(SEED=str(seed), TPS=str(asked.tps))) for seed in (1, 2)
         ]
         old, new = (
-            version_of(source, PARTITION, place / f"version-{number}")
+            version_of(source, PARTITION, scratch / f"version-{number}")
             for number, source in enumerate(sources)
         )
-        server = running.enter_context(S3Server(place / "s3")) if asked.store == "s3" else None
+        server = running.enter_context(S3Server(scratch / "s3")) if asked.store == "s3" else None
 
         def begin() -> Killing:
-            directory = place / f"world-{len(violations)}"
+            directory = scratch / f"world-{len(violations)}"
             store = S3Store(server.endpoint) if server else DirectoryStore(directory)
             return Killing(World(directory, store), (old, new), PARTITION)
 

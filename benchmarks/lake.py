@@ -1,4 +1,4 @@
-"""A window from the source to the lake: the platform, those who do the same, and the floor.
+"""A window from the source to the lake: the platform, its peers, and the floor.
 
 All take the same hour from the same running generator on the same machine, in turns; the slow ones
 take its first part. A run is the whole process, its start and imports included. Of each contender
@@ -55,11 +55,11 @@ PACKAGES = ("dagster", "polars", "pyarrow", "dlt", "pydantic", "pandas", "boto3"
 
 @dataclass(frozen=True)
 class Contender:
-    """Somebody who lands a window.
+    """A program that lands a window.
 
     Attributes:
-        does: what, for the table.
-        lake: where to, of `measuring.LAKES`.
+        does: its work, for the table.
+        lake: its kind of lake, of `measuring.LAKES`.
         command: from the generator's URL, the end of the window and the lake.
         tables: the folders of the lake in which each row is once; the first is what readers get.
         slow: whether it gets the first part of the window only.
@@ -82,8 +82,8 @@ def _peer(name: str) -> Callable[[str, str, Lake], list[str]]:
     script = str(Path(__file__).with_name("peers.py"))
 
     def command(url: str, end: str, lake: Lake) -> list[str]:
-        place = f"s3://{lake.root}" if "AWS_BUCKET_NAME" in lake.variables else lake.root
-        return [sys.executable, script, name, url, iso(WINDOW.start), end, place]
+        destination = f"s3://{lake.root}" if "AWS_BUCKET_NAME" in lake.variables else lake.root
+        return [sys.executable, script, name, url, iso(WINDOW.start), end, destination]
 
     return command
 
@@ -110,7 +110,7 @@ CONTENDERS = {
     "floor": Contender("generate, write", "directory", _floor),
 }
 
-# Like beside like: from the same wire where there is a choice, to the same kind of lake.
+# Comparable pairs: from the same wire where there is a choice, to the same kind of lake.
 RATIOS = (
     ("rows/s, ours / dlt REST, to a directory", "ours, directory", "dlt, REST", 20),
     ("rows/s, ours / row by row, to S3", "ours, S3", "row by row, S3", 12),
@@ -130,7 +130,7 @@ def run(
             **served_by,
             **lake.variables,
             **dict(contender.variables),
-            # dlt's own state and its reports to its makers.
+            # dlt's own state, and no telemetry.
             "DLT_DATA_DIR": str(lake.directory / "dlt"),
             "RUNTIME__DLTHUB_TELEMETRY": "false",
         }
@@ -143,7 +143,7 @@ def run(
 
 
 def compete(names: list[str], rows: int, slow_rows: int, runs: int) -> list[dict[str, Any]]:
-    """Run the contenders in turns: what each did."""
+    """Run the contenders in turns; return their results."""
     found: dict[str, dict[str, Any]] = {}
     part = WINDOW.start + WINDOW_LENGTH * min(1, slow_rows / rows)
     with served(rows) as served_by:
@@ -201,7 +201,7 @@ def grid_of(contenders: list[dict[str, Any]]) -> Grid:
 
 
 def targets_of(contenders: list[dict[str, Any]]) -> list[Target]:
-    """The ratios between those who ran."""
+    """Return the ratios between the contenders that ran."""
     by = {entry["name"]: entry for entry in contenders}
     found = [
         Target(name, by[one]["rows_per_second"] / by[other]["rows_per_second"], bound, least=True)
@@ -243,7 +243,7 @@ def draw(contenders: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Let them run, print the table, keep it as JSON, picture and page."""
+    """Run the contenders, print the table, and store it as JSON, picture and page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

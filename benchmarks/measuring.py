@@ -1,7 +1,7 @@
 """What the measurements share: a generator, a store, a process measured, a page written.
 
-Here: how it is measured, and how results get to the screen and into docs/. Not here: what is
-measured, which is each script's own matter. Linux only, for it reads /proc.
+This module measures, and writes results to the screen and into docs/. Each script decides what it
+measures. Linux only, because it reads /proc.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _KEYS = {"access_key": "key-of-benchmarks", "secret_key": "secret-of-benchmarks"
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """This process's environment without settings of the machine's, and with `more`."""
+    """Return this process's environment without the machine's own settings, and with `more`."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(_OTHERS_SETTINGS)
     }
@@ -70,7 +70,7 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 
 class Measured(NamedTuple):
-    """What a command took: seconds on the clock from its start to its end, and memory.
+    """The cost of a command: seconds on the clock from its start to its end, and memory.
 
     `peak_mb` is the most its tree of processes held at once, in 10^6 bytes: the kernel's own
     high-water mark of the largest one's resident set, or the sum of their proportional sets, in
@@ -84,8 +84,8 @@ class Measured(NamedTuple):
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str], directory: Path) -> Measured:
-    """Run a command in a directory; SystemExit, with its last words, when it fails."""
-    # What earlier runs wrote goes to the disk in nobody's time.
+    """Run a command in a directory; SystemExit, with the end of its output, when it fails."""
+    # Earlier writes go to the disk before the clock starts.
     os.sync()
     output = directory / "output.txt"
     with output.open("wb") as log:
@@ -113,7 +113,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], directory: P
 
 
 class Watch:
-    """Looks at the memory of a tree of processes as long as its block lasts.
+    """Reads the memory of a tree of processes while its block runs.
 
     Attributes:
         peak_mb: as in `Measured`.
@@ -163,7 +163,7 @@ def _kilobytes(pid: int, file: str, field: str) -> int:
 
 
 class Stored(NamedTuple):
-    """What is in a lake: rows of some of its tables, bytes of the first, bytes of everything."""
+    """The size of a lake: rows of some of its tables, bytes of the first, bytes of everything."""
 
     rows: int
     published_bytes: int
@@ -172,10 +172,10 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class Lake:
-    """An empty place to write to.
+    """An empty lake.
 
     Attributes:
-        directory: where whoever writes to it runs, also on S3.
+        directory: the working directory of its writer, also for S3.
         variables: the platform's settings that name it.
         root: where it is, for `files`.
         files: how to look into it.
@@ -187,7 +187,7 @@ class Lake:
     files: fs.FileSystem
 
     def stored(self, *tables: str) -> Stored:
-        """What was written: the rows of the Parquet files below folders of these names."""
+        """Return the size of the Parquet files below folders of these names."""
         found = self.files.get_file_info(fs.FileSelector(self.root, recursive=True))
         files = [file for file in found if file.is_file]
         parquet = [
@@ -206,7 +206,7 @@ class Lake:
 
 @contextmanager
 def directory_lake() -> Iterator[Lake]:
-    """A lake in a new directory, gone afterwards."""
+    """A lake in a new directory, which is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="txn-bench-") as name:
         root = Path(name, "home", "lake")
         root.mkdir(parents=True)
@@ -215,7 +215,7 @@ def directory_lake() -> Iterator[Lake]:
 
 @contextmanager
 def s3_lake() -> Iterator[Lake]:
-    """A lake on a SeaweedFS of its own, gone afterwards; its memory is not the contender's."""
+    """A lake on a new SeaweedFS, which is removed afterwards and whose memory does not count."""
     with tempfile.TemporaryDirectory(prefix="txn-bench-") as name:
         work = Path(name, "work")
         work.mkdir()
@@ -246,7 +246,7 @@ def served(rows: int, defects: str = "") -> Iterator[dict[str, str]]:
     """A running generator with about so many rows in WINDOW.
 
     Yields:
-        The environment of those who measure against it.
+        The environment of contenders that use it.
     """
     variables = clean_environment(GENERATOR_TPS=str(rows / 3600), GENERATOR_DEFECTS=defects)
     with tempfile.TemporaryDirectory(prefix="txn-bench-") as directory:
@@ -256,13 +256,13 @@ def served(rows: int, defects: str = "") -> Iterator[dict[str, str]]:
 
 
 def rows_sent(url: str, start: datetime, end: datetime) -> int:
-    """How many rows the source says it has."""
+    """Return the number of rows that the source states."""
     path = f"{url}/v1/control-totals?start={iso(start)}&end={iso(end)}"
     return json.loads(urllib3.request("GET", path, timeout=600).data)["rows"]
 
 
 def materialize(partition: str) -> list[str]:
-    """The platform's command, as a user types it."""
+    """Return the platform's command, as a user types it."""
     return [
         *(str(PROGRAMS / "dagster"), "asset", "materialize", "-m", "txn_platform.definitions"),
         *("--select", "*", "--partition", partition),
@@ -270,7 +270,7 @@ def materialize(partition: str) -> list[str]:
 
 
 def page_option(parser: argparse.ArgumentParser) -> None:
-    """Let the caller name another page; that it is there is seen before anything is measured."""
+    """Add the option for another page; a missing page fails before anything is measured."""
 
     def existing(name: str) -> Path:
         if not Path(name).is_file():
@@ -281,7 +281,7 @@ def page_option(parser: argparse.ArgumentParser) -> None:
 
 
 def conditions(*packages: str) -> dict[str, Any]:
-    """When and with what it is measured: for the page."""
+    """Return the date, machine and versions of a measurement, for the page."""
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {
@@ -313,7 +313,7 @@ class Grid(NamedTuple):
     rows: list[tuple[str, ...]]
 
     def print(self) -> None:
-        """Show it, unless it is empty."""
+        """Print the table, unless it is empty."""
         if not self.rows:
             return
         table = Table(title=self.title, title_justify="left", box=None, padding=(0, 2, 0, 0))
@@ -321,18 +321,18 @@ class Grid(NamedTuple):
             table.add_column(name, justify="right" if index else "left")
         for row in self.rows:
             table.add_row(*row)
-        # What is no terminal, a file or a pipe, has room for whole lines.
+        # Files and pipes have no width: lines stay whole.
         Console(width=None if sys.stdout.isatty() else 200).print(table)
 
     def markdown(self) -> str:
-        """The same for the page."""
+        """Return the table as Markdown."""
         line = "|".join([" --- ", *[" ---: "] * (len(self.names) - 1)])
         rows = "\n".join(f"| {' | '.join(row)} |" for row in self.rows)
         return f"{self.title}:\n\n| {' | '.join(self.names)} |\n|{line}|\n{rows}"
 
 
 class Target(NamedTuple):
-    """A figure and what it should be."""
+    """A figure and its target."""
 
     name: str
     value: float
@@ -341,7 +341,7 @@ class Target(NamedTuple):
     """Whether the bound is the least value rather than the most."""
 
     def row(self) -> tuple[str, ...]:
-        """For a grid."""
+        """Return a row of a table."""
         held = self.value >= self.bound if self.least else self.value <= self.bound
         sign = "≥" if self.least else "≤"
         result = "held" if held else "MISSED"
@@ -350,7 +350,7 @@ class Target(NamedTuple):
 
 
 def targets_grid(targets: Sequence[Target]) -> Grid:
-    """Figures beside their targets."""
+    """Return a table of figures and their targets."""
     names = ("figure", "measured", "target", "")
     return Grid("Against the targets", names, [target.row() for target in targets])
 
@@ -358,7 +358,7 @@ def targets_grid(targets: Sequence[Target]) -> Grid:
 def write_results(
     page: Path, name: str, results: dict[str, Any], grids: Sequence[Grid], picture: str | None
 ) -> Path:
-    """Keep the results as JSON beside the page, and say them in its section of this name.
+    """Store the results as JSON beside the page, and write them into its section of this name.
 
     Args:
         page: has the lines `<!-- NAME: begin -->` and `<!-- NAME: end -->`; what is between them

@@ -191,7 +191,7 @@ def _changes_of_operators(
             other = ast.Or() if isinstance(operator, ast.And) else ast.And()
             yield "and/or", node, f"({ast.unparse(ast.BoolOp(other, values))})"
             for index in range(len(values)):
-                rest = [value for place, value in enumerate(values) if place != index]
+                rest = [value for other, value in enumerate(values) if other != index]
                 kept = rest[0] if len(rest) == 1 else ast.BoolOp(operator, rest)
                 yield "condition dropped", node, f"({ast.unparse(kept)})"
         case ast.UnaryOp(ast.Not(), operand):
@@ -242,7 +242,7 @@ def _changes_of_statements(
             yield "loop", node, "break"
         case ast.Call(function, arguments, keywords) if keywords:
             for index in range(len(keywords)):
-                rest = [each for place, each in enumerate(keywords) if place != index]
+                rest = [each for other, each in enumerate(keywords) if other != index]
                 yield "argument dropped", node, ast.unparse(ast.Call(function, arguments, rest))
         case _:
             return
@@ -263,7 +263,7 @@ def _run(command: list[str], tree: Path, seconds: float, **environment: str) -> 
     except subprocess.TimeoutExpired:
         return None
     finally:
-        # A mutant can leave children behind.
+        # A mutant can leave processes behind.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -372,11 +372,11 @@ def _meet_tests(mutant: Mutant, tests: Tests, tree: Path, most: float) -> Outcom
 
 
 def _within(nodes: list[str], tests: Tests, most: float) -> list[str]:
-    """As many of the tests as take so many seconds together, and one at least."""
-    taken = 0.0
+    """Return the first tests that take at most so many seconds together, at least one."""
+    seconds = 0.0
     for number, node in enumerate(nodes):
-        taken += tests.seconds.get(node, 1.0)
-        if taken > most:
+        seconds += tests.seconds.get(node, 1.0)
+        if seconds > most:
             return nodes[: max(number, 1)]
     return nodes
 
@@ -391,7 +391,7 @@ def _sample(tree: Path, modules: list[str], count: int, seed: int) -> list[Mutan
 
 
 def main() -> None:
-    """Make mutants, meet them with tests, and tell what became of them."""
+    """Make mutants, run the tests on them, and print the outcomes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -425,9 +425,9 @@ def main() -> None:
         outcomes: list[Outcome] = []
         if options.resume:
             outcomes += [Outcome(**each) for each in json.loads(options.output.read_text())]
-        judged = {(each.path, each.line, each.kind, each.change) for each in outcomes}
+        known = {(each.path, each.line, each.kind, each.change) for each in outcomes}
         left = [
-            each for each in sample if (each.path, each.line, each.kind, each.change) not in judged
+            each for each in sample if (each.path, each.line, each.kind, each.change) not in known
         ]
 
         def work(mutant: Mutant) -> None:

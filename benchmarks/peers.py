@@ -1,9 +1,9 @@
-"""What others would write to land a window of the same source, each with its library's defaults.
+"""Other ways to land a window of the same source, each with the defaults of its library.
 
-    python benchmarks/peers.py dlt-rest|dlt-arrow|row-by-row URL START END PLACE
+    python benchmarks/peers.py dlt-rest|dlt-arrow|row-by-row URL START END DESTINATION
 
-PLACE is a directory for dlt, and s3://bucket/prefix for row-by-row, which takes the S3's address
-and keys from AWS_ variables. Each contender imports what it needs and nothing of the platform.
+DESTINATION is a directory for dlt, and s3://bucket/prefix for row-by-row, which takes the S3's
+address and keys from AWS_ variables. Each contender imports what it needs and nothing of the platform.
 """
 
 import sys
@@ -17,7 +17,7 @@ from urllib.parse import urljoin
 PAGE_ROWS = 50_000
 
 
-def dlt_rest(url: str, start: str, end: str, place: str) -> None:
+def dlt_rest(url: str, start: str, end: str, destination: str) -> None:
     """Use dlt's REST source and its filesystem destination: fetch, normalise, write Parquet."""
     from dlt.sources.rest_api import rest_api_source
 
@@ -40,11 +40,11 @@ def dlt_rest(url: str, start: str, end: str, place: str) -> None:
             ],
         }
     )
-    _load(source, place)
+    _load(source, destination)
 
 
-def dlt_arrow(url: str, start: str, end: str, place: str) -> None:
-    """Use dlt with a resource of Arrow tables: fetch, write Parquet; nothing is looked at."""
+def dlt_arrow(url: str, start: str, end: str, destination: str) -> None:
+    """Use dlt with a resource of Arrow tables: fetch, write Parquet, check nothing."""
     import dlt
     import pyarrow as pa
     import requests
@@ -60,22 +60,22 @@ def dlt_arrow(url: str, start: str, end: str, place: str) -> None:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
 
-    _load(transactions(), place)
+    _load(transactions(), destination)
 
 
-def _load(data: Any, place: str) -> None:
+def _load(data: Any, destination: str) -> None:
     import dlt
 
     pipeline = dlt.pipeline(
         pipeline_name="transactions",
-        destination=dlt.destinations.filesystem(bucket_url=Path(place).as_uri()),
+        destination=dlt.destinations.filesystem(bucket_url=Path(destination).as_uri()),
         dataset_name="lake",
         pipelines_dir=str(Path.cwd() / "pipelines"),
     )
     pipeline.run(data, loader_file_format="parquet").raise_on_failed_jobs()
 
 
-def row_by_row(url: str, start: str, end: str, place: str) -> None:
+def row_by_row(url: str, start: str, end: str, destination: str) -> None:
     """Use requests, pydantic, pandas and boto3: pages of JSON, a model a row, one object put."""
     import io
 
@@ -85,7 +85,7 @@ def row_by_row(url: str, start: str, end: str, place: str) -> None:
     from pydantic import AwareDatetime, BaseModel, Field
 
     class Transaction(BaseModel):
-        """What pydantic users write for such rows; it says less than the contract does."""
+        """A usual pydantic model of such rows; it has fewer rules than the contract."""
 
         transaction_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]
         transaction_at: AwareDatetime
@@ -123,7 +123,7 @@ def row_by_row(url: str, start: str, end: str, place: str) -> None:
         address, query = page["next"] and urljoin(url, page["next"]), None
     body = io.BytesIO()
     pd.DataFrame(rows).to_parquet(body, index=False)
-    bucket, _, prefix = place.removeprefix("s3://").partition("/")
+    bucket, _, prefix = destination.removeprefix("s3://").partition("/")
     boto3.client("s3").put_object(
         Bucket=bucket, Key=f"{prefix}/transactions/part-0.parquet", Body=body.getvalue()
     )
@@ -138,8 +138,8 @@ PEERS: dict[str, Callable[[str, str, str, str], None]] = {
 
 def main() -> None:
     """Run one contender."""
-    name, url, start, end, place = sys.argv[1:]
-    PEERS[name](url, start, end, place)
+    name, url, start, end, destination = sys.argv[1:]
+    PEERS[name](url, start, end, destination)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ PARTITION = "2026-11-01-18:00"
 
 
 def main() -> None:
-    """Race, judge, and print what was met; exit code 1 when the promise was broken."""
+    """Race, check, and print the results; exit code 1 when the promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=20)
@@ -46,11 +46,11 @@ def main() -> None:
     violations = 0
     published: list[int] = []
     with ExitStack() as running:
-        place = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        server = running.enter_context(S3Server(place / "s3")) if asked.store == "s3" else None
+        scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        server = running.enter_context(S3Server(scratch / "s3")) if asked.store == "s3" else None
 
         def world(name: str) -> World:
-            directory = place / name
+            directory = scratch / name
             store = S3Store(server.endpoint) if server else DirectoryStore(directory)
             return World(directory, store)
 
@@ -59,7 +59,7 @@ def main() -> None:
             for seed in range(asked.processes)
         ]
         versions = [
-            version_of(source, PARTITION, place / f"version-{number}")
+            version_of(source, PARTITION, scratch / f"version-{number}")
             for number, source in enumerate(track(sources, "learning versions", console=console))
         ]
         racing = world("race")
@@ -75,7 +75,7 @@ def main() -> None:
             for number in range(asked.partitions)
         ]
         apart = world("apart")
-        apart.delta = f"s3://{server.endpoint.bucket}/delta" if server else str(place / "delta")
+        apart.delta = f"s3://{server.endpoint.bucket}/delta" if server else str(scratch / "delta")
         try:
             side_by_side(apart, sources[0], partitions, asked.processes)
         except Violation as violation:

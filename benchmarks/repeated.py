@@ -1,4 +1,4 @@
-"""Run the tests many times on a machine that is busy with other things, and say what failed once.
+"""Run the tests many times on a machine that is busy with other things, and report every failure.
 
 `nice`d processes that do nothing but count keep the cores busy. Ends with exit code 1 when any of
 the runs failed; each run's output is kept.
@@ -26,7 +26,7 @@ def _busy(count: int, running: ExitStack) -> None:
 
 
 def main() -> int:
-    """Run them, and print a line a run."""
+    """Run the tests, and print a line for each run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--busy", type=int, default=2, help="how many cores are kept busy")

@@ -35,7 +35,7 @@ FIRST = datetime(2026, 11, 1, tzinfo=UTC)
 
 
 def main() -> None:
-    """Soak, judge, and say what was met; exit code 1 when the promise was broken."""
+    """Soak, check, and print the results; exit code 1 when the promise was broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--windows", type=int, default=24)
     parser.add_argument("--processes", type=int, default=4)
@@ -50,13 +50,13 @@ def main() -> None:
     as_of = iso(starts[-1] + timedelta(hours=1, minutes=1))
     chance = random.Random(asked.seed)  # noqa: S311 - no secret
     with ExitStack() as running:
-        place = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
         source = running.enter_context(Source(DEFECTS=asked.defects, TPS=str(asked.tps)))
         proxy = running.enter_context(FaultyProxy(source.url, asked.faults, chance))
-        server = running.enter_context(S3Server(place / "s3")) if asked.store == "s3" else None
-        store = S3Store(server.endpoint) if server else DirectoryStore(place / "world")
+        server = running.enter_context(S3Server(scratch / "s3")) if asked.store == "s3" else None
+        store = S3Store(server.endpoint) if server else DirectoryStore(scratch / "world")
         soak = Soak(
-            World(place / "world", store),
+            World(scratch / "world", store),
             source,
             proxy,
             [Window(start).partition_key for start in starts],

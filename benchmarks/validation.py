@@ -1,4 +1,4 @@
-"""How fast rows are judged, reasons included, against pydantic reading the same rows as JSON.
+"""How fast rows are validated, with their reasons, against pydantic reading the same rows as JSON.
 
 The rows are the generator's, as text, in memory; alternating in one run, the median counts.
 
@@ -71,12 +71,12 @@ def sent(rows: int, defects: str) -> tuple[list[pa.RecordBatch], bytes]:
 
 
 def ours(batches: list[pa.RecordBatch]) -> int:
-    """Judge all rows: the quarantined ones."""
+    """Validate all rows; return the number of quarantined ones."""
     repeats = find_repeats(
         lambda names: (batch if names is None else batch.select(names) for batch in batches)
     )
     return sum(
-        judged.quarantined.num_rows for judged in map(Validator(WINDOW, repeats).validate, batches)
+        result.quarantined.num_rows for result in map(Validator(WINDOW, repeats).validate, batches)
     )
 
 

@@ -1,8 +1,8 @@
-"""What breaks things on purpose, and what judges the lake afterwards.
+"""Breaks things on purpose, and checks the lake afterwards.
 
-Shared by the tests and by `benchmarks/kills.py`, `races.py` and `soak.py`. The lake is looked at
-with other eyes than the platform's: files, boto3 and DuckDB. What a run is told and how it ends is
-the real `txn run`, in a process of its own.
+Shared by the tests and by `benchmarks/kills.py`, `races.py` and `soak.py`. Files, boto3
+and DuckDB read the lake, not the platform's own code. A run is the real `txn run`, in its own
+process.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ASSETS: Final = (
 )
 PUBLISHED: Final = "s3_parquet_transactions"
 QUARANTINED: Final = "quarantined_transactions"
-# Bad rows enough that every version has a quarantine of its own.
+# Enough bad rows for every version to have its own quarantine.
 DEFECTS: Final = "amount_scale:0.005,currency_unknown:0.005,duplicate_id:0.005,null_field:0.005"
 SMALL: Final = {
     "GENERATOR_TPS": "1",
@@ -63,7 +63,7 @@ SMALL: Final = {
     "GENERATOR_MERCHANTS": "100",
     "GENERATOR_DEFECTS": DEFECTS,
 }
-# As control totals count: what is no plain amount counts as a row only.
+# As in control totals: a value that is no plain amount counts as a row only.
 _AMOUNT_AS_SENT: Final = (
     "case when regexp_full_match(amount, '-?[0-9]{1,16}([.][0-9]{1,2})?')"
     " then amount::decimal(38, 2) end"
@@ -71,11 +71,11 @@ _AMOUNT_AS_SENT: Final = (
 # Every process that a run starts has the world's mark in its environment.
 _MARK: Final = "STARTED_BY_CHAOS"
 _RUN_SECONDS: Final = 120
-# As many times as long as a forked run.
+# A cold run takes so many times as long as a forked one.
 _COLD_RUNS_TAKE: Final = 4
 
 
-class Violation(AssertionError):  # noqa: N818 - it says what happened
+class Violation(AssertionError):  # noqa: N818 - the name says what happened
     """The promise was broken; says how."""
 
 
@@ -89,40 +89,40 @@ def require(holds: bool, message: str | Callable[[], str]) -> None:
 
 
 def moments(count: int, chance: random.Random) -> list[float]:
-    """Random shares of a time, spread over it as evenly as so many can be, in no order."""
+    """Return random shares of a time, evenly spread over it, in random order."""
     found = [(index + chance.random()) / count for index in range(count)]
     chance.shuffle(found)
     return found
 
 
 def object_key(asset: str, partition: str) -> str:
-    """Where an object must be, by the README."""
+    """Return the key of an object, as the README has it."""
     date, hour = partition[:10], partition[11:13]
     return f"{asset}/event_date={date}/event_hour={hour}/part-0.parquet"
 
 
 @dataclass
 class Run:
-    """A `txn run` in a process of its own."""
+    """A `txn run` in its own process."""
 
     process: BaseProcess
     output: Path
 
     def wait(self) -> int:
-        """Its exit code, when it has ended by itself."""
+        """Wait until it ends by itself, and return its exit code."""
         self.process.join(_RUN_SECONDS)
         require(self.process.exitcode is not None, lambda: f"a run hangs: {self.printed()}")
         return self.process.exitcode or 0
 
     def kill(self) -> bool:
-        """SIGKILL; whether it had ended before."""
+        """Send SIGKILL; return whether it had ended before."""
         ended = self.process.exitcode is not None
         self.process.kill()
         self.process.join()
         return ended
 
     def printed(self) -> str:
-        """Its output; empty before it has begun."""
+        """Return its output; empty before it has begun."""
         with suppress(FileNotFoundError):
             return self.output.read_text(errors="replace")
         return ""
@@ -140,27 +140,27 @@ class Source:
     def __init__(self, **settings: str) -> None:
         self.settings = {f"GENERATOR_{name}": value for name, value in settings.items()}
         self._environment = {**os.environ, **SMALL, **self.settings}
-        # Not any port: one that no outgoing connection takes while the generator is down.
+        # A port that no outgoing connection can use while the generator is down.
         (self._port,) = free_ports(1)
-        self._child = self._start()
-        self.url = generator_url(self._child)
+        self._process = self._start()
+        self.url = generator_url(self._process)
 
     def _start(self) -> ManagedProcess:
         return generator_child(port=self._port, environment=self._environment)
 
     def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self._child.pid, signal.SIGKILL)
-        self._child.stop()
+        """Send SIGKILL."""
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.stop()
 
     def restart(self) -> None:
-        """Start it again where it was."""
-        self._child.stop()
-        self._child = self._start()
-        generator_url(self._child)
+        """Start it again at the same address."""
+        self._process.stop()
+        self._process = self._start()
+        generator_url(self._process)
 
     def sent(self, partition: str, **query: str) -> tuple[int, Decimal]:
-        """Rows and amount of a window, by its own word."""
+        """Return rows and amount of a window, as the source states them."""
         window = Window.of_partition(partition)
         asked = {"start": iso(window.start), "end": iso(window.end), **query}
         address = f"{self.url}/v1/control-totals?{urlencode(asked)}"
@@ -172,20 +172,20 @@ class Source:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._child.stop()
+        self._process.stop()
 
 
 class Store(Protocol):
-    """Where a lake is, seen from outside."""
+    """The store of a lake, seen from outside."""
 
     environment: dict[str, str]
 
     def objects(self) -> dict[str, bytes]:
-        """Every object of the lake, by its key."""
+        """Return every object of the lake, by its key."""
         ...
 
-    def strays(self) -> list[str]:
-        """What is in the store and is no object of the lake."""
+    def leftovers(self) -> list[str]:
+        """Return everything in the store that is no object of the lake."""
         ...
 
 
@@ -200,15 +200,15 @@ class DirectoryStore:
         return [path for path in self._lake.rglob("*") if path.is_file()]
 
     def objects(self) -> dict[str, bytes]:
-        """Every object of the lake, by its key."""
+        """Return every object of the lake, by its key."""
         return {
             path.relative_to(self._lake).as_posix(): path.read_bytes()
             for path in self._files()
             if path.suffix == ".parquet"
         }
 
-    def strays(self) -> list[str]:
-        """Other files; those that are staged are the directory's."""
+    def leftovers(self) -> list[str]:
+        """Return other files; staged files belong to the directory."""
         return [str(path) for path in self._files() if path.suffix not in {".parquet", ".staging"}]
 
 
@@ -238,7 +238,7 @@ class S3Store:
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
     def objects(self) -> dict[str, bytes]:
-        """Every object of the lake, by its key."""
+        """Return every object of the lake, by its key."""
         client, bucket = self._client, self._endpoint.bucket
         return {
             key.removeprefix(self._prefix): client.get_object(Bucket=bucket, Key=key)["Body"].read()
@@ -246,8 +246,8 @@ class S3Store:
             if key.endswith(".parquet")
         }
 
-    def strays(self) -> list[str]:
-        """Objects that are none of the lake's, and uploads that nobody completes."""
+    def leftovers(self) -> list[str]:
+        """Return other objects, and uploads that are not completed."""
         uploads = self._client.list_multipart_uploads(
             Bucket=self._endpoint.bucket, Prefix=self._prefix
         )
@@ -259,13 +259,13 @@ class S3Store:
 
 @dataclass(frozen=True)
 class Version:
-    """What a source's content ends in.
+    """The result of a source's content.
 
     Attributes:
-        source: who sends it.
+        source: the source that sends it.
         digests: the SHA-256 of every object of its window, by key.
-        sent: its rows and amount, by the source's word.
-        published: those of it that are published.
+        sent: its rows and amount, as the source states them.
+        published: its published rows and amount.
     """
 
     source: Source
@@ -279,8 +279,8 @@ class World:
     """One lake, and the runs that write to it.
 
     Attributes:
-        directory: where they work; `.txn` and temporary files are in it.
-        store: where the lake is.
+        directory: their working directory, with `.txn` and temporary files.
+        store: the store of the lake.
         delta: the Delta table that the windows are committed to as well, if any.
     """
 
@@ -298,14 +298,14 @@ class World:
         own_generator: bool = False,
         cold: bool = False,
     ) -> Run:
-        """A run of one window.
+        """Start a run of one window.
 
         Args:
-            source: what is asked for the window.
-            partition: which.
-            url: where the source is spoken to, if not at its own address.
-            own_generator: the run starts for itself what the source is.
-            cold: the run begins with importing Dagster.
+            source: the source of the window.
+            partition: the window.
+            url: the address of the source, if it is not its own.
+            own_generator: the run starts its own generator with the settings of the source.
+            cold: the run imports Dagster itself.
         """
         temporary = self.directory / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
@@ -353,7 +353,7 @@ class World:
         require(eventually(lambda: not self.orphans()), lambda: f"still running: {self.orphans()}")
         # They have removed their files by now.
         left = [str(path) for path in [*self.staged(), *(self.directory / "tmp").iterdir()]]
-        left += self.store.strays()
+        left += self.store.leftovers()
         require(not left, f"left behind: {', '.join(left)}")
 
     def digests(self) -> dict[str, str]:
@@ -459,7 +459,7 @@ class Killing:
         return self.validate("S3 server", "succeeded" if run.wait() == 0 else "failed")
 
     def validate(self, victim: str, ended: str) -> Kill:
-        """Hold what a kill left against the promise, and have the next run complete it."""
+        """Check the promise after a kill, and let the next run complete the window."""
         found = self._world.digests()
         for key, digest in found.items():
             whole = {self._old.digests[key], self._new.digests[key]}
@@ -482,7 +482,7 @@ class Killing:
         return f"{len(renewed)} of {len(ASSETS)} published, {staged}"
 
     def _complete(self, version: Version) -> None:
-        """The next run must complete the window, and leave nothing."""
+        """Require that the next run completes the window and leaves nothing behind."""
         started = time.monotonic()
         run = self._world.start(version.source, self._partition)
         require(run.wait() == 0, lambda: f"the next run failed: {run.printed()}")
@@ -512,7 +512,7 @@ class S3Server:
         )
 
     def kill_and_restart(self) -> None:
-        """SIGKILL, and start it again."""
+        """Send SIGKILL, and start the server again."""
         (weed,) = psutil.Process(self._server.child.pid).children()
         weed.kill()
         self._server.stop()
@@ -655,7 +655,7 @@ class Soak:
         self._validate(as_of=as_of)
 
     def after_the_late_rows(self, as_of: str) -> int:
-        """Run again what has grown since, as the sensor does; how many windows that were."""
+        """Run the windows that have grown again, as the sensor does; return their number."""
         self._proxy.as_of = None
         grown = [
             key
@@ -684,7 +684,7 @@ class Soak:
             raise Violation(f"{partition} failed {self._ATTEMPTS} times: {said}")
 
     def _restart(self) -> None:
-        """SIGKILL every process, and start the servers again; the runs are by their callers."""
+        """Kill every process, and start the servers again; callers start the runs."""
         self._calm.clear()
         for pid in tuple(self._under_way):
             with suppress(ProcessLookupError):

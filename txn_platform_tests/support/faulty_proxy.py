@@ -1,8 +1,7 @@
-"""A proxy that spoils the transport of one request in so many, whatever is behind it.
+"""A proxy that injects transport faults into a share of the requests to any server.
 
-It knows connections and whose turn it is to speak, and of HTTP only how to say 503, so that it
-stands before a source as well as before an S3. Faults that a single test wants in a certain place
-belong in that test.
+It knows connections and which side sends next, and of HTTP only how to answer 503, so that it works
+in front of a source and of an S3. A fault that a single test needs belongs in that test.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _AS_OF: Final = re.compile(rb"as_of=[^& ]+")
 
 
 class FaultyProxy(Listener):
-    """Listens on a free port of 127.0.0.1 until it is left.
+    """Listens on a free port of 127.0.0.1 until its block ends.
 
     Args:
         upstream: the URL that it passes requests on to.
@@ -62,17 +61,17 @@ class FaultyProxy(Listener):
         await connection.relay(self)
 
     def fault(self) -> str:
-        """What the next request gets."""
+        """Return the fault of the next request."""
         kind = self._chance.choice(self.KINDS) if self._chance.random() < self._rate else "none"
         self.faults[kind] += 1
         return kind
 
     def length_of_cut(self) -> int:
-        """After how many bytes an answer ends."""
+        """Return after how many bytes an answer ends."""
         return self._chance.randrange(1, _LONGEST_CUT)
 
     def spoken_to(self, request: bytes) -> bytes:
-        """A request as it is passed on."""
+        """Return a request as it is passed on."""
         return _AS_OF.sub(f"as_of={self.as_of}".encode(), request) if self.as_of else request
 
 
@@ -103,7 +102,7 @@ class _Connection:
     async def _up(self, proxy: FaultyProxy) -> None:
         while chunk := await self._reader.read(1 << 16):
             if self._answered:
-                # A client that speaks after it was answered asks for something new.
+                # Bytes from the client after an answer begin a new request.
                 self._answered = False
                 match proxy.fault():
                     case "refused":

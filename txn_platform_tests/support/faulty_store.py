@@ -1,6 +1,6 @@
-"""A proxy in front of an S3, at which requests of a kind go wrong in one way, for a while or ever.
+"""A proxy in front of an S3 that injects one fault into one kind of request, for a while or always.
 
-What goes wrong, and how often, the tests say; what has to come of it is theirs as well.
+The tests choose the fault and its number, and check the result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Operation(StrEnum):
 
 
 class Fault(StrEnum):
-    """How a request goes wrong; the store hears of it only when its answer is cut."""
+    """The fault of a request; only a request whose answer is cut reaches the store."""
 
     TOO_MANY = "429"
     BROKEN = "500"
@@ -53,7 +53,7 @@ class Fault(StrEnum):
     UNKNOWN = "501 NotImplemented"
     ABORTED = "404 NoSuchUpload"
     EXISTS = "412 PreconditionFailed"
-    # The store says that it has done it, and has not.
+    # The store answers 200 without doing it.
     LOST = "lost"
 
 
@@ -64,9 +64,9 @@ class FaultyStore:
     """A proxy on 127.0.0.1; a context manager.
 
     Attributes:
-        url: where it listens.
+        url: its address.
         seen: the requests that have arrived, by operation.
-        before: what is called, once, before a request of an operation is passed on.
+        before: a function that is called once, before a request of an operation is passed on.
         after: the same after it was passed on, before its answer is.
         refuses_checksums: answers 501 to every request with a checksum of S3's.
         hosts: that requests were addressed to.
@@ -104,7 +104,7 @@ class FaultyStore:
     def fail(
         self, operation: Operation, fault: Fault, times: int | None = None, *, after: int = 0
     ) -> None:
-        """Let requests go wrong from now on, or after some; so many times, None is for ever."""
+        """Make requests fail from now on, or after some; so many times, None is always."""
         self._faults[operation] = (fault, times, after)
 
     def __enter__(self) -> Self:
@@ -122,7 +122,7 @@ class FaultyStore:
         if before:
             before()
         if fault is Fault.STALL:
-            # Until the client has had enough, and closes.
+            # Until the client closes the connection.
             request.connection.settimeout(60)
             request.connection.recv(1)
         elif fault is Fault.RESET:
@@ -147,7 +147,7 @@ class FaultyStore:
             if after:
                 after()
             if fault is Fault.CUT:
-                # Without a body, in the middle of a value that may be taken for the whole.
+                # Without a body, in the middle of a value that could pass for the whole.
                 middle = head.lower().find(b"etag: ") + 12
                 answer = head + content[: len(content) // 2] if content else head[:middle]
             else:
@@ -210,13 +210,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
 
     def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 def _operation(method: str, path: str) -> Operation:
     parts = urlsplit(path)
     query = parse_qs(parts.query, keep_blank_values=True)
-    # The first that fits: by method, then by what only such a request has in its query.
+    # The first match: by method, then by a parameter that only such a request has.
     return next(
         operation
         for of, name, operation in (
@@ -250,7 +250,7 @@ def _refusal(fault: Fault, *, head: bool) -> bytes:
 
 
 def _is_there(upstream: str, request: _Handler) -> bool:
-    """Whether a PUT that wants no object at its place finds one."""
+    """Whether a PUT that requires that there is no object finds one."""
     if not request.headers.get("If-None-Match"):
         return False
     return _described(upstream, request).status == http.client.OK
@@ -269,7 +269,7 @@ def _described(upstream: str, request: _Handler) -> http.client.HTTPResponse:
 
 
 def _forward(upstream: str, request: _Handler, body: bytes) -> tuple[bytes, bytes]:
-    """The store's answer, as it goes over the wire: its head and its body."""
+    """Return the store's answer, as it goes over the wire: its head and its body."""
     connection = http.client.HTTPConnection(upstream, timeout=60)
     try:
         connection.putrequest(

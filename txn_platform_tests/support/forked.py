@@ -1,7 +1,7 @@
-"""Processes that are forked from one that has imported Dagster, once for all of a worker's tests.
+"""Processes forked from one that has imported Dagster, once for all tests of a worker.
 
-Such a process is its work alone: Dagster's imports take longer than most of what tests have it do.
-What is about the installed programs themselves starts them anew.
+This saves Dagster's imports, which take longer than most tests need. Tests of the installed
+programs themselves start those.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def start(
     stdout: Path,
     stderr: Path,
 ) -> BaseProcess:
-    """A process that calls the target, in an environment and a directory, and writes to files.
+    """Start a process that calls the target in an environment and a directory, and writes files.
 
     The target is a function of a module that can be imported; it and its arguments are pickled.
     The files are there at once, however long the process takes to begin.
@@ -67,7 +67,7 @@ def _call(
 ) -> None:
     os.chdir(directory)
     for standard, output in enumerate(outputs, 1):
-        # Both can be the same file: neither writes over the other.
+        # Both can be the same file: they append, so neither overwrites the other.
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         descriptor = os.open(output, flags, 0o600)
         os.dup2(descriptor, standard)
@@ -78,14 +78,14 @@ def _call(
 
 
 def program(name: str, *arguments: str) -> None:
-    """Be an installed program, from its entry point on."""
+    """Run an installed program from its entry point."""
     sys.argv = [str(_installed(name)), *arguments]
     (entry,) = entry_points(group="console_scripts", name=name)
     sys.exit(entry.load()())
 
 
 def program_anew(name: str, *arguments: str) -> None:
-    """Be an installed program from the first instruction on, with all that it imports."""
+    """Run an installed program from its first instruction, with all imports."""
     os.execve(_installed(name), [name, *arguments], os.environ)  # noqa: S606 - without a shell
 
 

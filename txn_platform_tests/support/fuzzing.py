@@ -1,4 +1,4 @@
-"""Bytes that a source or a user may send, valid ones and spoilt ones, and what reads them.
+"""Bytes that a source or a user may send, valid or with faults, and the code that reads them.
 
 Each input is made from a target's name, a seed and a number alone, so that one that fails can be
 made again: `python -m txn_platform_tests.support.fuzzing TARGET SEED NUMBER`.
@@ -49,7 +49,7 @@ MOST_GROWTH: Final = 200 << 20
 _SECRET: Final = "zQ9-secret"
 _MOST_BYTES: Final = 32 << 20
 _WINDOW: Final = Window(datetime(2026, 11, 1, tzinfo=UTC))
-# It stands in every input, and may stand in no message.
+# Every input has it, and no message may show it.
 _CARD: Final = "4111111111111111"
 _SHOWS_CARD: Final = re.compile(r"4111\D?1111\D?1111\D?1111")
 _ROWS: Final = [sent_row(number, loyalty="gold") for number in range(4)]
@@ -67,35 +67,35 @@ _NUMBERS: Final = [0, 1, -1, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 7, 255, 1
 
 
 def mutated(chance: random.Random, seeds: list[bytes]) -> bytes:
-    """One of the seeds with up to eight faults; sometimes none, sometimes parts of two."""
+    """Return one of the seeds with up to eight faults; sometimes none, sometimes parts of two."""
     body = bytearray(chance.choice(seeds))
     if chance.random() < 0.1:
         other = chance.choice(seeds)
         body[chance.randrange(len(body) + 1) :] = other[chance.randrange(len(other) + 1) :]
     for _ in range(chance.choice([0, 1, 1, 2, 3, 8])):
-        place = chance.randrange(len(body) + 1)
+        at = chance.randrange(len(body) + 1)
         length = chance.choice([1, 1, 2, 4, 8, 50])
         match chance.randrange(8):
             case 0:
-                body[place : place + 1] = chance.randbytes(1)
+                body[at : at + 1] = chance.randbytes(1)
             case 1:
-                del body[place : place + length]
+                del body[at : at + length]
             case 2:
-                body[place:place] = chance.choice(_TOKENS)
+                body[at:at] = chance.choice(_TOKENS)
             case 3:
-                body[place : place + length] = chance.choice(_TOKENS)
+                body[at : at + length] = chance.choice(_TOKENS)
             case 4:
-                body[place:place] = body[place : place + length * 10]
+                body[at:at] = body[at : at + length * 10]
             case 5:
                 number = chance.choice(_NUMBERS)
                 size = chance.choice([4, 8])
                 whole = number.to_bytes(16, "little", signed=True)[:size]
-                body[place : place + size] = whole
+                body[at : at + size] = whole
             case 6:
-                del body[place:]
+                del body[at:]
             case _:
-                end = chance.randrange(place, len(body) + 1)
-                body[place:place] = body[place : min(end, place + 500)]
+                end = chance.randrange(at, len(body) + 1)
+                body[at:at] = body[at : min(end, at + 500)]
     return bytes(body)
 
 
@@ -204,8 +204,8 @@ def _arrow_body(chance: random.Random) -> bytes:
 
 def _arrow_seeds() -> list[bytes]:
     plain = pa.Table.from_pylist(_ROWS)
-    place = plain.schema.get_field_index("merchant_id")
-    encoded = plain.set_column(place, "merchant_id", plain["merchant_id"].dictionary_encode())
+    at = plain.schema.get_field_index("merchant_id")
+    encoded = plain.set_column(at, "merchant_id", plain["merchant_id"].dictionary_encode())
     bodies: list[bytes] = []
     for table in (plain, encoded):
         for coding in (None, "zstd"):
@@ -332,7 +332,7 @@ def _settings(chance: random.Random) -> bytes:
 
 
 class _Canned(Transport):
-    """Gives one body for every answer."""
+    """Answers every request with one body."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__("http://127.0.0.1:9", Limits())
@@ -357,7 +357,7 @@ def _source(content: bytes) -> Source:
 
 def _validate(body: bytes, batches: list[pa.RecordBatch]) -> None:
     """Validate and count the rows of some of the inputs: all would take longer."""
-    if zlib.crc32(body) % _JUDGED:
+    if zlib.crc32(body) % _VALIDATED:
         return
     validator, tally, repeats = Validator(_WINDOW, NO_REPEATS), ReasonTally(), Repeats()
     position = 0
@@ -367,10 +367,10 @@ def _validate(body: bytes, batches: list[pa.RecordBatch]) -> None:
         rows = pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
         rows.validate(full=True)
         totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
-        judged = validator.validate(rows)
-        if len(judged.conforming) + len(judged.quarantined) != len(rows):
+        result = validator.validate(rows)
+        if len(result.conforming) + len(result.quarantined) != len(rows):
             raise AssertionError("a row is lost")
-        tally.add(judged.quarantined)
+        tally.add(result.quarantined)
         position += len(batch)
     _require_no_card("; ".join(totals.differences(ControlTotals())))
     for reason in tally.most_common().values():
@@ -384,7 +384,7 @@ def _require_no_card(message: str) -> None:
 
 
 def _require_no_secret(message: str) -> None:
-    """A place may be shown, whatever is in its name; no key, and no query of an address."""
+    """Require that a message shows no key and no query of an address."""
     if _SECRET in message or "?key=" in message or not message.isprintable():
         raise AssertionError("a message shows a secret, or control characters")
 
@@ -455,7 +455,7 @@ TARGETS: Final[dict[str, tuple[Callable[[random.Random], bytes], Callable[[bytes
 
 
 def input_of(target: str, seed: int, number: int) -> bytes:
-    """One input: the same for the same arguments."""
+    """Return one input, the same for the same arguments."""
     make, _ = TARGETS[target]
     return make(random.Random(f"{target}:{seed}:{number}"))  # noqa: S311
 
@@ -512,9 +512,9 @@ def run(target: str, seed: int, seconds: float, progress: str) -> None:
         number += 1
 
 
-# One of so many inputs is judged as well.
-_JUDGED: Final = 8
-# So many inputs make a process as large as it usually is.
+# One of so many inputs is also validated.
+_VALIDATED: Final = 8
+# After so many inputs a process has its usual size.
 _WARM: Final = 50
 
 

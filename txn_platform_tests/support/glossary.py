@@ -1,4 +1,4 @@
-"""Hold the words of the code and the docs against `docs/glossary.md`: part of `make lint`."""
+"""Check the words of the code and the docs against `docs/glossary.md`: part of `make lint`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 def rules(glossary: str) -> dict[str, tuple[str, str]]:
-    """For each word to avoid, what to write, and where that holds."""
+    """Return for each word to avoid: the word to write, and where the rule holds."""
     return {word: (instead, where) for word, instead, where in _ROW.findall(glossary)}
 
 
 def violations(path: str, text: str, avoided: dict[str, tuple[str, str]]) -> Iterator[str]:
-    """A line for each word of a file that the glossary avoids."""
+    """Yield a line for each word of a file that the glossary avoids."""
     everywhere = [word for word, (_, where) in avoided.items() if where == "everywhere"]
     whole = re.compile(rf"\b({'|'.join(everywhere)})\b", re.IGNORECASE)
     for number, line in enumerate(text.splitlines(), 1):
@@ -39,7 +39,7 @@ def violations(path: str, text: str, avoided: dict[str, tuple[str, str]]) -> Ite
 
 
 def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """The names that a file gives, and their lines."""
+    """Yield the names that a file defines, and their lines."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():

@@ -1,4 +1,4 @@
-"""A source of many hours, served over HTTP, that a test lets grow, fail and come back."""
+"""A source of many hours over HTTP, which a test can make grow, fail and recover."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from txn_platform_tests.support.served_source import ServedSource, sent_frame, s
 
 
 def rows_of(window: Window, count: int = 2, **changes: str | None) -> list[dict[str, str | None]]:
-    """Rows of an hour that hold the contract, unless they are changed."""
+    """Return rows of an hour that conform to the contract, unless they are changed."""
     hour = f"{window.start:%Y-%m-%dT%H}"
     number = int(window.start.timestamp()) // 3600 * 1_000
     return [
@@ -24,7 +24,7 @@ def rows_of(window: Window, count: int = 2, **changes: str | None) -> list[dict[
 
 @dataclass
 class HourlySource(ServedSource):
-    """Has two rows in each hour that a test has not given others.
+    """Has two rows in each hour, unless a test sets others.
 
     Attributes:
         hours: rows by partition key.
@@ -51,7 +51,7 @@ class HourlySource(ServedSource):
         return self.hours.setdefault(window.partition_key, rows_of(window))
 
     def totals_of(self, window: Window) -> ControlTotals:
-        """Its control totals of an hour."""
+        """Return its control totals of an hour."""
         return ControlTotals.of(sent_frame(self.rows_in(window)))
 
     @override

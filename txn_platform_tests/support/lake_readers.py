@@ -1,4 +1,4 @@
-"""The programs that people read the lake with, each by its own code.
+"""The programs that can read the lake, each with its own code.
 
 `test_readers.py` compares what they read, value by value. `python -m
 txn_platform_tests.support.lake_readers` writes their table into `docs/readers.md`.
@@ -67,10 +67,10 @@ class Reader:
 
 
 def comparable(rows: Rows, columns: Sequence[str], key: str) -> list[tuple[Any, ...]]:
-    """The same rows with the same Python values, whichever reader they came from, in order."""
+    """Return rows in order, with the same Python values for every reader."""
     plain = [tuple(_plain(row[name]) for name in columns) for row in rows]
-    place = columns.index(key)
-    return sorted(plain, key=lambda row: (row[place] is None, row[place]))
+    index = columns.index(key)
+    return sorted(plain, key=lambda row: (row[index] is None, row[index]))
 
 
 def _plain(value: Any) -> Any:
@@ -216,7 +216,7 @@ READERS: Final = (
 
 
 def with_table(page: str) -> str:
-    """The page with the table as `READERS` has it now."""
+    """Return the page with the current table of `READERS`."""
     before, _, rest = page.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     return before + _BEGIN + _table() + _END + after

@@ -1,4 +1,4 @@
-"""A listener on 127.0.0.1 in a thread of its own, for the proxies of the tests."""
+"""A listener on 127.0.0.1 in its own thread, for the proxies of the tests."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Serves connections on a free port until it is left.
+    """Serves connections on a free port until its block ends.
 
     Attributes:
-        port: where it listens.
+        port: its port.
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:

@@ -1,7 +1,7 @@
-"""The table of fault cases in `docs/reliability.md`, made from the lists that the tests go through.
+"""The tables of fault cases in `docs/reliability.md`, made from the lists that the tests use.
 
-`python -m txn_platform_tests.support.reliability_page` prints it into the page. The page's words
-are written by hand.
+`python -m txn_platform_tests.support.reliability_page` writes it into the page. The page's text is
+written by hand.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _END = "<!-- end -->\n"
 
 
 class FaultCase(Protocol):
-    """What a list of cases has to say of each."""
+    """A case of one of the lists."""
 
     @property
     def id(self) -> str:
-        """Its name in the tests; once in its list."""
+        """Its name in the tests, unique in its list."""
         ...
 
     @property
     def done(self) -> str:
-        """What is done."""
+        """The fault."""
         ...
 
     @property
     def expected(self) -> str:
-        """What comes of it."""
+        """The result that the tests expect."""
         ...
 
 
-# By the title of the list's section.
+# Lists by the title of their section.
 LISTS: Mapping[str, Iterable[FaultCase]] = {
     "The store, each on two kinds of S3 server": store_fault_cases.CASES,
     "The source, in every format": source_fault_cases.FAULT_CASES,
@@ -47,20 +47,20 @@ LISTS: Mapping[str, Iterable[FaultCase]] = {
 
 
 def with_tables(page: str) -> str:
-    """The page with the tables as the lists have them now."""
+    """Return the page with the tables of the current lists."""
     before, _, rest = page.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     return before + _BEGIN + tables() + _END + after
 
 
 def tables() -> str:
-    """A section and a table a list, Markdown."""
+    """Return a section with a table for each list, in Markdown."""
     return "".join(f"\n### {title}\n\n{_table(list(cases))}\n" for title, cases in LISTS.items())
 
 
 def _table(cases: list[FaultCase]) -> str:
     rows = [f"| {number} | {case.done} | {case.expected} |" for number, case in enumerate(cases, 1)]
-    return "\n".join(["| | what is done | what comes of it |", "| ---: | --- | --- |", *rows])
+    return "\n".join(["| | fault | result |", "| ---: | --- | --- |", *rows])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An ASGI app served over a socket by a thread of the test's own process."""
+"""Serves an ASGI app over a socket, in a thread of the test's process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def served_app(app: ASGIApp) -> Iterator[str]:
-    """Serve it on a free port of the loopback interface; gives the address."""
+    """Serve the app on a free port of the loopback interface; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         # An idle connection that the server closes while the next test uses it is reset.

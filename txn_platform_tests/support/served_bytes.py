@@ -18,8 +18,8 @@ class ServedBytes:
 
     Attributes:
         answer: the whole answer to a target, as `/tx?page=2`; the connection is closed behind it.
-        asked: the targets that were asked for.
-        url: where it is.
+        asked: the targets that were requested.
+        url: its address.
     """
 
     answer: Callable[[str], bytes]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def sent_row(number: int, /, **changes: str | None) -> dict[str, str | None]:
-    """A row of 2026-11-01, the first hour, that holds the contract; `number` makes it unique."""
+    """Return a conforming row of the first hour of 2026-11-01; `number` makes it unique."""
     row: dict[str, str | None] = {
         "transaction_id": f"019a3c00-0000-7000-8000-{number:012x}",
         "transaction_at": f"2026-11-01T00:{number // 60 % 60:02}:{number % 60:02}.000001Z",
@@ -56,7 +56,7 @@ def sent_frame(rows: list[dict[str, str | None]]) -> pl.DataFrame:
 
 
 def landed_rows(rows: list[dict[str, str | None]]) -> pa.RecordBatch:
-    """Rows as the platform has them when they came, in their order."""
+    """Rows as the platform lands them, in order."""
     kinds = {name: pl.Int64 if name == "position" else pl.String for name in LANDED_SCHEMA.names}
     numbered = [{"extra_fields": None} | row | {"position": at} for at, row in enumerate(rows)]
     return as_batch(pl.DataFrame(numbered, schema=kinds), LANDED_SCHEMA)
@@ -75,7 +75,7 @@ def in_batches(rows: pa.RecordBatch, size: int) -> Batches:
 
 @dataclass
 class ServedSource:
-    """What the source answers; a test may change it while it is served."""
+    """The content of a source; a test may change it while it is served."""
 
     rows: list[dict[str, str | None]]
     watermark: datetime = datetime(2026, 11, 20, tzinfo=UTC)
@@ -87,8 +87,8 @@ class ServedSource:
     url: str = ""
 
     @staticmethod
-    def _place(transaction_at: str, hour: str) -> str:
-        """When a row is sent; one whose time is not of the hour, at the hour's start."""
+    def _sent_at(transaction_at: str, hour: str) -> str:
+        """Return when a row is sent: its time, or the hour's start if it is outside."""
         of_the_hour = transaction_at.startswith(hour) and transaction_at.endswith("Z")
         return transaction_at[:-1] if of_the_hour else f"{hour}:00:00"
 
@@ -102,7 +102,7 @@ class ServedSource:
         rows = [
             row
             for row in self.rows
-            if start <= self._place(row["transaction_at"] or "", hour) < end
+            if start <= self._sent_at(row["transaction_at"] or "", hour) < end
         ]
         frame = sent_frame(rows)
         if path == "/v1/control-totals":

@@ -1,6 +1,6 @@
-"""A TLS front with a CA of its own, and a forward proxy that counts: what stands before a store.
+"""A TLS front with its own CA, and a forward proxy that counts requests, for use before a store.
 
-Both listen on a free port of 127.0.0.1 until they are left. They do not look at the content.
+Both listen on a free port of 127.0.0.1 until their blocks end. They do not read the content.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class ForwardProxy(Listener):
         head = await reader.readuntil(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ")
-        place = target if method == "CONNECT" else urlsplit(target).netloc
-        self.requests[place] += 1
+        authority = target if method == "CONNECT" else urlsplit(target).netloc
+        self.requests[authority] += 1
         headers = {
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(":") for line in lines)
@@ -100,8 +100,8 @@ class ForwardProxy(Listener):
             )
             await writer.drain()
             return
-        host, _, port = place.rpartition(":")
-        upstream = self._forward.get(place, (host, int(port or 80)))
+        host, _, port = authority.rpartition(":")
+        upstream = self._forward.get(authority, (host, int(port or 80)))
         if method == "CONNECT":
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
             await _relay(reader, writer, *upstream)

@@ -1,7 +1,7 @@
-"""What a source does to the platform in the tests, and what must come of it: tables, no code.
+"""The faults of a source and the results that the tests expect: tables, no code.
 
 `test_source_faults.py` runs the faults of the transport in every format, `test_source_hostile.py`
-the sources that mean harm; `docs/reliability.md` lists all of them.
+the hostile sources. `docs/reliability.md` lists all of them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class FaultCase:
     """A fault of the transport, in a format.
 
     Attributes:
-        id: names it, for people and for pytest.
-        done: what is done.
-        expected: what must come of it.
+        id: its name, also for pytest.
+        done: the fault, for the page.
+        expected: the result.
         wire: the format.
-        faults: what is done, as GENERATOR_FAULTS has it.
-        message: what the one message must say; None when the rows must come right.
-        everywhere: whether it is done to every answer, and not only to those with the rows.
+        faults: the fault, as GENERATOR_FAULTS states it.
+        message: a part of the one message; None when the right rows must be landed.
+        everywhere: whether every answer has the fault, and not only those with rows.
     """
 
     id: str
@@ -42,13 +42,13 @@ class FaultCase:
 
 @dataclass(frozen=True)
 class HostileCase:
-    """A source that means harm, or is broken beyond a fault.
+    """A hostile source, or one that is broken beyond a fault.
 
     Attributes:
-        id: names it, for people, for pytest, and the answer that the tests' server gives.
-        done: what it does.
-        message: what the one message must say, a regular expression.
-        wire: the format that is asked for.
+        id: its name, also for pytest; selects the answer of the tests' server.
+        done: the behaviour, for the page.
+        message: a part of the one message, a regular expression.
+        wire: the format that is requested.
     """
 
     id: str
@@ -58,7 +58,7 @@ class HostileCase:
 
     @property
     def expected(self) -> str:
-        """What must come of it."""
+        """The result."""
         plain = self.message.replace("\\", "")
         return f"one message, “… {plain} …”, in bounded time and memory"
 
@@ -90,7 +90,7 @@ _KINDS: Final = (
         "is 100 bytes longer than its Content-Length",
         {
             "arrow": "is no whole Arrow stream of text",
-            # A line too short, the same each time, is taken for what the source has.
+            # A line that is too short in the same way each time passes for a row of the source.
             "csv": "totals_equal_source",
             "ndjson": "has a last line that does not end",
             "json": "is no JSON with a list under 'data'",
@@ -99,7 +99,7 @@ _KINDS: Final = (
     _Kind(
         "garbage",
         "garbage=2000",
-        "has 64 bytes of garbage in it, others each time",
+        "has 64 bytes of garbage in it, different each time",
         {
             "arrow": "is no whole Arrow stream of text",
             "csv": "is no CSV in UTF-8",
@@ -116,11 +116,11 @@ def _first(faults: str) -> str:
 
 
 def _twice(kind: _Kind, wire: Wire) -> FaultCase:
-    done = f"each answer with rows {kind.done}, the first two times it is asked for"
+    done = f"each answer with rows {kind.done}, the first two times"
     return FaultCase(f"{kind.id}-{wire}-twice", done, RIGHT_ROWS, wire, _first(kind.faults), None)
 
 
-def _for_ever(kind: _Kind, wire: Wire) -> FaultCase:
+def _always(kind: _Kind, wire: Wire) -> FaultCase:
     message = kind.message if isinstance(kind.message, str) else kind.message[wire]
     expected = f"one message, “… {message} …”; the lake is as it was"
     done = f"each answer with rows {kind.done}, always"
@@ -129,13 +129,13 @@ def _for_ever(kind: _Kind, wire: Wire) -> FaultCase:
 
 def _everywhere(kind: _Kind) -> FaultCase:
     faults = _first(kind.faults.replace("2000", "30"))
-    done = f"every answer {kind.done.replace('2,000', '30')}, the first two times it is asked for"
+    done = f"every answer {kind.done.replace('2,000', '30')}, the first two times"
     return FaultCase(f"{kind.id}-all-twice", done, RIGHT_ROWS, "arrow", faults, None, True)
 
 
 FAULT_CASES: Final = (
     *(_twice(kind, wire) for kind, wire in product(_KINDS, WIRES)),
-    *(_for_ever(kind, wire) for kind, wire in product(_KINDS, WIRES)),
+    *(_always(kind, wire) for kind, wire in product(_KINDS, WIRES)),
     *(_everywhere(kind) for kind in _KINDS),
 )
 
@@ -144,16 +144,16 @@ HOSTILE_CASES: Final = (
     HostileCase("bomb-rows", "sends rows that inflate 1,000 times", "inflates more than 100 times"),
     HostileCase(
         "bomb-arrow",
-        "the same, where Arrow is asked for",
+        "the same, where Arrow is requested",
         "has text where an Arrow message should be",
         "arrow",
     ),
     HostileCase(
-        "bomb-csv", "the same, where CSV is asked for", "inflates more than 100 times", "csv"
+        "bomb-csv", "the same, where CSV is requested", "inflates more than 100 times", "csv"
     ),
     HostileCase("bomb-page", "the same, in a page", "inflates more than 100 times", "json"),
     HostileCase(
-        "endless-nothing", "sends compressed nothing without end", "is longer than 131,072 bytes"
+        "endless-nothing", "sends empty gzip members without end", "is longer than 131,072 bytes"
     ),
     HostileCase(
         "endless-offset",
@@ -200,15 +200,17 @@ HOSTILE_CASES: Final = (
     ),
     HostileCase("drip-body", "sends a byte of the body at a time", "took longer than 0.5 s"),
     HostileCase(
-        "drip-arrow", "the same, where Arrow is asked for", "took longer than 0.5 s", "arrow"
+        "drip-arrow", "the same, where Arrow is requested", "took longer than 0.5 s", "arrow"
     ),
     HostileCase("drip-page", "the same, in a page", "took longer than 0.5 s", "json"),
     HostileCase("drip-head", "sends a byte of its headers at a time", "took longer than 0.5 s"),
     HostileCase("drip-chunk", "sends a byte of a chunk's length at a time", "took longer than 0.5"),
     HostileCase("silence", "takes the request and never answers", "the last stalled for 0.2 s"),
     HostileCase("hang-up", "closes the connection without an answer", "the last broke off"),
-    HostileCase("no-http", "answers with something that is no HTTP", "the last broke off"),
-    HostileCase("no-gzip", "says gzip and sends none", "the last is not compressed as it says"),
+    HostileCase("no-http", "answers with bytes that are not HTTP", "the last broke off"),
+    HostileCase(
+        "no-gzip", "declares gzip and sends plain text", "the last is not compressed as it says"
+    ),
     HostileCase(
         "redirect", "redirects to another origin", "with status 302, a redirect: none is followed"
     ),
@@ -223,7 +225,7 @@ HOSTILE_CASES: Final = (
     ),
     HostileCase(
         "next-scheme-relative",
-        "names one as //host",
+        "names one as `//host`",
         r"next page at http://127\.0\.0\.2: a page of another origin is not followed",
         "json",
     ),
@@ -234,7 +236,9 @@ HOSTILE_CASES: Final = (
         "json",
     ),
     HostileCase("next-file", "names a file", "a page of another origin is not followed", "json"),
-    HostileCase("next-nonsense", "names what is no address", "that is no address", "json"),
+    HostileCase(
+        "next-nonsense", "names a next page that is no address", "that is no address", "json"
+    ),
     HostileCase("next-itself", "names the same page again", "leads in a circle", "json"),
     HostileCase("next-circle", "names the page before", "leads in a circle", "json"),
     HostileCase("next-empty", "names empty pages without end", "leads in a circle", "json"),
@@ -245,7 +249,7 @@ HOSTILE_CASES: Final = (
         "json",
     ),
     HostileCase(
-        "forbidden-endless", "refuses with a text without end", "with status 403: look at its log"
+        "forbidden-endless", "refuses with an endless text", "with status 403: look at its log"
     ),
     HostileCase(
         "detail",

@@ -1,6 +1,6 @@
-"""What goes wrong at the store, and what has to come of it; `docs/reliability.md` shows the list.
+"""The faults of a store and the results that the tests expect.
 
-How a case is carried out is in `test_lake_faults.py`.
+`test_lake_faults.py` runs the cases, and `docs/reliability.md` lists them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ UNREAD = "one message"
 
 @dataclass(frozen=True)
 class StoreCase:
-    """One kind of request that goes wrong, in one way, so many times.
+    """A fault of one kind of request, for a number of times.
 
     Attributes:
         in_parts: whether the object is larger than one PUT may be.
         operation: the requests.
-        fault: what happens to them.
-        times: how often, before the store recovers; None is never.
-        expected: what comes of it.
+        fault: their fault.
+        times: how many requests fail before the store recovers; None for all.
+        expected: the result.
     """
 
     in_parts: bool
@@ -46,10 +46,10 @@ class StoreCase:
 
     @property
     def done(self) -> str:
-        """What is done, for the page."""
+        """The fault, for the page."""
         what = "reading" if self.operation is Operation.GET else "publishing"
         size = "an object in parts" if self.in_parts else "an object by one PUT"
-        often = "for ever" if self.times is FOR_EVER else "twice, then the store recovers"
+        often = "always" if self.times is FOR_EVER else "twice, then the store recovers"
         return f"{what} {size}: {self.operation} meets {self.fault} {often}"
 
 
@@ -69,7 +69,7 @@ _REFUSING = (
     Fault.NO_LENGTH,
     Fault.UNKNOWN,
 )
-# HEAD is the same for both; of a small object, GET is what it is of a part of a large one.
+# HEAD is the same for both. GET of a small object is like GET of a part of a large one.
 _OF_ONE_PUT = (Operation.PUT, Operation.HEAD)
 _OF_PARTS = (Operation.CREATE, Operation.PART, Operation.COMPLETE, Operation.GET)
 
@@ -79,7 +79,7 @@ def _expected(operation: Operation, fault: Fault, times: int | None) -> str:
         return ROWS if times else UNREAD
     if times:
         return NEW
-    # Only these are what makes the object, and only a cut answer leaves the store having done it.
+    # These requests create the object, and the store has acted on a request whose answer is cut.
     if fault is Fault.CUT and operation in {Operation.PUT, Operation.COMPLETE}:
         return NEW_THOUGH_UNANSWERED
     return OLD
