@@ -3,7 +3,8 @@
     python benchmarks/peers.py dlt-rest|dlt-arrow|row-by-row URL START END DESTINATION
 
 DESTINATION is a directory for dlt, and s3://bucket/prefix for row-by-row, which takes the S3's
-address and keys from AWS_ variables. Each contender imports what it needs and nothing of the platform.
+address and keys from AWS_ variables. Each contender imports what it needs and nothing of the
+platform.
 """
 
 import sys
