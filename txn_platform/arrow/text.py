@@ -1,7 +1,4 @@
-"""Text columns as matrices of bytes, for arithmetic on digits that polars has no expression for.
-
-What the digits mean is the callers' matter.
-"""
+"""Text columns as matrices of bytes, for arithmetic on digits that polars has no expression for."""
 
 from __future__ import annotations
 
@@ -18,20 +15,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# A block of this size stays in the processor's cache.
-BLOCK_ROWS: Final = 1 << 14
+# Texts of a block. A block stays in the processor's cache.
+_BLOCK_ROWS: Final = 1 << 14
 
 
 def by_length(
     texts: pl.Series | pa.Array[Any],
 ) -> Iterator[tuple[NDArray[np.intp] | slice, NDArray[np.uint8]]]:
-    """The UTF-8 bytes of texts, some texts of one length at a time.
+    """The UTF-8 bytes of texts, in groups of texts that have the same length.
 
     Args:
         texts: n texts; null counts as empty.
 
     Yields:
-        Which of the n, and their bytes, of shape (how many, length).
+        The indices of m texts, or a slice, and their bytes, of shape (m, length).
     """
     if not len(texts):
         return
@@ -58,9 +55,9 @@ def by_length(
     rest = rest[np.argsort(lengths[rest], kind="stable")]
     starts = _offsets(array)[rest]
     data = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
-    for places in np.split(np.arange(len(rest)), np.flatnonzero(np.diff(lengths[rest])) + 1):
-        length = int(lengths[rest[places[0]]])
-        yield rest[places], data[starts[places][:, None] + np.arange(length)]
+    for same in np.split(np.arange(len(rest)), np.flatnonzero(np.diff(lengths[rest])) + 1):
+        length = int(lengths[rest[same[0]]])
+        yield rest[same], data[starts[same][:, None] + np.arange(length)]
 
 
 def _offsets(array: Any) -> NDArray[np.integer[Any]]:
@@ -70,28 +67,28 @@ def _offsets(array: Any) -> NDArray[np.integer[Any]]:
 
 
 def _blocks(array: Any, length: int) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
-    """Texts of one length, which lie one behind the other in memory."""
+    """Blocks of an array of texts that all have one length."""
     offsets = _offsets(array)
     data = np.frombuffer(array.buffers()[2] or b"", dtype=np.uint8)
     texts = data[offsets[0] : offsets[-1]].reshape(len(array), length)
-    for start in range(0, len(array), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
+    for start in range(0, len(array), _BLOCK_ROWS):
+        block = slice(start, start + _BLOCK_ROWS)
         yield block, texts[block]
 
 
-def words(texts: NDArray[np.uint8]) -> Iterator[NDArray[np.uint64]]:
-    """Texts of one length as little-endian words of 64 bits, the last padded with zeros.
+def integers_of_bytes(texts: NDArray[np.uint8]) -> Iterator[NDArray[np.uint64]]:
+    """Each eight bytes of texts as one little-endian integer; the last is padded with zeros.
 
     Args:
         texts: bytes of shape (n, length).
 
     Yields:
-        Every first word, n of them; every second; and so on.
+        The first integer of each text, n values; then the second; and so on.
     """
     count, length = texts.shape
     rest = length % 8
-    for place in range(0, length - rest, 8):
-        yield texts[:, place : place + 8].view("<u8")[:, 0]
+    for start in range(0, length - rest, 8):
+        yield texts[:, start : start + 8].view("<u8")[:, 0]
     if rest:
         last = np.zeros((count, 8), dtype=np.uint8)
         last[:, :rest] = texts[:, -rest:]

@@ -44,9 +44,10 @@ from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
 from txn_platform.lake.quarantine import LANDED_DIGEST
+from txn_platform.rows.duplicates import RepeatedIds
 from txn_platform.rows.ordering import in_order
 from txn_platform.rows.proof import prove_published
-from txn_platform.rows.reconciliation import ControlTotals, Repeats
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.window import validate_window
 from txn_platform.windows import Window
 
@@ -142,10 +143,10 @@ def raw_transactions(
         yield from checks.require(results, recorded)
         as_of = datetime.now(UTC)
         landed = ControlTotals()
-        repeats = Repeats()
+        repeated = RepeatedIds()
         with store.lake.stage(RAW_SCHEMA, _LANDED) as writer:
             for rows in source.batches(window, as_of):
-                landed += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
+                landed += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
                 writer.write(rows)
             stated = source.control_totals(window, as_of)
             if not landed.rows and stated is None and not config.allow_empty:
@@ -154,7 +155,7 @@ def raw_transactions(
                 {
                     SOURCE_TOTALS_NOTE: (stated or landed).to_json(),
                     _TOTALS_STATED: json.dumps(stated is not None),
-                    _REPEATS_SUSPECTED: json.dumps(repeats.suspected),
+                    _REPEATS_SUSPECTED: json.dumps(repeated.suspected),
                 }
             )
             staged = writer.finish()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from txn_platform.contract.schema import DICTIONARY_ENCODED_COLUMNS
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
-from txn_platform.rows.reason_tally import Reason, ReasonTally
+from txn_platform.rows.reason_tally import Reason, ReasonTally, rows_by_reason
 from txn_platform.rows.validation import Validator, find_repeats
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> 
         else:
             with lake.open(key) as file:
                 for rows in read_batches(file):
-                    tally.add(rows)
+                    tally.add(rows, rows_by_reason(rows))
     return Quarantine(tally.most_common(), judged)
 
 
@@ -82,4 +82,5 @@ def _validate(lake: Lake, key: str, window: Window, tally: ReasonTally) -> None:
     with lake.open(key, DICTIONARY_ENCODED_COLUMNS) as raw:
         validator = Validator(window, find_repeats(lambda columns: read_batches(raw, columns)))
         for rows in read_batches(raw):
-            tally.add(validator.validate(rows).quarantined)
+            found = validator.validate(rows)
+            tally.add(found.quarantined, found.rows_by_reason)

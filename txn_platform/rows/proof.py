@@ -1,6 +1,6 @@
-"""The proof of a file that is to be published: its rows are read back and compared with totals.
+"""The proof of a file before it is published: its rows are read back and compared with totals.
 
-Pure. Dagster's checks only show these findings.
+`defs/checks` turns these findings into check results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from txn_platform.contract.schema import (
     MASKED_CARD_NUMBER,
     PUBLISHED_SCHEMA,
 )
-from txn_platform.rows.reconciliation import ControlTotals, Repeats
+from txn_platform.rows.duplicates import RepeatedIds
+from txn_platform.rows.reconciliation import ControlTotals
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from txn_platform.arrow.dictionaries import Column
-    from txn_platform.rows.reconciliation import Batches
+    from txn_platform.rows.duplicates import Batches
 
 _COLUMNS: Final = [
     "transaction_id",
@@ -40,19 +41,20 @@ _COLUMNS: Final = [
     *FREE_TEXTS,
     *IDENTIFIERS,
 ]
-# Positions that are named for each column with a card number in clear.
+# Positions that a message names for each column with a card number in clear.
 _NAMED: Final = 10
 
 
 @dataclass(frozen=True)
 class Proof:
-    """The findings on a file that is to be published.
+    """The findings on a file before it is published.
 
     Attributes:
-        totals: of its rows.
-        schema_faults: how its schema differs from the contract's; the rest is not looked at then.
-        repeated_ids: rows whose id another row has too.
-        differences: how its totals differ from those that were expected.
+        totals: the control totals of its rows.
+        schema_faults: how its schema differs from the contract's. If it does, all other attributes
+            are empty.
+        repeated_ids: how many rows share their id with another row.
+        differences: how its totals differ from the expected totals.
         cards_in_clear: a phrase for each column that shows card numbers.
     """
 
@@ -66,19 +68,19 @@ class Proof:
 def prove_published(
     schema: pa.Schema, batches: Batches, expected: ControlTotals, *, clear_cards: bool
 ) -> Proof:
-    """Read a file back, and hold it against the contract and against totals.
+    """Read a file back, and compare it with the contract and with totals.
 
     Args:
-        schema: of the file.
+        schema: the file's schema.
         batches: gives its rows, columns of `DICTIONARY_ENCODED_COLUMNS` as dictionaries.
-        expected: the landed rows' totals, which equal those that the source states, less the
-            quarantine's.
-        clear_cards: card numbers are published as they are, so they are not looked for.
+        expected: the totals of the landed rows less those of the quarantined rows. The totals of
+            the landed rows are known to equal the source's.
+        clear_cards: whether card numbers are published as sent; if so, none is looked for.
     """
     if not schema.equals(PUBLISHED_SCHEMA):
         return Proof(schema_faults=[f"not as in the contract: {_differing(schema)}"])
     totals = ControlTotals()
-    repeats = Repeats()
+    repeated = RepeatedIds()
     in_clear = _Positions()
     shows_card = {
         "card_number": PerDictionary(_is_not_masked),
@@ -87,14 +89,14 @@ def prove_published(
     }
     before = 0
     for rows in prefetch(batches(_COLUMNS)):
-        totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
+        totals += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
         if not clear_cards:
             for name, shows in shows_card.items():
                 in_clear.add(name, before + _rows_with(rows.column(name), shows))
         before += rows.num_rows
     return Proof(
         totals=totals,
-        repeated_ids=repeats.rows(batches).height if repeats.suspected else 0,
+        repeated_ids=repeated.rows(batches).height if repeated.suspected else 0,
         differences=totals.differences(expected),
         cards_in_clear=in_clear.faults(),
     )
@@ -112,21 +114,21 @@ def _differing(schema: pa.Schema) -> str:
 
 
 class _Positions:
-    """Where card numbers were found: how many by column, and the first positions."""
+    """The positions of card numbers: how many by column, and the first of them."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._first: dict[str, list[int]] = {}
 
     def add(self, column: str, rows: NDArray[np.int64]) -> None:
-        """Rows of the file, counted from 0, whose value in a column holds a card number."""
+        """Add rows whose value in a column holds a card number, by their position in the file."""
         if len(rows):
             self._counts[column] += len(rows)
             first = self._first.setdefault(column, [])
             first += rows[: _NAMED - len(first)].tolist()
 
     def faults(self) -> list[str]:
-        """A phrase for each column: how many rows, and at which positions of the file."""
+        """A phrase for each column, with the number of rows and their first positions."""
         return [
             f"{count:,} rows show a card number in {column}, at the positions"
             f" {', '.join(map(str, self._first[column]))}{' ...' if count > _NAMED else ''} of the"
@@ -138,7 +140,7 @@ class _Positions:
 def _rows_with(
     column: Column, condition: Callable[[Column], NDArray[np.bool_]]
 ) -> NDArray[np.int64]:
-    """The indices of the rows whose value meets a condition."""
+    """The indices of the rows whose value meets a condition; null never does."""
     encoded = cast("DictionaryEncoded", column)
     holds = condition(encoded.dictionary)
     if not holds.any():

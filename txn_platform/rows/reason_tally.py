@@ -1,6 +1,6 @@
-"""Quarantined rows counted by reason, with masked examples.
+"""Quarantined rows by reason: how many, the form of a value, and masked examples.
 
-Pure. Which rows are quarantined is decided in `validation`.
+`validation` decides which rows are quarantined.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
 import polars as pl
 
 from txn_platform.contract.card_numbers import card_number_spans, kinds_of
@@ -22,10 +22,12 @@ from txn_platform.rows.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGIT
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from txn_platform.rows.validation import RowsByReason
+
 _EXAMPLES: Final = 3
 _LONGEST: Final = 60
 _LONGEST_FORM: Final = 40
-# Digits that may be a card number with a fault, as people and forms write them.
+# Digits that may be a mistyped card number, with the separators that people and forms use.
 _NUMBER: Final = re.compile(
     r"\d(?:[\s_\-\u00ad\u200b-\u2015\u2060\u2212\ufe58\ufe63\ufeff\uff0d]*\d){11,}"
 )
@@ -36,8 +38,8 @@ class Reason:
     """One reason for quarantine.
 
     Attributes:
-        rows: how many rows it holds for.
-        form: of the first value met; see `form_of`.
+        rows: how many rows have it.
+        form: the form of the first value; see `form_of`.
         examples: up to three values of the field, as sent, with card numbers masked.
     """
 
@@ -47,37 +49,44 @@ class Reason:
 
 
 class ReasonTally:
-    """Counts the reasons of quarantined rows as they pass by, and keeps a few examples."""
+    """Sums up the reasons of batches of quarantined rows, and keeps a few examples."""
 
     def __init__(self) -> None:
-        self._rows: Counter[str] = Counter()
         self._found: dict[str, Reason] = {}
 
-    def add(self, quarantined: pa.RecordBatch) -> None:
-        """Count rows of `QUARANTINE_SCHEMA`."""
-        reasons = pl.Series("reason", quarantined.column("reasons"), dtype=pl.List(pl.String))
-        each = reasons.to_frame().with_row_index("row").explode("reason").drop_nulls("reason")
-        counts = Counter(each["reason"].to_list())
-        self._rows += counts
-        for reason in counts:
+    def add(self, quarantined: pa.RecordBatch, rows_by_reason: RowsByReason) -> None:
+        """Add rows of `QUARANTINE_SCHEMA`.
+
+        Args:
+            quarantined: the rows.
+            rows_by_reason: as `validation` returns it, or `rows_by_reason` reads it.
+        """
+        for reason, rows in rows_by_reason.items():
             entry = self._found.setdefault(reason, Reason())
-            if (room := _EXAMPLES - len(entry.examples)) <= 0:
-                continue
-            rows = each.filter(pl.col("reason") == reason)["row"].head(room).to_list()
-            values = [_accused(reason, quarantined.slice(row, 1)) for row in rows]
-            entry.form = entry.form or form_of(values[0])
-            entry.examples += map(masked, values)
+            entry.rows += len(rows)
+            for row in rows[: _EXAMPLES - len(entry.examples)].tolist():
+                value = _value_of(reason, quarantined.slice(row, 1))
+                entry.form = entry.form or form_of(value)
+                entry.examples.append(masked(value))
 
     def most_common(self) -> dict[str, Reason]:
-        """The reasons, the most frequent first."""
-        return {
-            reason: Reason(rows, self._found[reason].form, self._found[reason].examples)
-            for reason, rows in self._rows.most_common()
-        }
+        """The reasons, the most frequent first, and by name where two are equally frequent."""
+        return dict(sorted(self._found.items(), key=lambda found: (-found[1].rows, found[0])))
 
 
-def _accused(reason: str, row: pa.RecordBatch) -> str | None:
-    """The value that a reason speaks of: of one row, a field or what could not be read."""
+def rows_by_reason(quarantined: pa.RecordBatch) -> RowsByReason:
+    """The indices of the rows by reason, from rows of `QUARANTINE_SCHEMA` that were stored."""
+    reasons = pl.Series("reason", quarantined.column("reasons"), dtype=pl.List(pl.String))
+    each = reasons.to_frame().with_row_index("row").explode("reason").drop_nulls("reason")
+    by_reason = each.group_by("reason", maintain_order=True).agg("row")
+    return {
+        reason: rows.to_numpy().astype(np.int64)
+        for reason, rows in zip(by_reason["reason"], by_reason["row"], strict=True)
+    }
+
+
+def _value_of(reason: str, row: pa.RecordBatch) -> str | None:
+    """The value that a reason is about: a field of one row, or the text that could not be read."""
     name = reason.partition(".")[0]
     if name in row.schema.names:
         return row.column(name)[0].as_py()
@@ -89,17 +98,17 @@ def _accused(reason: str, row: pa.RecordBatch) -> str | None:
 
 
 def masked(value: str | None) -> str:
-    """A value as it may be shown: printable, short, and without a card number."""
+    """A value made safe to show: printable, short, and without a card number."""
     if value is None:
         return "(absent)"
     hidden = list(value)
     spans = [*(found.span() for found in _NUMBER.finditer(value)), *card_number_spans(value)]
     for start, end in spans:
         digits = [
-            start + place for place, kind in enumerate(kinds_of(value[start:end])) if kind >= 0
+            start + index for index, kind in enumerate(kinds_of(value[start:end])) if kind >= 0
         ]
-        for place in digits[CLEAR_PREFIX_DIGITS:-CLEAR_SUFFIX_DIGITS]:
-            hidden[place] = "*"
+        for index in digits[CLEAR_PREFIX_DIGITS:-CLEAR_SUFFIX_DIGITS]:
+            hidden[index] = "*"
     short = "".join(hidden[:_LONGEST])
     if len(value) > _LONGEST:
         short += f"… ({len(value):,} characters)"
@@ -107,9 +116,9 @@ def masked(value: str | None) -> str:
 
 
 def form_of(value: str | None) -> str:
-    """The form of a value, which shows what is wrong with it but not the value itself.
+    """The form of a value, which shows a fault but not the value.
 
-    Letters become A or a, digits 9; what is beyond 40 characters is left out.
+    Letters become A or a, and digits 9. Only the first 40 characters are shown.
     """
     if value is None:
         return "(absent)"

@@ -1,13 +1,13 @@
-"""Rows as sent, held against the contract: conforming and typed, or quarantined with every reason.
+"""Validation of rows: each conforms and is typed, or is quarantined with every reason.
 
-Pure. The rules are in `contract`, and are only applied here. Uniqueness is checked over a whole
-window, everything else row by row, so that a window can be streamed.
+The rules are in `contract`. Uniqueness is checked over a whole window, all other rules row by row,
+so that a window can be streamed.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
@@ -50,15 +50,20 @@ from txn_platform.contract.schema import (
     WITHOUT_DECIMALS,
     SentTransaction,
 )
-from txn_platform.rows.reconciliation import repeated_ids
+from txn_platform.rows.duplicates import repeated_ids
 from txn_platform.rows.timestamps import parse_timestamps
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from txn_platform.arrow.dictionaries import DictionaryEncoded
-    from txn_platform.rows.reconciliation import Batches
+    from txn_platform.rows.duplicates import Batches
     from txn_platform.windows import Window
+
+type RowsByReason = Mapping[str, NDArray[np.int64]]
+"""For each reason that some rows have, the indices of these rows, ascending."""
 
 # The result of `find_repeats` for a window without repeats.
 NO_REPEATS: Final = pl.DataFrame(schema={"position": pl.Int64, "repeat": pl.String})
@@ -66,24 +71,21 @@ NO_REPEATS: Final = pl.DataFrame(schema={"position": pl.Int64, "repeat": pl.Stri
 
 @dataclass(frozen=True)
 class ValidatedBatch:
-    """A batch after validation: each of its rows is in exactly one of the two.
+    """A batch after validation: each row is either in `conforming` or in `quarantined`.
 
     Attributes:
         conforming: columns of `CONFORMING_SCHEMA`, typed, in the order sent.
         quarantined: columns of `QUARANTINE_SCHEMA`, as sent, in the order sent.
+        rows_by_reason: the indices of the quarantined rows by reason.
     """
 
     conforming: pa.RecordBatch
     quarantined: pa.RecordBatch
-
-    @property
-    def reasons(self) -> pl.Series:
-        """Every reason, as often as a row was quarantined for it."""
-        return as_frame(self.quarantined.select(["reasons"]))["reasons"].explode().drop_nulls()
+    rows_by_reason: RowsByReason = field(default_factory=dict[str, "NDArray[np.int64]"])
 
 
 def _parse(sent: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
-    """Texts to values, null where the text does not have the form that the contract asks for."""
+    """Texts as values, null where the text does not have the contract's form."""
     pattern = TEXT_PATTERNS[sent.name]
     dtype = SentTransaction.columns()[sent.name].dtype
     if isinstance(dtype, pl.Datetime):
@@ -96,7 +98,7 @@ def _parse(sent: pl.Series, texts: pl.Series | pa.Array[Any]) -> pl.Series:
 
 
 def _parsers() -> list[pl.Expr]:
-    """Text to values, null where the text does not have the form that the contract asks for."""
+    """For each column that is parsed, an expression of its values and one of its text."""
     expressions: list[pl.Expr] = []
     for name in TEXT_PATTERNS:
         text = pl.col(name)
@@ -109,23 +111,23 @@ def _parsers() -> list[pl.Expr]:
 def _rules() -> dict[str, list[pl.Expr]]:
     """For every reason, the expressions that must all be true; never null.
 
-    They speak of parsed values by the columns' names, and of their text as `sent.` and the name.
+    They refer to a parsed value by its column's name, and to its text by `sent.` and the name.
     """
     rules: dict[str, list[pl.Expr]] = {}
     for name, column in SentTransaction.columns().items():
         value = pl.col(name)
         found = dict(column.validation_rules(value))
         if "max_length" in found:
-            # A text that is too long, maybe by megabytes, need not be looked through as well.
+            # A text that is too long may have megabytes, so no other rule reads it.
             short = found["max_length"].fill_null(value=True)
             text = pl.when(short).then(value).otherwise(pl.lit(""))
             found = column.validation_rules(text) | {"max_length": found["max_length"]}
         if name in TEXT_PATTERNS:
-            # A value that did not parse is malformed, not missing: only absent text is missing.
+            # A value that was not parsed is malformed. Only absent text is missing.
             text = pl.col(f"sent.{name}")
             found["nullability"] = text.is_not_null()
             found["text"] = value.is_not_null() | text.is_null()
-        # Of a value without the right form nothing else can be said.
+        # Other rules make no sense for a value that does not have the right form.
         well_formed = found.get("regex", pl.lit(value=True)).fill_null(value=True)
         for rule, expression in found.items():
             if rule.startswith("check__"):
@@ -136,7 +138,7 @@ def _rules() -> dict[str, list[pl.Expr]]:
 
 _RULES_BY_REASON: Final = _rules()
 _PARSERS: Final = _parsers()
-# An amount with the decimals of its currency, more than this version of the contract has.
+# An amount with as many decimals as its currency has, which is more than the contract allows.
 _FINER: Final = (
     pl.col("sent.amount").str.extract(FINER_DECIMAL).str.len_bytes()
     <= pl.col("currency").replace_strict(CURRENCY_EXPONENTS, default=None, return_dtype=pl.UInt32)
@@ -145,12 +147,12 @@ _RULES: Final = {reason: pl.all_horizontal(tests) for reason, tests in _RULES_BY
     "amount.format": pl.all_horizontal(_RULES_BY_REASON["amount.format"]) | _FINER,
     "amount.exponent": pl.all_horizontal(_RULES_BY_REASON["amount.exponent"]) & ~_FINER,
 }
-# A row that could not be read has no fields at all, which need not be said of each.
+# An unreadable row has no fields. Its only reason is that it is unreadable.
 _UNREADABLE: Final = pl.all_horizontal(
     pl.col("extra_fields").str.starts_with(f'{{"{UNREADABLE}":').fill_null(value=False),
     *(pl.col(f"sent.{name}" if name in TEXT_PATTERNS else name).is_null() for name in SENT_COLUMNS),
 )
-# A field of that name that the source sends itself is text, and no list.
+# The source may send a field of this name; its value is then text, not a list.
 _REPEATS_A_FIELD: Final = (
     pl.col("extra_fields").str.starts_with(f'{{"{DUPLICATE_FIELD}":[').fill_null(value=False)
 )
@@ -160,7 +162,7 @@ def _is_of_one_column(rule: pl.Expr) -> bool:
     return len({name.removeprefix("sent.") for name in rule.meta.root_names()}) == 1
 
 
-# Rules of one column are judged once a value; those that look at several, once a row.
+# Rules of one column are evaluated once for each value; rules of several columns, for each row.
 _OF_ONE_COLUMN: Final = {
     name: pl.all_horizontal(
         rule
@@ -171,7 +173,7 @@ _OF_ONE_COLUMN: Final = {
     )
     for name in SENT_COLUMNS
 }
-# Of these, most windows have few rows that can break them, or none: see `Validator.validate`.
+# Few rows can break these two, so they are evaluated for those rows only.
 _OF_AMOUNTS: Final = "amount.exponent"
 _OF_REFUNDS: Final = "original_transaction_id.own_id"
 _OF_ROWS: Final = [
@@ -180,21 +182,24 @@ _OF_ROWS: Final = [
     for rule in rules
     if reason not in {_OF_AMOUNTS, _OF_REFUNDS} and not _is_of_one_column(rule)
 ]
-_LOOKED_AT: Final = sorted({"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS)))
+_ROW_COLUMNS: Final = sorted(
+    {"transaction_at"}.union(*(rule.meta.root_names() for rule in _OF_ROWS))
+)
 _WORKERS: Final = 2
 _QUARANTINED: Final = encoded_schema(QUARANTINE_SCHEMA, DICTIONARY_ENCODED_COLUMNS)
 
 
 class Validator:
-    """Judges the batches of a window.
+    """Validates the batches of a window.
 
-    Which rows conform is found column by column, values that repeat once each; the reasons are
-    then looked for in the other rows alone, by the same rules. What was found of a dictionary is
-    kept until another comes: the batches of one row group share theirs.
+    The first step finds the rows that conform, column by column. A dictionary's values are
+    validated once, and the result is kept until another dictionary comes, because the batches of a
+    row group share theirs. The second step evaluates the same rules for each reason, on the other
+    rows only.
     """
 
     def __init__(self, window: Window, repeats: pl.DataFrame) -> None:
-        """Args: window: what the rows were sent for; repeats: what `find_repeats` found in it."""
+        """Args: window: the rows were requested for it; repeats: the result of `find_repeats`."""
         self._window = window
         self._repeats = repeats
         self._dictionaries = {
@@ -203,24 +208,24 @@ class Validator:
         self._lack_decimals = PerDictionary(_lack_decimals)
 
     def validate(self, sent: pa.RecordBatch) -> ValidatedBatch:
-        """Judge a batch.
+        """Validate a batch.
 
         Args:
-            sent: columns of `LANDED_SCHEMA`; positions ascend one by one.
+            sent: columns of `LANDED_SCHEMA`; each position is one above the position before.
 
         Raises:
-            RuntimeError: a row was refused for no reason, which is an error in the rules.
+            RuntimeError: a row does not conform and has no reason, which is an error in the rules.
         """
         with ThreadPoolExecutor(_WORKERS) as pool:
-            judged = list(pool.map(self._column, SENT_COLUMNS, map(sent.column, SENT_COLUMNS)))
+            columns = list(pool.map(self._column, SENT_COLUMNS, map(sent.column, SENT_COLUMNS)))
         conforms = np.ones(sent.num_rows, dtype=np.bool_)
-        for column in judged:
+        for column in columns:
             if column.conforms is not None:
                 conforms &= column.conforms
         typed = pa.RecordBatch.from_arrays(
-            [column.typed for column in judged], schema=CONFORMING_SCHEMA
+            [column.typed for column in columns], schema=CONFORMING_SCHEMA
         )
-        whole_rows = as_frame(typed.select(_LOOKED_AT))
+        whole_rows = as_frame(typed.select(_ROW_COLUMNS))
         in_place = whole_rows.select(pl.all_horizontal(*_OF_ROWS, _is_inside(self._window)))
         conforms &= in_place.to_series().to_numpy()
         refunds = whole_rows["original_transaction_id"].is_not_null().arg_true().to_numpy()
@@ -234,14 +239,14 @@ class Validator:
             extra = as_frame(sent.select(["extra_fields"]))
             conforms &= ~extra.select(_REPEATS_A_FIELD).to_series().to_numpy()
         if self._repeats.height and sent.num_rows:
-            places = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
-            conforms[places[(places >= 0) & (places < sent.num_rows)]] = False
+            indices = self._repeats["position"].to_numpy() - sent.column("position")[0].as_py()
+            conforms[indices[(indices >= 0) & (indices < sent.num_rows)]] = False
         if conforms.all():
             return ValidatedBatch(typed, empty(_QUARANTINED))
-        return ValidatedBatch(
-            typed.filter(boolean(conforms)),
-            _reasoned(few(sent, ~conforms), self._window, self._repeats),
-        )
+        rest = few(sent, ~conforms)
+        rows_by_reason = _rows_by_reason(rest, self._window, self._repeats)
+        quarantined = _quarantined(rest, self._window, rows_by_reason)
+        return ValidatedBatch(typed.filter(boolean(conforms)), quarantined, rows_by_reason)
 
     def _column(self, name: str, column: pa.Array[Any]) -> _Column:
         if not isinstance(column, pa.DictionaryArray):
@@ -249,33 +254,35 @@ class Validator:
             typed = column if name not in TEXT_PATTERNS else values.to_arrow()
             return _Column(typed, None if good.all() else good.to_numpy())
         encoded = cast("DictionaryEncoded", column)
-        judged = self._dictionaries[name](encoded.dictionary).column(encoded)
+        validated = self._dictionaries[name](encoded.dictionary).column(encoded)
         if name in TEXT_PATTERNS:
-            plain = judged.typed.cast(CONFORMING_SCHEMA.field(name).type)
-            return _Column(plain, judged.conforms)
-        return judged
+            plain = validated.typed.cast(CONFORMING_SCHEMA.field(name).type)
+            return _Column(plain, validated.conforms)
+        return validated
 
 
 def _lack_decimals(currencies: pa.Array[Any]) -> NDArray[np.bool_]:
-    """Which of k currencies, and of null behind them, have no decimals."""
+    """Whether each of k currencies has no decimals; the last of k + 1 values is null's."""
     codes = pl.Series(currencies, dtype=pl.String).extend_constant(None, 1)
     return codes.is_in(WITHOUT_DECIMALS).fill_null(value=False).to_numpy()
 
 
-def _hold(reason: str, rows: pa.RecordBatch, places: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
-    """Whether a reason's rules hold of the rows at some places."""
+def _hold(
+    reason: str, rows: pa.RecordBatch, indices: NDArray[np.integer[Any]]
+) -> NDArray[np.bool_]:
+    """Whether the rows at the given indices obey the rules of a reason."""
     rules = pl.all_horizontal(_RULES_BY_REASON[reason])
-    some = rows.select(sorted({*rules.meta.root_names()})).take(cast("Any", integers(places)))
+    some = rows.select(sorted({*rules.meta.root_names()})).take(cast("Any", integers(indices)))
     return as_frame(some).select(rules).to_series().to_numpy()
 
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of n rows, judged.
+    """A validated column of n rows.
 
     Attributes:
-        typed: n values of the type that `CONFORMING_SCHEMA` says, null where there is none; a
-            dictionary has only values that conform.
+        typed: n values of the type in `CONFORMING_SCHEMA`, null where the text is no such value. A
+            dictionary has conforming values only.
         conforms: n truth values; None when all are true.
     """
 
@@ -285,23 +292,23 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Dictionary:
-    """A dictionary of k values, judged.
+    """A validated dictionary of k values.
 
     Attributes:
-        typed: the values of the type that `CONFORMING_SCHEMA` says: all k, null where there is
-            none; of a column that stays a dictionary, those that conform.
-        conforms: k + 1 truth values, the last of them null's.
-        places: for each of k + 1 values its place in `typed`, -1 where it has none; None when they
-            are the same.
+        typed: values of the type in `CONFORMING_SCHEMA`. For a column that stays a dictionary, the
+            conforming values; for another, all k, null where the text is no such value.
+        conforms: k + 1 truth values; the last is null's.
+        indices: for each of the k + 1 values its index in `typed`, -1 for none; None when every
+            value keeps its index.
     """
 
     typed: pa.Array[Any]
     conforms: NDArray[np.bool_]
-    places: NDArray[np.int32] | None
+    indices: NDArray[np.int32] | None
 
     @classmethod
     def of(cls, name: str, sent: pa.Array[Any]) -> Self:
-        """Judge the values of a column."""
+        """Validate the dictionary of a column."""
         values, good = _validate_values(
             name, pl.Series(sent, dtype=pl.String).extend_constant(None, 1)
         )
@@ -313,78 +320,88 @@ class _Dictionary:
         kept[-1] = False
         if kept[:-1].all():
             return cls(sent, conforms, None)
-        places = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
-        return cls(sent.filter(boolean(kept[:-1])), conforms, places)
+        indices = np.where(kept, np.cumsum(kept) - 1, -1).astype(np.int32)
+        return cls(sent.filter(boolean(kept[:-1])), conforms, indices)
 
     def column(self, encoded: DictionaryEncoded) -> _Column:
-        """Rows over this dictionary, judged."""
+        """Rows over this dictionary, validated."""
         indices = indices_of(encoded)
         good = self.conforms if encoded.null_count else self.conforms[:-1]
         conforms = None if good.all() else self.conforms[indices]
-        if self.places is None:
+        if self.indices is None:
             return _Column(recoded(encoded, self.typed), conforms)
-        return _Column(renumbered(indices, self.places, self.typed), conforms)
+        return _Column(renumbered(indices, self.indices, self.typed), conforms)
 
 
 def _validate_values(name: str, texts: pl.Series | pa.Array[Any]) -> tuple[pl.Series, pl.Series]:
-    """Texts parsed, and whether each conforms to the rules of its column alone."""
+    """Parsed texts, and whether each obeys the rules of its column alone."""
     sent = pl.Series(name, texts, dtype=pl.String)
     values = _parse(sent, texts) if name in TEXT_PATTERNS else sent
     frame = pl.DataFrame([values, sent.alias(f"sent.{name}")])
     return values, frame.select(_OF_ONE_COLUMN[name]).to_series()
 
 
-def _reasoned(sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame) -> pa.RecordBatch:
-    """Rows that do not conform, as the quarantine keeps them."""
-    judged = (
+def _rows_by_reason(
+    sent: pa.RecordBatch, window: Window, repeats: pl.DataFrame
+) -> dict[str, NDArray[np.int64]]:
+    """For each reason the indices of its rows, in the order of `REASONS`; no reason without rows.
+
+    Args:
+        sent: the rows that do not conform, columns of `LANDED_SCHEMA`.
+        window: the rows were requested for it.
+        repeats: the result of `find_repeats`.
+    """
+    tested = (
         as_frame(sent)
         .lazy()
         .join(repeats.lazy(), on="position", how="left", maintain_order="left")
         .with_columns(_PARSERS)
-        .with_columns(
-            *(rule.alias(f"rule.{reason}") for reason, rule in _RULES.items()),
-            _is_inside(window).alias(f"rule.{OUTSIDE_WINDOW}"),
-            _UNREADABLE.alias("rule.unreadable"),
-            _REPEATS_A_FIELD.alias("rule.duplicate_field"),
+        .select(
+            "repeat",
+            *(rule.alias(reason) for reason, rule in _RULES.items()),
+            _is_inside(window).alias(OUTSIDE_WINDOW),
+            _UNREADABLE.alias(UNREADABLE_ROW),
+            _REPEATS_A_FIELD.alias(DUPLICATE_FIELD_ROW),
         )
         .collect()
     )
-    unreadable = judged["rule.unreadable"]
-    reasons = _every_reason(
-        {UNREADABLE_ROW: unreadable, DUPLICATE_FIELD_ROW: judged["rule.duplicate_field"]}
-        | {reason: ~judged[f"rule.{reason}"] & ~unreadable for reason in (*_RULES, OUTSIDE_WINDOW)}
-        | {repeat: judged["repeat"] == repeat for repeat in (DUPLICATE, CONFLICT)}
-    )
-    if not (reasons.list.len() > 0).all():
-        raise RuntimeError("a row was refused for no reason")
+    readable = ~tested[UNREADABLE_ROW]
+    holds = {name: tested[name] for name in (UNREADABLE_ROW, DUPLICATE_FIELD_ROW)}
+    holds |= {reason: ~tested[reason] & readable for reason in (*_RULES, OUTSIDE_WINDOW)}
+    holds |= {reason: tested["repeat"] == reason for reason in (DUPLICATE, CONFLICT)}
+    found = {
+        reason: of_rows.fill_null(value=False).arg_true().to_numpy().astype(np.int64)
+        for reason, of_rows in holds.items()
+    }
+    return {reason: rows for reason, rows in found.items() if len(rows)}
+
+
+def _quarantined(
+    sent: pa.RecordBatch, window: Window, rows_by_reason: RowsByReason
+) -> pa.RecordBatch:
+    """Rows that do not conform, with the columns of `QUARANTINE_SCHEMA`."""
     count = sent.num_rows
     columns: dict[str, pa.Array[Any]] = {
         **{name: sent.column(name) for name in sent.schema.names},
-        "reasons": reasons.to_arrow(),
+        "reasons": _reasons_of_rows(rows_by_reason, count),
         "window_start": pl.repeat(window.start, count, eager=True).to_arrow(),
         "contract_version": pl.repeat(CONTRACT_VERSION, count, eager=True).to_arrow(),
     }
     return as_batch(pa.Table.from_pydict(columns), _QUARANTINED)
 
 
-def _every_reason(holds: dict[str, pl.Series]) -> pl.Series:
-    """For each of n rows the reasons that hold of it, in the order they are given.
-
-    Args:
-        holds: for each reason n truth values; null is false.
-    """
-    rows = [of_reason.fill_null(value=False).arg_true().to_numpy() for of_reason in holds.values()]
-    of_rows = np.concatenate(rows)
-    kinds = np.repeat(np.arange(len(rows), dtype=np.int32), [len(found) for found in rows])
-    order = np.argsort(of_rows, kind="stable")
-    counts = np.bincount(of_rows, minlength=len(next(iter(holds.values()))))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-    names = pl.Series(list(holds)).gather(kinds[order])
-    return pl.Series(
-        "reasons",
-        pa.ListArray.from_arrays(cast("Any", integers(offsets)), names.to_arrow()),
-        dtype=pl.List(pl.String),
+def _reasons_of_rows(rows_by_reason: RowsByReason, count: int) -> pa.Array[Any]:
+    """For each of `count` rows the list of its reasons, in the order of `rows_by_reason`."""
+    rows = np.concatenate([np.empty(0, dtype=np.int64), *rows_by_reason.values()])
+    reasons_of_row = np.bincount(rows, minlength=count)
+    if not reasons_of_row.all():
+        raise RuntimeError("a row does not conform and has no reason")
+    reasons = np.repeat(np.arange(len(rows_by_reason)), list(map(len, rows_by_reason.values())))
+    names = pl.Series(list(rows_by_reason), dtype=pl.String).gather(
+        reasons[np.argsort(rows, kind="stable")]
     )
+    offsets = np.concatenate([[0], np.cumsum(reasons_of_row)]).astype(np.int32)
+    return pa.ListArray.from_arrays(cast("Any", integers(offsets)), names.to_arrow())
 
 
 def _is_inside(window: Window) -> pl.Expr:
@@ -393,15 +410,16 @@ def _is_inside(window: Window) -> pl.Expr:
 
 
 def find_repeats(batches: Batches) -> pl.DataFrame:
-    """Well-formed ids that a window holds more than once.
+    """The rows that share a well-formed id with another row and must not be published.
 
-    Identical copies, in every field, keep the first; an id with differing contents keeps none.
+    If all rows with an id are equal in every field, the first of them may be published. If they
+    differ, none may.
 
     Args:
         batches: gives the window's rows as sent, columns of `LANDED_SCHEMA`; see `repeated_ids`.
 
     Returns:
-        `position` and `repeat`, the reason, of every row that must not be published.
+        `position` and `repeat` of each such row; `repeat` is the reason.
     """
     well_formed = SentTransaction.columns()["transaction_id"].validation_rules(
         pl.col("transaction_id")

@@ -1,6 +1,6 @@
-"""A landed window, validated: every row is conforming and protected, or quarantined with reasons.
+"""Validation of a landed window: each row is published protected, or quarantined with reasons.
 
-Pure: rows come from one function and go to another, and files are no matter of this module.
+One function gives the rows, another takes the results. No file is opened here.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from txn_platform.rows.duplicates import Batches
     from txn_platform.rows.protection import CardProtector
     from txn_platform.rows.reason_tally import Reason
-    from txn_platform.rows.reconciliation import Batches
     from txn_platform.windows import Window
 
 
 @dataclass(frozen=True)
 class ValidatedWindow:
-    """The account of a window that was validated.
+    """The totals of a validated window.
 
     Attributes:
-        validated: control totals of the rows that conform.
-        quarantined: control totals of the others.
-        reasons: of the quarantine, the most frequent first.
-        in_order: the rows that conform came in the order in which they are published.
+        validated: control totals of the conforming rows.
+        quarantined: control totals of the other rows.
+        reasons: why rows were quarantined, the most frequent reason first.
+        in_order: whether the conforming rows came in the order of publication.
     """
 
     validated: ControlTotals
@@ -55,14 +55,14 @@ def validate_window(
     """Validate every row of a landed window, batch by batch, in one pass.
 
     Args:
-        batches: gives the landed rows, columns of `LANDED_SCHEMA`; asked once more for the ids
-            when `may_repeat`.
-        window: what the rows were sent for.
+        batches: gives the landed rows, columns of `LANDED_SCHEMA`. With `may_repeat` it is called
+            again for the ids.
+        window: the window that the rows were requested for.
         protector: replaces card numbers by token and mask.
-        write: takes, of each batch, the conforming rows (`PUBLISHED_SCHEMA`) and the quarantined
-            ones (`QUARANTINE_SCHEMA`), in the order sent.
-        card_policy: `token`, or `clear` where card numbers are published as they are.
-        may_repeat: an id may occur twice; otherwise repeats are not looked for.
+        write: takes the conforming rows (`PUBLISHED_SCHEMA`) and the quarantined rows
+            (`QUARANTINE_SCHEMA`) of each batch, in the order sent.
+        card_policy: `token`, or `clear` to publish card numbers as sent.
+        may_repeat: whether an id may occur twice; if not, nothing looks for duplicates.
     """
     validated = quarantined = ControlTotals()
     reasons = ReasonTally()
@@ -72,7 +72,7 @@ def validate_window(
         conforming = protected(batch.conforming, protector, card_policy)
         validated += ControlTotals.of(conforming)
         quarantined += ControlTotals.of(batch.quarantined)
-        reasons.add(batch.quarantined)
+        reasons.add(batch.quarantined, batch.rows_by_reason)
         order.add(conforming)
         write(conforming, batch.quarantined)
     return ValidatedWindow(validated, quarantined, reasons.most_common(), order.holds)

@@ -1,37 +1,16 @@
 """Control totals: additive, independent of order, and the same as a calculation by hand."""
 
 from decimal import Decimal
-from uuid import UUID
 
 import polars as pl
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from txn_platform.rows import reconciliation
-from txn_platform.rows.reconciliation import ControlTotals, Repeats, id_hashes, repeated_ids
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.source.json_objects import without_repeats
-from txn_platform_tests.support.served_source import in_batches
 
-_MASK = (1 << 64) - 1
 _IDS = st.lists(st.one_of(st.none(), st.text(max_size=40)), max_size=50)
-
-
-def _mix(state: int) -> int:
-    state = (state + 0x9E3779B97F4A7C15) & _MASK
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-    return state ^ (state >> 31)
-
-
-def _hash_by_hand(text: str | None) -> int:
-    data = (text or "").encode()
-    state = _mix(len(data))
-    padded = data + b"\0" * (-len(data) % 8)
-    for index in range(0, len(padded), 8):
-        state = _mix(state ^ int.from_bytes(padded[index : index + 8], "little"))
-    return state
 
 
 def _frame(ids: list[str | None]) -> pl.DataFrame:
@@ -45,12 +24,6 @@ def _frame(ids: list[str | None]) -> pl.DataFrame:
         },
         schema=dict.fromkeys(["transaction_id", "transaction_type", "amount"], pl.String),
     )
-
-
-@given(_IDS)
-def test_hashes_agree_with_the_definition(ids: list[str | None]) -> None:
-    expected = [_hash_by_hand(text) for text in ids]
-    assert id_hashes(pl.Series(ids, dtype=pl.String)).tolist() == expected
 
 
 @given(_IDS, st.integers(0, 50), st.randoms(use_true_random=False))
@@ -111,57 +84,6 @@ def test_differences_name_what_differs() -> None:
         "amount of REFUND: 0 against 1.00",
     ]
     assert one.differences(one) == []
-
-
-_START = 0x019A_0B1C_2D3E
-
-
-def _uuid7(age: int, tail: int) -> str:
-    return str(UUID(int=(_START + age << 80) + (0x7 << 76) + (0b10 << 62) + tail))
-
-
-# Few moments, some of them hours away, and few ids of each; and what is no id.
-_SOME_IDS = st.one_of(
-    st.builds(_uuid7, st.sampled_from([0, 1, 2, 60_000, 10**8]), st.integers(0, 3)),
-    st.sampled_from("ab"),
-)
-
-
-@given(
-    st.lists(_SOME_IDS, max_size=16),
-    st.booleans(),
-    st.integers(1, 5),
-    st.sampled_from([0, 2, reconciliation.FEW_STRAYS]),
-)
-def test_repeated_ids_are_found_across_batches(
-    ids: list[str], in_order: bool, size: int, few_strays: int
-) -> None:
-    if in_order:
-        ids.sort()
-    batch = pa.record_batch({"transaction_id": pa.array(ids, pa.string())})
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(reconciliation, "FEW_STRAYS", few_strays)
-        found = repeated_ids(in_batches(batch, size))
-    assert found["transaction_id"].to_list() == [text for text in ids if ids.count(text) > 1]
-
-
-@given(st.lists(_SOME_IDS, max_size=16), st.booleans(), st.integers(1, 5))
-def test_no_repeat_goes_by_without_suspicion(ids: list[str], in_order: bool, size: int) -> None:
-    if in_order:
-        ids.sort()
-    assert _suspected(ids, size) or len(set(ids)) == len(ids)
-
-
-@given(st.lists(st.integers(0, 1_000_000), unique=True), st.integers(1, 5))
-def test_ids_in_order_of_time_are_above_suspicion(ages: list[int], size: int) -> None:
-    assert not _suspected([_uuid7(age, 0) for age in sorted(ages)], size)
-
-
-def _suspected(ids: list[str], size: int) -> bool:
-    repeats = Repeats()
-    for start in range(0, len(ids), size):
-        repeats.add(pa.array(ids[start : start + size], pa.string()))
-    return repeats.suspected
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_amounts_are_held_against_each_rows_own_currency() -> None:
         rows[number] = sent_row(number, amount="1.50", currency="JPY")
     judged = validate(*rows)
     assert judged.quarantined["position"].to_pylist() == [0, 20, 39]
-    assert set(judged.reasons) == {"amount.exponent"}
+    assert set(judged.rows_by_reason) == {"amount.exponent"}
     assert judged.conforming.num_rows == 37
 
 
@@ -362,7 +362,7 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
     accepted = {sent["transaction_id"] for sent in judged.conforming.to_pylist()}
     positions = set(judged.quarantined["position"].to_pylist())
     assert judged.conforming.num_rows + judged.quarantined.num_rows == len(rows)
-    assert set(judged.reasons) <= set(REASONS)
+    assert set(judged.rows_by_reason) <= set(REASONS)
     for position, row in enumerate(rows):
         try:
             _SecondOpinion.model_validate(row)

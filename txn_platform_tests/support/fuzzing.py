@@ -25,8 +25,9 @@ import pyarrow as pa
 
 from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.errors import UserError
+from txn_platform.rows.duplicates import RepeatedIds
 from txn_platform.rows.reason_tally import ReasonTally
-from txn_platform.rows.reconciliation import ControlTotals, Repeats
+from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import NO_REPEATS, Validator
 from txn_platform.settings import load_settings
 from txn_platform.source import transport
@@ -359,18 +360,18 @@ def _validate(body: bytes, batches: list[pa.RecordBatch]) -> None:
     """Validate and count the rows of some of the inputs: all would take longer."""
     if zlib.crc32(body) % _VALIDATED:
         return
-    validator, tally, repeats = Validator(_WINDOW, NO_REPEATS), ReasonTally(), Repeats()
+    validator, tally, repeated = Validator(_WINDOW, NO_REPEATS), ReasonTally(), RepeatedIds()
     position = 0
     totals = ControlTotals()
     for batch in batches:
         positions = pa.array(range(position, position + len(batch)), pa.int64())
         rows = pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
         rows.validate(full=True)
-        totals += ControlTotals.of(rows, repeats.add(rows.column("transaction_id")))
+        totals += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
         result = validator.validate(rows)
         if len(result.conforming) + len(result.quarantined) != len(rows):
             raise AssertionError("a row is lost")
-        tally.add(result.quarantined)
+        tally.add(result.quarantined, result.rows_by_reason)
         position += len(batch)
     _require_no_card("; ".join(totals.differences(ControlTotals())))
     for reason in tally.most_common().values():

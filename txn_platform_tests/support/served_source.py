@@ -22,7 +22,7 @@ from txn_platform.rows.reconciliation import ControlTotals
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from txn_platform.rows.reconciliation import Batches
+    from txn_platform.rows.duplicates import Batches
 
 
 def sent_row(number: int, /, **changes: str | None) -> dict[str, str | None]:
