@@ -1,7 +1,7 @@
 """The assets: a window is landed, validated and published, in this order.
 
-Each step stages its files, proves them, and only then hands them to the IO manager. `contract` has
-the rules, `rows` the work on rows, and `checks` the results of checks.
+Each step stages its files, checks them, and then passes them to the IO manager. The rules are in
+`contract`, the work on rows is in `rows`, and the results of checks are in `checks`.
 """
 
 import json
@@ -51,9 +51,9 @@ from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.window import validate_window
 from txn_platform.windows import Window
 
-# Whether the source stated them. Where it did not, they are those of the rows that were landed.
+# A note in the landed file: whether the source stated the totals. If not, they were counted.
 _TOTALS_STATED: Final = "totals_stated"
-# Likewise whether an id can be in it twice: what is known to have none need not be searched.
+# A note in the landed file: whether an id may be in it twice. If not, nothing looks for duplicates.
 _REPEATS_SUSPECTED: Final = "repeats_suspected"
 _CARD_POLICY: Final = "card_policy"
 
@@ -70,8 +70,8 @@ _QUARANTINED: Final = Encoding(
     row_group_rows=1 << 17,
     dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
 )
-# Plain values and dictionaries alone: fastparquet, Velox, StarRocks and older Spark and Iceberg
-# cannot read the delta encodings.
+# Only plain values and dictionaries: fastparquet, Velox, StarRocks and older Spark and Iceberg
+# cannot read delta encodings.
 _FOR_READERS: Final = Encoding(
     compression="zstd",
     level=1,
@@ -102,11 +102,11 @@ class LandingConfig(dg.Config):
     """Options of one run's landing."""
 
     allow_empty: bool = False
-    """Whether a window may come back without rows where the lake has some, for a source that has
-    taken them back."""
+    """Whether a window may be empty although the lake has rows of it, for a source that has deleted
+    them."""
 
 
-# A subset can be chosen of every step: only then may a check stay without a result.
+# Dagster allows a check without a result only where a subset can be selected.
 @dg.multi_asset(
     outs={
         checks.RAW: dg.AssetOut(
@@ -121,7 +121,7 @@ class LandingConfig(dg.Config):
     name=checks.RAW,
     partitions_def=HOURS,
     group_name="transactions",
-    check_specs=[checks.DRIFT, checks.TOTALS_STATED, checks.LANDED_TOTALS],
+    check_specs=checks.specs_of(checks.RAW),
     can_subset=True,
 )
 def raw_transactions(
@@ -131,10 +131,10 @@ def raw_transactions(
     store: LakeResource,
     card_key: CardKeyResource,
 ) -> Iterator[Any]:
-    """Land a window, and hold it against the source's control totals."""
+    """Land a window, and compare it with the source's control totals."""
     window = window_of(context)
     with failing_for_users():
-        # Without a key nothing of the window can be published: said before card numbers are landed.
+        # Without a key nothing can be published, so this fails before card numbers are landed.
         card_key.protector()
         source = generator.source()
         watermark = source.require_complete(window)
@@ -159,15 +159,7 @@ def raw_transactions(
                 }
             )
             staged = writer.finish()
-            results.append(checks.totals_stated(stated))
-            if stated is not None:
-                results.append(
-                    checks.check_result(
-                        checks.LANDED_TOTALS,
-                        landed.differences(stated),
-                        checks.totals_metadata(landed),
-                    )
-                )
+            results += checks.landed(landed, stated)
             yield from checks.require(results, recorded)
             if dg.AssetKey(checks.RAW) in context.selected_asset_keys:
                 yield dg.Output(
@@ -179,7 +171,7 @@ def raw_transactions(
 
 
 def _require_no_rows(lake: Lake, window: Window) -> None:
-    """Raise a `UserError` when the lake has rows of a window, which came back without any."""
+    """Raise a `UserError` if the lake has rows of a window for which the source now sends none."""
     for asset, done in ((checks.PUBLISHED, "published"), (checks.RAW, "landed")):
         key = object_key(asset, window)
         if lake.find(key) is None:
@@ -227,7 +219,7 @@ class ValidationConfig(dg.Config):
     name="validation",
     partitions_def=HOURS,
     group_name="transactions",
-    check_specs=[checks.EVERY_ROW_KEPT, checks.QUARANTINE_SHARE],
+    check_specs=checks.specs_of(checks.VALIDATED),
     can_subset=True,
 )
 def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
@@ -238,7 +230,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
     card_key: CardKeyResource,
     quarantine: QuarantineResource,
 ) -> Iterator[Any]:
-    """Judge every row of a landed window; both outputs come from one pass over it."""
+    """Validate every row of a landed window; both outputs come from one pass over it."""
     window = window_of(context)
     with failing_for_users(), ExitStack() as staged:
         protector, policy = card_key.protector(), card_key.policy
@@ -289,16 +281,9 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
                 },
             ),
         }
-        results = [
-            checks.every_row_kept(landed, found.validated, found.quarantined),
-            checks.quarantine_share(
-                landed.rows,
-                found.quarantined.rows,
-                found.reasons,
-                allowed=allowed,
-                allowed_by_reason=config.max_quarantine_by_reason,
-            ),
-        ]
+        results = checks.validated(
+            landed, found, allowed=allowed, allowed_by_reason=config.max_quarantine_by_reason
+        )
         recorded = context.selected_asset_check_keys
         yield from checks.require(results, recorded)
         for name, output in outputs.items():
@@ -325,13 +310,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
     name=checks.PUBLISHED,
     partitions_def=HOURS,
     group_name="transactions",
-    check_specs=[
-        checks.SCHEMA,
-        checks.UNIQUE_IDS,
-        checks.EVERY_ROW_PUBLISHED,
-        checks.PUBLISHED_TOTALS,
-        checks.NO_CLEAR_CARDS,
-    ],
+    check_specs=checks.specs_of(checks.PUBLISHED),
     can_subset=True,
 )
 def s3_parquet_transactions(
@@ -357,7 +336,7 @@ def s3_parquet_transactions(
             ControlTotals(),
         )
         with store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
-            # Validated rows are laid out for readers already: they are not made anew, but proven.
+            # The validated file already has the published layout, so a copy of it is proven.
             with open_parquet(
                 writer.copy(validated_transactions.copy_to), DICTIONARY_ENCODED_COLUMNS
             ) as file:
@@ -384,7 +363,7 @@ def s3_parquet_transactions(
 
 
 def _note(file: pq.ParquetFile, name: str) -> str:
-    """A note in the footer, from the step that made the file."""
+    """A note that the step that wrote the file left in its footer."""
     notes = file.metadata.metadata or {}
     if name.encode() not in notes:
         raise UserError(
@@ -397,19 +376,18 @@ def _note(file: pq.ParquetFile, name: str) -> str:
 def _recorded(raw: pq.ParquetFile, landing: dict[str, Any]) -> dict[str, Any]:
     """The metadata of a published window about its source; see `publication_metadata`.
 
-    Nothing when the window was landed by an earlier version, which did not say whether its totals
-    were stated.
+    Empty if an earlier version landed the window, without a note on whether totals were stated.
     """
     stated = _says_totals_were_stated(raw)
     return {} if stated is None else publication_metadata(_stated(raw) if stated else None, landing)
 
 
 def _says_totals_were_stated(raw: pq.ParquetFile) -> bool | None:
-    """Whether the source stated the totals; None when an earlier version landed the window."""
+    """Whether the source stated the totals; None if an earlier version landed the window."""
     known = _TOTALS_STATED.encode() in (raw.metadata.metadata or {})
     return json.loads(_note(raw, _TOTALS_STATED)) if known else None
 
 
 def _stated(raw: pq.ParquetFile) -> ControlTotals:
-    """The totals of the landed rows: the source's, or counted where the source states none."""
+    """The totals that the source stated, or the counted ones if it states none."""
     return ControlTotals.parse(_note(raw, SOURCE_TOTALS_NOTE))

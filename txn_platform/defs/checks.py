@@ -1,10 +1,10 @@
-"""The asset checks: what is promised of every window, and the verdicts on it.
+"""The asset checks: their specifications, and their results from the figures of an asset.
 
-A check's name, asset and meaning are here; the figures it is judged by come from the assets. All
-but `source_states_totals` block: a window that fails one of them is not published.
+A new check is a specification in `CHECKS`, and a result in `drift`, `landed`, `validated` or
+`published`. All checks but `source_states_totals` block: a window that fails one is not published.
 
-A check that cannot be judged has no result. Dagster shows it as skipped, or as failed to execute
-where the step failed, and never as passed.
+A check that cannot be evaluated has no result. Dagster then shows it as skipped, or as failed to
+execute if the step failed, and never as passed.
 """
 
 import warnings
@@ -20,6 +20,7 @@ from txn_platform.defs.partitions import HOURS
 from txn_platform.rows.proof import Proof
 from txn_platform.rows.reason_tally import Reason
 from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform.rows.window import ValidatedWindow
 
 RAW: Final = "raw_transactions"
 VALIDATED: Final = "validated_transactions"
@@ -80,6 +81,24 @@ NO_CLEAR_CARDS: Final = _check(
     PUBLISHED, "no_card_number_in_clear", "Every card number is masked, and no text holds one"
 )
 
+CHECKS: Final = (
+    DRIFT,
+    TOTALS_STATED,
+    LANDED_TOTALS,
+    EVERY_ROW_KEPT,
+    QUARANTINE_SHARE,
+    SCHEMA,
+    UNIQUE_IDS,
+    EVERY_ROW_PUBLISHED,
+    PUBLISHED_TOTALS,
+    NO_CLEAR_CARDS,
+)
+
+
+def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
+    """The specifications of an asset's checks, as its decorator takes them."""
+    return [check for check in CHECKS if check.asset_key == dg.AssetKey(asset)]
+
 
 def check_result(
     check: dg.AssetCheckSpec,
@@ -87,7 +106,7 @@ def check_result(
     metadata: Mapping[str, Any] | None = None,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    """The result of a check: passed when there is no fault; a warning holds nothing back."""
+    """The result of a check: it has passed if there is no fault. A warning blocks nothing."""
     found = list(faults)
     return dg.AssetCheckResult(
         passed=not found,
@@ -102,17 +121,17 @@ def check_result(
 def require(
     results: Iterable[dg.AssetCheckResult], selected: Collection[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckResult]:
-    """Fail the step when a check has failed, so that its outputs are never written.
+    """Fail the step if a check has failed, so that its outputs are never written.
 
-    A blocking check of Dagster's holds back what is downstream, not the asset that it checks.
+    Dagster's own blocking stops the assets downstream, not the asset that is checked.
 
     Args:
-        results: of every check that was evaluated.
-        selected: the checks that the run records; the others hold the window back as well.
+        results: the results of all evaluated checks.
+        selected: the checks that the run records. The other checks block too.
 
     Yields:
-        Before the step fails, the result of every recorded check, also of those that passed.
-        Nothing when none has failed: results then follow the outputs that they are about.
+        If a check has failed, the results of all recorded checks. Otherwise nothing, because
+        Dagster takes results after the outputs that they are about.
     """
     found = list(results)
     failed = [
@@ -122,14 +141,14 @@ def require(
     ]
     if failed:
         yield from recorded(found, selected)
-        said = "; ".join(f"{result.check_name}: {result.description}" for result in failed)
-        raise failure(f"the window is not published, because checks failed. {said}")
+        failures = "; ".join(f"{result.check_name}: {result.description}" for result in failed)
+        raise failure(f"the window is not published, because checks failed. {failures}")
 
 
 def recorded(
     results: Iterable[dg.AssetCheckResult], selected: Collection[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckResult]:
-    """The results of the checks that a run records."""
+    """Those results whose check the run records."""
     keys = {(key.asset_key, key.name) for key in selected}
     for result in results:
         if (result.asset_key, result.check_name) in keys:
@@ -137,7 +156,7 @@ def recorded(
 
 
 def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
-    """The result on how a source describes its rows; None when it does not."""
+    """The result of comparing the source's description with the contract; None without one."""
     breaking = any(difference.breaking for difference in found or [])
     return check_result(
         DRIFT,
@@ -147,8 +166,22 @@ def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
     )
 
 
-def totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
-    """The result on whether a source states control totals; a warning when it does not."""
+def landed(totals: ControlTotals, stated: ControlTotals | None) -> list[dg.AssetCheckResult]:
+    """The results on landed rows.
+
+    Args:
+        totals: counted from the rows.
+        stated: by the source, if it states totals. Without them `LANDED_TOTALS` has no result.
+    """
+    results = [_totals_stated(stated)]
+    if stated is not None:
+        results.append(
+            check_result(LANDED_TOTALS, totals.differences(stated), totals_metadata(totals))
+        )
+    return results
+
+
+def _totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
     return check_result(
         TOTALS_STATED,
         []
@@ -160,18 +193,38 @@ def totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
     )
 
 
-def every_row_kept(
-    landed: ControlTotals, validated: ControlTotals, quarantined: ControlTotals
-) -> dg.AssetCheckResult:
-    """The result on whether each landed row is in exactly one of validated and quarantined."""
-    return check_result(
-        EVERY_ROW_KEPT,
-        (validated + quarantined).differences(landed),
-        {"validated": validated.rows, "quarantined": quarantined.rows},
-    )
+def validated(
+    landed: ControlTotals,
+    found: ValidatedWindow,
+    *,
+    allowed: float,
+    allowed_by_reason: Mapping[str, float],
+) -> list[dg.AssetCheckResult]:
+    """The results on a validated window.
+
+    Args:
+        landed: the totals of its landed rows.
+        found: the result of validation.
+        allowed: the largest share of quarantined rows.
+        allowed_by_reason: the largest share for single reasons, where one is set.
+    """
+    return [
+        check_result(
+            EVERY_ROW_KEPT,
+            (found.validated + found.quarantined).differences(landed),
+            {"validated": found.validated.rows, "quarantined": found.quarantined.rows},
+        ),
+        _quarantine_share(
+            landed.rows,
+            found.quarantined.rows,
+            found.reasons,
+            allowed=allowed,
+            allowed_by_reason=allowed_by_reason,
+        ),
+    ]
 
 
-def quarantine_share(
+def _quarantine_share(
     rows: int,
     quarantined: int,
     reasons: Mapping[str, Reason],
@@ -179,15 +232,6 @@ def quarantine_share(
     allowed: float,
     allowed_by_reason: Mapping[str, float],
 ) -> dg.AssetCheckResult:
-    """The result on a window's quarantine.
-
-    Args:
-        rows: sent in all.
-        quarantined: of these.
-        reasons: what they are quarantined for, the commonest first.
-        allowed: the largest share of quarantined rows.
-        allowed_by_reason: the largest share of single reasons, where one is set.
-    """
     limits = [("", quarantined, allowed)] + [
         (f" for {reason}", reasons[reason].rows if reason in reasons else 0, limit)
         for reason, limit in allowed_by_reason.items()
@@ -218,7 +262,7 @@ _COMMONEST: Final = 3
 
 
 def _table_of(reasons: Mapping[str, Reason], rows: int) -> dg.TableMetadataValue:
-    """Reasons as Dagster shows them; of the rows' values only a form is in it."""
+    """Reasons as Dagster shows them, with the form of a value and never a value."""
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -247,21 +291,21 @@ def _table_of(reasons: Mapping[str, Reason], rows: int) -> dg.TableMetadataValue
 def published(
     proof: Proof, card_policy: str, *, totals_stated: bool = True
 ) -> list[dg.AssetCheckResult]:
-    """The results on a file that is to be published.
+    """The results on a file before it is published.
 
     Args:
-        proof: what the file was found to hold.
-        card_policy: `token`, or `clear` where card numbers are published as they are.
-        totals_stated: whether the source states totals; without them that check has no result.
+        proof: the findings on the file.
+        card_policy: `token`, or `clear` to publish card numbers as sent.
+        totals_stated: whether the source states totals. If not, `PUBLISHED_TOTALS` has no result.
 
     Returns:
-        Of a file with another schema the result on the schema alone.
+        Only the result of `SCHEMA` for a file whose schema is not the contract's.
     """
     schema = check_result(SCHEMA, proof.schema_faults)
     if proof.schema_faults:
         return [schema]
     doubled = proof.repeated_ids
-    held_against = [EVERY_ROW_PUBLISHED, *([PUBLISHED_TOTALS] if totals_stated else [])]
+    comparisons = [EVERY_ROW_PUBLISHED, *([PUBLISHED_TOTALS] if totals_stated else [])]
     return [
         schema,
         check_result(
@@ -269,14 +313,14 @@ def published(
         ),
         *(
             check_result(spec, proof.differences, totals_metadata(proof.totals))
-            for spec in held_against
+            for spec in comparisons
         ),
         check_result(NO_CLEAR_CARDS, proof.cards_in_clear, {"card_policy": card_policy}),
     ]
 
 
 def totals_metadata(totals: ControlTotals) -> dict[str, Any]:
-    """Control totals as Dagster shows them; no row is in them."""
+    """Control totals as Dagster shows them."""
     return {
         "rows": totals.rows,
         "amount": str(totals.amount),
