@@ -116,10 +116,11 @@ class Settings(BaseSettings):
         validation_alias="TXN_CARD_KEY",
         description="The key of card tokens; made once under TXN_HOME when unset.",
     )
-    source_format: Literal["arrow", "csv", "ndjson", "json"] = Field(
+    source_format: str = Field(
         default="arrow",
         validation_alias="GENERATOR_FORMAT",
-        description="The wire format: the first three stream a window, json comes in pages.",
+        description="The wire format: `arrow`, `csv` and `ndjson` stream a window, `json` comes in"
+        " pages.",
     )
     source_transactions: str | None = Field(
         default=None,

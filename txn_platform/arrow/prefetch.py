@@ -1,4 +1,4 @@
-"""Work in steps that overlap: while one item is worked on, the next is made in a thread."""
+"""Prefetching: a thread makes the next item while the caller uses the current one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _END: Final = object()
 
 
 def prefetch[T](items: Iterator[T]) -> Generator[T]:
-    """The same items; one is made while the one before it is used.
+    """The same items; each is made while the one before it is in use.
 
-    What the iterator raises is raised here; one that is left early ends with the item it is at.
+    Exceptions of the iterator are raised here. A caller that stops early waits for the item that is
+    being made.
     """
     with ThreadPoolExecutor(1, "prefetch") as pool:
         following = pool.submit(next, items, _END)

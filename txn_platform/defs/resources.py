@@ -58,11 +58,12 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         """
         if self._source is None:
             settings = load_settings()
+            api, limits = source_api(settings), source_limits(settings)
             url = _checked(self.url) or settings.generator_url
             if url is None:
                 child = self._running.enter_context(generator_child())
                 url = generator_url(child)
-            self._source = Source(url, source_api(settings), source_limits(settings))
+            self._source = Source(url, api, limits)
         return self._source
 
     def source_for_tick(self) -> Source:

@@ -19,8 +19,8 @@ from txn_platform.arrow.dictionaries import (
     DictionaryEncoded,
     PerDictionary,
     boolean,
-    recoded,
     take,
+    with_values,
 )
 from txn_platform.card_key import SHORTEST_KEY
 from txn_platform.contract.schema import PUBLISHED_COLUMNS
@@ -85,7 +85,7 @@ class CardProtector:
         of_rows = cast("pa.Int32Array", masks.indices.take(numbers.indices))
         return (
             pa.DictionaryArray.from_arrays(of_rows, masks.dictionary, safe=False),
-            recoded(numbers, tokens),
+            with_values(numbers, tokens),
         )
 
     def _protect(self, numbers: Column) -> tuple[DictionaryEncoded, Column]:

@@ -25,8 +25,8 @@ from txn_platform.arrow.dictionaries import (
     few,
     indices_of,
     integers,
-    recoded,
     renumbered,
+    with_values,
 )
 from txn_platform.contract.codes import CURRENCY_EXPONENTS
 from txn_platform.contract.reasons import (
@@ -329,7 +329,7 @@ class _Dictionary:
         good = self.conforms if encoded.null_count else self.conforms[:-1]
         conforms = None if good.all() else self.conforms[indices]
         if self.indices is None:
-            return _Column(recoded(encoded, self.typed), conforms)
+            return _Column(with_values(encoded, self.typed), conforms)
         return _Column(renumbered(indices, self.indices, self.typed), conforms)
 
 

@@ -32,7 +32,7 @@ from txn_platform.contract.schema import (
 from txn_platform.errors import UserError, shown
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.source.decode_limits import Budget, UnreadableError
-from txn_platform.source.decoding import DECODERS, UNREADABLE, page
+from txn_platform.source.decoding import DECODERS, FORMATS, PAGES, UNREADABLE, page
 from txn_platform.source.json_objects import without_repeats
 from txn_platform.source.transport import AbsentError, Limits, Transport, source_backoff
 from txn_platform.windows import Window, iso
@@ -96,7 +96,7 @@ class SourceApi:
         watermark: where the end of the newest complete hour is; None to go by the clock.
     """
 
-    format: Literal["arrow", "csv", "ndjson", "json"] = "arrow"
+    format: str = "arrow"
     transactions: str = (
         "/v1/transactions?start={start}&end={end}&as_of={as_of}&format={format}&types=text"
     )
@@ -109,9 +109,18 @@ class SourceApi:
 
 
 def source_api(settings: Settings) -> SourceApi:
-    """How the source that the settings name is spoken to."""
+    """The API of the source that the settings name.
+
+    Raises:
+        UserError: there is no format of the given name.
+    """
+    if settings.source_format not in FORMATS:
+        raise UserError(
+            f"GENERATOR_FORMAT is {shown(settings.source_format)}, and must be one of"
+            f" {', '.join(FORMATS)}"
+        )
     if settings.source_transactions is None:
-        paged = f"&limit={_PAGE_ROWS}" if settings.source_format == "json" else ""
+        paged = f"&limit={_PAGE_ROWS}" if settings.source_format == PAGES else ""
         return SourceApi(
             format=settings.source_format, transactions=f"{SourceApi.transactions}{paged}"
         )
@@ -255,7 +264,7 @@ class Source:
 
     def _slices(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
         abreast, slice_rows = 1, _SLICE_ROWS
-        if self._api.format == "json":
+        if self._api.format == PAGES:
             abreast, slice_rows = _SLICES_OF_PAGES, _SLICE_OF_PAGES_ROWS
         pool = ThreadPoolExecutor(abreast, "fetch")
         fetched: deque[tuple[timedelta, Future[list[pa.RecordBatch]]]] = deque()
@@ -334,14 +343,14 @@ class Source:
     def _answer(self, address: str, what: str, budget: Budget) -> _Answer:
         wire, limits = self._api.format, self._transport.limits
         items, following = self._api.items.split("."), self._api.next.split(".")
-        longest = limits.page_bytes if wire == "json" else limits.slice_bytes
+        longest = limits.page_bytes if wire == PAGES else limits.slice_bytes
         doubted: list[int] = []
 
         def read(body: Body) -> _Answer:
             if body.is_empty:
                 return _Answer([], None, "null", body.next_link, body.more, body.stated, 0)
             attempt = budget.copy()
-            if wire == "json":
+            if wire == PAGES:
                 read_page = page(body.read(), items, following, attempt)
                 batches, named, says = [read_page.rows], read_page.following, read_page.says
                 more, stated = read_page.more or body.more, read_page.stated or body.stated
@@ -368,7 +377,7 @@ class Source:
             read,
             what=what,
             most_bytes=min(longest, limits.slice_bytes),
-            hint=_NOT_ITS_PAGES if wire == "json" else _LOOK_AT_ITS_LOG,
+            hint=_NOT_ITS_PAGES if wire == PAGES else _LOOK_AT_ITS_LOG,
         )
 
     def _following(self, answer: _Answer, address: str, *, first: bool) -> str | None:
@@ -384,7 +393,7 @@ class Source:
                     " that has the next page's address"
                 )
             case "nothing":
-                paged = self._api.format == "json"
+                paged = self._api.format == PAGES
                 if paged and first and reference is None and self._api.next_absent != "end":
                     raise UserError(
                         f"{self._transport.url} sends pages without {self._api.next!r}"

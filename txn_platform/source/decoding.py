@@ -1,7 +1,9 @@
-"""The formats of the wire, Arrow, CSV, NDJSON and JSON: each gives the same batches of text.
+"""The wire formats, Arrow, CSV, NDJSON and JSON: each gives the same batches of text.
 
-Nothing is interpreted. A JSON number keeps its digits, and text keeps its spaces. Bytes that are no
-row are kept as a row whose fields are absent. `client` fetches the bytes.
+Values are not interpreted: a JSON number keeps its digits, and text keeps its spaces. Bytes that
+are no row are kept as a row without fields. `client` fetches the bytes.
+
+A new format is a function here and an entry in `DECODERS`.
 """
 
 from __future__ import annotations
@@ -41,7 +43,17 @@ from txn_platform.source.landed_rows import SCHEMA, RowByRow, landed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-__all__ = ["DECODERS", "UNREADABLE", "UnreadableError", "arrow", "delimited", "ndjson", "page"]
+__all__ = [
+    "DECODERS",
+    "FORMATS",
+    "PAGES",
+    "UNREADABLE",
+    "UnreadableError",
+    "arrow",
+    "delimited",
+    "ndjson",
+    "page",
+]
 
 _CHUNK_BYTES: Final = 1 << 22
 _SMALLEST_BLOCK: Final = 1 << 18
@@ -718,3 +730,10 @@ DECODERS: Final[dict[str, Callable[..., Iterator[pa.RecordBatch]]]] = {
     "csv": delimited,
     "ndjson": ndjson,
 }
+"""The formats that stream rows: a function of a file of bytes and a `Budget`."""
+
+PAGES: Final = "json"
+"""The format of `page`."""
+
+FORMATS: Final = (*DECODERS, PAGES)
+"""The values of `GENERATOR_FORMAT`."""

@@ -49,19 +49,19 @@ def test_rows_survive_every_way_of_bringing_them(
 
 
 @given(_WORDS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
-def test_what_is_compacted_has_the_same_rows_and_no_value_in_vain(
-    words: list[str | None], more: list[str], spare: float
+def test_a_compacted_column_has_the_same_rows_and_no_unused_value(
+    words: list[str | None], more: list[str], unused_share: float
 ) -> None:
     dictionary = pa.array([*more, *dict.fromkeys(word for word in words if word is not None)])
     places = [None if word is None else dictionary.to_pylist().index(word) for word in words]
     column = pa.DictionaryArray.from_arrays(
         pa.array(places, pa.int32()), dictionary.cast(pa.string())
     )
-    with patch("txn_platform.arrow.dictionaries._SPARE", spare):
+    with patch("txn_platform.arrow.dictionaries._UNUSED_SHARE", unused_share):
         smaller = compacted(column)
     assert smaller.to_pylist() == words
     in_vain = len(smaller.dictionary) - len({*words} - {None})
-    assert in_vain <= spare * len(dictionary)
+    assert in_vain <= unused_share * len(dictionary)
     values, indices = values_and_indices(smaller)
     assert [values[int(index)] for index in indices] == words
 

@@ -203,6 +203,14 @@ def test_every_wire_format_gives_the_same_rows(
     assert _all(Source(generator_url, source_api(load_settings()))).equals(arrow)
 
 
+def test_an_unknown_format_is_refused_with_those_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GENERATOR_FORMAT", "xml")
+    with pytest.raises(UserError, match=r"GENERATOR_FORMAT.*xml.*arrow, csv, ndjson, json"):
+        source_api(load_settings())
+
+
 class _OffsetPages(BaseHTTPRequestHandler):
     """Another source: pages by offset, other names for everything, no totals, no watermark."""
 
