@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 import uuid
@@ -35,6 +36,12 @@ settings.register_profile("any speed", deadline=None, suppress_health_check=[Hea
 settings.load_profile("any speed")
 
 _OTHERS_SETTINGS = ("AWS_", "GENERATOR_", "TXN_", "DAGSTER_", "DELTA_")
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C end what tests start: a shell's background jobs ignore it, and so do children."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

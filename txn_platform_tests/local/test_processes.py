@@ -34,7 +34,9 @@ STUBBORN_FAMILY = ["sh", "-c", "trap '' TERM; sleep 1000 & echo $$ $!.; wait; sl
 WATCHER = ["sh", "-c", "echo $$.; read line"]
 
 PARENT = """
-import sys, time
+import signal, sys, time
+# `nohup` has its children ignore it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from txn_platform.local.processes import ManagedProcess
 child = ManagedProcess("child", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
 child.wait_until(lambda: "." in child.output(), timeout=60)
