@@ -481,6 +481,21 @@ def test_an_asset_without_its_input_says_what_to_do(there: ServedSource) -> None
     assert re.search(r"does not exist: materialize \w+_transactions for this partition", message)
 
 
+@pytest.mark.parametrize("noted", [None, {"another note": "1"}])
+def test_a_file_of_an_earlier_version_says_what_to_do(
+    there: ServedSource, noted: dict[str, str] | None
+) -> None:
+    """Its footer lacks the note that the step which makes it leaves."""
+    assert _materialize(there).success
+    validated = Path(str(_PUBLISHED).replace("s3_parquet_transactions", "validated_transactions"))
+    rows = pq.read_table(validated)
+    pq.write_table(rows.replace_schema_metadata(noted), validated)
+    published = _PUBLISHED.read_bytes()
+    (message,) = _messages(_materialize(there, "s3_parquet_transactions"))
+    assert re.search(r"made by an earlier version.*: materialize the whole window again", message)
+    assert _PUBLISHED.read_bytes() == published
+
+
 def test_an_empty_window_is_published_empty(there: ServedSource) -> None:
     there.rows.clear()
     assert _materialize(there).success

@@ -135,6 +135,15 @@ def test_a_window_that_was_landed_and_not_published_is_judged(lake: Lake) -> Non
     assert not look_into(lake, _RAW, _ASSET, third).judged
 
 
+def test_a_reason_has_three_examples_however_many_rows_and_windows_have_it(lake: Lake) -> None:
+    for hour, count in enumerate((2, 2, 5)):
+        rows = [sent_row(number, amount=f"{hour}{number},50") for number in range(count)]
+        _quarantine(lake, Window(datetime(2026, 11, 1, hour, tzinfo=UTC)), *rows)
+    reason = look_into(lake, _RAW, _ASSET, None).reasons["amount.format"]
+    assert reason.rows == 9
+    assert reason.examples == ["00,50", "01,50", "10,50"]
+
+
 def test_an_unreadable_row_is_shown_by_its_text(lake: Lake) -> None:
     row = dict.fromkeys(sent_row(1)) | {"extra_fields": '{"unreadable":"{\\"amount\\": 1"}'}
     _quarantine(lake, _WINDOW, row)

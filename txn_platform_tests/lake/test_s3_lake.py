@@ -229,6 +229,24 @@ def test_an_upload_whose_marker_is_half_written_is_found_by_its_key(store: S3End
     client.abort_multipart_upload(Bucket=store.bucket, Key=f"{place}.other", UploadId=neighbour)
 
 
+def test_the_upload_of_a_live_run_of_the_same_object_is_left_alone(store: S3Endpoint) -> None:
+    """The marker of a dead run names its own upload whole."""
+    lake = _lake()
+    place = f"{load_settings().lake_prefix}/{_KEY}"
+    client = store.client()
+    dead, live = (
+        client.create_multipart_upload(Bucket=store.bucket, Key=place)["UploadId"] for _ in range(2)
+    )
+    staging = Path(".txn/staging")
+    staging.mkdir(parents=True, exist_ok=True)
+    marker = staging / "1.staging.upload"
+    marker.write_text(json.dumps([store.bucket, place]) + f"\n{dead}\n")
+    assert lake.sweep() == 1
+    listed = client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])
+    assert [each["UploadId"] for each in listed if each["Key"] == place] == [live]
+    client.abort_multipart_upload(Bucket=store.bucket, Key=place, UploadId=live)
+
+
 def test_the_upload_of_another_bucket_is_left_to_runs_of_that_bucket(store: S3Endpoint) -> None:
     lake = _lake()
     staging = Path(".txn/staging")
