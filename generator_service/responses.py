@@ -27,7 +27,7 @@ _PREFETCHED_CHUNKS = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """The rows that a request asks for; none is made before its batch is taken.
+    """The rows that a request asks for; no batch is made before it is needed.
 
     Attributes:
         form: the format of the body.

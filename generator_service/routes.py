@@ -18,7 +18,12 @@ from generator_service.middleware import HEAD
 from generator_service.models import moment_text
 from generator_service.responses import Answer, bodiless, json_response, respond
 from generator_service.scorecard import render_html
-from generator_service.simulator import DICTIONARY_ENCODED_SCHEMA, PLACED_SCHEMA, SCHEMA, Window
+from generator_service.simulator import (
+    COORDINATES_ENCODED_SCHEMA,
+    DICTIONARY_ENCODED_SCHEMA,
+    SCHEMA,
+    Window,
+)
 from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
 from generator_service.source import Source
 
@@ -170,7 +175,7 @@ def _schema(page: _Page, types: wire.Types) -> pa.Schema:
     """Return the schema to make rows with: large answers in columns have more dictionaries."""
     if page.form not in _COLUMNAR or page.rows < _ENCODED_FROM:
         return SCHEMA
-    return PLACED_SCHEMA if types is wire.Types.TEXT else DICTIONARY_ENCODED_SCHEMA
+    return COORDINATES_ENCODED_SCHEMA if types is wire.Types.TEXT else DICTIONARY_ENCODED_SCHEMA
 
 
 def _window_rows(

@@ -1,6 +1,6 @@
 """Rows as bytes: typed batch -> text batch -> JSON, NDJSON, CSV; either batch -> Arrow, Parquet.
 
-A value is written in the same way in all formats. Threads make rows and bytes ahead of their
+A value is written in the same way in all formats. Threads make rows and bytes before their
 consumer. `responses.py` has the fields that JSON adds to the rows.
 """
 

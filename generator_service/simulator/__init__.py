@@ -12,8 +12,8 @@ from generator_service.simulator.configuration import (
 )
 from generator_service.simulator.schema import (
     CHANNELS,
+    COORDINATES_ENCODED_SCHEMA,
     DICTIONARY_ENCODED_SCHEMA,
-    PLACED_SCHEMA,
     SCHEMA,
     TRANSACTION_TYPES,
 )
@@ -21,8 +21,8 @@ from generator_service.simulator.windows import Labels, Simulator
 
 __all__ = [
     "CHANNELS",
+    "COORDINATES_ENCODED_SCHEMA",
     "DICTIONARY_ENCODED_SCHEMA",
-    "PLACED_SCHEMA",
     "PRESETS",
     "SCHEMA",
     "TRANSACTION_TYPES",

@@ -64,7 +64,7 @@ DICTIONARY_ENCODED_SCHEMA = pa.schema(
 """The same with customers and cards dictionary-encoded, with dictionaries of all of them: less work
 and fewer bytes when there are more rows than customers."""
 
-PLACED_SCHEMA = pa.schema(
+COORDINATES_ENCODED_SCHEMA = pa.schema(
     [
         field.with_type(pa.dictionary(pa.int32(), field.type))
         if field.name in {"latitude", "longitude"}

@@ -192,7 +192,7 @@ class Simulator:
         """Yield the window's rows with position <= p < stop, ordered by time and id.
 
         With labels "delayed" a fraud is labelled only when it was known by as_of; the schema is
-        SCHEMA, CODED_SCHEMA or PLACED_SCHEMA. No batch is empty.
+        SCHEMA, DICTIONARY_ENCODED_SCHEMA or COORDINATES_ENCODED_SCHEMA. No batch is empty.
         """
         known_by = as_of if labels == "delayed" else None
         for slots, times in self._arrived_blocks(window, position, stop, as_of):

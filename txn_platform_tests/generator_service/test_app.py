@@ -1,4 +1,4 @@
-"""The routes, asked over a socket: what they answer, and what they say to a bad request."""
+"""The routes over a socket: their answers, and their messages for a bad request."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_delayed_labels_are_not_known_at_once():
 
 
 def digest(ids: list[str]) -> str:
-    """The digest as the documentation of the route says it."""
+    """The digest as the documentation of the route defines it."""
     mask = 2**64 - 1
 
     def mix(z: int) -> int:
@@ -319,7 +319,7 @@ def digest(ids: list[str]) -> str:
     return f"{total & mask:016x}"
 
 
-def test_control_totals_are_what_the_rows_sum_to(service: Service):
+def test_control_totals_are_the_sums_of_the_rows(service: Service):
     rows = read("ndjson", service.get(WINDOW_PATH, **HOUR, format="ndjson").content)
     amounts: dict[str, Decimal] = {}
     for row in rows:
@@ -459,11 +459,11 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
     assert service.get("/docs").status_code == 200
 
 
-# What is wrong with a request.
+# Bad requests.
 
 
 def problem(response: httpx.Response, status: int) -> dict[str, Any]:
-    """The problem that a response is, and that it is one."""
+    """Return the problem of a response, after checking that it is one."""
     assert response.status_code == status
     assert response.headers["Content-Type"] == "application/problem+json"
     assert response.headers["X-Generator-Version"] == VERSION
@@ -552,7 +552,7 @@ def test_an_accept_header_that_cannot_be_met_is_refused(service: Service):
 
 
 @pytest.mark.parametrize("cursor", ["abc", "", "ü", "=", "AAAAAAAAAAAAAAAA", "x" * 5_000])
-def test_a_cursor_that_is_not_ours_is_refused(service: Service, cursor: str):
+def test_an_unknown_cursor_is_refused(service: Service, cursor: str):
     body = problem(service.get(WINDOW_PATH, **HOUR, cursor=cursor), 400)
     assert body["type"] == "/problems/invalid-cursor"
     assert body["errors"][0]["field"] == "cursor"
@@ -582,11 +582,11 @@ def test_a_cursor_leads_back_to_its_position(position: int, answer: dict[str, st
 
 
 @given(st.integers(0, 200), st.characters(codec="ascii", exclude_categories=["Cc"]))
-def test_a_cursor_changed_anywhere_is_refused(place: int, character: str):
+def test_a_cursor_changed_anywhere_is_refused(index: int, character: str):
     answer = {"route": "transactions"}
     cursor = write_cursor(12_345, answer)
-    place %= len(cursor)
-    changed = cursor[:place] + character + cursor[place + 1 :]
+    index %= len(cursor)
+    changed = cursor[:index] + character + cursor[index + 1 :]
     if changed != cursor:
         with pytest.raises(RequestError):
             read_cursor(changed, answer)
@@ -659,7 +659,7 @@ def test_a_client_that_does_not_read_holds_the_rows_back(
     with service.client.stream("GET", WINDOW_PATH, params=parameters) as response:
         chunks = response.iter_raw()
         assert next(chunks)
-        # Some more are made for the buffers on the way, and then none.
+        # Some more are made for the buffers, and then none.
         assert eventually(lambda: no_more(endless))
         assert endless() < 500
 
@@ -671,10 +671,10 @@ def no_more(count: Callable[[], int]) -> bool:
 
 
 @pytest.mark.parametrize("form", ["ndjson", "csv", "arrow", "parquet"])
-def test_what_fails_on_the_way_breaks_the_connection(
+def test_an_error_after_the_first_row_breaks_the_connection(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: str
 ):
-    """A client must never take half a window for a whole one."""
+    """A client must never mistake half a window for a whole one."""
     batches = Simulator.batches
 
     def failing(self: Simulator, window: Any, **options: Any) -> Iterator[pa.RecordBatch]:
@@ -732,7 +732,7 @@ def test_refused_requests_and_faults_are_not_logged(caplog: pytest.LogCaptureFix
     assert failures(caplog) == []
 
 
-def test_what_fails_before_the_first_row_is_a_problem(
+def test_an_error_before_the_first_row_is_a_problem(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ):
     def failing(*_: object, **__: object) -> int:
@@ -743,7 +743,7 @@ def test_what_fails_before_the_first_row_is_a_problem(
     body = problem(answer, 500)
     assert body["type"] == "/problems/internal-error"
     assert "lost" not in json.dumps(body)
-    # The server closes the connection: a client that is not told would use it again.
+    # The server closes the connection: a client that does not know would use it again.
     assert answer.headers["connection"] == "close"
     assert service.get("/healthz").status_code == 200
 

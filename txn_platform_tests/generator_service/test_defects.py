@@ -31,8 +31,8 @@ from generator_service.export import export
 from generator_service.models import Defect, parse_moment
 from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import (
+    COORDINATES_ENCODED_SCHEMA,
     DICTIONARY_ENCODED_SCHEMA,
-    PLACED_SCHEMA,
     SCHEMA,
     Configuration,
     Simulator,
@@ -58,7 +58,7 @@ START = 1_793_491_200_000_000  # 2026-11-01T00:00:00Z
 WINDOW = Window(START, START + 3_600_000_000)
 PATH = "/v1/transactions"
 ALL = "all:0.2"
-# Without the megabytes, for where only the shape of things matters.
+# Without megabytes, for tests that do not need them.
 SMALL = ",".join(f"{kind}:0.01" for kind in KINDS if kind != "huge_string")
 FORMATS = list(Format)
 
@@ -187,7 +187,7 @@ def test_the_platform_computes_the_control_totals_that_the_source_states(
     assert sent.entries == account_of(injecting, batches).height
 
 
-# Which rows, and what of them.
+# The selected rows.
 
 
 def clean_rows(batches: list[pa.RecordBatch]) -> list[dict[str, str | None]]:
@@ -200,7 +200,7 @@ def sent_rows(
     return [row for batch in injector.batches(batches, Format.ARROW) for row in batch.to_pylist()]
 
 
-def test_the_account_is_what_a_comparison_with_the_clean_rows_finds(
+def test_the_account_equals_a_comparison_with_the_clean_rows(
     batches: list[pa.RecordBatch],
 ):
     injecting = injector(SMALL)
@@ -213,7 +213,7 @@ def test_the_account_is_what_a_comparison_with_the_clean_rows_finds(
         kind = None if entry is None else KINDS[entry["kind"]]
         before = account.get(position - 1)
         repeats = bool(kind and kind.repeats)
-        # A copy follows its row; only of an unlike copy the row itself is in the account.
+        # A copy follows its row. The row itself is in the account only if the copy differs.
         is_copy = repeats and (
             kind is not KINDS["duplicate_id_other"]
             or (before is not None and before["kind"] == kind.name and not copied)
@@ -274,9 +274,9 @@ def simulator() -> Simulator:
 
 
 @hypothesis.settings(max_examples=30)
-@given(place=st.integers(1, WINDOW.end - WINDOW.start - 1))
-def test_two_parts_of_a_window_have_the_defects_of_the_whole(simulator: Simulator, place: int):
-    cut = START + place
+@given(offset=st.integers(1, WINDOW.end - WINDOW.start - 1))
+def test_two_parts_of_a_window_have_the_defects_of_the_whole(simulator: Simulator, offset: int):
+    cut = START + offset
     injecting = injector(SMALL)
 
     def lines(*parts: Window) -> bytes:
@@ -297,7 +297,7 @@ def test_defects_do_not_depend_on_the_encoding_of_the_rows(batches: list[pa.Reco
     defects = f"{SMALL},huge_string:0.0005"
     plain = pa.Table.from_batches(injector(defects).batches(batches, Format.ARROW))
     simulator = Simulator(Configuration(tps=16, customers=500, merchants=100))
-    for schema in (DICTIONARY_ENCODED_SCHEMA, PLACED_SCHEMA):
+    for schema in (DICTIONARY_ENCODED_SCHEMA, COORDINATES_ENCODED_SCHEMA):
         encoded = DefectInjector(Defects.parse(defects), (), 0, WINDOW, schema)
         rows = simulator.batches(WINDOW, schema=schema)
         sent = pa.Table.from_batches(encoded.batches(rows, Format.ARROW), encoded.schema)
@@ -323,7 +323,7 @@ def text_of(value: Any) -> str | None:
 
 
 def read(content: bytes, form: Format) -> list[dict[str, str | None]]:
-    """Rows as text, with what stands for half of a surrogate pair outside JSON."""
+    """Rows as text, with the substitute for half of a surrogate pair outside JSON."""
     match form:
         case Format.JSON:
             rows = json.loads(content, parse_float=str, parse_int=str)
@@ -351,12 +351,12 @@ def test_every_format_carries_the_same_defects(batches: list[pa.RecordBatch], fo
     found = read(sent_as(injecting, some, form), form)
     rows = [{name: row.get(name) for name in names} for row in found]
     if form is Format.CSV:
-        # This reader does not tell nothing from empty text.
+        # This reader does not distinguish null from empty text.
         expected = [{name: text or "" for name, text in row.items()} for row in expected]
     assert rows == expected
 
 
-def test_csv_tells_a_null_from_an_empty_text(batches: list[pa.RecordBatch]):
+def test_csv_distinguishes_null_from_empty_text(batches: list[pa.RecordBatch]):
     lines = sent_as(injector("id_empty:1"), [batches[0].slice(0, 5)], Format.CSV).splitlines()
     assert [line.split(b",")[0] for line in lines[1:]] == [b'""'] * 5
     lines = sent_as(injector("missing_field:1"), [batches[0].slice(0, 5)], Format.CSV).splitlines()
@@ -404,7 +404,7 @@ def test_clean_rows_are_byte_identical_to_those_of_a_clean_run(
     clean = b"".join(wire.encode(wire.text_batches(batches), schema, form)).split(b"\n")
     sent = sent_as(injecting, batches, form).split(b"\n")
     if form is Format.CSV:
-        # Two columns more, with nothing in them.
+        # Two more columns, which are empty.
         sent = [line.removesuffix(b",,") for line in sent[1:]]
     kept = [line for position, line in enumerate(sent) if position not in named]
     assert len(kept) > 20_000
@@ -425,7 +425,7 @@ def test_huge_strings_are_sent_a_few_at_a_time(batches: list[pa.RecordBatch]):
     assert max(sizes) < 40_000_000
 
 
-# What is asked for.
+# Rates.
 
 
 @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ def test_pages_put_together_are_the_whole(service: Service):
     pages = service.pages(**asked, limit=777)
     lines = service.get(PATH, **asked, format="ndjson").content.decode().splitlines()
     assert [row for page in pages for row in page] == [json.loads(line) for line in lines]
-    # A page is of so many rows, and of their copies.
+    # A page has so many rows, and their copies.
     assert all(777 <= len(page) < 900 for page in pages[:-1])
     whole = service.get("/v1/defects", **asked, limit=50_000).json()["data"]
     assert [
@@ -591,7 +591,7 @@ HALF_PAST = "2026-11-01T00:30:00Z"
 
 
 def halves(drift: str, form: Format, few: list[pa.RecordBatch]) -> list[list[dict[str, Any]]]:
-    """The rows before and from half past on."""
+    """The rows before half past, and from then on."""
     content = sent_as(injector(drift=drift), few, form)
     rows = json.loads(content) if form is Format.JSON else read(content, form)
     before = next(
@@ -644,7 +644,7 @@ def test_a_column_is_retyped_from_a_moment_on(
     before, after = halves(drift, Format.JSON, few)
     assert {type(row[column]) for row in before} == {old}
     assert {type(row[column]) for row in after} == {new}
-    # Types are JSON's only; elsewhere all is text as before.
+    # Only JSON has types; the other formats have text as before.
     assert sent_rows(injector(drift=drift), few) == clean_rows(few)
 
 

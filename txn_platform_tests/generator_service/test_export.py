@@ -1,4 +1,4 @@
-"""Exports: the same bytes as the service sends, and a file that is whole or not there."""
+"""Exports: the same bytes as the service sends, and a file that is complete or absent."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_progress_counts_the_rows(simulator: Simulator, monkeypatch: pytest.Monk
     assert seen[-1] == total
 
 
-def test_an_export_that_fails_leaves_what_was_there(
+def test_a_failed_export_leaves_the_old_file(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / "hour.arrow"
@@ -131,7 +131,7 @@ def test_a_device_is_written_to_and_not_replaced(simulator: Simulator, tmp_path:
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_a_place_that_cannot_be_written_is_an_os_error(simulator: Simulator, tmp_path: Path):
+def test_a_path_that_cannot_be_written_is_an_os_error(simulator: Simulator, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         export(simulator, WINDOW, Format.CSV, tmp_path / "nowhere" / "hour.csv")
 

@@ -1,4 +1,4 @@
-"""Faults on request: each kind as a client meets it, who gets it, and who may ask for it."""
+"""Faults on request: each kind as a client sees it, and which requests get it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def by_header() -> Iterator[httpx.Client]:
 
 
 def _raw(client: httpx.Client, faults: str, path: str, *, until: bytes | None = None) -> bytes:
-    """What comes over the wire until the connection is closed, reset, or has brought `until`."""
+    """Return the bytes until the connection is closed, reset, or has sent `until`."""
     with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=60) as wire:
         close = "" if until else "Connection: close\r\n"
         request = f"GET {path} HTTP/1.1\r\nHost: x\r\n{close}{HEADER}: {faults}\r\n\r\n"
@@ -135,7 +135,7 @@ def test_latency_comes_before_the_answer(by_header: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("form", ["json", "arrow"])
-def test_garbage_takes_the_place_of_64_bytes(by_header: httpx.Client, form: str) -> None:
+def test_garbage_replaces_64_bytes(by_header: httpx.Client, form: str) -> None:
     whole = _body(by_header, form)
     path = f"{ROWS}&format={form}"
     corrupted = by_header.get(path, headers={HEADER: "garbage=500"}).content
@@ -151,7 +151,7 @@ def test_a_length_is_stated_wrongly(by_header: httpx.Client, form: str) -> None:
     whole, path = _body(by_header, form), f"{ROWS}&format={form}"
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
         by_header.get(path, headers={HEADER: "length=10"})
-    # The others are on the wire all the same, where the next answer of the connection begins.
+    # The other bytes are sent too, where the next answer of the connection begins.
     fewer = httpx.get(
         by_header.base_url.join(path), headers={HEADER: "length=-10"}, trust_env=False
     )
@@ -159,14 +159,14 @@ def test_a_length_is_stated_wrongly(by_header: httpx.Client, form: str) -> None:
     assert _raw(by_header, "length=-10", path, until=whole[-20:])
 
 
-def test_a_request_that_asks_for_none_gets_none(by_header: httpx.Client) -> None:
+def test_a_request_without_faults_gets_none(by_header: httpx.Client) -> None:
     assert by_header.get(ROWS).status_code == 200
     with service("status=503") as client:
         assert client.get(ROWS).status_code == 503
         assert client.get(ROWS, headers={HEADER: ""}).status_code == 200
 
 
-def test_the_setting_spares_what_says_that_the_service_is_up() -> None:
+def test_the_setting_does_not_affect_health_checks() -> None:
     with service("reset") as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/docs").status_code == 200
@@ -203,7 +203,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("faults", "instead"), BAD)
-def test_what_is_no_fault_is_refused_with_what_to_send_instead(
+def test_an_unknown_fault_is_refused_with_what_to_send_instead(
     by_header: httpx.Client, faults: str, instead: str
 ) -> None:
     answer = by_header.get(ROWS, headers={HEADER: faults})

@@ -1,4 +1,4 @@
-"""The scorecard: what it measures, that it can fail, and its two renderings."""
+"""The scorecard: its measures, its failures, and its two formats."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def test_the_realistic_preset_is_realistic(card: Scorecard, beginning: str):
     assert found.in_range, found
 
 
-def test_it_looks_at_no_more_rows_than_told(card: Scorecard):
+def test_it_reads_at_most_the_requested_rows(card: Scorecard):
     assert card.rows == 400_000
 
 
-def test_the_handbooks_data_is_found_wanting():
+def test_the_handbooks_data_is_out_of_range():
     simulator = Simulator(Configuration(preset="handbook", tps=0.111, customers=5_000))
     card = measure(simulator, Window(START, START + 20 * DAY))
     # Its amounts are normal and its gaps Poisson, as published measurements say.

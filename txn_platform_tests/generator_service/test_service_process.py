@@ -1,4 +1,4 @@
-"""The service as a process: how it starts, what it says, and that it always ends."""
+"""The service as a process: its start, its output, and its end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WITHIN = 60
 
 @contextmanager
 def process(*arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Python with arguments, pipes for all it reads and says; killed when the test is over."""
+    """Python with arguments and pipes for input and output; killed after the test."""
     with subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.PIPE,
@@ -60,7 +60,7 @@ def get(url: str) -> httpx.Response:
 
 
 def failed(*arguments: str, **environment: str) -> tuple[int, str]:
-    """The exit code of a process that must not start, and the one line that says why."""
+    """Return the exit code of a process that must not start, and its one line of output."""
     with process(*arguments, **environment) as running:
         said, why = running.communicate(timeout=WITHIN)
         assert said == ""
@@ -69,7 +69,7 @@ def failed(*arguments: str, **environment: str) -> tuple[int, str]:
         return running.returncode, why
 
 
-def test_it_says_one_line_when_it_can_answer():
+def test_it_prints_one_line_when_it_is_ready():
     with service("--until-stdin-closes") as (running, url):
         assert get(f"{url}/healthz").json()["status"] == "ok"
         assert get(f"{url}/nowhere").status_code == 404
@@ -77,7 +77,7 @@ def test_it_says_one_line_when_it_can_answer():
         assert (said, complaints) == ("", "")
 
 
-def test_it_does_not_spend_time_and_memory_on_pandas():
+def test_it_does_not_import_pandas():
     with service() as (running, url):
         assert get(f"{url}/v1/transactions?{HOUR}&format=arrow").status_code == 200
         mapped = {file.path for file in psutil.Process(running.pid).memory_maps()}
@@ -96,7 +96,7 @@ def test_it_ends_when_its_stdin_ends():
         assert running.wait(WITHIN) == 0
 
 
-def test_without_being_told_it_outlives_its_stdin():
+def test_without_the_option_it_outlives_its_stdin():
     with service() as (running, url):
         running.stdin.close()
         assert get(f"{url}/healthz").status_code == 200
@@ -114,7 +114,7 @@ def test_it_ends_with_its_stdin_though_a_stream_is_open(form: str):
         assert response.status_code == 200
         running.stdin.close()
         assert running.wait(WITHIN) == 0
-        # What was not sent must not look complete.
+        # A part of an answer must not look complete.
         with pytest.raises(httpx.TransportError):
             response.read()
 
@@ -144,8 +144,8 @@ def test_a_signal_ends_it_though_a_stream_is_open(number: signal.Signals):
 
 
 def test_a_port_in_use_is_said_in_one_line():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = str(listening.getsockname()[1])
         code, why = failed("-m", "generator_service", "--port", port)
     assert code == 1
     assert f"127.0.0.1:{port}" in why

@@ -1,4 +1,4 @@
-"""What was sent is stated from memory, and is what would be computed."""
+"""Totals of sent rows come from memory, and equal the computed ones."""
 
 from itertools import pairwise
 
@@ -39,7 +39,7 @@ def test_parts_sent_whole_add_up_to_the_window(source: Source, minutes: list[int
     assert tallies.of(Window(_HOUR.start + MINUTE // 2, _HOUR.end), "key") is None
 
 
-def test_what_was_not_taken_to_its_end_is_not_known(source: Source) -> None:
+def test_totals_of_an_unfinished_answer_are_not_known(source: Source) -> None:
     tallies = Tallies()
     _send(source, tallies, _HOUR, take=0)
     assert tallies.of(_HOUR, "key") is None
@@ -71,7 +71,7 @@ def test_a_window_with_a_page_left_out_is_not_known(source: Source) -> None:
     assert tallies.of(_HOUR, "key") is None
 
 
-def test_totals_of_what_was_sent_are_not_made_again(
+def test_totals_of_sent_rows_are_not_computed_again(
     source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = source.simulator.control_totals(_HOUR, as_of=NOW)

@@ -30,9 +30,9 @@ MIXED = pa.schema(
     {
         "id": pa.string(),
         "at": pa.timestamp("us", tz="UTC"),
-        "word": VALUES,
+        "type": VALUES,
         "amount": pa.decimal128(18, 2),
-        "place": pa.float64(),
+        "latitude": pa.float64(),
         "flag": pa.bool_(),
         "born": pa.date32(),
         "maybe": pa.string(),
@@ -57,7 +57,7 @@ def lines(batches: list[pa.RecordBatch], form: Format) -> bytes:
 
 
 def from_csv(content: bytes, schema: pa.Schema) -> list[dict[str, str | None]]:
-    """What a reader sees that tells an empty text from no value."""
+    """The values for a reader that distinguishes empty text from null."""
     table = pyarrow.csv.read_csv(
         io.BytesIO(content),
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -77,9 +77,9 @@ def test_each_kind_of_value_has_one_text():
             {
                 "id": "a",
                 "at": datetime(2026, 11, 1, tzinfo=UTC),
-                "word": "PURCHASE",
+                "type": "PURCHASE",
                 "amount": Decimal("12.50"),
-                "place": -0.0000004,
+                "latitude": -0.0000004,
                 "flag": True,
                 "born": date(1999, 2, 3),
                 "maybe": None,
@@ -87,9 +87,9 @@ def test_each_kind_of_value_has_one_text():
             {
                 "id": "b",
                 "at": datetime(9998, 12, 31, 23, 59, 59, 999_999, UTC),
-                "word": None,
+                "type": None,
                 "amount": Decimal("-9999999999999999.99"),
-                "place": -179.1234565,
+                "latitude": -179.1234565,
                 "flag": False,
                 "born": date(2026, 11, 1),
                 "maybe": "",
@@ -97,9 +97,9 @@ def test_each_kind_of_value_has_one_text():
             {
                 "id": "c",
                 "at": None,
-                "word": "REFUND",
+                "type": "REFUND",
                 "amount": Decimal("0.05"),
-                "place": 32.83002,
+                "latitude": 32.83002,
                 "flag": None,
                 "born": None,
                 "maybe": "x",
@@ -111,9 +111,9 @@ def test_each_kind_of_value_has_one_text():
         {
             "id": "a",
             "at": "2026-11-01T00:00:00.000000Z",
-            "word": "PURCHASE",
+            "type": "PURCHASE",
             "amount": "12.50",
-            "place": "0.000000",
+            "latitude": "0.000000",
             "flag": "true",
             "born": "1999-02-03",
             "maybe": None,
@@ -121,9 +121,9 @@ def test_each_kind_of_value_has_one_text():
         {
             "id": "b",
             "at": "9998-12-31T23:59:59.999999Z",
-            "word": None,
+            "type": None,
             "amount": "-9999999999999999.99",
-            "place": "-179.123457",
+            "latitude": "-179.123457",
             "flag": "false",
             "born": "2026-11-01",
             "maybe": "",
@@ -131,9 +131,9 @@ def test_each_kind_of_value_has_one_text():
         {
             "id": "c",
             "at": None,
-            "word": "REFUND",
+            "type": "REFUND",
             "amount": "0.05",
-            "place": "32.830020",
+            "latitude": "32.830020",
             "flag": None,
             "born": None,
             "maybe": "x",
@@ -141,7 +141,7 @@ def test_each_kind_of_value_has_one_text():
     ]
 
 
-def test_json_writes_money_as_text_and_places_and_flags_bare(rows: list[pa.RecordBatch]):
+def test_json_quotes_amounts_but_not_coordinates_and_flags(rows: list[pa.RecordBatch]):
     line = lines(rows, Format.NDJSON).splitlines()[0]
     row = json.loads(line, parse_float=lambda digits: ("bare", digits))
     assert list(row) == SCHEMA.names
@@ -161,9 +161,9 @@ some_rows = st.lists(
         {
             "id": texts,
             "at": st.integers(0, 250_000_000_000_000_000).map(moment),
-            "word": st.none() | texts,
+            "type": st.none() | texts,
             "amount": st.decimals(-(10**15), 10**15, places=2),
-            "place": st.floats(-180, 180),
+            "latitude": st.floats(-180, 180),
             "flag": st.booleans(),
             "born": st.dates(date(1900, 1, 1)),
             "maybe": st.none() | texts,
@@ -176,7 +176,7 @@ some_rows = st.lists(
 
 @given(some_rows, some_rows)
 def test_any_text_survives_ndjson_and_csv(first: list[dict], second: list[dict]):
-    # Two batches, so that the words of a column change on the way.
+    # Two batches, so that the dictionary of a column changes.
     batches = [pa.RecordBatch.from_pylist(part, MIXED) for part in (first, second)]
     expected = text_rows(batches)
     assert [row["maybe"] for row in expected] == [row["maybe"] for row in first + second]
@@ -203,9 +203,9 @@ def test_csv_quotes_only_what_needs_it():
 
 def test_a_slice_writes_its_own_rows_only():
     values = pa.array(["a", None, "b", "c"], VALUES)
-    batch = pa.RecordBatch.from_pydict({"id": pa.array(["1", '"', "3", None]), "word": values})
+    batch = pa.RecordBatch.from_pydict({"id": pa.array(["1", '"', "3", None]), "type": values})
     assert lines([batch.slice(1, 2)], Format.NDJSON) == (
-        b'{"id":"\\"","word":null}\n{"id":"3","word":"b"}\n'
+        b'{"id":"\\"","type":null}\n{"id":"3","type":"b"}\n'
     )
 
 
@@ -286,7 +286,7 @@ def test_a_row_group_is_closed_when_it_is_full(
     pieces = [batch.slice(at, 400) for batch in rows for at in range(0, batch.num_rows, 400)]
     content = b"".join(encode(pieces, SCHEMA, Format.PARQUET))
     found = pq.ParquetFile(io.BytesIO(content)).metadata
-    sizes = [found.row_group(place).num_rows for place in range(found.num_row_groups)]
+    sizes = [found.row_group(group).num_rows for group in range(found.num_row_groups)]
     assert sum(sizes) == sum(batch.num_rows for batch in rows)
     assert set(sizes[:-1]) == {1_200}
 
@@ -316,7 +316,7 @@ def test_prefetch_makes_no_more_items_than_its_depth():
     with Prefetch(items(), 3) as prefetch:
         for _ in range(3):
             assert made.acquire(timeout=10)
-        # Nobody took one: there is no fourth, however long one waits.
+        # None was consumed, so a fourth is never made.
         assert not made.acquire(timeout=0.05)
         assert next(prefetch) == 0
         assert made.acquire(timeout=10)

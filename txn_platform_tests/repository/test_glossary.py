@@ -40,6 +40,6 @@ def test_other_names_and_words_are_left_alone(code: str) -> None:
     assert not list(glossary.violations("a.py", code, _AVOIDED))
 
 
-def test_prose_is_looked_through_too() -> None:
+def test_prose_is_checked_too() -> None:
     (line,) = glossary.violations("a.md", "Fine.\nIt can't be mend.\n", _AVOIDED)
     assert line == "a.md:2: 'mend': write fix"

@@ -18,10 +18,10 @@ _PACKAGES = {
     for package in (txn_platform, generator_service)
 }
 
-# From the ground up. A package or module may import those of the layers below its own, and what is
-# beside it where that leads in no circle.
+# From the ground up. A package or module may import the layers below its own, and its neighbours
+# if that makes no cycle.
 _LAYERS: list[set[str]] = [
-    # The ground: settings and what checks them, windows, errors, the network's setting.
+    # The ground: settings and their checks, windows, errors, the network's setting.
     {
         "addresses",
         "backoff",
@@ -54,7 +54,7 @@ def _module(path: Path, root: Path, name: str) -> str:
 
 
 def _graph(name: str) -> dict[str, set[str]]:
-    """The modules of a package, and which of them each one imports."""
+    """Return the modules of a package, and the modules of it that each one imports."""
     root = _PACKAGES[name]
     paths = {_module(path, root, name): path for path in root.rglob("*.py")}
     graph: dict[str, set[str]] = {}
@@ -72,7 +72,7 @@ def _graph(name: str) -> dict[str, set[str]]:
 
 
 def _imports(name: str) -> dict[Path, set[str]]:
-    """The top-level packages that the files of a package import, whoever's they are."""
+    """Return the top-level packages that the files of a package import, ours and others."""
     found: dict[Path, set[str]] = defaultdict(set)
     for path in _PACKAGES[name].rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -84,7 +84,7 @@ def _imports(name: str) -> dict[Path, set[str]]:
 
 
 @pytest.mark.parametrize("name", list(_PACKAGES))
-def test_no_import_leads_in_a_circle(name: str) -> None:
+def test_no_import_makes_a_cycle(name: str) -> None:
     TopologicalSorter(_graph(name)).prepare()
 
 

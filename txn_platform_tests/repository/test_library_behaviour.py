@@ -191,7 +191,7 @@ class _Ruled(dy.Schema):
 
 
 def test_the_rules_of_a_column_have_these_names() -> None:
-    """`contract/reasons.py` makes the names of reasons of them."""
+    """`contract/reasons.py` derives the names of reasons from them."""
     rules = {
         name: set(column.validation_rules(pl.col(name)))
         for name, column in _Ruled.columns().items()
@@ -270,7 +270,7 @@ def test_a_compressed_answer_counts_its_bytes_on_the_wire() -> None:
     response.auto_close = False
     assert response.read(decode_content=False) == sent
     assert response.tell() == len(sent)
-    # At its end it is open: a reader that looks further finds the end.
+    # The answer stays open at its end: only another read finds the end.
     assert response.read(1, decode_content=False) == b""
 
 
@@ -318,13 +318,13 @@ def test_the_files_of_a_table_are_listed_by_these_columns(tmp_path: Path) -> Non
 
 
 def test_a_percent_code_in_a_directory_is_decoded_in_a_part_of_the_paths(tmp_path: Path) -> None:
-    """`addresses.py` refuses such a place for a Delta table."""
+    """`addresses.py` refuses such a location for a Delta table."""
     with pytest.raises(deltalake.exceptions.DeltaError, match="aAb"):
         deltalake.write_deltalake(str(tmp_path / "a%41b"), pa.table({"a": [1]}))
 
 
 def test_a_bracket_in_a_directory_panics(tmp_path: Path) -> None:
-    """`addresses.py` refuses such a place for a Delta table."""
+    """`addresses.py` refuses such a location for a Delta table."""
     with pytest.raises(BaseException, match="InvalidDomainCharacter") as panic:
         deltalake.write_deltalake(str(tmp_path / "a[b"), pa.table({"a": [1]}))
     assert not isinstance(panic.value, Exception)
@@ -352,7 +352,7 @@ def test_an_interruption_becomes_a_failure_with_this_name() -> None:
     assert error.cls_name == dg.DagsterExecutionInterruptedError.__name__
 
 
-def test_a_partitions_definition_refuses_a_key_in_its_own_words() -> None:
+def test_a_partitions_definition_refuses_a_key_with_its_own_message() -> None:
     """`defs/partitions.py`: a wrong hour is one line on the console."""
 
     class RefusedError(Exception):

@@ -1,4 +1,4 @@
-"""`docs/reliability.md`: its tables are the cases that the tests go through."""
+"""`docs/reliability.md`: its tables are the cases of the tests."""
 
 from txn_platform_tests.support.reliability_page import LISTS, PAGE, with_tables
 

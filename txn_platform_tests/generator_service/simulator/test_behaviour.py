@@ -1,4 +1,4 @@
-"""What people do: hours, sessions, habits, and a logic of its own for each type."""
+"""The realistic preset: hours, sessions, habits, and the rules of each type."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_type_occurs_and_most_rows_are_purchases(frame: pl.DataFrame):
     assert 0.8 < counts["PURCHASE"] / frame.height < 0.92
 
 
-def test_amounts_are_positive_and_have_two_places(month: pa.Table):
+def test_amounts_are_positive_and_have_two_decimals(month: pa.Table):
     assert month["amount"].type == pa.decimal128(18, 2)
     assert pc.min(month["amount"]).as_py() > 0
 
@@ -82,7 +82,7 @@ def test_a_salary_comes_once_a_month_on_a_payday(calm: Simulator):
         customer for customer in customers if (customer, 10) in paid and (customer, 11) in paid
     ]
     assert len(twice) > 0.95 * len(customers)
-    # The same day, amount and employer, month after month.
+    # The same day, amount and employer each month.
     assert all(paid[customer, 10] == paid[customer, 11] for customer in twice)
     days = {salaries[0][0] for salaries in paid.values()}
     assert days == {1, 15, 25, 28}
@@ -136,7 +136,7 @@ def test_customers_shop_in_their_region_and_are_at_home_online(
     assert 0.9 < (in_person["away"] < 1.0).mean() < 1.0  # type: ignore[operator]
 
 
-def test_places_have_at_most_six_decimals(month: pa.Table):
+def test_coordinates_have_at_most_six_decimals(month: pa.Table):
     for name in ("latitude", "longitude"):
         values = month[name].to_numpy()
         assert np.array_equal(np.round(values, 6), values)

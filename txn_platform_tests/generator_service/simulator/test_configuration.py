@@ -1,4 +1,4 @@
-"""What cannot be simulated is refused with one message that names it."""
+"""A configuration that cannot be simulated is refused with one message that names the field."""
 
 from __future__ import annotations
 

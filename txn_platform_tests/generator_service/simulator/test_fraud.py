@@ -1,4 +1,4 @@
-"""Fraud has a rate, a mechanism and a name, and nothing in a row gives it away."""
+"""Fraud has a rate, a mechanism and a name, and nothing in a row reveals it."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_no_bit_of_an_id_tells_fraud(frame: pl.DataFrame, bit: int):
     assert abs(share - all_share) < 5 * np.sqrt(0.25 / fraud.sum())
 
 
-def test_no_place_in_a_second_tells_fraud(frame: pl.DataFrame):
+def test_no_digit_of_the_time_reveals_fraud(frame: pl.DataFrame):
     micros = frame["transaction_at"].dt.microsecond().to_numpy()
     fraud = frame["is_fraud"].to_numpy()
     spread = 1e6 / np.sqrt(12 * fraud.sum())

@@ -1,4 +1,4 @@
-"""Customers, cards and merchants: distinct, sound, frozen, and joined by every row."""
+"""Customers, cards and merchants: distinct, valid, frozen, and joined by every row."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_customers_have_names_and_addresses_of_the_locale():
     assert first in known.first_names or customer["name"].startswith(known.first_names)
     assert customer["name"].endswith(known.last_names)
     assert last
-    assert customer["city"] in {place.name for place in known.places}
+    assert customer["city"] in {town.name for town in known.places}
     assert customer["country"] == "DE"
     assert customer["email"].endswith("@example.com")
     rows = rows_of(simulator, Window(NOON, NOON + HOUR))
@@ -116,7 +116,7 @@ def test_every_frozen_locale_is_tested():
     assert sorted(names) == [f"{locale}.json" for locale in FROZEN]
 
 
-def test_the_catalogue_speaks_the_schemas_words():
+def test_the_catalogue_uses_the_values_of_the_schema():
     for kind in KINDS:
         assert set(kind.channels) <= set(CHANNELS)
         assert len(kind.category) == 4

@@ -1,4 +1,4 @@
-"""Ids are UUIDv7, unique, in order, and say where their row is."""
+"""Ids are UUIDv7, unique, in order, and contain the position of their row."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_transaction_is_found_by_its_id_alone(source: Simulator):
         assert found.to_pylist() == row
 
 
-def test_an_id_that_was_changed_in_one_place_is_nobodys(small: Simulator):
+def test_an_id_with_one_changed_character_is_not_found(small: Simulator):
     real = rows_of(small, Window(NOON, NOON + 60 * SECOND))["transaction_id"][3].as_py()
     for at, digit in enumerate(real):
         other = real[:at] + ("0" if digit != "0" else "1") + real[at + 1 :]
@@ -76,7 +76,7 @@ def test_an_id_that_was_changed_in_one_place_is_nobodys(small: Simulator):
         "01a19467-e806-7dd4-94b0-0b8c2663276é",
     ],
 )
-def test_what_is_no_id_of_ours_is_not_found(small: Simulator, text: str):
+def test_another_text_is_not_found(small: Simulator, text: str):
     assert small.transaction(text) is None
 
 

@@ -1,4 +1,4 @@
-"""Draws are what the published algorithms say, so no library can change them."""
+"""Draws follow published algorithms, so no library can change them."""
 
 from __future__ import annotations
 
@@ -26,47 +26,52 @@ from generator_service.simulator.randomness import (
     uniform,
 )
 
-WORDS = st.integers(0, 2**64 - 1)
+HASHES = st.integers(0, 2**64 - 1)
 
 
 def test_mix_is_splitmix64():
     # The first outputs of splitmix64 seeded with zero, as its authors' code prints them.
     states = np.array([0, GOLDEN, 2 * GOLDEN % 2**64], dtype=np.uint64)
-    assert [f"{word:016x}" for word in mix(states).tolist()] == [
+    assert [f"{value:016x}" for value in mix(states).tolist()] == [
         "e220a8397b1dcdaf",
         "6e789e6aa1b965f4",
         "06c45d188009454f",
     ]
 
 
-@given(st.lists(WORDS, min_size=1, max_size=20))
-def test_one_word_is_mixed_like_many(words: list[int]):
-    assert mix(np.array(words, dtype=np.uint64)).tolist() == [mix_one(word) for word in words]
+@given(st.lists(HASHES, min_size=1, max_size=20))
+def test_one_value_is_mixed_like_many(hashes: list[int]):
+    assert mix(np.array(hashes, dtype=np.uint64)).tolist() == [mix_one(value) for value in hashes]
 
 
 def test_a_hash_depends_on_every_counter_and_on_their_order():
     one, two = np.array([1]), np.array([2])
     found = {
-        int(words[0])
-        for words in (hashed(5, one, two), hashed(5, two, one), hashed(6, one, two), hashed(5, one))
+        int(drawn[0])
+        for hashes in (
+            hashed(5, one, two),
+            hashed(5, two, one),
+            hashed(6, one, two),
+            hashed(5, one),
+        )
     }
     assert len(found) == 4
 
 
-@given(WORDS, st.integers(1, 2**31))
-def test_a_scaled_word_stays_below_its_bound(word: int, bound: int):
-    assert 0 <= int(below(np.array([word], dtype=np.uint64), bound)[0]) < bound
+@given(HASHES, st.integers(1, 2**31))
+def test_a_scaled_hash_stays_below_its_bound(value: int, bound: int):
+    assert 0 <= int(below(np.array([value], dtype=np.uint64), bound)[0]) < bound
 
 
-@given(WORDS, st.integers(0, 40), st.integers(1, 20))
-def test_bits_are_cut_out_of_a_word(word: int, shift: int, width: int):
-    found = int(bits(np.array([word], dtype=np.uint64), shift, width)[0])
-    assert found == (word >> shift) % 2**width
+@given(HASHES, st.integers(0, 40), st.integers(1, 20))
+def test_bits_are_cut_out_of_a_hash(value: int, shift: int, width: int):
+    found = int(bits(np.array([value], dtype=np.uint64), shift, width)[0])
+    assert found == (value >> shift) % 2**width
 
 
-@given(WORDS)
-def test_uniforms_never_reach_their_ends(word: int):
-    assert 0.0 < float(uniform(np.array([word], dtype=np.uint64))[0]) < 1.0
+@given(HASHES)
+def test_uniforms_never_reach_their_ends(value: int):
+    assert 0.0 < float(uniform(np.array([value], dtype=np.uint64))[0]) < 1.0
 
 
 @given(st.floats(1e-300, 1.0 - 1e-15))

@@ -1,4 +1,4 @@
-"""A window's rows are the same however, whenever and wherever they are asked for."""
+"""A window has the same rows for every way, time and process in which it is requested."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from generator_service import wire
 from generator_service.simulator import (
+    COORDINATES_ENCODED_SCHEMA,
     DICTIONARY_ENCODED_SCHEMA,
-    PLACED_SCHEMA,
     SCHEMA,
     Configuration,
     Simulator,
@@ -67,7 +67,7 @@ def test_windows_put_together_are_the_window_around_them(
     inside = data.draw(st.lists(st.integers(start, end), max_size=6))
     cuts = sorted({start, end, *inside})
     parts = [Window(one, other) for one, other in itertools.pairwise(cuts)]
-    # Asked in any order, they answer alike.
+    # The same in any order of requests.
     order = data.draw(st.permutations(range(len(parts))))
     found = {at: rows_of(source, parts[at]) for at in order}
     whole = rows_of(source, Window(start, end))
@@ -148,7 +148,7 @@ def test_batches_have_the_schema_and_are_never_empty(small: Simulator):
     ("schema", "more"),
     [
         (DICTIONARY_ENCODED_SCHEMA, {"customer_id", "card_number"}),
-        (PLACED_SCHEMA, {"customer_id", "card_number", "latitude", "longitude"}),
+        (COORDINATES_ENCODED_SCHEMA, {"customer_id", "card_number", "latitude", "longitude"}),
     ],
 )
 def test_encoded_columns_hold_the_same_values(small: Simulator, schema: pa.Schema, more: set[str]):
@@ -164,7 +164,7 @@ def test_encoded_coordinates_are_written_as_plain_ones_are(small: Simulator):
     window = Window(NOON, NOON + HOUR)
     texts = [
         pa.Table.from_batches(wire.text_batches(small.batches(window, schema=schema)))
-        for schema in (SCHEMA, PLACED_SCHEMA)
+        for schema in (SCHEMA, COORDINATES_ENCODED_SCHEMA)
     ]
     assert texts[0].to_pylist() == texts[1].to_pylist()
 
@@ -221,20 +221,20 @@ def test_digests_of_parts_add_up(small: Simulator):
 
 def test_rows_arrive_once_and_at_the_latest_after_48_hours(small: Simulator):
     window = Window(NOON, NOON + 6 * HOUR)
-    settled = rows_of(small, window)
+    complete = rows_of(small, window)
     seen: set[str] = set()
     for hours in (0, 1, 3, 6, 7, 20):
         now = rows_of(small, window, as_of=window.start + hours * HOUR)
         arrived = set(now["transaction_id"].to_pylist())
         assert seen <= arrived
         assert now.equals(
-            settled.filter(pc.is_in(settled["transaction_id"], now["transaction_id"]))
+            complete.filter(pc.is_in(complete["transaction_id"], now["transaction_id"]))
         )
         times = now["transaction_at"].cast(pa.int64()).to_pylist()
         assert all(time <= window.start + hours * HOUR for time in times)
         seen = arrived
-    assert len(seen) < settled.num_rows
-    assert rows_of(small, window, as_of=window.end + 48 * HOUR).equals(settled)
+    assert len(seen) < complete.num_rows
+    assert rows_of(small, window, as_of=window.end + 48 * HOUR).equals(complete)
 
 
 def test_a_share_of_rows_is_late(small: Simulator):
@@ -286,7 +286,7 @@ def test_fraud_becomes_known_days_later(calm: Simulator):
         assert rows["is_fraud"].equals(pc.is_valid(rows["fraud_scenario"]))
         known.append(pc.sum(rows["is_fraud"]).as_py())
     assert 0 < known[0] < known[1] < known[2] < known[3] == frauds
-    # Without a moment everything is known.
+    # Without `as_of`, everything is known.
     assert pc.sum(rows_of(calm, window, labels="delayed")["is_fraud"]).as_py() == frauds
 
 
