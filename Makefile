@@ -24,7 +24,7 @@ NO_PYTHON := make: no Python from 3.12 on is on PATH. Install one (apt-get insta
   or let uv fetch one: make UV_PYTHON_DOWNLOADS=automatic
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
-# Tests without a server, a child process or Dagster: half a minute on two cores.
+# Tests without a server, another process or Dagster: half a minute on two cores.
 FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py contract/test_schema.py rows \
   source/test_arrow_text.py source/test_decoding.py repository/test_layers.py \
   repository/test_reliability_page.py test_windows.py)
@@ -76,7 +76,7 @@ readers: setup $(UV) ## Read a window with nine programs, Spark (Java 17) among 
 	@$(BIN)/python -m txn_platform_tests.support.lake_readers
 	@$(BIN)/python -m pytest -n 0 -m 'readers or not readers' txn_platform_tests/lake/test_readers.py
 
-chaos: setup ## Kill, race and soak for an hour, and judge what is left in the lake
+chaos: setup ## Kill, race and soak for an hour, and check the lake
 	@for store in directory s3; do for script in kills races soak; do \
 	  $(BIN)/python benchmarks/$$script.py --store $$store || exit 1; \
 	done; done
@@ -97,7 +97,7 @@ format: setup ## Format, and fix what lint can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-lock: $(UV) ## Resolve the dependencies anew
+lock: $(UV) ## Resolve the dependencies again
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  --extra dev --extra s3server pyproject.toml -o requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \

@@ -75,7 +75,7 @@ class Measured(NamedTuple):
     `peak_mb` is the most its tree of processes held at once, in 10^6 bytes: the kernel's own
     high-water mark of the largest one's resident set, or the sum of their proportional sets, in
     which a page that they share counts once, whichever is more. Pages of mapped files are in both.
-    The sum is looked at every 50 ms, but for a fiftieth of the time at the most: to find it the
+    The sum is read every 50 ms, but for a fiftieth of the time at the most: to find it the
     kernel goes through every page, on the cores that are measured.
     """
 
@@ -274,7 +274,7 @@ def page_option(parser: argparse.ArgumentParser) -> None:
 
     def existing(name: str) -> Path:
         if not Path(name).is_file():
-            raise argparse.ArgumentTypeError(f"{name} is no file: copy {PAGE} there")
+            raise argparse.ArgumentTypeError(f"{name} is not a file: copy {PAGE} there")
         return Path(name)
 
     parser.add_argument("--page", type=existing, default=PAGE, help="where the results go")

@@ -262,7 +262,7 @@ def _failure(faults: dict[str, float]) -> Response:
     )
 
 
-class _Ended(Exception):  # noqa: N818 - it is no error
+class _Ended(Exception):  # noqa: N818 - it is not an error
     """The response was ended on purpose; unwinds the application."""
 
 

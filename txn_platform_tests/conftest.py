@@ -74,7 +74,7 @@ def eventually(condition: Callable[[], bool], *, within: float = 60) -> bool:
 
 
 def gone(process: psutil.Process) -> bool:
-    """Whether the process has ended, also if nobody has waited for it yet."""
+    """Whether the process has ended, even if no process has waited for it."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

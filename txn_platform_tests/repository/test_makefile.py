@@ -111,7 +111,7 @@ def machine(tmp_path: Path) -> _Machine:
         ({"python3.12": "3.12", "python3.9": "3.9", "python3": "3.14"}, "python3"),
         # By version: 3.9 is not newer.
         ({"python3.9": "3.9", "python3.12": "3.12"}, "python3.12"),
-        # One that is newer than supported: only where there is no other.
+        # A newer Python than supported: only if there is no other.
         ({"python3.15": "3.15", "python3.12": "3.12"}, "python3.12"),
         ({"python3.16": "3.16", "python3.15": "3.15"}, "python3.15"),
         ({"python3": "4.0"}, "python3"),

@@ -416,7 +416,7 @@ class Kill:
 
 
 class Killing:
-    """Kills one thing after another, and judges what is left.
+    """Kills one process after another, and checks the lake.
 
     Args:
         world: whose lake it is.

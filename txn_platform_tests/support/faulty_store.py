@@ -155,7 +155,7 @@ class FaultyStore:
             request.connection.sendall(answer)
 
     def _condition_fails(self, upstream: str, request: _Handler, operation: Operation) -> bool:
-        """Whether a condition that is looked at here does not hold; ignored ones are removed."""
+        """Whether a condition that this store checks does not hold; ignored ones are removed."""
         for name in self.ignores:
             del request.headers[name]
         if operation is not Operation.PUT:

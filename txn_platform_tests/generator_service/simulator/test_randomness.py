@@ -48,7 +48,7 @@ def test_a_hash_depends_on_every_counter_and_on_their_order():
     one, two = np.array([1]), np.array([2])
     found = {
         int(drawn[0])
-        for hashes in (
+        for drawn in (
             hashed(5, one, two),
             hashed(5, two, one),
             hashed(6, one, two),
