@@ -123,7 +123,8 @@ class _Days(click.ParamType[timedelta]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> timedelta:
         number = str(value).removesuffix("d")
-        if not number.isdecimal() or number == value or int(number) > _MAX_DAYS:
+        digits = number.isascii() and number.isdecimal()
+        if not digits or number == value or int(number) > _MAX_DAYS:
             self.fail(f"{value!r} is not a number of days up to {_MAX_DAYS}: write 30d", param, ctx)
         return timedelta(days=int(number))
 
@@ -251,7 +252,7 @@ def quarantine(partition: str | None) -> None:
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
-    window = Window.of_partition(partition) if partition else None
+    window = None if partition is None else Window.of_partition(partition)
     settings = load_settings()
     _say_places(settings)
     found = look_into(open_lake(settings), _RAW, _QUARANTINED, window)
@@ -340,7 +341,7 @@ def _materialize(
     from txn_platform.windows import Window
 
     # Faults of the command line are reported before anything is started.
-    asked = [Window.of_partition(partition)] if partition else None
+    asked = None if partition is None else [Window.of_partition(partition)]
     settings = load_settings()
     writable_home(settings)
     dagster_home(settings)

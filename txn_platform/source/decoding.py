@@ -545,8 +545,7 @@ def _member_of_more(envelope: dict[str, Any], *, named: bool) -> str | None:
             for name, value in cast("dict[str, Any]", members).items():
                 if value is True and _plain(name) in _STATES_MORE:
                     return name
-                address = isinstance(value, str | dict) and value
-                if not named and address and _plain(name) in _NEXT_PAGES:
+                if not named and value and _plain(name) in _NEXT_PAGES:
                     return name
     return None
 

@@ -104,6 +104,17 @@ def _land(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
         lake.publish(writer.finish(), object_key(_RAW, window), clear_cards=True)
 
 
+@pytest.mark.parametrize("command", ["quarantine", "run"])
+@pytest.mark.parametrize("partition", ["", " ", "2026-11-01", "2026-11-01-00:30"])
+def test_a_partition_that_is_no_hour_is_not_taken_for_all(command: str, partition: str) -> None:
+    result = CliRunner().invoke(main, [command, "--partition", partition])
+    assert result.exit_code == 1
+    assert (
+        result.stderr == f"Error: partition {partition!r} is not an hour: write it as"
+        " 2026-11-01-00:00 (UTC)\n"
+    )
+
+
 def test_a_window_that_was_landed_and_not_published_is_judged(lake: Lake) -> None:
     third = Window(datetime(2026, 11, 1, 2, tzinfo=UTC))
     at = "2026-11-01T02:00:00Z"
@@ -202,4 +213,5 @@ def test_only_old_objects_with_clear_numbers_expire(lake: Lake) -> None:
     )
     assert lake.keys(_ASSET) == []
     assert target.exists()
-    assert runner.invoke(main, ["expire", "--older-than", "30"]).exit_code == 2
+    for wrong in ("30", "٣d", "d", "-1d"):
+        assert runner.invoke(main, ["expire", "--older-than", wrong]).exit_code == 2

@@ -598,6 +598,8 @@ def test_a_next_that_is_absent_later_is_the_end(source: ServedBytes) -> None:
         (True, {"has_more": True}),
         (True, {"@odata.nextLink": "/tx?2"}),
         (True, {"next_cursor": "b2Zmc2V0"}),
+        (True, {"nextPage": 2}),
+        (True, {"next_page": True}),
         (True, {"_links": {"self": {"href": "/tx"}, "next": {"href": "/tx?2"}}}),
     ],
 )
