@@ -148,10 +148,10 @@ class Watch:
 def _tree(pid: int) -> list[int]:
     try:
         tasks = list(Path(f"/proc/{pid}/task").glob("*/children"))
-        children = [int(child) for task in tasks for child in task.read_text().split()]
-    except OSError:  # it, or a thread of its, ended meanwhile
-        children = []
-    return [pid, *(below for child in children for below in _tree(child))]
+        started = [int(number) for task in tasks for number in task.read_text().split()]
+    except OSError:  # the process, or one of its threads, has ended meanwhile
+        started = []
+    return [pid, *(below for number in started for below in _tree(number))]
 
 
 def _kilobytes(pid: int, file: str, field: str) -> int:
@@ -243,7 +243,7 @@ LAKES = {"directory": directory_lake, "S3": s3_lake}
 
 @contextmanager
 def served(rows: int, defects: str = "") -> Iterator[dict[str, str]]:
-    """A running generator with about so many rows in WINDOW.
+    """Serve a generator with about so many rows in WINDOW.
 
     Yields:
         The environment of contenders that use it.
@@ -251,8 +251,8 @@ def served(rows: int, defects: str = "") -> Iterator[dict[str, str]]:
     variables = clean_environment(GENERATOR_TPS=str(rows / 3600), GENERATOR_DEFECTS=defects)
     with tempfile.TemporaryDirectory(prefix="txn-bench-") as directory:
         log = Path(directory, "generator.log")
-        with generator_child(log=log, environment=variables) as child:
-            yield {**variables, "GENERATOR_URL": generator_url(child)}
+        with generator_child(log=log, environment=variables) as generator:
+            yield {**variables, "GENERATOR_URL": generator_url(generator)}
 
 
 def rows_sent(url: str, start: datetime, end: datetime) -> int:

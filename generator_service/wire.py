@@ -174,16 +174,16 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(values)
 
 
-_WORDS = pa.dictionary(pa.int32(), pa.string())
+_DICTIONARY_ENCODED_TEXT = pa.dictionary(pa.int32(), pa.string())
 _FORMS = (
     _Form(_is_text, lambda column: column, None, "string"),
     _Form(pa.types.is_date, _plain_text, pa.string(), "string"),
     _Form(pa.types.is_timestamp, _timestamp_text, pa.string(), "string"),
     _Form(pa.types.is_decimal, _plain_text, pa.string(), "string"),
     _Form(pa.types.is_floating, _coordinate_text, pa.string(), "bare"),
-    _Form(_is_encoded_number, _encoded_coordinate_text, _WORDS, "bare"),
+    _Form(_is_encoded_number, _encoded_coordinate_text, _DICTIONARY_ENCODED_TEXT, "bare"),
     _Form(pa.types.is_integer, _plain_text, pa.string(), "bare"),
-    _Form(pa.types.is_boolean, _boolean_text, _WORDS, "bare"),
+    _Form(pa.types.is_boolean, _boolean_text, _DICTIONARY_ENCODED_TEXT, "bare"),
 )
 
 

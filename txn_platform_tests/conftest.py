@@ -175,5 +175,5 @@ def generator_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = {"GENERATOR_CUSTOMERS": "2000", "GENERATOR_MERCHANTS": "500", "GENERATOR_TPS": "1"}
     log = tmp_path_factory.mktemp("generator") / "generator.log"
     environment = {**os.environ, **settings}
-    with processes.generator_child(log=log, environment=environment) as child:
-        yield processes.generator_url(child)
+    with processes.generator_child(log=log, environment=environment) as generator:
+        yield processes.generator_url(generator)

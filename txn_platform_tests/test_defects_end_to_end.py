@@ -34,15 +34,15 @@ def _generator(**settings: str) -> ManagedProcess:
 @pytest.fixture(scope="module")
 def injecting() -> Iterator[str]:
     """A generator with defects of every kind in one row of twenty."""
-    with _generator(DEFECTS="all:0.05") as child:
-        yield generator_url(child)
+    with _generator(DEFECTS="all:0.05") as generator:
+        yield generator_url(generator)
 
 
 @pytest.fixture(scope="module")
 def honest() -> Iterator[str]:
     """The same generator without defects."""
-    with _generator() as child:
-        yield generator_url(child)
+    with _generator() as generator:
+        yield generator_url(generator)
 
 
 def _run(url: str, monkeypatch: pytest.MonkeyPatch, home: str, wire: str = "arrow") -> Summary:
@@ -100,11 +100,10 @@ def test_the_quarantine_is_the_account_and_the_rest_is_untouched(
 
 
 def _card_numbers(text: bytes) -> set[bytes]:
-    """The runs of 13 to 19 digits with a valid check digit.
+    """Return the runs of 13 to 19 digits with a valid check digit.
 
-    Apart from the decimals of a number, and from the digests that Dagster gives versions and
-    snapshots, of 40 or 64 hexadecimal digits: 13 in a row are decimal so often that a check digit
-    is valid by chance.
+    The decimals of a number do not count, nor do Dagster's digests of 40 or 64 hexadecimal digits:
+    they often contain 13 decimal digits, and some of those have a valid check digit by chance.
     """
     text = re.sub(rb"\b(?=[0-9]*[a-f])([0-9a-f]{40}|[0-9a-f]{64})\b", b"", text)
     runs = set(re.findall(rb"(?<![0-9.])[0-9]{13,19}(?![0-9])", text))
@@ -113,7 +112,7 @@ def _card_numbers(text: bytes) -> set[bytes]:
 
 
 def _contents(path: Path) -> Iterator[bytes]:
-    """What a file says; of a database value by value, for in the file they touch each other."""
+    """Yield the bytes of a file; of a database value by value, because values touch in the file."""
     if path.suffix != ".db":
         yield path.read_bytes()
         return
@@ -123,10 +122,10 @@ def _contents(path: Path) -> Iterator[bytes]:
                 yield from (str(value).encode() for value in row)
 
 
-def test_no_card_number_is_written_down_but_where_it_belongs(
+def test_card_numbers_are_written_to_raw_and_quarantine_only(
     injecting: str, tmp_path: Path
 ) -> None:
-    """Neither in what is published, nor in Dagster's storage, nor in anything a process prints."""
+    """Published objects, Dagster's storage and the output of processes have none."""
     home = tmp_path / "dagster"
     home.mkdir()
     variables = {
@@ -155,4 +154,4 @@ def test_no_card_number_is_written_down_but_where_it_belongs(
         rows = pl.read_parquet(Path(".txn/lake") / object_key(asset, _WINDOW))
         assert _card_numbers(rows.write_csv().encode()) == set()
     raw = pl.read_parquet(Path(".txn/lake") / object_key(checks.RAW, _WINDOW))
-    assert len(_card_numbers(raw.write_csv().encode())) > 1000, "the search finds what is there"
+    assert len(_card_numbers(raw.write_csv().encode())) > 1000, "the search finds card numbers"
