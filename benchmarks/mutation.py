@@ -149,18 +149,20 @@ def _walk(tree: ast.AST) -> Iterator[tuple[ast.stmt, ast.expr | ast.stmt]]:
         for name, value in ast.iter_fields(node):
             if name in {"annotation", "returns", "decorator_list", "type_params"}:
                 continue
-            for child in value if isinstance(value, list) else [value]:
-                if not isinstance(child, ast.AST) or isinstance(child, (ast.Raise, ast.JoinedStr)):
+            for inner_node in value if isinstance(value, list) else [value]:
+                if not isinstance(inner_node, ast.AST) or isinstance(
+                    inner_node, (ast.Raise, ast.JoinedStr)
+                ):
                     # Messages are tested where users read them, not word by word.
-                    if isinstance(child, ast.Raise) and statement is not None:
-                        yield child, child
+                    if isinstance(inner_node, ast.Raise) and statement is not None:
+                        yield inner_node, inner_node
                     continue
-                if _is_type_checking(child):
+                if _is_type_checking(inner_node):
                     continue
-                inner = child if isinstance(child, ast.stmt) else statement
-                if inner is not None and isinstance(child, (ast.expr, ast.stmt)):
-                    yield inner, child
-                yield from visit(child, inner)
+                inner = inner_node if isinstance(inner_node, ast.stmt) else statement
+                if inner is not None and isinstance(inner_node, (ast.expr, ast.stmt)):
+                    yield inner, inner_node
+                yield from visit(inner_node, inner)
 
     yield from visit(tree, None)
 

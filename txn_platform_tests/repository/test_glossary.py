@@ -43,3 +43,10 @@ def test_other_names_and_words_are_left_alone(code: str) -> None:
 def test_prose_is_checked_too() -> None:
     (line,) = glossary.violations("a.md", "Fine.\nIt can't be mend.\n", _AVOIDED)
     assert line == "a.md:2: 'mend': write fix"
+
+
+def test_an_exempt_name_is_allowed_in_its_file_only() -> None:
+    avoided = _AVOIDED | {"places": ("indices", "identifier")}
+    code = "places: int = 1\n"
+    assert list(glossary.violations("generator_service/simulator/pools.py", code, avoided)) == []
+    assert list(glossary.violations("a.py", code, avoided)) == ["a.py:1: places: write indices"]

@@ -326,7 +326,7 @@ class World:
         if not own_generator:
             environment["GENERATOR_URL"] = url or source.url
         process = forked.start(
-            forked.program_anew if cold else forked.program,
+            forked.fresh_program if cold else forked.program,
             *("txn", "run", "--json", "--partition", partition),
             environment=environment,
             directory=self.directory,

@@ -84,7 +84,7 @@ def program(name: str, *arguments: str) -> None:
     sys.exit(entry.load()())
 
 
-def program_anew(name: str, *arguments: str) -> None:
+def fresh_program(name: str, *arguments: str) -> None:
     """Run an installed program from its first instruction, with all imports."""
     os.execve(_installed(name), [name, *arguments], os.environ)  # noqa: S606 - without a shell
 
