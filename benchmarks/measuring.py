@@ -28,7 +28,7 @@ from pyarrow import fs
 from rich.console import Console
 from rich.table import Table
 
-from txn_platform.local.processes import generator_child, generator_url
+from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.local.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
 
@@ -219,7 +219,7 @@ def s3_lake() -> Iterator[Lake]:
     with tempfile.TemporaryDirectory(prefix="txn-bench-") as name:
         work = Path(name, "work")
         work.mkdir()
-        store = SeaweedFS(Path(name, "s3"), Path(name, "logs"), bucket=_BUCKET, **_KEYS)
+        store = SeaweedFS.start(Path(name, "s3"), Path(name, "logs"), bucket=_BUCKET, **_KEYS)
         with store:
             address = store.endpoint_url
             files = fs.S3FileSystem(
@@ -251,7 +251,7 @@ def served(rows: int, defects: str = "") -> Iterator[dict[str, str]]:
     variables = clean_environment(GENERATOR_TPS=str(rows / 3600), GENERATOR_DEFECTS=defects)
     with tempfile.TemporaryDirectory(prefix="txn-bench-") as directory:
         log = Path(directory, "generator.log")
-        with generator_child(log=log, environment=variables) as generator:
+        with start_generator(log=log, environment=variables) as generator:
             yield {**variables, "GENERATOR_URL": generator_url(generator)}
 
 

@@ -354,11 +354,11 @@ def _materialize(
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
         stack.enter_context(handling_logs(ConsoleHandler(console)))
-        from txn_platform.local.processes import generator_child, generator_url
+        from txn_platform.local.processes import generator_url, start_generator
 
         # A generator of its own starts while Dagster is imported.
         url = settings.generator_url or ""
-        child = None if url else stack.enter_context(generator_child())
+        child = None if url else stack.enter_context(start_generator())
         from txn_platform.runs import dagster_instance, materialize
         from txn_platform.source.client import Source, source_api, source_limits
 

@@ -14,7 +14,7 @@ from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
 from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake
-from txn_platform.local.processes import generator_child, generator_url
+from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api, source_limits
@@ -99,7 +99,7 @@ def _examine_source(settings: Settings) -> str:
         raise UserError(
             "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
         )
-    with generator_child() as child:
+    with start_generator() as child:
         return f"the generator that is started {_asked(generator_url(child), settings)}"
 
 

@@ -135,7 +135,7 @@ def _start_seaweedfs(servers: ExitStack, directory: Path) -> S3Endpoint:
     if not available():
         pytest.skip("SeaweedFS has no wheel for this machine")
     keys = {"access_key": "key-of-tests", "secret_key": "secret-of-tests"}
-    server = SeaweedFS(
+    server = SeaweedFS.start(
         directory / "data", directory / "logs", bucket="transactions", memory_mib=384, **keys
     )
     servers.enter_context(server)
@@ -175,5 +175,5 @@ def generator_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = {"GENERATOR_CUSTOMERS": "2000", "GENERATOR_MERCHANTS": "500", "GENERATOR_TPS": "1"}
     log = tmp_path_factory.mktemp("generator") / "generator.log"
     environment = {**os.environ, **settings}
-    with processes.generator_child(log=log, environment=environment) as generator:
+    with processes.start_generator(log=log, environment=environment) as generator:
         yield processes.generator_url(generator)

@@ -525,7 +525,7 @@ def test_demo_ends_with_the_summary_of_the_newest_hour_and_its_object_is_in_the_
 
     keys = json.loads(Path(".txn/s3-keys.json").read_text())
     key = uri.removeprefix("s3://transactions/")
-    with SeaweedFS(
+    with SeaweedFS.start(
         Path(".txn/seaweedfs").absolute(),
         Path("logs").absolute(),
         bucket="transactions",

@@ -15,7 +15,7 @@ import pytest
 from txn_platform.contract.schema import luhn_is_valid
 from txn_platform.defs import checks
 from txn_platform.lake.layout import object_key
-from txn_platform.local.processes import ManagedProcess, generator_child, generator_url
+from txn_platform.local.processes import ManagedProcess, generator_url, start_generator
 from txn_platform.runs import Summary, dagster_instance, materialize
 from txn_platform.windows import Window
 from txn_platform_tests.support.defect_reasons import reasons_of_defect
@@ -28,7 +28,7 @@ _HOUR = {"start": "2026-11-01T18:00:00Z", "end": "2026-11-01T19:00:00Z"}
 def _generator(**settings: str) -> ManagedProcess:
     population = {"CUSTOMERS": "5000", "MERCHANTS": "1000", "TPS": "3"}
     variables = {f"GENERATOR_{name}": value for name, value in {**population, **settings}.items()}
-    return generator_child(environment={**os.environ, **variables})
+    return start_generator(environment={**os.environ, **variables})
 
 
 @pytest.fixture(scope="module")

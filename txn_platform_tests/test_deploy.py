@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import yaml
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
 
 import txn_platform
@@ -26,13 +27,25 @@ def test_the_instance_loads_with_logs_on_s3_and_retries(
         assert not instance.run_retries_retry_on_asset_or_op_failure
 
 
-@pytest.mark.parametrize("instance", ["deploy/dagster.yaml", "dagster.yaml", "txn dev"])
+def test_a_checkout_and_the_local_stack_have_the_same_instance() -> None:
+    assert (_CHECKOUT / "dagster.yaml").resolve() == DAGSTER_YAML.resolve()
+
+
+@pytest.mark.parametrize("section", ["telemetry", "python_logs"])
+def test_production_shares_the_sections_of_the_local_instance(section: str) -> None:
+    production, local = (
+        yaml.safe_load(path.read_text())
+        for path in (_CHECKOUT / "deploy/dagster.yaml", DAGSTER_YAML)
+    )
+    assert production[section] == local[section]
+
+
+@pytest.mark.parametrize("instance", ["deploy/dagster.yaml", "dagster.yaml"])
 def test_every_instance_runs_a_partition_once_at_a_time_and_gives_up_lost_runs(
     instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
-    text = DAGSTER_YAML if instance == "txn dev" else (_CHECKOUT / instance).read_text()
-    (tmp_path / "dagster.yaml").write_text(text)
+    shutil.copy(_CHECKOUT / instance, tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as loaded:
         (limit,) = loaded.get_concurrency_config().run_queue_config.tag_concurrency_limits
         assert limit == {

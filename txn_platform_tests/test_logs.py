@@ -55,7 +55,7 @@ def test_txn_run_warns_of_each_retry_with_its_cause() -> None:
 @pytest.mark.usefixtures("failing_twice")
 def test_the_run_page_has_a_line_for_each_object_and_the_retries(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "dagster.yaml").write_text(stack.DAGSTER_YAML)
+    (tmp_path / "home" / "dagster.yaml").write_text(stack.DAGSTER_YAML.read_text())
     with dg.DagsterInstance.from_config(str(tmp_path / "home")) as instance:
         job = build_defs().resolve_job_def(LAND_TRANSACTIONS.name)
         result = job.execute_in_process(instance=instance, partition_key=_PARTITION)
@@ -101,6 +101,6 @@ def test_dagsters_own_command_shows_them_too(tmp_path: Path) -> None:
 
 def test_every_configuration_of_dagster_that_is_shipped_manages_the_loggers() -> None:
     shipped = (Path(stack.__file__).parents[2] / "deploy" / "dagster.yaml").read_text()
-    for text in (shipped, stack.DAGSTER_YAML):
+    for text in (shipped, stack.DAGSTER_YAML.read_text()):
         logs = yaml.safe_load(text)["python_logs"]
         assert logs == {"managed_python_loggers": ["txn_platform"], "python_log_level": "INFO"}

@@ -19,7 +19,7 @@ from txn_platform.http_addresses import http_address
 from txn_platform.lake.base import Lake
 from txn_platform.lake.delta import DeltaLake, open_delta
 from txn_platform.lake.opening import open_lake
-from txn_platform.local.processes import generator_child, generator_url
+from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.local.stack import running_generator
 from txn_platform.rows.protection import CardProtector
 from txn_platform.settings import Settings, load_settings
@@ -61,7 +61,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             api, limits = source_api(settings), source_limits(settings)
             url = _checked(self.url) or settings.generator_url
             if url is None:
-                child = self._running.enter_context(generator_child())
+                child = self._running.enter_context(start_generator())
                 url = generator_url(child)
             self._source = Source(url, api, limits)
         return self._source
@@ -79,7 +79,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         url = _checked(self.url) or settings.generator_url
         url = url or running_generator(settings.home.absolute())
         if url is None:
-            child = self._running.enter_context(generator_child())
+            child = self._running.enter_context(start_generator())
             url = generator_url(child, timeout=_GENERATOR_SECONDS)
         limits = replace(
             source_limits(settings),

@@ -39,7 +39,7 @@ _PORTS = range(10_240, 20_240)
 _TWIN = 10_000
 
 
-class ChildFailed(UserError):  # noqa: N818 - it says what happened, as in `except ChildFailed`
+class ProcessFailed(UserError):  # noqa: N818 - it says what happened, as in `except ProcessFailed`
     """A child process ended, or did not become ready; says which, how, and its last lines."""
 
 
@@ -62,7 +62,7 @@ class ManagedProcess:
         grace: seconds between SIGTERM and SIGKILL.
 
     Raises:
-        ChildFailed: the command cannot be started (with a supervisor, `wait_until` says so).
+        ProcessFailed: the command cannot be started (with a supervisor, `wait_until` says so).
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ManagedProcess:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise ChildFailed(f"{name} cannot be started: {error}") from None
+            raise ProcessFailed(f"{name} cannot be started: {error}") from None
         atexit.register(self.stop)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -129,7 +129,7 @@ class ManagedProcess:
         """Do nothing while it runs.
 
         Raises:
-            ChildFailed: it has ended.
+            ProcessFailed: it has ended.
         """
         code = self._process.poll()
         if code is not None:
@@ -146,7 +146,7 @@ class ManagedProcess:
             timeout: seconds.
 
         Raises:
-            ChildFailed: it ended, or was not ready in time.
+            ProcessFailed: it ended, or was not ready in time.
         """
         deadline = time.monotonic() + timeout
         with ExitStack() as otherwise:
@@ -195,17 +195,17 @@ class ManagedProcess:
                     self._memory += chunk
                     del self._memory[:-_OUTPUT_BYTES]
 
-    def _failure(self, what: str) -> ChildFailed:
+    def _failure(self, what: str) -> ProcessFailed:
         if not self.alive:
             self._listener.join(1)
         lines = self.output().strip().splitlines()[-_LAST_LINES:]
         said = "Its last lines:" if lines else "It printed nothing."
         where = f"(all of it: {self._log})" if self._log else ""
         text = "\n  ".join([f"{self.name} {what}. {said}", *lines])
-        return ChildFailed(f"{text}\n{where}".rstrip())
+        return ProcessFailed(f"{text}\n{where}".rstrip())
 
 
-def generator_child(
+def start_generator(
     *,
     port: int | None = 0,
     log: Path | None = None,
@@ -236,7 +236,7 @@ def generator_url(child: ManagedProcess, *, timeout: float = 60) -> str:
     """Wait until the generator service answers, so many seconds at most, and return its URL.
 
     Raises:
-        ChildFailed: it did not start; its last lines say why.
+        ProcessFailed: it did not start; its last lines say why.
     """
     listening = re.compile(r"^generator_service listening on (http://\S+)$", re.MULTILINE)
     return child.wait_until(lambda: listening.search(child.output()), timeout=timeout)[1]

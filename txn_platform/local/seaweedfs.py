@@ -1,13 +1,14 @@
-"""An S3 of one's own on 127.0.0.1: SeaweedFS, from its wheel on PyPI (the extra `s3server`).
+"""A local S3 on 127.0.0.1: SeaweedFS, from its wheel on PyPI (the extra `s3server`).
 
-Everything particular to SeaweedFS is here: its options, its ports, where it keeps what. How
-processes are run belongs in `processes`; what the lake does with an S3 belongs in `lake`.
+Its options, ports and directories are here. Running processes belongs in `processes`, and the use
+of an S3 in `lake`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -19,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session
 
 from txn_platform.errors import UserError
-from txn_platform.local.processes import ChildFailed, ManagedProcess, free_ports, port_is_free
+from txn_platform.local.processes import ManagedProcess, ProcessFailed, free_ports, port_is_free
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,31 +39,24 @@ def available() -> bool:
     return _binary() is not None
 
 
+@dataclass(frozen=True)
 class SeaweedFS:
-    """A running SeaweedFS with one bucket, whose S3 asks for one pair of keys.
+    """A running SeaweedFS with one bucket, whose S3 accepts one pair of keys.
 
-    For the local stack and for tests. The S3 checks every request, but the parts of SeaweedFS talk
-    to each other on 127.0.0.1 without keys: other users of the machine are trusted.
+    For the local stack and for tests. Its S3 checks every request. The parts of SeaweedFS talk to
+    each other on 127.0.0.1 without keys, so other users of the machine are trusted.
 
-    Args:
-        data: the directory of its data, made if need be; a later start with the same directory
-            finds what was stored, and listens on the same port if it is free. One server at a time.
-        logs: the directory of its logs, made if need be; their number and size are bounded.
-        bucket: created unless it exists; other buckets can be.
-        access_key: the only access key it knows.
-        secret_key: the key's secret.
-        memory_mib: the memory that its garbage collector aims to stay under, in MiB; half as much
-            again happens where that is too little. An upload makes it hold some 300: of 768 it
-            takes 630, and 12 ns of CPU a byte written; of 384, 18 ns; more gains nothing.
-        holds: as for `ManagedProcess`.
-
-    Raises:
-        UserError: SeaweedFS is not installed.
-        ChildFailed: it did not start; its last lines say why.
+    Attributes:
+        process: the server.
+        endpoint_url: of its S3.
     """
 
-    def __init__(
-        self,
+    process: ManagedProcess
+    endpoint_url: str
+
+    @classmethod
+    def start(
+        cls,
         data: Path,
         logs: Path,
         *,
@@ -71,7 +65,26 @@ class SeaweedFS:
         secret_key: str,
         memory_mib: int = 768,
         holds: Sequence[int] = (),
-    ) -> None:
+    ) -> Self:
+        """Start a server and wait until objects can be written and read.
+
+        Args:
+            data: the directory of its data, created if necessary. A later start with the same
+                directory finds the same objects, and listens on the same port if that is free. One
+                server at a time.
+            logs: the directory of its logs, created if necessary. Their size is bounded.
+            bucket: created unless it exists; other buckets can be created.
+            access_key: the only access key it accepts.
+            secret_key: the secret of that key.
+            memory_mib: the memory that its garbage collector aims to stay below, in MiB. It can
+                exceed this by half. During uploads it holds about 300 MiB. With 768 it uses 630 and
+                12 ns of CPU per byte written; with 384 it needs 18 ns; more than 768 gains nothing.
+            holds: as for `ManagedProcess`.
+
+        Raises:
+            UserError: SeaweedFS is not installed.
+            ProcessFailed: it did not start; the message has its last lines.
+        """
         weed = _binary()
         if weed is None:
             raise UserError(
@@ -81,10 +94,9 @@ class SeaweedFS:
         data, logs = data.resolve(), logs.resolve()
         data.mkdir(parents=True, exist_ok=True)
         logs.mkdir(parents=True, exist_ok=True)
-        for start in range(1, _STARTS + 1):
+        for left in reversed(range(_STARTS)):
             ports = _choose_ports(data / "ports.json")
-            self.endpoint_url = f"http://127.0.0.1:{ports['s3']}"
-            self.child = ManagedProcess(
+            process = ManagedProcess(
                 "SeaweedFS",
                 [
                     str(weed),
@@ -94,7 +106,7 @@ class SeaweedFS:
                     *_options(ports),
                 ],
                 log=logs / "seaweedfs.log",
-                # Nothing else of the environment: SeaweedFS takes options and keys from it.
+                # Nothing else of the environment: SeaweedFS reads options and keys from it.
                 environment={
                     "HOME": str(data),
                     "GOMEMLIMIT": f"{memory_mib}MiB",
@@ -104,19 +116,21 @@ class SeaweedFS:
                 directory=data,
                 holds=holds,
             )
-            client = _client(self.endpoint_url, access_key, secret_key)
+            server = cls(process, f"http://127.0.0.1:{ports['s3']}")
+            client = _client(server.endpoint_url, access_key, secret_key)
             try:
-                self.child.wait_until(partial(_serves, client, bucket), timeout=60)
-            except ChildFailed as failure:
-                # Between choosing a port and listening on it, somebody else took it.
-                if start == _STARTS or "Port allocation failed" not in str(failure):
+                process.wait_until(partial(_serves, client, bucket), timeout=60)
+            except ProcessFailed as failure:
+                # Another program took a port after it was chosen.
+                if not left or "Port allocation failed" not in str(failure):
                     raise
             else:
-                return
+                return server
+        raise AssertionError  # the last start returns or raises
 
     def stop(self) -> None:
-        """Stop it; it takes a second or two. Again is no error."""
-        self.child.stop()
+        """Stop it, which takes a second or two. Stopping it again does nothing."""
+        self.process.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +140,7 @@ class SeaweedFS:
 
 
 def _client(endpoint_url: str, access_key: str, secret_key: str) -> S3Client:
-    # Of the machine's profiles, none is read: one that is wrong would be an error here.
+    # Ignore the machine's AWS profiles: a broken one would fail here.
     core = Session(
         session_vars={
             "profile": (None, None, None, None),
@@ -147,7 +161,7 @@ def _client(endpoint_url: str, access_key: str, secret_key: str) -> S3Client:
 
 
 def _serves(client: S3Client, bucket: str) -> bool:
-    """Whether objects can be written and read; its S3 answers up to five seconds before that."""
+    """Whether objects can be written and read; its S3 answers up to five seconds earlier."""
     try:
         if bucket not in {each.get("Name") for each in client.list_buckets()["Buckets"]}:
             client.create_bucket(Bucket=bucket)
@@ -170,7 +184,7 @@ def _binary() -> Path | None:
 
 
 def _choose_ports(memo: Path) -> dict[str, int]:
-    """Those of the last start if they are free, so that the endpoint stays; otherwise new ones."""
+    """The ports of the last start if they are free, so that the endpoint stays; else new ones."""
     try:
         ports: dict[str, int] = json.loads(memo.read_text("utf-8"))
     except (OSError, ValueError):
@@ -185,8 +199,8 @@ def _choose_ports(memo: Path) -> dict[str, int]:
 
 def _options(ports: dict[str, int]) -> list[str]:
     return [
-        # Relative to where it runs: it takes a comma for the end of a path, and a socket's path has
-        # at most 103 bytes.
+        # Relative paths: SeaweedFS splits paths at commas, and a socket's path has at most 103
+        # bytes.
         "-dir=.",
         "-s3.localSocket=s3.sock",
         "-filer.localSocket=filer.sock",
@@ -194,22 +208,22 @@ def _options(ports: dict[str, int]) -> list[str]:
         "-ip.bind=127.0.0.1",
         *(f"-{server}.port={port}" for server, port in ports.items()),
         "-master.telemetry=false",
-        # Doors that nobody here needs; the filer's HTTP would let everyone past the S3's keys.
+        # Unused servers. The filer's HTTP would give access without the keys of the S3.
         "-disableHttp",
         "-webdav=false",
         "-admin.ui=false",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
-        # As on AWS: a bucket nobody created is an error, and one with objects is not deleted.
+        # As on AWS: a missing bucket is an error, and a bucket with objects cannot be deleted.
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
-        # Start and stop without waiting for other servers. A master that resumes its state elects
-        # itself too late, now and then, for its volumes' first report; the next comes 5 s later.
+        # Start and stop without waiting for other servers. A master that resumes its state may
+        # elect itself after its volumes' first report; the next comes 5 s later.
         "-master.electionTimeout=1s",
         "-master.resumeState=false",
         "-volume.preStopSeconds=0",
-        # Each bucket takes volumes of its own.
+        # Each bucket has its own volumes.
         "-volume.max=2000",
-        # Whenever one is full, an upload waits most of a second for the next.
+        # When a volume is full, an upload waits almost a second for the next.
         "-master.volumeSizeLimitMB=1024",
     ]

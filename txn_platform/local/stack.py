@@ -1,7 +1,7 @@
 """The local stack: a source, an S3 and the Dagster UI on one machine, all under `TXN_HOME`.
 
-For `txn dev` and `txn demo`. How a process is run belongs in `processes`, what is particular to
-SeaweedFS in `seaweedfs`; what is printed and run with it belongs in `cli`.
+For `txn dev` and `txn demo`. Running a process belongs in `processes`, the options of SeaweedFS in
+`seaweedfs`, and the output of the commands in `cli`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
 
@@ -28,38 +30,20 @@ from txn_platform.local import seaweedfs
 from txn_platform.local.places import STACK_BUCKET
 from txn_platform.local.processes import (
     ManagedProcess,
-    generator_child,
     generator_url,
     port_is_free,
+    start_generator,
 )
 from txn_platform.network import without_proxy_for_loopback
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
-    from pathlib import Path
 
-# Dagster tells its makers how it is used, and asks newcomers for an address, unless told not to.
-# Two runs of one window wait for each other; one whose process vanished is given up after an hour.
-DAGSTER_YAML: Final = """\
-telemetry:
-  enabled: false
-nux:
-  enabled: false
-concurrency:
-  runs:
-    tag_concurrency_limits:
-      - key: dagster/partition
-        limit: 1
-        value:
-          applyLimitPerUniqueValue: true
-run_monitoring:
-  enabled: true
-  max_runtime_seconds: 3600
-python_logs:
-  managed_python_loggers: [txn_platform]
-  python_log_level: INFO
-"""
+    from txn_platform.settings import Settings
+
+# Configuration of Dagster's instance. A checkout's own `dagster.yaml` is a link to this file.
+DAGSTER_YAML: Final = Path(__file__).with_name("dagster.yaml")
 
 
 @dataclass(frozen=True)
@@ -68,25 +52,25 @@ class Services:
 
     Attributes:
         addresses: addresses that a person may want to open, by name.
-        environment: the variables that point the platform at it. An empty one is there to hide
-            what the machine's own environment says.
-        children: the processes.
+        environment: the variables that make the platform use the services. An empty value hides
+            one of the machine's environment.
+        processes: the servers.
     """
 
     addresses: dict[str, str]
     environment: dict[str, str]
-    children: tuple[ManagedProcess, ...]
+    processes: tuple[ManagedProcess, ...]
 
     def wait(self) -> None:
         """Return on Ctrl-C.
 
         Raises:
-            ChildFailed: one of the processes has ended.
+            ProcessFailed: one of the processes has ended.
         """
         with suppress(KeyboardInterrupt):
             while True:
-                for child in self.children:
-                    child.check()
+                for process in self.processes:
+                    process.check()
                 time.sleep(0.5)
 
 
@@ -96,94 +80,56 @@ def local_stack_services(
 ) -> Generator[Services]:
     """Run a generator, an S3 server with a bucket, and a Dagster UI with its daemon.
 
-    They end with the block, and with this process however that ends; SIGTERM leaves the block as
-    Ctrl-C does. What they store, and the S3's keys and address, stay for the next time.
+    They end with the block, and with this process in whatever way it ends. SIGTERM leaves the block
+    as Ctrl-C does. Stored objects and the S3's keys and address stay for the next start.
 
     Args:
-        directory: use the directory lake; so it is also where SeaweedFS is not installed.
+        directory: use a lake in a directory, as is done where SeaweedFS is not installed.
         ui: whether to run Dagster.
-        ui_port: where its UI listens.
+        ui_port: the port of its UI.
 
     Raises:
         UserError: another local stack runs with this `TXN_HOME`, or a port is taken.
-        ChildFailed: one of them did not start.
+        ProcessFailed: one of them did not start.
     """
     settings = load_settings()
     if ui:
-        try:
-            require_dagster_home(settings.home)
-        except ValueError as error:
-            raise UserError(f"TXN_HOME {error}") from None
-    if ui and not port_is_free(ui_port):
-        raise UserError(f"Port {ui_port} is in use: choose another for the Dagster UI (--port).")
+        _require_ui_can_start(settings, ui_port)
     home = writable_home(settings)
     with ExitStack() as running:
         running.enter_context(_sigterm_exits())
         lock = running.enter_context(_lock(home))
         logs = home / "logs"
         logs.mkdir(exist_ok=True)
-
-        # Given no port, the generator takes the one that GENERATOR_PORT names. It takes a second
-        # or two to start: time for the S3 to do so as well.
-        generator = generator_child(
-            port=None if os.environ.get("GENERATOR_PORT") else 0,
-            log=logs / "generator.log",
-            holds=[lock],
-        )
-        running.enter_context(generator)
-        children = [generator]
-        addresses: dict[str, str] = {}
-        # One card, one token, whether the lake is a directory today or the S3.
-        given = settings.card_key
-        card_key = given.get_secret_value() if given else kept_card_key(home)
-        environment = {
-            "AWS_BUCKET_NAME": "",
-            "TXN_CARD_KEY": card_key,
-            **without_proxy_for_loopback(),
-        }
-
-        if not directory and seaweedfs.available():
-            keys = home / "s3-keys.json"
-            access_key, secret_key = _kept_keys(keys)
-            s3 = seaweedfs.SeaweedFS(
-                home / "seaweedfs",
-                logs / "seaweedfs",
-                bucket=STACK_BUCKET,
-                access_key=access_key,
-                secret_key=secret_key,
+        # Without a port the generator uses GENERATOR_PORT. It starts while the S3 does.
+        generator = running.enter_context(
+            start_generator(
+                port=None if os.environ.get("GENERATOR_PORT") else 0,
+                log=logs / "generator.log",
                 holds=[lock],
             )
-            running.enter_context(s3)
-            children.append(s3.child)
-            addresses = {"S3": s3.endpoint_url, "bucket": STACK_BUCKET, "keys": str(keys)}
-            environment |= {
-                "AWS_BUCKET_NAME": STACK_BUCKET,
-                "AWS_ACCESS_KEY_ID": access_key,
-                "AWS_SECRET_ACCESS_KEY": secret_key,
-                "AWS_SESSION_TOKEN": "",
-                "AWS_REGION": seaweedfs.REGION,
-                "AWS_ENDPOINT_URL": s3.endpoint_url,
-                # It goes before the other where both are read.
-                "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
-                # Nor is it reached as the machine's profile or settings say.
-                "AWS_PROFILE": "",
-                "AWS_DEFAULT_PROFILE": "",
-                "AWS_CONFIG_FILE": os.devnull,
-                "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-                "AWS_CA_BUNDLE": "",
-                "TXN_S3_ADDRESSING": "path",
-            }
+        )
+        processes = [generator]
+        # The same key for both kinds of lake, so that a card keeps its token.
+        given = settings.card_key
+        environment = {
+            "AWS_BUCKET_NAME": "",
+            "TXN_CARD_KEY": given.get_secret_value() if given else kept_card_key(home),
+            **without_proxy_for_loopback(),
+        }
+        if not directory and seaweedfs.available():
+            s3, addresses, variables = _start_s3(home, logs, lock)
+            processes.append(running.enter_context(s3).process)
+            environment |= variables
         else:
-            addresses["lake"] = str(home / "lake")
+            addresses = {"lake": str(home / "lake")}
         addresses["generator"] = environment["GENERATOR_URL"] = generator_url(generator)
-
         if ui:
             dagster = _start_dagster(home, logs, environment, ui_port, lock)
-            running.enter_context(dagster)
-            children.append(dagster)
+            processes.append(running.enter_context(dagster))
             addresses["Dagster"] = f"http://127.0.0.1:{ui_port}"
         addresses["logs"] = str(logs)
-        yield Services(addresses, environment, tuple(children))
+        yield Services(addresses, environment, tuple(processes))
 
 
 def running_generator(home: Path) -> str | None:
@@ -199,6 +145,51 @@ def running_generator(home: Path) -> str | None:
     return listening[1] if listening and port and _answers(port, "/healthz") else None
 
 
+def _require_ui_can_start(settings: Settings, port: int) -> None:
+    """Check Dagster's home and its port before anything starts."""
+    try:
+        require_dagster_home(settings.home)
+    except ValueError as error:
+        raise UserError(f"TXN_HOME {error}") from None
+    if not port_is_free(port):
+        raise UserError(f"Port {port} is in use: choose another for the Dagster UI (--port).")
+
+
+def _start_s3(
+    home: Path, logs: Path, lock: int
+) -> tuple[seaweedfs.SeaweedFS, dict[str, str], dict[str, str]]:
+    """The S3, its addresses by name, and the variables that make the platform use it."""
+    keys = home / "s3-keys.json"
+    access_key, secret_key = _kept_keys(keys)
+    s3 = seaweedfs.SeaweedFS.start(
+        home / "seaweedfs",
+        logs / "seaweedfs",
+        bucket=STACK_BUCKET,
+        access_key=access_key,
+        secret_key=secret_key,
+        holds=[lock],
+    )
+    addresses = {"S3": s3.endpoint_url, "bucket": STACK_BUCKET, "keys": str(keys)}
+    variables = {
+        "AWS_BUCKET_NAME": STACK_BUCKET,
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_SESSION_TOKEN": "",
+        "AWS_REGION": seaweedfs.REGION,
+        "AWS_ENDPOINT_URL": s3.endpoint_url,
+        # Takes precedence over AWS_ENDPOINT_URL.
+        "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
+        # Hide the machine's AWS profiles and certificates.
+        "AWS_PROFILE": "",
+        "AWS_DEFAULT_PROFILE": "",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_CA_BUNDLE": "",
+        "TXN_S3_ADDRESSING": "path",
+    }
+    return s3, addresses, variables
+
+
 def _start_dagster(
     home: Path, logs: Path, environment: dict[str, str], port: int, lock: int
 ) -> ManagedProcess:
@@ -206,22 +197,22 @@ def _start_dagster(
     configuration = dagster_home / "dagster.yaml"
     if not configuration.exists():
         dagster_home.mkdir(exist_ok=True)
-        # Whole or not at all: a part of it, left by a killed start, would be kept for good.
+        # Renamed when complete: a partial file of a killed start would stay forever.
         draft = configuration.with_suffix(".draft")
-        draft.write_text(DAGSTER_YAML, "utf-8")
+        shutil.copyfile(DAGSTER_YAML, draft)
         draft.replace(configuration)
     command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
-    child = ManagedProcess(
+    dagster = ManagedProcess(
         "Dagster",
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         log=logs / "dagster.log",
         environment={**os.environ, **environment, "DAGSTER_HOME": str(dagster_home)},
         holds=[lock],
-        # It gives its webserver and daemon time to end their work.
+        # Time for its webserver and daemon to finish their work.
         grace=30,
     )
-    child.wait_until(lambda: _answers(port, "/server_info"), timeout=180)
-    return child
+    dagster.wait_until(lambda: _answers(port, "/server_info"), timeout=180)
+    return dagster
 
 
 def _answers(port: int, path: str) -> bool:
@@ -249,10 +240,10 @@ def _sigterm_exits() -> Generator[None]:
 
 @contextmanager
 def _lock(home: Path) -> Generator[int]:
-    """Keep others out of the state directory; gives the descriptor that does.
+    """Lock the state directory, and yield the descriptor of the lock.
 
-    The children hold it as well. When their parent was killed, they end within seconds: that is
-    waited for.
+    The managed processes hold the lock too. After their owner was killed they end within seconds;
+    this waits for them.
     """
     try:
         file = (home / "stack.lock").open("a+", encoding="ascii")
@@ -293,7 +284,7 @@ def _runs(pid: str) -> bool:
 
 
 def _kept_keys(path: Path) -> tuple[str, str]:
-    """Return the access key and the secret in a file, which is made when there is none."""
+    """The access key and the secret in a file, which is created if it is missing."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     if not path.exists():
         draft = path.with_suffix(".draft")

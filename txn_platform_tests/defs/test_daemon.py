@@ -45,7 +45,7 @@ class World:
         self.home = home
         self.directory = directory
         home.mkdir()
-        (home / "dagster.yaml").write_text(DAGSTER_YAML)
+        (home / "dagster.yaml").write_text(DAGSTER_YAML.read_text())
         self.instance = dg.DagsterInstance.from_config(str(home))
 
     @contextmanager

@@ -17,11 +17,11 @@ import pytest
 from txn_platform.errors import UserError
 from txn_platform.local import processes
 from txn_platform.local.processes import (
-    ChildFailed,
     ManagedProcess,
+    ProcessFailed,
     free_ports,
-    generator_child,
     generator_url,
+    start_generator,
 )
 from txn_platform_tests.conftest import eventually, gone
 
@@ -140,7 +140,7 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
     program = "for i in $(seq 100); do echo line $i; done; echo no such bucket >&2; exit 3"
     log = tmp_path / "store.log" if with_log else None
     child = ManagedProcess("The store", ["sh", "-c", program], log=log, watches_stdin=watches_stdin)
-    with pytest.raises(ChildFailed) as caught:
+    with pytest.raises(ProcessFailed) as caught:
         child.wait_until(lambda: None, timeout=60)
     message = str(caught.value)
     assert message.startswith("The store ended with exit code 3.")
@@ -148,39 +148,41 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
     assert "no such bucket" in message
     assert "line 50\n" not in message
     assert (str(log) in message) == with_log
-    with pytest.raises(ChildFailed, match="exit code 3"):
+    with pytest.raises(ProcessFailed, match="exit code 3"):
         child.check()
 
 
 def test_a_command_that_a_signal_killed_has_the_exit_code_shells_give_it() -> None:
     child = ManagedProcess("The store", ["sh", "-c", "kill -9 $$"])
-    with pytest.raises(ChildFailed, match=r"exit code 137\. It printed nothing\."):
+    with pytest.raises(ProcessFailed, match=r"exit code 137\. It printed nothing\."):
         child.wait_until(lambda: None, timeout=60)
 
 
 @pytest.mark.parametrize("watches_stdin", [False, True])
 def test_a_command_that_does_not_exist_is_named(watches_stdin: bool) -> None:
-    with pytest.raises(ChildFailed, match="no-such-command"):
+    with pytest.raises(ProcessFailed, match="no-such-command"):
         ManagedProcess("The store", ["no-such-command"], watches_stdin=watches_stdin).wait_until(
             lambda: None, timeout=60
         )
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ChildFailed, match="no-such-directory"):
+    with pytest.raises(ProcessFailed, match="no-such-directory"):
         ManagedProcess("The store", ["true"], log=tmp_path / "no-such-directory" / "log")
 
 
 def test_a_log_that_somebody_removed_does_not_hide_why_the_child_failed(tmp_path: Path) -> None:
     child = ManagedProcess("The store", ["true"], log=tmp_path / "log")
     (tmp_path / "log").unlink()
-    with pytest.raises(ChildFailed, match=r"The store ended with exit code 0\. It printed nothing"):
+    with pytest.raises(
+        ProcessFailed, match=r"The store ended with exit code 0\. It printed nothing"
+    ):
         child.wait_until(lambda: None, timeout=60)
 
 
 def test_a_command_that_is_not_ready_in_time_is_stopped_and_said_to_be_late() -> None:
     child, family = started(FAMILY)
-    with pytest.raises(ChildFailed, match=r"child was not ready within 0\.1 s"):
+    with pytest.raises(ProcessFailed, match=r"child was not ready within 0\.1 s"):
         child.wait_until(lambda: None, timeout=0.1)
     assert all(map(gone, family))
 
@@ -188,7 +190,7 @@ def test_a_command_that_is_not_ready_in_time_is_stopped_and_said_to_be_late() ->
 def test_an_answer_from_someone_else_does_not_count_once_the_command_has_ended() -> None:
     child = ManagedProcess("The store", ["true"])
     assert eventually(lambda: not child.alive)
-    with pytest.raises(ChildFailed, match="exit code 0"):
+    with pytest.raises(ProcessFailed, match="exit code 0"):
         child.wait_until(lambda: "somebody answers", timeout=60)
 
 
@@ -247,7 +249,7 @@ def test_a_generator_of_ones_own_answers_as_soon_as_it_is_given(
     monkeypatch.setenv("GENERATOR_CUSTOMERS", "200")
     monkeypatch.setenv("GENERATOR_MERCHANTS", "100")
     with (
-        generator_child() as child,
+        start_generator() as child,
         urllib.request.urlopen(f"{generator_url(child)}/healthz", timeout=10) as response,
     ):
         assert response.status == 200
@@ -256,5 +258,5 @@ def test_a_generator_of_ones_own_answers_as_soon_as_it_is_given(
 def test_a_generator_whose_port_is_taken_says_so() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ChildFailed, match=f"(?s)generator service ended.*{port}"):
-            generator_url(generator_child(port=port))
+        with pytest.raises(ProcessFailed, match=f"(?s)generator service ended.*{port}"):
+            generator_url(start_generator(port=port))

@@ -30,7 +30,7 @@ KEYS = {"access_key": "an-access-key", "secret_key": "a-secret"}
 
 
 def start(directory: Path) -> SeaweedFS:
-    return SeaweedFS(
+    return SeaweedFS.start(
         directory / "data", directory / "logs", bucket="transactions", memory_mib=384, **KEYS
     )
 
@@ -40,7 +40,7 @@ def endpoint_of(server: SeaweedFS) -> S3Endpoint:
 
 
 def weed_of(server: SeaweedFS) -> psutil.Process:
-    (weed,) = psutil.Process(server.child.pid).children()
+    (weed,) = psutil.Process(server.process.pid).children()
     return weed
 
 
@@ -117,7 +117,7 @@ def test_a_restart_keeps_data_keys_and_address(end: str, directory: str, tmp_pat
         before.client().put_object(Bucket="transactions", Key="a", Body=b"rows")
         if end == "killed":
             weed_of(server).send_signal(signal.SIGKILL)
-            assert eventually(lambda: not server.child.alive)
+            assert eventually(lambda: not server.process.alive)
     with start(tmp_path / directory) as server:
         assert endpoint_of(server) == before
         body = before.client().get_object(Bucket="transactions", Key="a")["Body"].read()

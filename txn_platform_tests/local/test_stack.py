@@ -18,7 +18,7 @@ import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.local import stack as stack_module
-from txn_platform.local.processes import ChildFailed, ManagedProcess, free_ports
+from txn_platform.local.processes import ManagedProcess, ProcessFailed, free_ports
 from txn_platform.local.seaweedfs import available
 from txn_platform.local.stack import local_stack_services
 from txn_platform_tests.conftest import S3Endpoint, gone
@@ -41,7 +41,7 @@ class Announcer:
 
 with local_stack_services(directory=sys.argv[1] == "directory") as services:
     print(json.dumps(services.environment), flush=True)
-    replace(services, children=(*services.children, Announcer())).wait()
+    replace(services, processes=(*services.processes, Announcer())).wait()
 print("left", flush=True)
 """
 
@@ -152,10 +152,10 @@ def inert_generator(monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a generator that starts at once and answers nothing."""
     url = "http://127.0.0.1:1"
 
-    def child(**_: object) -> ManagedProcess:
+    def start(**_: object) -> ManagedProcess:
         return ManagedProcess("The generator service", ["sleep", "1000"])
 
-    monkeypatch.setattr(stack_module, "generator_child", child)
+    monkeypatch.setattr(stack_module, "start_generator", start)
     monkeypatch.setattr(stack_module, "generator_url", lambda _: url)
     return url
 
@@ -188,8 +188,8 @@ def test_the_directory_lake_needs_no_s3(
 
 def test_waiting_ends_with_the_reason_when_a_service_has_ended(inert_generator: str) -> None:
     with local_stack_services(directory=True) as services:
-        os.kill(services.children[0].pid, signal.SIGKILL)
-        with pytest.raises(ChildFailed, match=r"The generator service ended"):
+        os.kill(services.processes[0].pid, signal.SIGKILL)
+        with pytest.raises(ProcessFailed, match=r"The generator service ended"):
             services.wait()
 
 

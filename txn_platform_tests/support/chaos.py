@@ -31,7 +31,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from txn_platform.contract.schema import PUBLISHED_SCHEMA
-from txn_platform.local.processes import ManagedProcess, free_ports, generator_child, generator_url
+from txn_platform.local.processes import ManagedProcess, free_ports, generator_url, start_generator
 from txn_platform.local.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
@@ -146,7 +146,7 @@ class Source:
         self.url = generator_url(self._process)
 
     def _start(self) -> ManagedProcess:
-        return generator_child(port=self._port, environment=self._environment)
+        return start_generator(port=self._port, environment=self._environment)
 
     def kill(self) -> None:
         """Send SIGKILL."""
@@ -503,7 +503,7 @@ class S3Server:
         self.endpoint = S3Endpoint(self._server.endpoint_url, **self._KEYS, bucket="transactions")
 
     def _start(self) -> SeaweedFS:
-        return SeaweedFS(
+        return SeaweedFS.start(
             self._directory / "data",
             self._directory / "logs",
             bucket="transactions",
@@ -513,7 +513,7 @@ class S3Server:
 
     def kill_and_restart(self) -> None:
         """Send SIGKILL, and start the server again."""
-        (weed,) = psutil.Process(self._server.child.pid).children()
+        (weed,) = psutil.Process(self._server.process.pid).children()
         weed.kill()
         self._server.stop()
         self._server = self._start()
