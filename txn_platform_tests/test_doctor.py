@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from txn_platform.cli import main
-from txn_platform.lake.bucket import Bucket, StoreError
+from txn_platform.lake.bucket import Bucket
 from txn_platform.lake.opening import open_lake
 from txn_platform.lake.probe import race
 from txn_platform.lake.s3 import S3Lake
+from txn_platform.lake.store_errors import StoreError
 from txn_platform.settings import load_settings
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation

@@ -1,94 +1,33 @@
-"""One bucket: calls that are tried again, uploads that are whole or not, errors in words.
+"""One bucket: requests with retries, for objects and their versions.
 
-It knows keys and bytes. What lies under which key belongs in `lake`, how it is published and read
-in `s3_lake`.
+It knows keys and bytes. Uploads in parts are in `uploads`, error messages in `store_errors`, and
+the publication of windows in `s3`.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import io
-import json
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, override
+from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.backoff import Backoff, Retries
-from txn_platform.errors import UserError, without_queries
+from txn_platform.errors import without_queries
+from txn_platform.lake.store_errors import StoreError, explained, failed
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
 
-_RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
-# Of other statuses: a body that was damaged on its way, and what was busy for a moment.
-_RETRIED_CODES: Final = frozenset(
-    {
-        "BadDigest",
-        "IncompleteBody",
-        "InternalError",
-        "OperationAborted",
-        "RequestTimeout",
-        "ServiceUnavailable",
-        "SlowDown",
-        "Throttling",
-        "ThrottlingException",
-        "XAmzContentChecksumMismatch",
-        "XAmzContentSHA256Mismatch",
-    }
-)
-# Of a store that does not have what it is asked for.
+# Codes of a store that does not implement a request.
 _UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
-# The code of the error that speaks of an upload which is completed or aborted.
-ABORTED: Final = "NoSuchUpload"
 READ_BYTES: Final = 1 << 20
 _BACKOFF: Final = Backoff(attempts=6, first_pause=0.5, longest_pause=10)
-
-
-_EXPLAINED: Final = {
-    ("404", "NoSuchBucket"): "does not exist: make it, or fix AWS_BUCKET_NAME",
-    ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"): "refused the"
-    " credentials ({code} for {operation}): fix AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or"
-    " the profile), or allow them {permission} there",
-    ("301", "PermanentRedirect", "AuthorizationHeaderMalformed"): "is in another region: set"
-    " AWS_REGION to the bucket's",
-    ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"): "refused"
-    " the credentials, which have expired ({code}): log in again",
-    ("RequestTimeTooSkewed", "RequestExpired"): "refused the request because this machine's clock"
-    " is {off} the store's: set it",
-    ("411", "MissingContentLength", "501", "NotImplemented"): "answered with the error {code!r}:"
-    " the store may be too old for checksums; set AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED",
-    ("507", "InsufficientStorage", "QuotaExceeded", "XMinioStorageFull"): "is full ({code}): make"
-    " room there",
-    ("429", "503", "SlowDown", "ServiceUnavailable", "TooManyRequests"): "is overloaded ({code}):"
-    " run it again when the store has recovered",
-}
-_UNEXPLAINED: Final = (
-    "answered with the error {code!r} to {operation}: look at the store's log, and whether"
-    " AWS_ENDPOINT_URL names it"
-)
-_WEB_PAGE: Final = (
-    "is not answered by an S3: a web page (status {status}) came back for {operation}. Fix"
-    " AWS_ENDPOINT_URL, or see to the proxy or gateway in front of the store"
-)
-# S3's permissions that are not named as the operation is.
-_PERMISSIONS: Final = {
-    "ListObjectsV2": "ListBucket",
-    "ListObjectVersions": "ListBucketVersions",
-    "ListMultipartUploads": "ListBucketMultipartUploads",
-    "HeadObject": "GetObject",
-    "CreateMultipartUpload": "PutObject",
-    "UploadPart": "PutObject",
-    "CompleteMultipartUpload": "PutObject",
-}
 
 
 @dataclass(frozen=True)
@@ -115,43 +54,14 @@ class StoreLimits:
     threads: int = 2
 
 
-class StoreError(UserError):
-    """The store refused, failed, or can't be reached, however often it was tried.
-
-    Attributes:
-        code: what S3 calls it; empty when there was no answer.
-        refused: the store answered that it will not do it, also if it were asked again.
-    """
-
-    def __init__(self, message: str, code: str = "", *, refused: bool = False) -> None:
-        super().__init__(message)
-        self.code = code
-        self.refused = refused
-
-
-@dataclass(frozen=True)
-class Upload:
-    """An upload in parts that is neither completed nor aborted.
-
-    Attributes:
-        key: what it is to become.
-        upload_id: the store's name for it.
-        age: seconds since it began, by the store's own clock.
-    """
-
-    key: str
-    upload_id: str
-    age: float
-
-
 @dataclass(frozen=True)
 class Version:
     """One version of an object.
 
     Attributes:
         key: of the object.
-        version_id: the store's name for it; `null` for what was put while it kept none.
-        marker: it holds nothing, but says that the object was deleted.
+        version_id: the store's id of it; `null` for objects put while the store kept no versions.
+        marker: it has no content, and marks the object as deleted.
     """
 
     key: str
@@ -160,10 +70,10 @@ class Version:
 
 
 class Bucket:
-    """A bucket, by a client that doesn't try again by itself.
+    """A bucket.
 
     Args:
-        client: boto3's, for one attempt a call.
+        client: of boto3, without retries of its own.
         name: of the bucket.
         limits: of its requests.
     """
@@ -172,7 +82,6 @@ class Bucket:
         self.client = client
         self.name = name
         self.limits = limits
-        self._hint = bucket_in_host(client.meta.endpoint_url, name)
         # Stores that answer 411 or 501 to checksums are used with
         # AWS_REQUEST_CHECKSUM_CALCULATION=WHEN_REQUIRED.
         config: Any = client.meta.config
@@ -188,51 +97,44 @@ class Bucket:
         attempts: int | None = None,
         stop: threading.Event | None = None,
     ) -> Any:
-        """Make a request until it is answered, within the limits of the backoff.
+        """Make a request, with retries.
 
         Args:
             request: makes it once.
-            needs: what an answer has; one without it was cut on its way.
+            needs: fields of every complete answer; one without them was cut in transit.
             none_for: codes of errors for which None is returned.
-            attempts: another number than the backoff's.
-            stop: when it is set, nothing is tried again.
+            attempts: how often at most, instead of the backoff's number.
+            stop: once it is set, nothing is retried.
 
         Raises:
-            StoreError: it can't be made, or not within these limits; says what to fix.
+            StoreError: the request failed; says what to fix.
         """
         from botocore.exceptions import BotoCoreError, ClientError
         from botocore.parsers import ResponseParserError
 
         backoff = self.limits.backoff
         retries = Retries(replace(backoff, attempts=attempts or backoff.attempts), stop)
+        endpoint = self.client.meta.endpoint_url
         while True:
             try:
                 answer = request()
                 if all(_is_whole(answer.get(name)) for name in needs):
                     return answer
-                code, message = "", self._failed("an answer was cut on its way")
-            except ClientError as error:
-                code = str(error.response.get("Error", {}).get("Code", ""))
-                if code in none_for:
+                fault = failed("an answer was cut on its way", self.name, endpoint)
+            except (BotoCoreError, ClientError, ResponseParserError) as error:
+                fault, passing = explained(error, self.name, endpoint)
+                if fault.code in none_for:
                     return None
-                details: dict[str, Any] = dict(error.response.get("ResponseMetadata", {}))
-                message = self._explain(code, details, error.operation_name)
-                if (
-                    details.get("HTTPStatusCode") not in _RETRIED_STATUS
-                    and code not in _RETRIED_CODES
-                ):
-                    raise StoreError(message, code, refused=True) from None
-            except (BotoCoreError, ResponseParserError) as error:
-                code, message = "", self._failed(_described(error))
-                if not _may_pass(error):
-                    raise StoreError(message) from None
+                if not passing:
+                    raise fault from None
+            message = str(fault)
             if not retries.again(without_queries(message).partition(". ")[0]):
                 number, seconds = retries.attempt, retries.seconds
                 tried = f" (tried {number} times in {seconds:.0f} s)" if number > 1 else ""
-                raise StoreError(message + tried, code)
+                raise StoreError(message + tried, fault.code)
 
     def until[T](self, look: Callable[[], T | None]) -> T | None:
-        """Look until there is something, as often and as slowly as the backoff says."""
+        """Call `look` until it returns something, with the attempts and pauses of the backoff."""
         for pause in self.limits.backoff.pauses():
             if (found := look()) is not None:
                 return found
@@ -240,19 +142,19 @@ class Bucket:
         return look()
 
     def require(self, prefix: str) -> None:
-        """Ask for what is under a prefix, to see whether the store answers and lets us.
+        """Check that the store answers, and allows to list a prefix.
 
         Raises:
-            StoreError: it doesn't.
+            StoreError: it does not.
         """
-        # Not HeadBucket: its answers have no body, and so no reason in them.
+        # Answers to HeadBucket have no body, so they give no reason.
         self.call(
             lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1),
             attempts=self.limits.first_attempts,
         )
 
     def head(self, key: str, *, attempts: int | None = None) -> dict[str, Any] | None:
-        """The store's description of an object, with its checksum if it keeps one; None without.
+        """The metadata of an object, with its checksum if the store has one; None if it is absent.
 
         Raises:
             StoreError: as for `call`.
@@ -266,10 +168,10 @@ class Bucket:
         )
 
     def digest(self, key: str) -> tuple[str, dict[str, str]]:
-        """Read an object: its SHA-256, hexadecimal, and its metadata.
+        """Read an object, and return its SHA-256 in hexadecimal and its metadata.
 
         Raises:
-            StoreError: as for `call`, and when there is none.
+            StoreError: as for `call`, and if it is absent.
         """
 
         def read() -> dict[str, Any]:
@@ -283,7 +185,7 @@ class Bucket:
         return read_back["sha256"], read_back["Metadata"]
 
     def fetch(self, key: str, path: Path) -> bool:
-        """Write an object to a local file; whether there is one.
+        """Write an object to a local file; returns False if the object is absent.
 
         Raises:
             StoreError: as for `call`.
@@ -321,7 +223,7 @@ class Bucket:
         """Remove an object, or one version of it.
 
         Returns:
-            Whether older versions may be left: the store has put a delete marker in its place.
+            Whether older versions may remain, because the store has set a delete marker.
 
         Raises:
             StoreError: as for `call`.
@@ -331,7 +233,7 @@ class Bucket:
         return version is None and bool(answer.get("DeleteMarker"))
 
     def erase(self, key: str) -> None:
-        """Remove an object with all of its versions, as far as the store lets us.
+        """Remove an object with all its versions, as far as the store allows.
 
         Raises:
             StoreError: as for `call`.
@@ -343,13 +245,13 @@ class Bucket:
                         self.delete(key, version.version_id)
 
     def versioning(self, prefix: str) -> str | None:
-        """Whether the bucket keeps old versions: `Enabled`, `Suspended`, or empty for never.
+        """Whether the bucket keeps old versions: `Enabled`, `Suspended`, or empty if it never did.
 
         Args:
-            prefix: of objects that are looked at if the bucket may not be asked.
+            prefix: of an object that is looked at if the bucket's setting may not be read.
 
         Returns:
-            None when it may not be asked, and there is no object that tells.
+            None if the setting may not be read and there is no object to look at.
 
         Raises:
             StoreError: the store can't be reached.
@@ -371,10 +273,10 @@ class Bucket:
         return None
 
     def lock_of(self, key: str, version: str) -> str:
-        """How a version of an object is protected from removal (S3's object lock), in words.
+        """How a version of an object is protected from removal (S3's object lock), as a sentence.
 
         Returns:
-            Empty when it is not, or may not be asked.
+            Empty if it is not, or if the lock may not be read.
         """
         which: Any = {"VersionId": version} if version else {}
         try:
@@ -395,12 +297,12 @@ class Bucket:
         return f"it is locked until {until:%Y-%m-%d %H:%M} UTC (object lock): remove it after that"
 
     def versions(self, prefix: str) -> list[Version]:
-        """All versions of the objects under a prefix, with the markers that deletes left.
+        """All versions of the objects under a prefix, and their delete markers.
 
-        Of one key the newest comes first; markers come after versions within a page of the list.
+        The newest version of a key comes first. Within a page, markers come after versions.
 
         Raises:
-            StoreError: as for `call`; some stores have no list of them.
+            StoreError: as for `call`; some stores cannot list versions.
         """
         found: list[Version] = []
         more: Any = {}
@@ -420,7 +322,7 @@ class Bucket:
                 return found
             more = {
                 "KeyMarker": page["NextKeyMarker"],
-                # Some stores leave it out at the end of a key.
+                # Some stores omit it at the end of a key.
                 **(
                     {"VersionIdMarker": page["NextVersionIdMarker"]}
                     if page.get("NextVersionIdMarker")
@@ -429,18 +331,21 @@ class Bucket:
             }
 
     def put(self, path: Path, key: str, sha256: str, properties: dict[str, Any]) -> str:
-        """Put a file at a key by one PUT; the checksum that the store should have of it.
+        """Put a file at a key by one PUT.
 
         Args:
             path: the file.
-            key: where.
-            sha256: its digest, hexadecimal.
-            properties: of the object, in boto3's words.
+            key: of the object.
+            sha256: the file's digest, hexadecimal.
+            properties: of the object, as arguments of boto3.
+
+        Returns:
+            The checksum that the store should state, in base64.
 
         Raises:
             StoreError: as for `call`.
         """
-        checksum = _base64(bytes.fromhex(sha256))
+        checksum = base64_digest(bytes.fromhex(sha256))
         sent: Any = {"ChecksumSHA256": checksum} if self.sends_checksums else {}
 
         def request() -> Any:
@@ -452,306 +357,12 @@ class Bucket:
         self.call(request)
         return checksum
 
-    def put_parts(
-        self, path: Path, size: int, key: str, properties: dict[str, Any], marker: Path
-    ) -> str | None:
-        """Put a file at a key by one upload in parts; the checksum the store should have of it.
-
-        Whatever ends it otherwise, Ctrl-C too, the upload is aborted.
-
-        Args:
-            path: the file.
-            size: its bytes.
-            key: where.
-            properties: of the object, in boto3's words.
-            marker: a file that names the upload for as long as it may be there: also after this
-                process was killed, or the store could not be told to abort it. See `abort_orphans`.
-
-        Raises:
-            StoreError: as for `call`; with the code of `ABORTED`, somebody else aborted it.
-        """
-        # Line by line: what a killed process leaves is true as far as it goes.
-        marker.write_text(json.dumps([self.name, key]) + "\n", "utf-8")
-        try:
-            upload_id = self._create(key, properties)
-            with marker.open("a", encoding="utf-8") as file:
-                file.write(f"{upload_id}\n")
-            digests = self._send_and_complete(path, size, key, upload_id)
-        except BaseException:
-            with suppress(StoreError):
-                self.abort_orphans(marker)
-            raise
-        marker.unlink()
-        if not self.sends_checksums:
-            return None
-        return _base64(hashlib.sha256(b"".join(digests)).digest())
-
-    def abort_orphans(self, marker: Path) -> int:
-        """Abort the uploads that the marker of a dead or failed upload names; remove the marker.
-
-        A store that was killed early has not told the upload's id. Then all uploads of that key are
-        aborted. A live run among them begins again: see `put_parts`. An abort harms no object.
-
-        Returns:
-            How many uploads were aborted.
-
-        Raises:
-            StoreError: as for `call`; the marker stays.
-        """
-        noted = marker.read_text("utf-8").splitlines(keepends=True)
-        found: list[str] = []
-        if noted and noted[0].endswith("\n"):
-            bucket, key = json.loads(noted[0])
-            if bucket != self.name:
-                return 0
-            if noted[-1] != noted[0] and noted[-1].endswith("\n"):
-                found = [noted[-1].strip()]
-            else:
-                found = [
-                    upload.upload_id
-                    for upload in self.uploads(key, attempts=self.limits.first_attempts)
-                    if upload.key == key
-                ]
-            for upload_id in found:
-                self.abort(key, upload_id)
-        marker.unlink()
-        return len(found)
-
-    def uploads(self, prefix: str, *, attempts: int | None = None) -> list[Upload]:
-        """The uploads in parts that are neither completed nor aborted.
-
-        Raises:
-            StoreError: as for `call`; some stores have no list of them.
-        """
-        found: list[Upload] = []
-        more: Any = {}
-        while True:
-            page = self.call(
-                lambda more=more: self.client.list_multipart_uploads(
-                    Bucket=self.name, Prefix=prefix, **more
-                ),
-                attempts=attempts,
-            )
-            now = _date(page["ResponseMetadata"])
-            found += [
-                Upload(each["Key"], each["UploadId"], (now - each["Initiated"]).total_seconds())
-                for each in page.get("Uploads", [])
-                if each["Key"].startswith(prefix)
-            ]
-            if not page.get("IsTruncated"):
-                return found
-            more = {
-                "KeyMarker": page["NextKeyMarker"],
-                "UploadIdMarker": page["NextUploadIdMarker"],
-            }
-
-    def abort(self, key: str, upload_id: str) -> None:
-        """Give up an upload; one that is already gone is no error.
-
-        Raises:
-            StoreError: as for `call`.
-        """
-        self.call(
-            lambda: self.client.abort_multipart_upload(
-                Bucket=self.name, Key=key, UploadId=upload_id
-            ),
-            none_for=(ABORTED,),
-            attempts=self.limits.first_attempts,
-        )
-
-    def _create(self, key: str, properties: dict[str, Any]) -> str:
-        algorithm: Any = {"ChecksumAlgorithm": "SHA256"} if self.sends_checksums else {}
-        tries = 0
-
-        def request() -> Any:
-            nonlocal tries
-            tries += 1
-            return self.client.create_multipart_upload(
-                Bucket=self.name, Key=key, **algorithm, **properties
-            )
-
-        upload_id: str = self.call(request, needs=("UploadId",))["UploadId"]
-        if tries > 1:
-            # Where an answer was lost, an upload has begun that nobody can name.
-            with suppress(StoreError):
-                for upload in self.uploads(key, attempts=1):
-                    if upload.key == key and upload.upload_id != upload_id:
-                        self.abort(key, upload.upload_id)
-        return upload_id
-
-    def _send_and_complete(self, path: Path, size: int, key: str, upload_id: str) -> list[bytes]:
-        """Send the parts, and make them the object; the digest of each."""
-        place: Any = {"Bucket": self.name, "Key": key, "UploadId": upload_id}
-        length = self.limits.part_bytes
-        starts = range(0, size, length)
-        digests = [b""] * len(starts)
-        stop = threading.Event()
-
-        def send(index: int) -> dict[str, Any]:
-            def section() -> _Section:
-                return _Section(path, starts[index], min(length, size - starts[index]), stop)
-
-            def request() -> Any:
-                with section() as body:
-                    return self.client.upload_part(
-                        Body=cast("BinaryIO", body), PartNumber=index + 1, **checksum, **place
-                    )
-
-            checksum: Any = {}
-            if self.sends_checksums:
-                with section() as body:
-                    digests[index] = hashlib.file_digest(body, "sha256").digest()
-                checksum = {"ChecksumSHA256": _base64(digests[index])}
-            answer = self.call(request, needs=("ETag",), stop=stop)
-            # A store that keeps no checksums does not want them again.
-            kept = checksum if "ChecksumSHA256" in answer else {}
-            return {"PartNumber": index + 1, "ETag": answer["ETag"], **kept}
-
-        with ThreadPoolExecutor(self.limits.threads) as pool:
-            try:
-                parts: Any = list(pool.map(send, range(len(starts))))
-            except BaseException:
-                # No part is on its way any more when the upload is aborted.
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-        self.call(
-            lambda: self.client.complete_multipart_upload(
-                MultipartUpload={"Parts": parts}, **place
-            ),
-            needs=("ETag",),
-        )
-        return digests
-
-    def _failed(self, what: str) -> str:
-        return (
-            f"the store of bucket {self.name!r} failed: {what}. Look whether it runs, and whether"
-            " AWS_ENDPOINT_URL names it" + self._hinted()
-        )
-
-    def _explain(self, code: str, details: dict[str, Any], operation: str) -> str:
-        off = (datetime.now(UTC) - _date(details)).total_seconds()
-        if "html" in details.get("HTTPHeaders", {}).get("content-type", ""):
-            text = _WEB_PAGE
-        else:
-            text = next((text for codes, text in _EXPLAINED.items() if code in codes), _UNEXPLAINED)
-        return (
-            f"bucket {self.name!r} "
-            + text.format(
-                code=code,
-                off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}",
-                operation=operation,
-                permission=f"s3:{_PERMISSIONS.get(operation, operation)}",
-                status=details.get("HTTPStatusCode"),
-            )
-            + self._hinted()
-        )
-
-    def _hinted(self) -> str:
-        return f". Perhaps {self._hint}" if self._hint else ""
-
-
-class _Section(io.RawIOBase):
-    """A part of a file, as a request's body; it can't be read any more once `stop` is set."""
-
-    def __init__(self, path: Path, start: int, size: int, stop: threading.Event) -> None:
-        self._file = path.open("rb", buffering=0)
-        self._start = start
-        self._size = size
-        self._stop = stop
-        self.seek(0)
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def seekable(self) -> bool:
-        return True
-
-    @override
-    def readinto(self, buffer: Any, /) -> int:
-        if self._stop.is_set():
-            raise InterruptedError("the upload was given up")
-        view = memoryview(buffer)
-        return self._file.readinto(view[: max(0, self._size - self.tell())])
-
-    @override
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        base = (0, self.tell() if whence == 1 else 0, self._size)[whence]
-        return self._file.seek(self._start + base + offset) - self._start
-
-    @override
-    def tell(self) -> int:
-        return self._file.tell() - self._start
-
-    @override
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def bucket_in_host(endpoint: str, bucket: str) -> str:
-    """A hint where an endpoint's host begins with the bucket's name; empty elsewhere."""
-    scheme, _, place = endpoint.partition("://")
-    if not place.startswith(f"{bucket}."):
-        return ""
-    return (
-        f"the endpoint {endpoint} has the bucket {bucket!r} in its host: leave it off"
-        f" (AWS_ENDPOINT_URL={scheme}://{place.removeprefix(f'{bucket}.')}), and set"
-        " TXN_S3_ADDRESSING=virtual if the store wants it there"
-    )
-
-
-def _described(error: Exception) -> str:
-    """boto3's description of a failure, with the remedy where the settings have one."""
-    from botocore import exceptions as said
-
-    if _is_untrusted(error):
-        return (
-            "its certificate is not of a CA that is trusted: set AWS_CA_BUNDLE to a PEM file of the"
-            " CA's"
-        )
-    if isinstance(error, said.ProxyConnectionError):
-        return f"{error}: fix HTTPS_PROXY and HTTP_PROXY, or name the store's host in NO_PROXY"
-    return str(error)
-
-
-def _is_untrusted(error: Exception) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed after what boto3 says of it."""
-    from botocore import exceptions as said
-    from botocore.parsers import ResponseParserError
-
-    return not _is_untrusted(error) and isinstance(
-        error,
-        (
-            said.ConnectionError,
-            said.HTTPClientError,
-            said.IncompleteReadError,
-            said.FlexibleChecksumError,
-            ResponseParserError,
-        ),
-    )
-
 
 def _is_whole(value: Any) -> bool:
-    """Whether a header's value arrived: http.client takes one that was cut for what was sent."""
+    """Whether a header's value is complete: http.client accepts values that were cut in transit."""
     return value is not None and (not isinstance(value, str) or value.count('"') in {0, 2})
 
 
-def _date(metadata: Any) -> datetime:
-    """The store's clock as an answer has it, to the second; this machine's if it has none."""
-    try:
-        moment = parsedate_to_datetime(metadata["HTTPHeaders"]["date"])
-    except (ValueError, TypeError, LookupError, OverflowError):
-        return datetime.now(UTC)
-    # RFC 5322: -0000 is UTC too, and Python leaves such a moment without a zone.
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _base64(digest: bytes) -> str:
+def base64_digest(digest: bytes) -> str:
+    """A digest as S3 writes checksums."""
     return base64.b64encode(digest).decode("ascii")

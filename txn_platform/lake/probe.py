@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.lake.base import Capability
-from txn_platform.lake.bucket import StoreError
+from txn_platform.lake.store_errors import StoreError
+from txn_platform.lake.uploads import list_uploads, put_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -174,7 +175,8 @@ class _Probed:
             with tempfile.TemporaryDirectory() as directory:
                 path = Path(directory, "probe")
                 path.write_bytes(_FIRST)
-                self._bucket.put_parts(path, len(_FIRST), self._key, {}, Path(directory, "marker"))
+                marker = Path(directory, "marker")
+                put_parts(self._bucket, path, self._key, {}, marker)
             return self._read() == _FIRST
 
         works = self._try(attempt)
@@ -272,7 +274,7 @@ class _Probed:
         )["content"]
 
     def _listed(self, upload_id: str) -> bool:
-        return upload_id in {each.upload_id for each in self._bucket.uploads(self._key)}
+        return upload_id in {each.upload_id for each in list_uploads(self._bucket, self._key)}
 
     def _refused(self, **condition: Any) -> bool:
         return not self._try(
@@ -326,7 +328,7 @@ def _old_versions(bucket: Bucket, prefix: str) -> Capability:
 def _dead_uploads(bucket: Bucket, prefix: str) -> Capability:
     name = "incomplete uploads"
     try:
-        found = bucket.uploads(prefix)
+        found = list_uploads(bucket, prefix)
     except StoreError:
         return Capability(name, works=False, needed=False, meaning="the store has no list of them")
     oldest = max((upload.age for upload in found), default=0.0)

@@ -19,12 +19,14 @@ import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
 from txn_platform.lake.base import OPENINGS, Kept, Lake, StoredObject, explained_reads
-from txn_platform.lake.bucket import ABORTED, READ_BYTES, Bucket, StoreError, StoreLimits
+from txn_platform.lake.bucket import READ_BYTES, Bucket, StoreLimits
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import parquet_of
 from txn_platform.lake.probe import probe
 from txn_platform.lake.s3_access import S3Access, open_bucket
 from txn_platform.lake.staging import room_on_disk
+from txn_platform.lake.store_errors import StoreError
+from txn_platform.lake.uploads import ABORTED, abort_orphans, abort_upload, list_uploads, put_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from txn_platform.lake.base import Capability
-    from txn_platform.lake.bucket import Upload
     from txn_platform.lake.staging import Staged
+    from txn_platform.lake.uploads import Upload
     from txn_platform.settings import Settings
 
 UPLOAD_MARKER_SUFFIX: Final = ".upload"
@@ -100,7 +102,7 @@ class S3Lake(Lake):
             # Once: of uploads that died elsewhere, there are new ones every day at the most.
             with suppress(StoreError):
                 for upload in self.dead_uploads(attempts=1):
-                    self.bucket.abort(upload.key, upload.upload_id)
+                    abort_upload(self.bucket, upload.key, upload.upload_id)
 
     @override
     def probe(self) -> Iterator[Capability]:
@@ -119,7 +121,7 @@ class S3Lake(Lake):
         """
         return [
             upload
-            for upload in self.bucket.uploads(self._prefix, attempts=attempts)
+            for upload in list_uploads(self.bucket, self._prefix, attempts=attempts)
             if upload.key.endswith(f"/{OBJECT_NAME}") and upload.age > DEAD_AFTER_SECONDS
         ]
 
@@ -131,7 +133,7 @@ class S3Lake(Lake):
         for marker in self._staging.glob(f"*{UPLOAD_MARKER_SUFFIX}"):
             if not marker.with_suffix("").exists():
                 with suppress(StoreError, FileNotFoundError):
-                    removed += self.bucket.abort_orphans(marker)
+                    removed += abort_orphans(self.bucket, marker)
         return removed
 
     @override
@@ -195,7 +197,7 @@ class S3Lake(Lake):
                 if staged.size <= self.bucket.limits.part_bytes:
                     return self.bucket.put(staged.path, place, staged.sha256, properties)
                 marker = staged.path.with_name(staged.path.name + UPLOAD_MARKER_SUFFIX)
-                return self.bucket.put_parts(staged.path, staged.size, place, properties, marker)
+                return put_parts(self.bucket, staged.path, place, properties, marker)
             except StoreError as error:
                 # The store may have done what it gave no answer to.
                 try:

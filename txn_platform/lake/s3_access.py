@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import s3_endpoint
 from txn_platform.lake.base import Capability
-from txn_platform.lake.bucket import Bucket, StoreLimits, bucket_in_host
+from txn_platform.lake.bucket import Bucket, StoreLimits
+from txn_platform.lake.store_errors import bucket_in_host
 from txn_platform.network import proxy_for, require_certificates
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from txn_platform.lake.base import LakeFile
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.s3 import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
+from txn_platform.lake.uploads import Upload, list_uploads
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window
 from txn_platform_tests.lake.test_lake import _ENCODING, _KEY, _SCHEMA, _publish, _rows
@@ -185,7 +186,7 @@ def test_uploads_are_listed_on_every_page(
 
     lake_prefix = load_settings().lake_prefix
     monkeypatch.setattr(lake.bucket.client, "list_multipart_uploads", page)
-    found = lake.bucket.uploads(f"{lake_prefix}/")
+    found = list_uploads(lake.bucket, f"{lake_prefix}/")
     assert [upload.key for upload in found] == [f"{lake_prefix}/{number}" for number in range(3)]
     assert all(30 * 3600 - 1 < upload.age < 30 * 3600 + 60 for upload in found)
     assert [parameters.get("UploadIdMarker") for parameters in asked] == [None, "u1", "u2"]
@@ -264,14 +265,12 @@ def test_the_upload_of_another_bucket_is_left_to_runs_of_that_bucket(store: S3En
 def test_uploads_without_a_marker_are_dead_after_a_day(
     store: S3Endpoint, monkeypatch: pytest.MonkeyPatch, age: float, *, dead: bool
 ) -> None:
-    from txn_platform.lake.bucket import Bucket, Upload
-
     prefix = load_settings().lake_prefix
     found = [
         Upload(f"{prefix}/{_KEY}", "ours", age),
         Upload(f"{prefix}/somebody's", "not of this lake", 10 * DEAD_AFTER_SECONDS),
     ]
-    monkeypatch.setattr(Bucket, "uploads", lambda *_, **__: found)
+    monkeypatch.setattr("txn_platform.lake.s3.list_uploads", lambda *_, **__: found)
     assert [upload.upload_id for upload in _lake().dead_uploads()] == ["ours"] * dead
 
 
