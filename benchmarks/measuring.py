@@ -1,4 +1,4 @@
-"""What the measurements share: a generator, a store, a process measured, a page written.
+"""Shared parts of the measurements: a generator, a store, measured processes, a page.
 
 This module measures, and writes results to the screen and into docs/. Each script decides what it
 measures. Linux only, because it reads /proc.
@@ -177,8 +177,8 @@ class Lake:
     Attributes:
         directory: the working directory of its writer, also for S3.
         variables: the platform's settings that name it.
-        root: where it is, for `files`.
-        files: how to look into it.
+        root: its root, for `files`.
+        files: the file system to read it with.
     """
 
     directory: Path
@@ -361,12 +361,12 @@ def write_results(
     """Store the results as JSON beside the page, and write them into its section of this name.
 
     Args:
-        page: has the lines `<!-- NAME: begin -->` and `<!-- NAME: end -->`; what is between them
+        page: has the lines `<!-- NAME: begin -->` and `<!-- NAME: end -->`; the text between them
             is replaced.
         name: of the section and the JSON.
         results: what was measured; `conditions` are in it.
-        grids: the same for readers.
-        picture: what the picture shows, if there is one: NAME.png.
+        grids: the results as tables.
+        picture: the description of the picture NAME.png, if there is one.
 
     Returns:
         The directory of JSON and picture.

@@ -1,7 +1,7 @@
-"""Processes that materialize at once: the same window from different sources, then different ones.
+"""Processes that run at the same time: one window from different sources, then different windows.
 
-In the first part every object must be exactly what one of the sources ends in, and what is
-published what some run says that it published. In the second nothing may be lost.
+In the first part every object must be the result of one of the sources, and the published object
+must be one that a run reports. In the second part nothing may be lost.
 
     python benchmarks/races.py [--processes N] [--rounds N] [--partitions N] [--store directory|s3]
                                [--tps N]

@@ -1,7 +1,7 @@
 """A day of windows under 2 % transport faults, 1 % defects, late rows, and a restart of everything.
 
 The windows are run as the source had them a minute after the last one ended; halfway every process
-(runs, generator, S3 server) is killed and started again. Then what has grown by late rows is run
+(runs, generator, S3 server) is killed and started again. Then windows with late rows are run
 again. After both, published = sent - quarantined must hold in every window, to the cent.
 
     python benchmarks/soak.py [--windows N] [--processes N] [--faults SHARE] [--defects TEXT]

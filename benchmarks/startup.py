@@ -1,10 +1,10 @@
-"""What starting costs: the default hour by `dagster asset materialize`, split, and `txn --help`.
+"""The cost of starting: the default hour by `dagster asset materialize`, split, and `txn --help`.
 
-The split of a run, from its own event log: imports are what a process takes that only imports what
-the run does; ours is the time until each event that our code leads to (resources made, an input
-loaded, an output made, an output stored, resources ended); the rest is Dagster. Once with a source
-that runs already, and once with nothing in the environment, when a generator is started for the
-run; beside them what Dagster takes for three assets of nothing.
+The split of a run, from its own event log: imports are the time of a process that only imports what
+the run imports; ours is the time until each event that our code leads to (resources made, an input
+loaded, an output made, an output stored, resources ended); the rest is Dagster. Measured with a
+running source, and with nothing in the environment, when the run starts a generator. For
+comparison, three assets that do nothing run too.
 
     python benchmarks/startup.py [--runs N] [--page FILE]
 
@@ -105,7 +105,7 @@ def split_nothing(variables: dict[str, str]) -> Split:
 def _seconds(
     variables: dict[str, str], lake: Lake, home: Path, imports: str, command: list[str]
 ) -> tuple[float, float]:
-    """The seconds of a process that only imports, and of a run of Dagster's."""
+    """Return the seconds of a process that only imports, and of a run of Dagster."""
     environment = {**variables, **lake.variables, "DAGSTER_HOME": str(home)}
     commands = [sys.executable, "-c", imports], command
     first, second = (measure(each, environment, lake.directory) for each in commands)
@@ -113,7 +113,7 @@ def _seconds(
 
 
 def _ours(home: Path) -> float:
-    """The seconds before the events that our code leads to."""
+    """Return the seconds before the events that our code leads to."""
     with dg.DagsterInstance.from_config(str(home)) as instance:
         run = instance.get_run_records()[0].dagster_run
         events = [
@@ -130,7 +130,7 @@ def _ours(home: Path) -> float:
 
 
 def main() -> None:
-    """Measure, print the tables, keep them as JSON and page."""
+    """Measure, print the tables, and store them as JSON and page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

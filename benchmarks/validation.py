@@ -35,7 +35,7 @@ BAD = "amount:0.02,time:0.01,null_field:0.01,currency_unknown:0.01"
 
 
 class Row(BaseModel):
-    """What pydantic users write for such rows; it says less than the contract does."""
+    """A usual pydantic model of such rows; it has fewer rules than the contract."""
 
     transaction_id: Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]
     transaction_at: AwareDatetime
@@ -57,7 +57,7 @@ class Row(BaseModel):
 
 
 def sent(rows: int, defects: str) -> tuple[list[pa.RecordBatch], bytes]:
-    """Rows as validation reads them, a row group a batch, and as lines of JSON."""
+    """Return rows as validation reads them, a batch for each row group, and as lines of JSON."""
     seconds = (WINDOW.end - WINDOW.start).total_seconds()
     settings = Settings.load(tps=rows / seconds, defects=defects)
     simulator = Simulator(settings.configuration())
@@ -81,7 +81,7 @@ def ours(batches: list[pa.RecordBatch]) -> int:
 
 
 def theirs(lines: list[bytes]) -> int:
-    """The same with pydantic: the refused ones."""
+    """Validate with pydantic; return the number of refused rows."""
     adapter = TypeAdapter(Row)
     refused = 0
     for line in lines:
@@ -93,7 +93,7 @@ def theirs(lines: list[bytes]) -> int:
 
 
 def rate(work: Callable[[], int], rows: int) -> tuple[float, int]:
-    """Rows a second, and what the work found."""
+    """Return the rows a second, and the result."""
     started = time.perf_counter()
     found = work()
     return rows / (time.perf_counter() - started), found

@@ -322,7 +322,7 @@ class _Broken:
             body = _with_garbage(body, int(self._faults["garbage"]) - start)
         self._sent += len(body)
         more = message.get("more_body", False)
-        # A body that is shorter than the asked-for length breaks off before its last byte.
+        # A body that is shorter than the requested length breaks off before its last byte.
         if self._ends and (min(self._ends)[0] <= self._sent or not more):
             part = body[: max(0, min(min(self._ends)[0], self._sent - 1) - start)]
             await self._send({"type": "http.response.body", "body": part, "more_body": True})

@@ -92,7 +92,7 @@ class Source:
         )
 
     def warm_up(self) -> None:
-        """Make a few rows and discard them: the first request need not wait for lazy set-up."""
+        """Make a few rows and discard them, so that no request waits for lazy set-up."""
         hour = Window(FIRST_MOMENT, FIRST_MOMENT + HOUR)
         few = min(_WARM_UP_ROWS, self.simulator.count(hour))
         batches = wire.text_batches(self.rows(hour, None, stop=few))

@@ -370,7 +370,7 @@ def is_same(one: Column, other: Column) -> bool:
 
 
 def _memory(array: Column) -> tuple[int, ...]:
-    """Return what identifies a view of memory, while the view exists."""
+    """Return the identity of a view of memory, valid while the view exists."""
     buffers = [buffer.address for buffer in array.buffers() if buffer is not None]
     return array.offset, len(array), *buffers
 
@@ -409,7 +409,7 @@ def named(schema: pa.Schema, configuration_hash: str) -> pa.Schema:
 
 
 class _Sink(io.RawIOBase):
-    """A file that an encoder writes, and whose bytes are taken in chunks."""
+    """A file that an encoder writes, and whose bytes are read in chunks."""
 
     def __init__(self) -> None:
         self._written: list[memoryview] = []
@@ -425,7 +425,7 @@ class _Sink(io.RawIOBase):
         return view.nbytes
 
     def take(self) -> Iterator[memoryview]:
-        """Yield what was written since the last call, small writes joined."""
+        """Yield the bytes written since the last call, small writes joined."""
         written, self._written = self._written, []
         gathered = bytearray()
         for view in written:
@@ -517,7 +517,7 @@ def _tables(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa
         yield pa.Table.from_batches(held, schema)
 
 
-# Ahead of the consumer.
+# Prefetching.
 
 
 def in_parallel(
@@ -555,7 +555,7 @@ class _End:
 
 
 class Prefetch[T](Iterator[T]):
-    """Runs an iterator in a thread, at most `depth` items before they are needed.
+    """Runs an iterator in a thread, at most `depth` items before the consumer needs them.
 
     The consumer gets the exceptions of the iterator. After `close` the thread ends with its current
     item. It is a daemon thread, so it never keeps a process alive.
@@ -595,7 +595,7 @@ class Prefetch[T](Iterator[T]):
         raise StopIteration
 
     def close(self) -> None:
-        """Let the thread end; items that were not taken are dropped."""
+        """Let the thread end; items that were not consumed are dropped."""
         self._closed = True
         self._room.release()
 

@@ -1,4 +1,4 @@
-"""Answers of a few bytes that stand for very many: how they are made, and how they end."""
+"""Small answers that expand to very many bytes, and their expected results."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _ID: Final = "transaction_id"
 
 @dataclass(frozen=True)
 class Bomb:
-    """An answer that is out of proportion.
+    """A small answer that expands to very many bytes.
 
     Attributes:
-        id: names it.
+        id: its name.
         wire: the format.
         make: its body.
-        message: what the one message must say, a regular expression; None where its rows are
-            taken, and quarantined later.
+        message: a part of the one message, a regular expression; None if its rows are landed,
+            and quarantined later.
         long: whether it takes longer than most.
     """
 
@@ -56,20 +56,20 @@ def _one(column: Any, name: str = _ID, **options: Any) -> bytes:
 
 
 def _repeated(rows: int, size: int) -> pa.Array[Any]:
-    """One text, at all rows."""
+    """Return one text for all rows."""
     indices = pa.Array.from_buffers(pa.int8(), rows, [None, pa.py_buffer(bytes(rows))])
     return pa.DictionaryArray.from_arrays(indices, pa.array(["x" * size]))
 
 
 def _views(rows: int, size: int) -> pa.Array[Any]:
-    """One text, at all rows, as views of the same bytes."""
+    """Return one text for all rows, as views of the same bytes."""
     view = struct.pack("<i4sii", size, b"xxxx", 0, 0)
     buffers = [None, pa.py_buffer(view * rows), pa.py_buffer(b"x" * size)]
     return pa.Array.from_buffers(pa.string_view(), rows, buffers)
 
 
 def _deltas(count: int) -> bytes:
-    """A dictionary to which a value is added again and again."""
+    """Return a dictionary that grows by a value in each batch."""
     values = [f"{number:0100}" for number in range(count)]
     return _stream(
         (

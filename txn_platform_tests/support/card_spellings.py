@@ -1,4 +1,4 @@
-"""Ways to write the card number 4111 1111 1111 1111, as text fields of real feeds have it."""
+"""Ways to write the card number 4111 1111 1111 1111, as in text fields of real feeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _GROUPS: Final = ("4111", "1111", "1111", "1111")
 
 
 def in_script(zero: str, text: str) -> str:
-    """The same with the digits of another script, named by its zero."""
+    """Return the number with the digits of another script, given by its zero."""
     return text.translate({ord("0") + digit: chr(ord(zero) + digit) for digit in range(10)})
 
 

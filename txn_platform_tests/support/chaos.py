@@ -82,7 +82,7 @@ class Violation(AssertionError):  # noqa: N818 - the name says what happened
 def require(holds: bool, message: str | Callable[[], str]) -> None:
     """Raise a `Violation` unless it holds.
 
-    A message that has to be read from somewhere is a function: it is called only then.
+    A message that must be read from a file is a function, which is called only in this case.
     """
     if not holds:
         raise Violation(message if isinstance(message, str) else message())
@@ -336,11 +336,11 @@ class World:
         return Run(process, output)
 
     def staged(self) -> list[Path]:
-        """Files that are written and not yet in the lake."""
+        """Return staged files that are not yet in the lake."""
         return list((self.directory / ".txn").rglob("?*.staging"))
 
     def orphans(self) -> list[psutil.Process]:
-        """What runs started, and still runs."""
+        """Return the processes that runs started and that have not ended."""
         found: list[psutil.Process] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
@@ -349,19 +349,19 @@ class World:
         return found
 
     def require_tidy(self) -> None:
-        """Raise a `Violation` for what dead runs have left."""
+        """Raise a `Violation` for leftovers of dead runs."""
         require(eventually(lambda: not self.orphans()), lambda: f"still running: {self.orphans()}")
-        # They have removed their files by now.
+        # By now they have removed their files.
         left = [str(path) for path in [*self.staged(), *(self.directory / "tmp").iterdir()]]
         left += self.store.leftovers()
         require(not left, f"left behind: {', '.join(left)}")
 
     def digests(self) -> dict[str, str]:
-        """The SHA-256 of every object."""
+        """Return the SHA-256 of every object."""
         return {key: hashlib.sha256(body).hexdigest() for key, body in self.store.objects().items()}
 
     def read(self, partition: str) -> tuple[tuple[int, Decimal], tuple[int, Decimal]]:
-        """Rows and amount of what is published and of what is quarantined, as DuckDB reads it."""
+        """Return published and quarantined rows and amounts, as DuckDB reads them."""
         objects = self.store.objects()
         look = self.directory / "look.parquet"
         found: list[tuple[int, Decimal]] = []
@@ -387,7 +387,7 @@ class World:
 
 
 def version_of(source: Source, partition: str, directory: Path) -> Version:
-    """Learn what a source's window ends in, from a run that nothing disturbs."""
+    """Find the result of a source's window by an undisturbed run."""
     world = World(directory, DirectoryStore(directory))
     run = world.start(source, partition)
     require(run.wait() == 0, run.printed)
@@ -402,12 +402,12 @@ def version_of(source: Source, partition: str, directory: Path) -> Version:
 
 @dataclass(frozen=True)
 class Kill:
-    """What a kill met, and what it left.
+    """The circumstances of a kill, and its result.
 
     Attributes:
         victim: `run`, `cold run`, `generator` or `S3 server`.
-        step: how far the run was, by what it had put into the lake.
-        ended: how the run did: `killed`, `succeeded`, or `failed` with a message.
+        step: the progress of the run, by its objects in the lake.
+        ended: the end of the run: `killed`, `succeeded`, or `failed` with a message.
     """
 
     victim: str
@@ -419,11 +419,11 @@ class Killing:
     """Kills one process after another, and checks the lake.
 
     Args:
-        world: whose lake it is.
-        versions: two contents of the window; each kill is on the way from one to the other.
+        world: the lake and its runs.
+        versions: two contents of the window; each kill hits a change from one to the other.
         partition: the window.
 
-    When something is killed is said as a share of the time that the last undisturbed run took.
+    The moment of a kill is a share of the time of the last undisturbed run.
     """
 
     def __init__(self, world: World, versions: Sequence[Version], partition: str) -> None:
@@ -530,7 +530,7 @@ def race(world: World, versions: Sequence[Version], partition: str) -> int:
     """Run one window from all sources at once; the last to commit wins whole.
 
     Returns:
-        How many runs said that they had published; the others said why not.
+        The number of runs that reported success; the others explained their failure.
     """
     key = object_key(PUBLISHED, partition)
     before = world.digests().get(key)
@@ -557,7 +557,7 @@ def race(world: World, versions: Sequence[Version], partition: str) -> int:
 
 
 def side_by_side(world: World, source: Source, partitions: Sequence[str], processes: int) -> None:
-    """Run different windows, so many at once; all must be there, whole."""
+    """Run different windows, so many at once; all must be published whole."""
 
     def materialize(partition: str) -> None:
         run = world.start(source, partition)
@@ -612,11 +612,11 @@ class Soak:
     """Many windows under faults, defects, late rows, and a restart of every process.
 
     Args:
-        world: whose lake it is.
-        source: what is asked.
-        proxy: through which it is.
+        world: the lake and its runs.
+        source: the source.
+        proxy: the proxy between runs and source.
         partitions: the windows, oldest first.
-        processes: how many runs there are at once.
+        processes: the number of runs at a time.
         server: the S3 server to restart, if the lake is on one.
     """
 

@@ -1,7 +1,7 @@
 """Bytes that a source or a user may send, valid or with faults, and the code that reads them.
 
 Each input is made from a target's name, a seed and a number alone, so that one that fails can be
-made again: `python -m txn_platform_tests.support.fuzzing TARGET SEED NUMBER`.
+repeated: `python -m txn_platform_tests.support.fuzzing TARGET SEED NUMBER`.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _arrow_type(chance: random.Random, depth: int = 0) -> pa.DataType:
 
 
 def _arrow_body(chance: random.Random) -> bytes:
-    """A stream of columns of any types: nulls, and zeros where Arrow can make them."""
+    """Return a stream of columns of any types: nulls, and zeros where Arrow can make them."""
     rows = chance.choice([0, 1, 3, 100])
     columns: list[Any] = []
     for _ in range(chance.randrange(1, 5)):
@@ -468,7 +468,7 @@ def _peak() -> int:
 
 
 def try_one(target: str, seed: int, number: int) -> None:
-    """Read one input; raises for anything but rows, or an error that is for users."""
+    """Read one input; raises for anything but rows or a user error."""
     body = input_of(target, seed, number)
     _, read = TARGETS[target]
     start = time.process_time()
@@ -485,13 +485,13 @@ def try_one(target: str, seed: int, number: int) -> None:
 
 
 def run(target: str, seed: int, seconds: float, progress: str) -> None:
-    """Read inputs for some seconds; what fails is said on standard error, with its number.
+    """Read inputs for some seconds; print failures with their numbers on standard error.
 
     Args:
         target: one of `TARGETS`.
         seed: of all inputs.
         seconds: how long.
-        progress: a file that has the number of the input that is read, should the process die.
+        progress: a file with the number of the current input, in case the process dies.
     """
     faulthandler.enable()
     file = os.open(progress, os.O_WRONLY | os.O_CREAT, 0o600)

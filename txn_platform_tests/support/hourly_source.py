@@ -28,12 +28,12 @@ class HourlySource(ServedSource):
 
     Attributes:
         hours: rows by partition key.
-        statuses: what a path is answered with instead, while it is there.
+        statuses: error statuses by path.
         silent: partition keys whose control totals are refused.
         seconds: how long it takes for control totals.
-        asked: the partition keys whose control totals were asked for.
-        watermark_text: what it says instead of its watermark.
-        pages: what other paths are answered with.
+        asked: the partition keys whose control totals were requested.
+        watermark_text: an answer that replaces its watermark.
+        pages: the answers of other paths.
     """
 
     hours: dict[str, list[dict[str, str | None]]] = field(
@@ -47,7 +47,7 @@ class HourlySource(ServedSource):
     pages: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
     def rows_in(self, window: Window) -> list[dict[str, str | None]]:
-        """The rows of an hour as they are now; a test may change the list."""
+        """Return the current rows of an hour; a test may change the list."""
         return self.hours.setdefault(window.partition_key, rows_of(window))
 
     def totals_of(self, window: Window) -> ControlTotals:

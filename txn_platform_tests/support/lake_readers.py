@@ -29,12 +29,12 @@ type Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Reader:
-    """A program that reads Parquet, and maybe Delta tables.
+    """A program that reads Parquet, and perhaps Delta tables.
 
     Attributes:
-        name: as people know it.
-        package: what it is installed as.
-        parquet: reads one Parquet file; None for what reads Delta tables only.
+        name: its usual name.
+        package: its package.
+        parquet: reads one Parquet file; None for a reader of Delta tables only.
         delta: reads a whole Delta table through its log; None where the table's current files are
             read as Parquet.
         large: it is in the extra `readers`, which `make readers` installs, and not in `dev`.
@@ -50,14 +50,14 @@ class Reader:
 
     @property
     def version(self) -> str:
-        """The locked version, which is the one that is run."""
+        """Return the locked version, which is the one that runs."""
         lock = _PROJECT / ("requirements-readers.lock" if self.large else "requirements.lock")
         found = re.search(rf"^{self.package}==(\S+)", lock.read_text("utf-8"), re.MULTILINE)
         assert found, f"{self.package} is not in {lock.name}"
         return found[1]
 
     def read_delta(self, table: str) -> Rows:
-        """The rows of a Delta table, in any order."""
+        """Return the rows of a Delta table, in any order."""
         if self.delta is not None:
             return self.delta(table)
         from deltalake import DeltaTable
@@ -176,7 +176,7 @@ def _by_spark(file: str) -> Rows:
         .getOrCreate()
     )
     rows = spark.read.parquet(file)
-    # A local time with a zone would be made of the moment otherwise.
+    # Otherwise the time would become a local time.
     moments = [name for name, kind in rows.dtypes if kind == "timestamp"]
     found = rows.selectExpr(
         "*", *(f"unix_micros({name}) as `{name} in microseconds`" for name in moments)

@@ -50,20 +50,20 @@ def sent_row(number: int, /, **changes: str | None) -> dict[str, str | None]:
 
 
 def sent_frame(rows: list[dict[str, str | None]]) -> pl.DataFrame:
-    """Rows as the wire carries them: all text, whatever columns there are."""
+    """Return rows as on the wire: all columns as text."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or list(SENT_COLUMNS)
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
 
 
 def landed_rows(rows: list[dict[str, str | None]]) -> pa.RecordBatch:
-    """Rows as the platform lands them, in order."""
+    """Return rows as the platform lands them, in order."""
     kinds = {name: pl.Int64 if name == "position" else pl.String for name in LANDED_SCHEMA.names}
     numbered = [{"extra_fields": None} | row | {"position": at} for at, row in enumerate(rows)]
     return as_batch(pl.DataFrame(numbered, schema=kinds), LANDED_SCHEMA)
 
 
 def in_batches(rows: pa.RecordBatch, size: int) -> Batches:
-    """The rows in batches of a size, as often as they are asked for."""
+    """Return a function that yields the rows in batches of a size."""
 
     def batches(columns: list[str] | None) -> Iterator[pa.RecordBatch]:
         for start in range(0, max(1, rows.num_rows), size):

@@ -28,7 +28,7 @@ _LIFETIME: Final = timedelta(days=1)
 
 
 class TlsFront(Listener):
-    """Ends TLS, and passes on what is inside.
+    """Ends TLS, and passes the content on.
 
     Attributes:
         url: its address, `https://localhost:...`.
@@ -53,11 +53,11 @@ class ForwardProxy(Listener):
 
     Args:
         credentials: `name:password` that each request must carry; None for an open proxy.
-        forward: where connections really go, by the name that was asked for.
+        forward: the real targets of connections, by the requested name.
 
     Attributes:
         address: `host:port`.
-        requests: how often each `host:port` was asked for.
+        requests: the number of requests for each `host:port`.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 def _server_context(ca_file: Path, server_file: Path) -> ssl.SSLContext:
-    """A context for `localhost`; writes the CA's certificate and the server's with its key."""
+    """Return a context for `localhost`; write the certificates of CA and server, and its key."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of the tests")])
     ca = (
