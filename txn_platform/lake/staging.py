@@ -1,4 +1,4 @@
-"""A complete, verified file before it is in the lake."""
+"""Staging: writing a Parquet file and verifying it before it is in the lake."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class Staged:
 
     Attributes:
         path: the local file.
-        rows: how many it holds.
-        size: its bytes.
+        rows: their number.
+        size: in bytes.
         sha256: its digest, hexadecimal.
-        seconds: from the opening of its writer until it was complete.
+        seconds: from the opening of its writer to its completion.
     """
 
     path: Path
@@ -65,15 +65,14 @@ class Staged:
 class StagingWriter:
     """Writes record batches to a staged file, with memory bounded by two row groups.
 
-    One is encoded in a thread while the next is gathered.
+    A thread encodes one row group while the next is gathered.
 
-    A context manager: `finish` and `Lake.publish` within it, leaving it removes the file. Until
-    then the file is locked, which is how `Lake.sweep` knows the files of processes that died.
+    Call `finish` and `Lake.publish` within its context. Leaving the context removes the file. Until
+    then the file is locked: `Lake.sweep` removes unlocked files, whose processes have died.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, encoding: Encoding, *, durable: bool) -> None:
         self._path = path
-        self._durable = durable
         self._schema = schema
         self._encoding = encoding
         self._encoded_schema = encoded_schema(schema, encoding.dictionary_encoded)
@@ -83,61 +82,22 @@ class StagingWriter:
         self._pending_bytes = 0
         self._encoder = ThreadPoolExecutor(1, "encode")
         self._encoding_now: Future[None] | None = None
-        self._digest = hashlib.sha256()
-        self._digested = 0
-        self._syncer = ThreadPoolExecutor(1, "sync")
-        self._syncing: Future[None] | None = None
+        self._written = _WrittenFile(path, durable=durable)
         self._copied = False
         self.rows = 0
         self._begun = time.monotonic()
 
     @cached_property
     def _writer(self) -> pq.ParquetWriter:
-        encoding, names = self._encoding, self._schema.names
-        plain_columns = [
-            field.name for field in self._encoded_schema if not pa.types.is_dictionary(field.type)
-        ]
-        without = {*encoding.plain, *encoding.delta_encoded}
-        # By name, pyarrow would leave out the values of lists, which fastparquet reads only from
-        # a dictionary.
-        dictionary: Any = [name for name in names if name not in without] if without else True
-        delta = {
-            name: "DELTA_BYTE_ARRAY"
-            if pa.types.is_string(self._schema.field(name).type)
-            else "DELTA_BINARY_PACKED"
-            for name in encoding.delta_encoded
-        }
-        writer = pq.ParquetWriter(
-            self._path,
-            self._encoded_schema,
-            compression=encoding.compression,
-            compression_level=encoding.level,
-            use_dictionary=dictionary,
-            dictionary_pagesize_limit=_DICTIONARY_BYTES,
-            column_encoding=delta or None,
-            # Of values that repeat all over the window, no statistics help a reader to skip.
-            write_statistics=cast("Any", plain_columns),
-            write_page_index=True,
-            store_decimal_as_integer=True,
-            store_schema=False,
-            sorting_columns=pq.SortingColumn.from_ordering(
-                self._encoded_schema, [(name, "ascending") for name in encoding.sorted_by]
-            )
-            if encoding.sorted_by
-            else None,
-        )
-        # As pyarrow stores it itself, but without the dictionaries: readers get plain text.
-        described = base64.b64encode(self._schema.serialize().to_pybytes()).decode("ascii")
-        writer.add_key_value_metadata({"ARROW:schema": described})
-        return writer
+        return _parquet_writer(self._path, self._schema, self._encoding)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # A file that can't be closed here was not finished, and is removed.
+        # If it cannot be closed, it was not finished, and is removed.
         self._encoder.shutdown(cancel_futures=True)
-        self._syncer.shutdown(cancel_futures=True)
+        self._written.close()
         with contextlib.suppress(Exception):
             if not self._copied:
                 self._writer.close()
@@ -148,7 +108,7 @@ class StagingWriter:
                 raise error
 
     def write(self, rows: pa.RecordBatch | pl.DataFrame) -> None:
-        """Append rows; columns are put into the schema's order and types, never its values."""
+        """Append rows. Columns are put into the order and types of the schema; values stay."""
         batch = as_batch(rows, self._encoded_schema)
         while batch.num_rows:
             part = batch.slice(0, self._encoding.row_group_rows - self._pending_rows)
@@ -164,10 +124,10 @@ class StagingWriter:
                 self._flush()
 
     def copy(self, fill: Callable[[Path], None]) -> Path:
-        """Take a Parquet file as it is, to the byte, in place of rows; its schema is its own.
+        """Stage a copy of a Parquet file, byte for byte, in place of rows. It keeps its schema.
 
         Args:
-            fill: writes the file at the path that it is given, as `LakeFile.copy_to` does.
+            fill: writes the file to a path, as `LakeFile.copy_to` does.
 
         Returns:
             The staged file, for reading.
@@ -175,8 +135,7 @@ class StagingWriter:
         fill(self._path)
         self.rows = pq.read_metadata(self._path).num_rows
         self._copied = True
-        self._begin_sync()
-        self._encoding_now = self._encoder.submit(self._digest_what_is_new)
+        self._encoding_now = self._encoder.submit(self._written.catch_up)
         return self._path
 
     def annotate(self, metadata: dict[str, str]) -> None:
@@ -187,7 +146,7 @@ class StagingWriter:
         """Close the file and verify it.
 
         Raises:
-            RuntimeError: the file does not hold what was written; nothing is published then.
+            RuntimeError: the file's rows or schema differ from those that were written.
         """
         if not self._copied and (self._pending or not self.rows):
             self._flush()
@@ -199,14 +158,8 @@ class StagingWriter:
             raise RuntimeError(f"staged {self.rows} rows, but the file has {footer.num_rows}")
         if not self._copied and not footer.schema.to_arrow_schema().equals(self._schema):
             raise RuntimeError("the staged file's schema is not the one it was written with")
-        with self._path.open("rb") as file:
-            self._begin_sync()
-            self._digest_what_is_new()
-            if self._syncing is not None:
-                self._syncing.result()
-                os.fsync(file.fileno())
-        seconds = time.monotonic() - self._begun
-        return Staged(self._path, self.rows, self._digested, self._digest.hexdigest(), seconds)
+        size, sha256 = self._written.complete()
+        return Staged(self._path, self.rows, size, sha256, time.monotonic() - self._begun)
 
     def _flush(self) -> None:
         self._wait()
@@ -215,7 +168,7 @@ class StagingWriter:
         self._pending_rows = self._pending_bytes = 0
 
     def _wait(self) -> None:
-        """Until what was handed over is done; raises what went wrong with it."""
+        """Wait for the encoder, and raise its error if there is one."""
         if self._encoding_now is not None:
             self._encoding_now.result()
             self._encoding_now = None
@@ -223,29 +176,53 @@ class StagingWriter:
     def _encode(self, rows: list[pa.RecordBatch]) -> None:
         table = pa.Table.from_batches(rows, self._encoded_schema)
         rows.clear()
-        # A row group has one dictionary a column, so only such columns are combined.
+        # A row group has one dictionary per column, so only these columns are combined.
         columns = [
             compacted(combined(column)) if pa.types.is_dictionary(column.type) else column
             for column in table.columns
         ]
         table = pa.Table.from_arrays(columns, schema=self._encoded_schema)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
-        self._begin_sync()
-        self._digest_what_is_new()
+        self._written.catch_up()
 
-    def _digest_what_is_new(self) -> None:
-        """Read what came to the file since the last time: it only grows."""
+
+class _WrittenFile:
+    """The digest of a growing file, and its way to the disk, both kept up with its writer."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self._path = path
+        self._durable = durable
+        self._digest = hashlib.sha256()
+        self._digested = 0
+        self._syncer = ThreadPoolExecutor(1, "sync")
+        self._syncing: Future[None] | None = None
+
+    def catch_up(self) -> None:
+        """Start to sync the new bytes in a thread, so that the end waits less, and digest them."""
+        self._begin_sync()
         with self._path.open("rb") as file:
             file.seek(self._digested)
             hashlib.file_digest(file, lambda: self._digest)
             self._digested = file.tell()
 
+    def complete(self) -> tuple[int, str]:
+        """Digest and sync the whole file; returns its size and its SHA-256 in hexadecimal."""
+        self.catch_up()
+        if self._syncing is not None:
+            self._syncing.result()
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+        return self._digested, self._digest.hexdigest()
+
+    def close(self) -> None:
+        """End its thread."""
+        self._syncer.shutdown(cancel_futures=True)
+
     def _begin_sync(self) -> None:
-        """Begin to bring to the disk what is written, so that little is left to wait for."""
         if not self._durable or (self._syncing is not None and not self._syncing.done()):
             return
         if self._syncing is not None:
-            # The kernel tells of what went wrong once only.
+            # The kernel reports a write error only once.
             self._syncing.result()
         self._syncing = self._syncer.submit(self._sync)
 
@@ -256,12 +233,50 @@ class StagingWriter:
             sync(file.fileno())
 
 
+def _parquet_writer(path: Path, schema: pa.Schema, encoding: Encoding) -> pq.ParquetWriter:
+    written = encoded_schema(schema, encoding.dictionary_encoded)
+    plain_columns = [field.name for field in written if not pa.types.is_dictionary(field.type)]
+    without = {*encoding.plain, *encoding.delta_encoded}
+    # By name, pyarrow would leave out the values of lists, which fastparquet reads only from a
+    # dictionary.
+    dictionary: Any = [name for name in schema.names if name not in without] if without else True
+    delta = {
+        name: "DELTA_BYTE_ARRAY"
+        if pa.types.is_string(schema.field(name).type)
+        else "DELTA_BINARY_PACKED"
+        for name in encoding.delta_encoded
+    }
+    writer = pq.ParquetWriter(
+        path,
+        written,
+        compression=encoding.compression,
+        compression_level=encoding.level,
+        use_dictionary=dictionary,
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        column_encoding=delta or None,
+        # Statistics of values that repeat throughout the window do not help a reader to skip.
+        write_statistics=cast("Any", plain_columns),
+        write_page_index=True,
+        store_decimal_as_integer=True,
+        store_schema=False,
+        sorting_columns=pq.SortingColumn.from_ordering(
+            written, [(name, "ascending") for name in encoding.sorted_by]
+        )
+        if encoding.sorted_by
+        else None,
+    )
+    # As pyarrow stores it, but without the dictionaries: readers get plain text.
+    described = base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
+    writer.add_key_value_metadata({"ARROW:schema": described})
+    return writer
+
+
 @contextlib.contextmanager
 def room_on_disk(directory: Path) -> Generator[None]:
-    """Put into words that a directory's disk can't take any more.
+    """Explain errors of a directory that cannot be written.
 
     Raises:
-        UserError: it can't.
+        UserError: there is no access, or no room.
     """
     try:
         yield
@@ -280,11 +295,11 @@ def room_on_disk(directory: Path) -> Generator[None]:
 
 
 def _locked(path: Path) -> BufferedWriter:
-    """A new file that is locked before anybody can take it for a dead writer's."""
+    """A new file that is locked before a sweep can remove it."""
     while True:
         file = path.open("wb")
         fcntl.flock(file, fcntl.LOCK_EX)
-        # Between the two, a sweep may have removed it.
+        # A sweep may have removed it before the lock was taken.
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
