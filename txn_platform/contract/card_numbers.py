@@ -1,7 +1,7 @@
-"""Card numbers in text, however they are written.
+"""Card numbers in text, in every spelling.
 
-Pure. Here: digits of every script, separators, issuers' ranges and the check digit. `schema` names
-the columns that are searched, and `rows/protection` makes the token and the mask.
+This module knows the digits of every script, separators, issuers' ranges and the check digit.
+`schema` names the columns that are searched. `rows/protection` makes tokens and masks.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class IssuerRange:
     """A range of numbers that a network issues cards from.
 
     Attributes:
-        network: its name.
-        low: the first four digits of the lowest numbers.
-        high: the same of the highest.
-        lengths: how many digits its numbers have.
+        network: the network's name.
+        low: the first four digits of the lowest number.
+        high: the first four digits of the highest number.
+        lengths: how many digits the numbers have.
     """
 
     network: str
@@ -79,8 +79,8 @@ ISSUER_RANGES: Final = (
 )
 """The networks' ranges, as wide as they are published.
 
-Left out are UATP, whose 15 digits begin with any 1, and Maestro's short numbers apart from the
-prefixes in use: they would take every second numeric id for a card number and find few cards.
+UATP is left out, because its 15 digits begin with any 1, and so are Maestro's short numbers outside
+the prefixes in use: with them, every second numeric id would look like a card number.
 
 Source: the networks' own tables of ranges, as collected in
 https://en.wikipedia.org/wiki/Payment_card_number.
@@ -100,16 +100,16 @@ _LENGTHS_BY_PREFIX: Final = _lengths_by_prefix()
 
 
 def false_share(length: int) -> float:
-    """The share of random numbers of so many digits that are taken for card numbers.
+    """The share of random numbers of this length that look like card numbers.
 
-    The last digit is right for one in ten, whatever the others are.
+    One in ten has the right check digit.
     """
     return float((_LENGTHS_BY_PREFIX >> np.uint32(length) & np.uint32(1)).mean()) / 10
 
 
 # The check digit.
 
-# The sum of the digits of twice a digit; what is no digit is refused besides.
+# The digit sum of twice a digit. Callers check that all characters are digits.
 _DOUBLED: Final = np.array([sum(divmod(2 * digit, 10)) for digit in range(256)], dtype=np.uint8)
 
 
@@ -117,7 +117,7 @@ def luhn_is_valid(numbers: pl.Series) -> pl.Series:
     """Whether the last digit is the check digit of ISO/IEC 7812-1, annex B (Luhn).
 
     Args:
-        numbers: text, n values; what is not 1 to 19 ASCII digits is not valid, null stays null.
+        numbers: n texts. Only 1 to 19 ASCII digits can be valid; null stays null.
 
     Returns:
         n booleans.
@@ -142,23 +142,23 @@ def luhn_is_valid(numbers: pl.Series) -> pl.Series:
 
 _BREAK: Final = -2
 _SEPARATOR: Final = -1
-# Letters that are not seen.
+# Letters that are invisible.
 _FILLERS: Final = "\u115f\u1160\u3164\uffa0"
-# So many texts are looked through at a time.
+# Texts that are searched at a time.
 _BLOCK: Final = 1 << 14
 
 
 def holds_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool = False) -> pl.Series:
-    """Whether a card number stands in a text.
+    """Whether a text holds a card number.
 
-    A card number is a run of 13 to 19 digits, of any script, of a network's range and length, with
-    a right check digit. Between its digits may be anything but letters, and around it anything but
-    digits: it is looked for in each sequence of the groups that a text's digits come in.
+    A card number has 13 to 19 digits of any script, of a network's range and length, with the right
+    check digit. Anything but letters may separate its digits. It begins and ends with a group of
+    digits: it never takes only a part of a group.
 
     Args:
         texts: n values.
-        whole: whether a text must be a card number from end to end, as identifiers are judged:
-            one in thirty numbers of 15 digits would hold one otherwise.
+        whole: whether the text must be a card number from end to end. Identifiers are validated
+            so, because one in thirty numbers of 15 digits holds a card number by chance.
 
     Returns:
         n booleans; false for null.
@@ -177,14 +177,14 @@ def holds_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool = False) 
 
 
 def card_number_spans(text: str) -> list[tuple[int, int]]:
-    """Where card numbers stand in a text, from their first to behind their last character."""
+    """The start and end indices of the card numbers in a text."""
     windows = _find([text], whole=False)
     return list(zip(windows.starts.tolist(), windows.ends.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """Card numbers in several texts: in which, and where it begins and ends; m of each."""
+    """m card numbers in several texts: the index of the text, the start and the end of each."""
 
     texts: NDArray[np.int64]
     starts: NDArray[np.int64]
@@ -192,26 +192,26 @@ class _Windows:
 
 
 def _find(texts: Sequence[str], *, whole: bool) -> _Windows:
-    # A letter between two texts keeps their digits apart.
+    # A letter between two texts separates their digits.
     joined = "x".join(["", *texts, ""])
     kinds = kinds_of(joined)
     text_ends = np.cumsum([0, *(len(text) + 1 for text in texts)], dtype=np.int64)
     letters = np.cumsum(kinds == _BREAK)
-    places = np.flatnonzero(kinds >= 0)
-    digits = kinds[places].astype(np.int64)
+    positions = np.flatnonzero(kinds >= 0)
+    digits = kinds[positions].astype(np.int64)
     # Digits of one run have the same number of letters before them.
-    runs = letters[places]
+    runs = letters[positions]
     of_runs = np.bincount(runs)
-    apart = np.diff(places, prepend=-1, append=len(kinds) + 1) > 1
+    apart = np.diff(positions, prepend=-1, append=len(kinds) + 1) > 1
     begins, ends = apart[:-1], apart[1:]
     sums = _sums(digits)
     found: list[NDArray[np.int64]] = []
     for length in LENGTHS:
-        first = np.flatnonzero(begins[: max(len(places) - length + 1, 0)])
+        first = np.flatnonzero(begins[: max(len(positions) - length + 1, 0)])
         last = first + length - 1
         first = first[ends[last] & (runs[first] == runs[last])]
         if whole:
-            text = np.searchsorted(text_ends, places[first])
+            text = np.searchsorted(text_ends, positions[first])
             no_letters = letters[text_ends[text]] - letters[text_ends[text - 1]] == 1
             first = first[no_letters & (of_runs[runs[first]] == length)]
         prefixes = digits[first] * 1000 + digits[first + 1] * 100
@@ -223,13 +223,15 @@ def _find(texts: Sequence[str], *, whole: bool) -> _Windows:
         first = first[(sums[parity, behind] - sums[parity, first]) % 10 == 0]
         found.append(np.column_stack([first, first + length - 1]))
     windows = np.concatenate(found)
-    text = np.searchsorted(text_ends, places[windows[:, 0]])
+    text = np.searchsorted(text_ends, positions[windows[:, 0]])
     before = text_ends[text - 1] + 1
-    return _Windows(text - 1, places[windows[:, 0]] - before, places[windows[:, 1]] - before + 1)
+    return _Windows(
+        text - 1, positions[windows[:, 0]] - before, positions[windows[:, 1]] - before + 1
+    )
 
 
 def _sums(digits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Luhn's sum of the digits before each place: the odd digits doubled, and the even ones."""
+    """Luhn's sums of the digits before each index: with the odd digits doubled, and the even ones."""
     even = np.arange(len(digits)) % 2 == 0
     doubled = _DOUBLED[digits].astype(np.int64)
     sums = np.zeros((2, len(digits) + 1), dtype=np.int64)
@@ -239,18 +241,19 @@ def _sums(digits: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def kinds_of(text: str) -> NDArray[np.int8]:
-    """Of each character the digit that it stands for; -1 for a separator, -2 for a letter.
+    """The digit that each character stands for; -1 for a separator, -2 for a letter.
 
-    A separator is whatever is no letter and no number: spaces, dashes, punctuation, symbols, marks
-    and what is not seen, also letters that only modify others, as the dash that Japanese writes.
+    A separator is a character that is neither a letter nor a number: a space, a dash, punctuation, a
+    symbol, a mark or an invisible character. Letters that only modify others are separators too,
+    such as the Japanese long vowel mark.
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     kinds = _OF_ASCII[np.minimum(codes, 127)]
     others = np.flatnonzero(codes > 127)
     if len(others):
-        distinct, places = np.unique(codes[others], return_inverse=True)
+        distinct, indices = np.unique(codes[others], return_inverse=True)
         of_distinct = np.array([_kind(chr(code)) for code in distinct], dtype=np.int8)
-        kinds[others] = of_distinct[places]
+        kinds[others] = of_distinct[indices]
     return kinds
 
 

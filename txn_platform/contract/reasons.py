@@ -1,7 +1,7 @@
 """Every reason for which a row is quarantined, with its meaning.
 
-A reason is `column.problem`. Most come from the rules of the contract's columns; those of whole
-rows and of uniqueness stand here.
+A reason is `column.problem`. Most reasons come from the rules of the contract's columns. The reasons
+of whole rows and of uniqueness are defined here.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
 DUPLICATE: Final = "transaction_id.duplicate"
 CONFLICT: Final = "transaction_id.conflict"
 
-# dataframely's rules, as the problems that reasons name.
+# The problem for each rule of dataframely.
 _PROBLEMS: Final = {
     "nullability": "missing",
     "regex": "format",
@@ -52,10 +52,10 @@ _MEANINGS: Final = {
     "type_differs": "there is one although the type is not REFUND",
 }
 _MEANINGS_OF_ROWS: Final = {
-    UNREADABLE_ROW: "a row that could not be read; nothing else is said of it",
+    UNREADABLE_ROW: "a row that could not be read; it has no other reason",
     DUPLICATE_FIELD_ROW: (
         "a row with two fields of one name, at any depth: its columns have the last value, and"
-        " `extra_fields` begins with a list of one text, the row as it was sent"
+        " `extra_fields` begins with a list of one text, the row as sent"
     ),
 }
 _MEANINGS_OF_WINDOWS: Final = {
@@ -66,12 +66,12 @@ _MEANINGS_OF_WINDOWS: Final = {
 
 
 def reason_of(column: str, rule: str) -> str:
-    """The reason for which a row that breaks a rule of a column is quarantined."""
+    """The reason of rows that break a rule of a column."""
     return f"{column}.{_PROBLEMS.get(rule, rule.removeprefix('check__'))}"
 
 
 def _reasons_of(name: str, column: Column) -> Iterator[tuple[str, str]]:
-    """The reasons of one column, with their meanings; some come more than once."""
+    """The reasons of one column, with their meanings; a reason may repeat."""
     rules = list(column.validation_rules(pl.col(name)))
     if name in TEXT_PATTERNS:
         rules += ["nullability", "text"]

@@ -1,8 +1,7 @@
 """The schema of a transaction: its columns, their types, rules and meanings.
 
-To change a rule of the data, change it here: the Parquet schema, Dagster's column schema, the
-names of the reasons for quarantine and the checks are all made from these classes.
-`rows/validation` applies the rules.
+To change a rule of the data, change it here. The Parquet schema, Dagster's column schema, the names
+of reasons and the checks are all made from these classes. `rows/validation` applies the rules.
 
 Field terms: ISO 8583 (types), ISO 18245 (merchant category), ISO 4217 (currency), ISO 3166
 (country).
@@ -49,11 +48,11 @@ CHANNELS: Final = (
 )
 
 # The form of a value as text, checked before it is parsed. A cast would round "1.005" and guess the
-# zone of a time, and nobody could tell the changed value from a true one.
+# zone of a time, and the changed value would look right.
 _DECIMAL = r"^-?(0|[1-9][0-9]{0,15})(\.[0-9]{1,2})?$"
 # Amounts with three or four decimals, which some currencies allow and contract version 1 does not.
 FINER_DECIMAL: Final = r"^-?(?:0|[1-9][0-9]{0,15})\.([0-9]{3,4})$"
-# As programs print a double: it may need 17 digits, or an exponent.
+# The forms in which programs print a double: up to 17 digits, or an exponent.
 _COORDINATE = r"^-?(0|[1-9][0-9]{0,2})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 _BOOLEAN = r"^(true|false)$"
 _TIMESTAMP = (
@@ -81,7 +80,7 @@ def _has_check_digit(number: pl.Expr) -> pl.Expr:
     return number.map_batches(luhn_is_valid, return_dtype=pl.Boolean)
 
 
-# Of these, zeros alone have a right check digit, as have eights: no card has such a number.
+# Some of them, such as zeros alone, have the right check digit. No card has such a number.
 _PLACEHOLDERS = [digit * length for length in LENGTHS for digit in "0123456789"]
 
 
@@ -98,8 +97,10 @@ def _is_no_card_number(identifier: pl.Expr) -> pl.Expr:
     return ~identifier.map_batches(is_one, return_dtype=pl.Boolean)
 
 
-# Currencies of which an amount has no decimals but zeros.
-WITHOUT_DECIMALS: Final = sorted(code for code, places in CURRENCY_EXPONENTS.items() if not places)
+# Currencies whose amounts have no decimals but zeros.
+WITHOUT_DECIMALS: Final = sorted(
+    code for code, decimals in CURRENCY_EXPONENTS.items() if not decimals
+)
 
 
 def _is_whole_where_it_must(amount: pl.Expr) -> pl.Expr:
@@ -134,7 +135,7 @@ class SentTransaction(dy.Schema):
         check={"card_number": _is_no_card_number},
         description="The store, or another counterparty",
     )
-    # The length is no part of the pattern, because counting makes one of Unicode classes slow.
+    # The length is not in the pattern: a pattern of Unicode classes that counts is slow.
     merchant_name = dy.String(
         regex=_PRINTABLE,
         max_length=200,
@@ -203,13 +204,13 @@ class Transaction(SentTransaction):
     )
 
 
-# Published texts that may hold a card number: text is looked through, identifiers are judged whole.
+# Published texts that may hold a card number. Identifiers are refused only if they are one.
 FREE_TEXTS: Final = ("merchant_name", "fraud_scenario")
 IDENTIFIERS: Final = ("customer_id", "merchant_id")
 
-# Among a row's unknown fields, the one that holds a row that could not be read at all.
+# The unknown field that holds the bytes of a row that could not be read.
 UNREADABLE: Final = "unreadable"
-# Likewise a list of one text: the row as it was sent, when it has two fields of one name.
+# The unknown field that holds a list of one text: a row, as sent, with two fields of one name.
 DUPLICATE_FIELD: Final = "duplicate_field"
 
 SENT_COLUMNS: Final = tuple(SentTransaction.columns())
@@ -227,7 +228,7 @@ TEXT_PATTERNS: Final[dict[str, str]] = {
     if column.metadata
 }
 
-# Values of these repeat within a window, so they travel as dictionaries (`arrow/dictionaries`).
+# Columns whose values repeat within a window; they are dictionaries (`arrow/dictionaries`).
 DICTIONARY_ENCODED_COLUMNS: Final = (
     "customer_id",
     "card_number",
@@ -291,7 +292,7 @@ _POSITION: Final = pa.field(
 )
 
 RAW_SCHEMA: Final = pa.schema([_POSITION, *_AS_SENT, _EXTRA_FIELDS])
-# The same as it travels, before it is written and after it is read.
+# The same rows in memory.
 LANDED_SCHEMA: Final = encoded_schema(RAW_SCHEMA, DICTIONARY_ENCODED_COLUMNS)
 
 QUARANTINE_SCHEMA: Final = pa.schema(
