@@ -231,7 +231,7 @@ def _find(texts: Sequence[str], *, whole: bool) -> _Windows:
 
 
 def _sums(digits: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Luhn's sums of the digits before each index: with the odd digits doubled, and the even ones."""
+    """Luhn's sums of the digits before each index: odd digits doubled, and even ones."""
     even = np.arange(len(digits)) % 2 == 0
     doubled = _DOUBLED[digits].astype(np.int64)
     sums = np.zeros((2, len(digits) + 1), dtype=np.int64)
@@ -243,8 +243,8 @@ def _sums(digits: NDArray[np.int64]) -> NDArray[np.int64]:
 def kinds_of(text: str) -> NDArray[np.int8]:
     """The digit that each character stands for; -1 for a separator, -2 for a letter.
 
-    A separator is a character that is neither a letter nor a number: a space, a dash, punctuation, a
-    symbol, a mark or an invisible character. Letters that only modify others are separators too,
+    A separator is a character that is neither a letter nor a number: a space, a dash, punctuation,
+    a symbol, a mark or an invisible character. Letters that only modify others are separators too,
     such as the Japanese long vowel mark.
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

@@ -18,14 +18,14 @@ CURRENCIES = frozenset(
     """.split()  # noqa: SIM905 - two hundred quotes would hide the codes
 )
 
-# Of these, the ones whose minor unit is not a hundredth: how many decimals an amount has.
+# Decimals of the currencies whose minor unit is not a hundredth.
 _EXPONENTS = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
     3: "BHD IQD JOD KWD LYD OMR TND",
     4: "CLF UYW",
 }
 
-# ISO 4217's exponent of every currency; of the funds codes XSU and XUA, which have none, two.
+# ISO 4217's exponent of every currency. The funds codes XSU and XUA have none; they get two.
 CURRENCY_EXPONENTS = dict.fromkeys(sorted(CURRENCIES), 2) | {
     code: exponent for exponent, codes in _EXPONENTS.items() for code in codes.split()
 }

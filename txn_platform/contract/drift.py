@@ -1,4 +1,4 @@
-"""The source's own description of its rows (OpenAPI), held against the contract.
+"""The source's own description of its rows (OpenAPI), compared with the contract.
 
 Pure. `rows/validation` checks the rows themselves.
 """
@@ -28,18 +28,18 @@ _KINDS: Final[dict[type, str]] = {
     type(None): "null",
 }
 _MOST_REFERENCES: Final = 10
-# So many unknown fields are named.
+# Unknown fields that a message names.
 _NAMED: Final = 20
 _JSON_TYPES: Final[dict[pl.DataType, str]] = {pl.Boolean(): "boolean", pl.Float64(): "number"}
 
 
 @dataclass(frozen=True)
 class Drift:
-    """One field that is not as in the contract.
+    """One field that differs from the contract.
 
     Attributes:
-        breaking: whether rows can no longer hold the contract; an added field does not break it.
-        message: which field, how, and since when, where the source says it.
+        breaking: whether rows can no longer conform; an added field breaks nothing.
+        message: which field, how, and since when if the source says so.
     """
 
     breaking: bool
@@ -53,12 +53,12 @@ def find_drift(
 
     Args:
         openapi: the source's description of itself, parsed.
-        route: where its rows are.
-        items: the names under which they stand in a page.
-        before: what begins to differ at this moment or later is left out.
+        route: the path of its rows.
+        items: the names on the way to the rows in a page.
+        before: differences that begin at this time or later are left out.
 
     Returns:
-        The differences, by field; None when the description does not say what the rows are.
+        The differences, by field; None if the description does not describe rows.
     """
     answer = _at(openapi, "paths", route, "get", "responses", "200", "content", "application/json")
     schema = _resolved(openapi, _at(answer, "schema"))
@@ -105,7 +105,7 @@ def _differences(
 
 
 def _json_type(openapi: Any, field: Any) -> str:
-    """The JSON types of a field, null apart; empty when its schema does not say."""
+    """The JSON types of a field, without null; empty if its schema does not say."""
     types = _types(openapi, field, set()) - {"null"}
     if "number" in types:
         types.discard("integer")
@@ -118,7 +118,7 @@ def _types(openapi: Any, field: Any, seen: set[int]) -> set[str]:
     Args:
         openapi: the description.
         field: the schema.
-        seen: schemas that are looked at already, which may refer to themselves.
+        seen: the schemas on the way here, because a schema may refer to itself.
     """
     schema = _resolved(openapi, field)
     if not isinstance(schema, dict) or id(cast("Any", schema)) in seen:
@@ -141,7 +141,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _resolved(openapi: Any, schema: Any) -> Any:
-    """A schema, or the one that it refers to, however often on the way."""
+    """A schema, or the schema that a chain of references leads to."""
     for _ in range(_MOST_REFERENCES):
         reference = _at(schema, "$ref")
         if not isinstance(reference, str):
@@ -168,7 +168,7 @@ def _since(since: Any) -> str:
 
 
 def _moment(text: Any) -> datetime | None:
-    """A time that a description states; one without a zone is in UTC. None for what is none."""
+    """A time in a description, in UTC if it has no zone; None for other text."""
     try:
         moment = datetime.fromisoformat(text)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -34,21 +34,21 @@ The columns of `validated_transactions` and `s3_parquet_transactions`.
 
 ## Sent columns
 
-The same without `card_token`, with the card number in clear. Every value is validated as text, before
-it is parsed. Unknown fields are kept, and no rule applies to them.
+The same without `card_token`, with the card number in clear. Every value is validated as text,
+before it is parsed. Unknown fields are kept, and no rule applies to them.
 
 ## Why a row is quarantined
 
-A row is published if it breaks no rule. Otherwise it is kept as sent, with every reason. An absent or
-malformed value has no other reason.
+A row is published if it breaks no rule. Otherwise it is kept as sent, with every reason. An absent
+or malformed value has no other reason.
 
 Amounts have the decimals that ISO 4217 gives their currency: JPY has none, so `100` and `100.00`
-conform. This version of the contract keeps two decimals. Some currencies have three or four (BHD, IQD,
-JOD, KWD, LYD, OMR, TND, CLF, UYW). Their amounts are published only if they are sent with two.
+conform. This version of the contract keeps two decimals. Some currencies have three or four (BHD,
+IQD, JOD, KWD, LYD, OMR, TND, CLF, UYW). Their amounts are published only if they are sent with two.
 
 A card number in text is found in any spelling: in digits of every script, with any separators but
-letters. An identifier is refused only if it is a card number as a whole, because numbers look like card
-numbers by chance: {false_15:.2%} of random ids of 15 digits, {false_16:.1%} of those of 16.
+letters. An identifier is refused only if it is a card number as a whole, because numbers look like
+card numbers by chance: {false_15:.2%} of random ids of 15 digits, {false_16:.1%} of those of 16.
 
 | reason | the value is |
 | --- | --- |

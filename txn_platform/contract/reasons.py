@@ -1,7 +1,7 @@
 """Every reason for which a row is quarantined, with its meaning.
 
-A reason is `column.problem`. Most reasons come from the rules of the contract's columns. The reasons
-of whole rows and of uniqueness are defined here.
+A reason is `column.problem`. Most reasons come from the rules of the contract's columns. The
+reasons of whole rows and of uniqueness are defined here.
 """
 
 from __future__ import annotations

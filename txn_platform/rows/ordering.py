@@ -1,7 +1,4 @@
-"""The order in which rows are published: whether they have it, and how they get it.
-
-Only the order; which rows there are and how they are written is the assets' matter.
-"""
+"""The order in which rows are published: a test for it, and sorting in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,10 +26,10 @@ _KEY: Final = ("transaction_at", "transaction_id")
 
 
 class Order:
-    """Whether rows that pass by come by `transaction_at`, then `transaction_id`.
+    """Tests whether rows come in the order of `transaction_at`, then `transaction_id`.
 
     Attributes:
-        holds: for all rows so far.
+        holds: whether all rows so far are in order.
     """
 
     def __init__(self) -> None:
@@ -40,7 +37,7 @@ class Order:
         self._last: tuple[int, str] | None = None
 
     def add(self, rows: pa.RecordBatch) -> None:
-        """Look at the next rows; the columns of the order have no null."""
+        """Look at the next rows, which have no null in the two columns."""
         if not self.holds or not rows.num_rows:
             return
         times: NDArray[np.int64] = numbers(rows.column(_KEY[0]).cast(pa.int64()))
@@ -56,22 +53,22 @@ class Order:
         self._last = (int(times[-1]), str(ids[-1]))
 
 
-def _ascend(ids: pa.Array[Any], places: NDArray[np.intp]) -> bool:
-    """Whether the ids at some places are not above those behind them."""
-    one, other = (take(ids, at) for at in (places, places + 1))
+def _ascend(ids: pa.Array[Any], indices: NDArray[np.intp]) -> bool:
+    """Whether no id at these indices is above the next id."""
+    one, other = (take(ids, at) for at in (indices, indices + 1))
     return bool(pc.all(pc.less_equal(one, other), min_count=0).as_py())
 
 
 def in_order(file: pq.ParquetFile, window: Window) -> Iterator[pl.DataFrame]:
     """The file's rows by `transaction_at`, then `transaction_id`.
 
-    The window is cut into spans of time, each sorted by itself; a span reads only the row groups
-    that can hold rows of it. A source that sends in order of time is read once in all; one that
-    sends in no order costs a pass a span, and still no memory.
+    The window is split into spans of time, which are sorted one by one. A span reads only the row
+    groups that can hold rows of it. Rows in order of time are read once. Rows in no order are read
+    once for each span, but never need more memory.
 
     Args:
         file: rows of one window, typed.
-        window: that one.
+        window: the window.
     """
     spans = max(1, -(-file.metadata.num_rows // _ROWS_AT_ONCE))
     step = (window.end - window.start) / spans

@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 _CONTINUES: Final = b"\xff\xff\xff\xff"
 _LONGEST_METADATA: Final = 1 << 20
-# The kinds of message, and the places of their fields in the tables of the format.
+# The kinds of message, and the slots of their fields in the tables of the format.
 _SCHEMA, _DICTIONARY, _ROWS = 1, 2, 3
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
 _FIELDS, _CHILDREN = 1, 5
 _DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
 _LENGTH, _NODES, _BUFFERS, _COMPRESSION = 0, 1, 2, 3
-# A value of any column takes so much once it is decoded: an offset, or an index.
+# The least memory of a decoded value: an offset or an index.
 _VALUE_BYTES: Final = 4
 
 
 class ArrowMessages(io.RawIOBase):
-    """The bytes of an Arrow stream, unchanged, each message measured before it is handed out."""
+    """The bytes of an Arrow stream, unchanged, each message measured before it is returned."""
 
     def __init__(self, body: Any, budget: Budget, beginning: bytes) -> None:
-        """Args: body: a file of bytes; budget: what the rows may take.
+        """Args: body: a file of bytes; budget: the memory that the rows may use.
 
         The stream's first four bytes are read already, as `beginning`.
         """
@@ -58,11 +58,11 @@ class ArrowMessages(io.RawIOBase):
 
     @override
     def read(self, size: int = -1, /) -> bytes:
-        """So many bytes, fewer only at the end.
+        """The next `size` bytes, fewer only at the end.
 
         Raises:
             TooLargeError: a message is too large.
-            RefusedError: there are more columns than can be taken.
+            RefusedError: there are more columns than can be read.
             UnreadableError: a message is not one of Arrow's.
         """
         pieces: list[bytes] = []
@@ -80,7 +80,7 @@ class ArrowMessages(io.RawIOBase):
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _next_message(self) -> None:
-        """Make the next message ready; an empty piece at the end."""
+        """Measure the next message; an empty piece at the end."""
         prefix: bytes = self._beginning or self._body.read(4)
         self._beginning = b""
         self._ready.append(prefix)
@@ -93,7 +93,7 @@ class ArrowMessages(io.RawIOBase):
             self._ready.append(b"")
             return
         if size > _LONGEST_METADATA and prefix != _CONTINUES:
-            # Streams of old begin a message with its length at once; this is no such length.
+            # Old streams begin a message with its length; this value is no such length.
             raise UnreadableError(
                 "has text where an Arrow message should be"
                 if prefix.isascii() and prefix.decode().isprintable()
@@ -145,7 +145,7 @@ class ArrowMessages(io.RawIOBase):
 def _decoded(batch: _Table, body: bytes) -> tuple[int, int]:
     """How many rows a batch has, and how many bytes."""
     rows = batch.long(_LENGTH)
-    # Pairs of a column's length and its nulls, and of a buffer's place and its length.
+    # Pairs of a column's length and its nulls, and of a buffer's offset and length.
     nodes, buffers = batch.pairs(_NODES), batch.pairs(_BUFFERS)
     values = sum(nodes[::2])
     if rows < 0 or min([*nodes, *buffers], default=0) < 0:
@@ -153,23 +153,23 @@ def _decoded(batch: _Table, body: bytes) -> tuple[int, int]:
     size = sum(buffers[1::2])
     if batch.table(_COMPRESSION) is not None:
         size = sum(
-            _uncompressed(body, place, length)
-            for place, length in zip(buffers[::2], buffers[1::2], strict=True)
+            _uncompressed(body, position, length)
+            for position, length in zip(buffers[::2], buffers[1::2], strict=True)
             if length
         )
     return rows, max(size, values * _VALUE_BYTES)
 
 
-def _uncompressed(body: bytes, place: int, length: int) -> int:
-    """The length that stands in front of a compressed buffer; -1 for one that is not compressed."""
-    (size,) = struct.unpack_from("<q", body, place)
+def _uncompressed(body: bytes, position: int, length: int) -> int:
+    """The length that a compressed buffer begins with; -1 if it is not compressed."""
+    (size,) = struct.unpack_from("<q", body, position)
     if size < -1:
         raise UnreadableError("is no whole Arrow stream of text")
     return length if size == -1 else size
 
 
 def _count_fields(table: _Table, slot: int, count: int) -> int:
-    """Count the columns of a schema, nested ones too: several may be one and the same in memory."""
+    """Count the columns of a schema, also nested ones; several may share one table in memory."""
     for field in table.tables(slot):
         count += 1
         if count > MOST_COLUMNS:
@@ -179,56 +179,58 @@ def _count_fields(table: _Table, slot: int, count: int) -> int:
 
 
 class _Table:
-    """A table of a flatbuffer; numbers that are absent are 0.
+    """A table of a flatbuffer; absent numbers are 0.
 
-    Every method raises `struct.error` for a place outside the buffer.
+    Every method raises `struct.error` for a position outside the buffer.
     """
 
-    def __init__(self, data: bytes, place: int) -> None:
+    def __init__(self, data: bytes, position: int) -> None:
         self._data = data
-        self._place = place
-        self._fields = place - struct.unpack_from("<i", data, place)[0]
+        self._position = position
+        self._fields = position - struct.unpack_from("<i", data, position)[0]
         (self._fields_size,) = struct.unpack_from("<H", data, self._fields)
 
     def byte(self, slot: int) -> int:
-        place = self._find(slot)
-        return self._data[place] if place else 0
+        position = self._find(slot)
+        return self._data[position] if position else 0
 
     def long(self, slot: int) -> int:
-        place = self._find(slot)
-        return struct.unpack_from("<q", self._data, place)[0] if place else 0
+        position = self._find(slot)
+        return struct.unpack_from("<q", self._data, position)[0] if position else 0
 
     def table(self, slot: int) -> _Table | None:
-        place = self._find(slot)
-        return _Table(self._data, place + _unsigned(self._data, place)) if place else None
+        position = self._find(slot)
+        return _Table(self._data, position + _unsigned(self._data, position)) if position else None
 
     def tables(self, slot: int) -> list[_Table]:
         start, count = self._vector(slot)
-        places = range(start, start + 4 * min(count, MOST_COLUMNS + 1), 4)
-        return [_Table(self._data, place + _unsigned(self._data, place)) for place in places]
+        positions = range(start, start + 4 * min(count, MOST_COLUMNS + 1), 4)
+        return [
+            _Table(self._data, position + _unsigned(self._data, position)) for position in positions
+        ]
 
     def pairs(self, slot: int) -> tuple[int, ...]:
-        """The numbers of a vector of pairs, one behind the other."""
+        """The numbers of a vector of pairs, in one sequence."""
         start, count = self._vector(slot)
         if count > len(self._data):
             raise struct.error
         return struct.unpack_from(f"<{2 * count}q", self._data, start)
 
     def _vector(self, slot: int) -> tuple[int, int]:
-        place = self._find(slot)
-        if not place:
+        position = self._find(slot)
+        if not position:
             return 0, 0
-        start = place + _unsigned(self._data, place)
+        start = position + _unsigned(self._data, position)
         return start + 4, _unsigned(self._data, start)
 
     def _find(self, slot: int) -> int:
-        """The place of a field; 0 when it is absent."""
+        """The position of a field; 0 when it is absent."""
         entry = 4 + 2 * slot
         if entry >= self._fields_size:
             return 0
         (offset,) = struct.unpack_from("<H", self._data, self._fields + entry)
-        return self._place + offset if offset else 0
+        return self._position + offset if offset else 0
 
 
-def _unsigned(data: bytes, place: int) -> int:
-    return struct.unpack_from("<I", data, place)[0]
+def _unsigned(data: bytes, position: int) -> int:
+    return struct.unpack_from("<I", data, position)[0]

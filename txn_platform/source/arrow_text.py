@@ -1,8 +1,8 @@
-"""Arrow columns of any type as text: what was sent, written as JSON or RFC 3339 would have it.
+"""Arrow columns of any type as text, in the forms of JSON and RFC 3339.
 
-Numbers keep their digits, a moment is written in UTC with `T` and `Z`, a duration as ISO 8601 has
-it, and what is nested becomes JSON. A column whose values repeat stays a dictionary. A value that
-no text can stand for is refused, with the column's name and type.
+Numbers keep their digits. A time is in UTC, with `T` and `Z`, a duration in ISO 8601, and a nested
+value in JSON. A column whose values repeat stays a dictionary. A type without a text form is
+refused, with the column's name and type.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class AsText:
     """Turns the chunks of one column into text; a dictionary that stays the same is read once."""
 
     def __init__(self, name: str, budget: Budget) -> None:
-        """Args: name: of the column, for messages; budget: pays for what becomes larger."""
+        """Args: name: the column's name, for messages; budget: counts what becomes larger."""
         self._name = name
         self._budget = budget
         self._dictionary = PerDictionary(self._values)
@@ -49,7 +49,7 @@ class AsText:
         """The same rows as text, or as a dictionary of texts.
 
         Args:
-            column: n values of any type, in a chunk at least; none of their bytes is trusted.
+            column: n values of any type, in a chunk at least; their bytes are not trusted.
 
         Returns:
             n values of `string` or of `dictionary<int32, string>`, the latter's values never null.
@@ -61,7 +61,7 @@ class AsText:
         """
         try:
             return pa.chunked_array([self._chunk(chunk) for chunk in column.chunks])
-        except KeyError:  # Of some types pyarrow has no arrays.
+        except KeyError:  # pyarrow has no arrays of some types.
             raise _no_text(self._name, column.type) from None
 
     def _chunk(self, column: Column) -> Column:
@@ -206,9 +206,9 @@ def _over(column: DictionaryEncoded, values: Column) -> DictionaryEncoded:
     if not values.null_count:
         return plain
     kept = np.flatnonzero(numbers(cast("Column", values.is_valid().cast(pa.int8()))))
-    places = np.full(len(values) + 1, -1, dtype=np.int32)
-    places[kept] = np.arange(len(kept), dtype=np.int32)
-    return renumbered(indices_of(plain), places, values.drop_null())
+    indices = np.full(len(values) + 1, -1, dtype=np.int32)
+    indices[kept] = np.arange(len(kept), dtype=np.int32)
+    return renumbered(indices_of(plain), indices, values.drop_null())
 
 
 def _of_runs(column: Column, name: str, budget: Budget) -> DictionaryEncoded:
@@ -232,7 +232,7 @@ def _times(column: Column) -> Column:
         return _durations(column)
     else:
         text = column.cast(_TEXT)
-    # Arrow writes words in place of what is out of its range.
+    # Arrow writes a phrase in angle brackets for a value out of range.
     odd: Any = pc.starts_with(cast("Any", text), "<")
     if not cast("Any", pc.any(odd)).as_py():
         return text
@@ -295,8 +295,8 @@ def _is_nested(kind: pa.DataType) -> bool:
             or pa.types.is_map(kind)
         ):
             raise TypeError
-        for place in range(kind.num_fields):
-            child = kind.field(place).type
+        for index in range(kind.num_fields):
+            child = kind.field(index).type
             if not _is_nested(child) and (
                 pa.types.is_dictionary(child)
                 or pa.types.is_run_end_encoded(child)
@@ -326,9 +326,9 @@ def _weight(column: Column) -> int:
     nested: Any = column
     weight = len(column) * _OBJECT_BYTES
     if pa.types.is_struct(kind):
-        names = [kind.field(place).name for place in range(kind.num_fields)]
+        names = [kind.field(index).name for index in range(kind.num_fields)]
         weight += len(column) * sum(len(name.encode()) + _OBJECT_BYTES for name in names)
-        children = [nested.field(place) for place in range(kind.num_fields)]
+        children = [nested.field(index) for index in range(kind.num_fields)]
     elif pa.types.is_map(kind):
         children = [nested.keys, nested.items]
     elif pa.types.is_nested(kind):

@@ -1,7 +1,7 @@
-"""The client of the source: a window in, batches of rows as sent out.
+"""The client of the source: it fetches the rows of a window, as batches.
 
-This module alone knows the source's API. Another source means other settings, or another module of
-this shape. `decoding` reads the bytes, and `defs/resources` starts a generator.
+Only this module knows the source's API. Another source needs other settings, or another module like
+this one. `decoding` reads the bytes, and `defs/resources` starts a generator.
 """
 
 from __future__ import annotations
@@ -47,53 +47,53 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 
-# A slice is held in memory until it is whole; in formats that stream, it is the unit of a retry.
+# A slice is in memory until it is complete. In formats that stream, retries repeat a slice.
 _SLICE_ROWS: Final = 1 << 19
 _FIRST_SLICE: Final = timedelta(minutes=1)
 _SHORTEST_SLICE: Final = timedelta(milliseconds=100)
 _LARGEST_STEP: Final = 8
-# With so many rows the fixed cost of a page is small.
+# Large enough for a small share of fixed cost per page.
 _PAGE_ROWS: Final = 25_000
-# Pages come one after the other, so that of one slice alone both sides would wait in turns; and the
-# last slices, which have the source for themselves, had better be short.
+# Pages of a slice come one after the other, so several slices are fetched at once. Short slices
+# keep all fetches busy until the end.
 _SLICES_OF_PAGES: Final = 3
 _SLICE_OF_PAGES_ROWS: Final = 1 << 17
 _EMPTY_PAGES: Final = 100
 _TIMES_BELIEVED: Final = 3
 _TIMES_AT_OTHER_ADDRESSES: Final = 2
-# So many answers may begin with the same row and be different answers.
+# Answers that may begin with the same row and still differ.
 _TIMES_ALIKE: Final = 4
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
-# Those whose values differ from row to row.
+# Columns whose values differ from row to row.
 _TELLING_COLUMNS: Final = [name for name in SENT_COLUMNS if name not in DICTIONARY_ENCODED_COLUMNS]
 _MARK: Final = f'{{"{UNREADABLE}":'
 _LOOK_AT_ITS_LOG: Final = "look at its log"
 _NOT_ITS_PAGES: Final = "look at what it sends, and at TXN_SOURCE_ITEMS"
 _OTHER_SERVICE: Final = (
     "GENERATOR_URL must name a service with the API of generator_service, or TXN_SOURCE_ settings"
-    " say how it is spoken to"
+    " describe its API"
 )
 
 
 @dataclass(frozen=True)
 class SourceApi:
-    """How a source is spoken to; the defaults are the generator's.
+    """The API of a source; the defaults are the generator's.
 
     In the paths, `{start}`, `{end}` and `{as_of}` stand for times (RFC 3339), `{format}` for the
-    format, and `{offset}` for the rows had so far; a path with `{offset}` is asked again until an
-    answer comes without rows.
+    format, and `{offset}` for the number of rows received so far. A path with `{offset}` is
+    requested until an answer has no rows.
 
     Attributes:
         format: `arrow`, `csv` or `ndjson` stream a window, `json` gives it in pages.
-        transactions: where the rows of a window are.
-        items: in a JSON page, the names under which its rows stand, joined by dots.
-        next: likewise for the address of the next page, which is relative to the page's own; null
-            or an empty text where there is none.
-        next_absent: `end` for a source that leaves `next` out on its last page, also where that is
-            the first; None for one that always has it, of which a page without it is no page.
-        totals: where the control totals of a window are; None for a source that states none.
-        description: where its OpenAPI description is; None for a source without.
-        watermark: where the end of the newest complete hour is; None to go by the clock.
+        transactions: the path of a window's rows.
+        items: the names on the way to the rows in a JSON page, joined by dots.
+        next: the names on the way to the next page's address, which is relative to the page's own.
+            On the last page it is null or an empty text.
+        next_absent: `end` for a source that leaves `next` out on its last page, also if that is the
+            first page; None for a source that always has it.
+        totals: the path of a window's control totals; None for a source that states none.
+        description: the path of its OpenAPI description; None for a source without one.
+        watermark: the path of the end of the newest complete hour; None to use the clock.
     """
 
     format: str = "arrow"
@@ -155,7 +155,7 @@ class Source:
     def __init__(
         self, url: str, api: SourceApi | None = None, limits: Limits | None = None
     ) -> None:
-        """Args: url: where it answers; api: how it is spoken to; limits: what it may take."""
+        """Args: url: its address; api: its API; limits: the limits on its answers."""
         self._api = api or SourceApi()
         self._transport = Transport(url.rstrip("/"), limits or Limits())
 
@@ -244,9 +244,9 @@ class Source:
     def batches(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
         """The rows of a window as sent, in the source's order.
 
-        The window is asked for in slices of time, each tried again by itself when its answer breaks
-        off, so that a fault costs a slice and never the window. A slice is as long as the rows of
-        the one before it suggest, and is fetched while that is taken.
+        The window is requested in slices of time. A slice whose answer breaks off is retried alone,
+        so that a fault never costs the window. The number of rows in a slice determines the length
+        of the next, which is fetched while the caller works on this one.
 
         Args:
             window: which.
@@ -277,7 +277,7 @@ class Source:
             start = end
 
         try:
-            # Of a source that is not ours, it is not known whether it knows shorter windows.
+            # Another source may not support windows shorter than an hour.
             ask(_FIRST_SLICE if self._api.totals else window.end - window.start)
             while fetched:
                 length, slice_ = fetched.popleft()
@@ -463,11 +463,11 @@ class _Answer:
 
     Attributes:
         batches: the rows.
-        named: the address of the next page that it has in its content, when that is a text.
-        says: what it has in that place, as `decoding.Page` has it.
-        link: the address of the next page that its headers have.
-        more: the name of what says besides that there is a next page, if anything does.
-        stated: how many rows it says that there are on all pages, and under which name.
+        named: the address of the next page in its content, if that is a text.
+        says: the kind of that member; see `decoding.Page`.
+        link: the address of the next page in its headers.
+        more: the name of another statement that there is a next page, if any.
+        stated: the number of rows of all pages, and the name that states it.
         size: its bytes.
     """
 
@@ -485,16 +485,16 @@ class _Answer:
 
 
 class _Seen:
-    """The answers that a slice has had, to notice one that comes again."""
+    """The answers of a slice, to detect one that comes again."""
 
     def __init__(self) -> None:
         self._answers = defaultdict[Any, list[list[pa.RecordBatch]]](list)
         self._beginnings = Counter[Any]()
 
     def times(self, batches: list[pa.RecordBatch]) -> int:
-        """How often an answer came with these rows, this one included; they are remembered.
+        """How often an answer had these rows, including this one; remembers them.
 
-        An answer that begins like several others is one of them that has grown in the meantime.
+        An answer that begins like several others counts as one of them, with rows added since.
         """
         batches = [batch for batch in batches if batch.num_rows]
         if not batches:
@@ -517,11 +517,11 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Doubt:
-    """Why an answer that is whole by HTTP's account may be less, or other, than was sent.
+    """Why an answer that is complete by HTTP's rules may be cut off or damaged.
 
     Attributes:
         fault: as the end of a sentence.
-        never_believed: only control totals can tell that it is whole.
+        never_believed: repeating it proves nothing; only control totals can.
     """
 
     fault: str
@@ -555,7 +555,7 @@ def _is_unreadable(batches: list[pa.RecordBatch]) -> bool:
 
 
 def _no_row(wire: str, batches: list[pa.RecordBatch]) -> str | None:
-    """The fault of an answer whose end is no row: so a source says that it failed on the way."""
+    """The fault of an answer that ends in no row, as when a source fails while it sends."""
     some = [batch for batch in batches if batch.num_rows]
     if not some:
         return None
@@ -581,7 +581,7 @@ def _digest(batch: pa.RecordBatch) -> int:
 
 
 def _filled(path: str, **values: datetime | str | int) -> str:
-    """A path with its places filled in, as a query needs it."""
+    """A path with its placeholders replaced by quoted values."""
     return path.format_map(
         {
             name: quote(iso(value) if isinstance(value, datetime) else str(value), safe="")

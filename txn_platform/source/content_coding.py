@@ -1,4 +1,4 @@
-"""Content codings of HTTP (RFC 9110, 8.4): compressed bytes in, the bytes that were compressed out.
+"""Content codings of HTTP (RFC 9110, 8.4): from compressed bytes to the original bytes.
 
 A coding is read to its own end. Content that stops earlier broke off, whatever its length says.
 """
@@ -46,7 +46,7 @@ def decoded(content: io.RawIOBase, codings: Sequence[str]) -> io.RawIOBase:
     """Content without its codings.
 
     Args:
-        content: as it was sent; its `read` gives fewer bytes than asked for only at the end.
+        content: the sent bytes; its `read` returns fewer than requested only at the end.
         codings: as `codings_in` gives them.
 
     Returns:
@@ -88,16 +88,16 @@ class _Zlib(_Decoded):
                 self._sent = self._content.read(_PIECE_BYTES) or b""
             if self._inflater is None:
                 self._inflater = self._new_inflater()
-            # Without more to feed, it may still hold back what did not fit before.
-            had = self._sent
+            # Without new input it may still hold output that did not fit before.
+            fed = self._sent
             try:
-                piece: bytes = self._inflater.decompress(had, max(0, size))
+                piece: bytes = self._inflater.decompress(fed, max(0, size))
             except zlib.error:
                 raise UnreadableError(_SPOILT) from None
             self._sent = self._inflater.unconsumed_tail
             if self._inflater.eof:
                 self._end_member(self._inflater.unused_data)
-            elif not piece and not had:
+            elif not piece and not fed:
                 raise UnreadableError(_BROKE_OFF)
             if piece:
                 return piece
@@ -142,7 +142,7 @@ class _Streamed(_Decoded):
 
 
 class _Counted(_Decoded):
-    """Content, and how far it was read."""
+    """Content, and how much of it was read."""
 
     def __init__(self, content: io.RawIOBase) -> None:
         super().__init__()

@@ -59,15 +59,15 @@ _CHUNK_BYTES: Final = 1 << 22
 _SMALLEST_BLOCK: Final = 1 << 18
 _USUAL_COLUMNS: Final = 64
 _LONGEST_HEADER: Final = 1 << 20
-# So many rows are put together at least: fewer cost more for each batch, more leave the cache.
+# Smaller batches have a higher cost each; larger ones leave the processor's cache.
 _GATHERED_ROWS: Final = 1 << 17
 _GATHERED_COLUMNS: Final = 1 << 14
-# Lines are read by so many at a time, each of which may be a row.
+# Lines that are decoded at a time.
 _BLOCK_LINES: Final = 1 << 16
-# The envelope of a page becomes Python objects, which are many times as large.
+# The envelope of a page becomes Python objects, which are many times larger.
 _LONGEST_ENVELOPE: Final = 1 << 20
 
-# First bytes of files in other formats than the ones that are asked for.
+# The first bytes of other formats.
 _BEGINNINGS: Final = {
     b"ARROW1": "an Arrow file",
     b"FEA1": "a Feather file",
@@ -92,7 +92,7 @@ _EXPECTED: Final = {
 _REQUIRED: Final = frozenset(REQUIRED_COLUMNS)
 _FAILURES: Final = frozenset({"error", "fail", "failed", "failure", "timeout"})
 _FAILED_STATUSES: Final = range(400, 600)
-# How a page says that there is another one, besides with its address.
+# Members by which a page says that there is another page, besides its address.
 _STATES_MORE: Final = frozenset(
     {"hasmore", "hasnext", "hasnextpage", "istruncated", "more", "truncated"}
 )
@@ -119,11 +119,11 @@ def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
 
     Args:
         body: a file of bytes.
-        budget: what the rows may take.
+        budget: the memory that the rows may use.
 
     Raises:
         UnreadableError: it is no whole stream.
-        RefusedError: it has columns that cannot be taken.
+        RefusedError: it has columns that cannot be read.
         TooLargeError: it takes too much memory.
     """
     budget = budget or Budget()
@@ -142,12 +142,12 @@ def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
                 rows += batch.num_rows
                 some |= bool(rows)
                 if rows >= _GATHERED_ROWS or len(gathered) * len(names) >= _GATHERED_COLUMNS:
-                    yield _believed(gathered, texts, budget)
+                    yield _as_text_batch(gathered, texts, budget)
                     gathered, rows = [], 0
             if not some:
                 _require_columns(names)
             if gathered:
-                yield _believed(gathered, texts, budget)
+                yield _as_text_batch(gathered, texts, budget)
     except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         raise UnreadableError("is no whole Arrow stream of text") from None
 
@@ -189,11 +189,11 @@ def _require_once(names: Sequence[str], what: str) -> None:
 def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
     """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
 
-    A line with another number of fields is kept as unreadable, in its place.
+    A line with another number of fields is kept as an unreadable row.
 
     Args:
         body: a buffered file of bytes.
-        budget: what the rows may take.
+        budget: the memory that the rows may use.
 
     Raises:
         UnreadableError: it is no CSV in UTF-8, or has no header line of different names.
@@ -203,14 +203,14 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
     names = _header(body.readline(_LONGEST_HEADER))
     lines = _Lines(budget)
     text = _Utf8(body)
-    # A field of a byte becomes many times as much.
+    # A field of one byte needs many times as much memory.
     largest = min(_CHUNK_BYTES, budget.most_bytes // 32)
     block = max(_SMALLEST_BLOCK, largest // (1 + len(names) // _USUAL_COLUMNS))
     some = False
     try:
         reader = pa_csv.open_csv(
             cast("Any", text),
-            # Only one thread knows the number of a broken line.
+            # With several threads Arrow does not know the numbers of broken lines.
             read_options=pa_csv.ReadOptions(
                 column_names=names, block_size=block, use_threads=False
             ),
@@ -227,7 +227,7 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
         )
         for batch in reader:
             some |= bool(batch.num_rows)
-            budget.take(batch.num_rows, batch.nbytes, sent=text.taken())
+            budget.take(batch.num_rows, batch.nbytes, sent=text.read_since())
             yield lines.in_place(landed(names, batch.columns, batch.num_rows, budget))
     except pa.ArrowInvalid as error:
         if "Empty CSV" not in str(error):
@@ -267,11 +267,11 @@ def _too_many_columns() -> RefusedError:
 
 
 class _Lines:
-    """The lines of a CSV that have another number of fields, until they are put into their places.
+    """The lines of a CSV that have another number of fields, until they are put back in order.
 
     Attributes:
-        broken: number and text of those that are not in place yet.
-        refused: why no more of them are taken.
+        broken: number and text of those that are not back in order yet.
+        refused: why no more of them are kept.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -281,7 +281,7 @@ class _Lines:
         self.refused: TooLargeError | None = None
 
     def keep(self, row: pa_csv.InvalidRow) -> Literal["skip", "error"]:
-        # An exception would not find its way through Arrow.
+        # Arrow would swallow an exception.
         try:
             self._budget.take(1, len(row.text), sent=len(row.text) + 1)
         except TooLargeError as error:
@@ -299,8 +299,8 @@ class _Lines:
             self._passed += rows.num_rows
             return rows
         numbers = np.array([number for number, _ in self.broken])
-        places = np.arange(self._passed, self._passed + rows.num_rows + len(numbers))
-        good = places[~np.isin(places, numbers)][: rows.num_rows]
+        indices = np.arange(self._passed, self._passed + rows.num_rows + len(numbers))
+        good = indices[~np.isin(indices, numbers)][: rows.num_rows]
         end = good[-1] + 1 if rows.num_rows else numbers[-1] + 1
         here = int(np.searchsorted(numbers, end))
         found = RowByRow()
@@ -331,15 +331,15 @@ class _Utf8(io.RawIOBase):
         content = self._body.read(size)
         self._sent += len(content)
         text = self._rest + content if self._rest else content
-        # A character of several bytes may go on in what is read next.
+        # The next bytes may hold the rest of a character.
         end = _last_character(text) if content else len(text)
         if not is_utf8(memoryview(text)[:end]):
             raise UnreadableError("is no CSV in UTF-8")
         self._rest = text[end:]
         return content
 
-    def taken(self) -> int:
-        """How many bytes were read since this was asked last."""
+    def read_since(self) -> int:
+        """How many bytes were read since the last call."""
         sent, self._sent = self._sent, 0
         return sent
 
@@ -379,7 +379,7 @@ def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
 
     Args:
         body: a file of bytes.
-        budget: what the rows may take.
+        budget: the memory that the rows may use.
 
     Raises:
         UnreadableError: its last line does not end.
@@ -395,7 +395,7 @@ def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
         first = False
         whole, newline, rest = (rest + chunk).rpartition(b"\n")
         if newline:
-            # Of short lines there may be very many, each of which becomes an object.
+            # Very many short lines would become very many objects.
             few = len(whole) // 2 * _ELEMENT_BYTES <= budget.left // 4
             for lines in [whole] if few else _blocks(whole):
                 yield _objects(lines, budget)
@@ -426,11 +426,11 @@ class Page(NamedTuple):
     """A JSON page of rows.
 
     Attributes:
-        rows: what it holds.
-        following: what it has where the next page's address should be, when that is a text.
-        says: whether it has a text there, null, something that is neither, or no such member.
-        more: the name of another member that says that there is a next page, if it has one.
-        stated: how many rows it says that all pages have together, and under which name.
+        rows: its rows.
+        following: the address of the next page, if it has one as text.
+        says: whether the member of that address is a text, null, neither, or absent.
+        more: the name of another member that says that there is a next page, if any.
+        stated: the number of rows of all pages together, and the member that states it.
     """
 
     rows: pa.RecordBatch
@@ -445,14 +445,14 @@ def page(
 ) -> Page:
     """A JSON page's rows and the address of the next, each found at a path of names.
 
-    A member that has the whole path for its name, joined by dots, is taken before one within
+    A member that has the whole path for its name, joined by dots, comes before one within
     another.
 
     Args:
         content: the page.
         items: where its rows are.
         following: where the address of the next page is.
-        budget: what the rows may take.
+        budget: the memory that the rows may use.
 
     Raises:
         UnreadableError: the page is not JSON, has no list where its rows should be, or states a
@@ -471,7 +471,7 @@ def page(
     if strict is None:
         span = _search(content, 0, len(content), items)
     else:
-        start = _place(strict) - _place(content)
+        start = _address_of(strict) - _address_of(content)
         span = start, start + len(cast("Any", strict))
     if span is None and len(content) > _LONGEST_ENVELOPE:
         raise no_page
@@ -528,7 +528,7 @@ def _require_no_failure(name: str, value: Any) -> None:
 
 
 def _plain(name: str) -> str:
-    """A name without what differs from style to style (`has_more`, `hasMore`, `HasMore`)."""
+    """A name without the differences of style between `has_more`, `hasMore` and `HasMore`."""
     return name.replace("_", "").replace("-", "").lower()
 
 
@@ -577,15 +577,15 @@ def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
     return parsed(text)
 
 
-def _place(content: Any) -> int:
-    """Where bytes are in memory."""
+def _address_of(content: Any) -> int:
+    """The address of bytes in memory."""
     return np.frombuffer(content, np.uint8).ctypes.data
 
 
 @lru_cache(maxsize=64)
 def _members(names: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
     """Finds members of an object by their names, and makes nothing of the others."""
-    fields = {f"member_{place}": name for place, name in enumerate(names)}
+    fields = {f"member_{index}": name for index, name in enumerate(names)}
     kind = msgspec.Raw | msgspec.UnsetType
     struct = msgspec.defstruct(
         "_Members", [(field, kind, msgspec.UNSET) for field in fields], rename=fields
@@ -600,8 +600,8 @@ def _find(content: bytes | msgspec.Raw, path: Sequence[str]) -> msgspec.Raw | No
         found = _members(tuple(".".join(names) for names in beginnings)).decode(content)
     except (msgspec.DecodeError, RecursionError):
         return None
-    for place, names in enumerate(beginnings):
-        value = getattr(found, f"member_{place}")
+    for index, names in enumerate(beginnings):
+        value = getattr(found, f"member_{index}")
         if value is not msgspec.UNSET:
             within = _find(value, path[len(names) :]) if len(names) < len(path) else value
             if within is not None:
@@ -690,7 +690,7 @@ def _is_json(element: bytes) -> bool:
 def _objects(lines: bytes, budget: Budget) -> pa.RecordBatch:
     """Lines, each of which should be a JSON object."""
     rows: list[msgspec.Raw] | None = None
-    # The decoder does not look at what is between quotes.
+    # The decoder does not validate UTF-8 within strings.
     if is_utf8(lines):
         with suppress(msgspec.DecodeError, RecursionError):
             rows = _VALUE.decode_lines(lines)
@@ -704,18 +704,18 @@ def _objects(lines: bytes, budget: Budget) -> pa.RecordBatch:
     return odd_rows_of(texts, budget)
 
 
-def _believed(
+def _as_text_batch(
     batches: list[pa.RecordBatch], texts: Mapping[str, AsText], budget: Budget
 ) -> pa.RecordBatch:
-    """Batches of a stranger as one.
+    """Untrusted batches as one batch of text.
 
     Args:
         batches: the next of a stream, at least one.
         texts: makes text of each column, by name.
-        budget: what the rows may take.
+        budget: the memory that the rows may use.
 
     Raises:
-        pa.ArrowInvalid: their offsets, indices or texts are not what they should be.
+        pa.ArrowInvalid: their offsets, indices or texts are invalid.
     """
     table = pa.Table.from_batches(batches)
     columns = [

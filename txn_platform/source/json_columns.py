@@ -1,8 +1,8 @@
-"""JSON objects that are written alike, read column by column.
+"""JSON objects of the same shape, read column by column.
 
-With a Python object for every value a row costs ten times as much as with numpy's steps over the
-bytes of all rows. Only what is proven to have its values where they are looked for is read; the
-rest is left to the caller, and so is whether the rows are JSON at all.
+Arrays of the bytes of all rows are ten times as fast as a Python object for each value. A row is
+read only if its values are proven to be at the expected indices. The caller reads the other rows,
+and knows that all rows are valid JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     type Flags = NDArray[np.bool_]
     type Bytes = NDArray[np.uint8]
-    # Places in the text, or in a list of such.
-    type Places = NDArray[np.int64]
+    # Indices of bytes in the text, or of such indices in a list.
+    type Indices = NDArray[np.int64]
 
 _SPACE, _QUOTE, _COLON, _BACKSLASH, _NULL = b' ":\\n'
-# So many that their bytes and places stay in the processor's cache.
+# A block's bytes and indices stay in the processor's cache.
 _BLOCK_ROWS: Final = 2_048
 _BLOCK_BYTES: Final = 1 << 21
 _NONE: Final = np.empty(0, np.int64)
@@ -38,25 +38,25 @@ _BARE: Final = np.isin(np.arange(256), np.frombuffer(b"-0123456789tfn", np.uint8
 
 def read_alike(
     rows: Sequence[msgspec.Raw],
-    lengths: Places,
+    lengths: Indices,
     like: bytes,
     names: Sequence[str],
     text_of: Callable[[bytes], str | None],
 ) -> tuple[pa.Table, Flags]:
-    """Read the rows that are flat objects of the same fields in the same order as a given one.
+    """Read the rows that are flat objects with the same fields in the same order as a given row.
 
-    They have no blanks, or one behind every colon and every comma.
+    They have no blanks, or one after every colon and every comma.
 
     Args:
         rows: n, each one valid JSON in UTF-8, without blanks around it.
-        lengths: of each of the n.
-        like: the one of them.
-        names: of its fields, none twice.
-        text_of: what a string, in its quotes, says that has a backslash in it.
+        lengths: the bytes of each row.
+        like: the given row.
+        names: the names of its fields, all different.
+        text_of: decodes a string, in its quotes, that has a backslash.
 
     Returns:
-        Columns of text, strings without their quotes and the rest as sent, of m rows; and n flags,
-        which rows these are.
+        Columns of m texts, strings without their quotes and other values as sent; and n flags that
+        mark these rows.
     """
     if not names:
         return pa.table({}), np.zeros(len(rows), np.bool_)
@@ -70,7 +70,7 @@ def read_alike(
     return pa.concat_tables(tables), np.concatenate(flags)
 
 
-def _blocks(lengths: Places) -> Iterator[slice]:
+def _blocks(lengths: Indices) -> Iterator[slice]:
     """Which rows to read together, one at least."""
     ends = np.cumsum(lengths)
     start = 0
@@ -84,7 +84,7 @@ def _blocks(lengths: Places) -> Iterator[slice]:
 
 def _read_block(
     rows: Sequence[msgspec.Raw],
-    lengths: Places,
+    lengths: Indices,
     names: Sequence[str],
     space: int,
     text_of: Callable[[bytes], str | None],
@@ -107,11 +107,11 @@ def _read_block(
     keys = keys[np.repeat(alike, counts)].reshape(-1, len(names))
     ends = ends[alike]
 
-    places = opening[keys]
-    starts = places + [len(name.encode()) + 3 + space for name in names]
-    stops = np.column_stack([places[:, 1:] - 1 - space, ends - 1])
+    indices = opening[keys]
+    starts = indices + [len(name.encode()) + 3 + space for name in names]
+    stops = np.column_stack([indices[:, 1:] - 1 - space, ends - 1])
     # A row must be heads and values in turn, and nothing else.
-    sound = places[:, 0] - 1 == ends - lengths[alike]
+    sound = indices[:, 0] - 1 == ends - lengths[alike]
     for head, start in zip(heads, starts.T, strict=True):
         sound &= _stands_at(data, start - len(head), head)
     strings = np.column_stack([keys[:, 1:], np.searchsorted(opening, ends)]) - keys - 1
@@ -132,37 +132,37 @@ def _heads(names: Sequence[str], space: int) -> list[bytes]:
     """The bytes before the value of each field."""
     blank = " " * space
     return [
-        f'{f",{blank}" if place else "{"}"{name}":{blank}'.encode()
-        for place, name in enumerate(names)
+        f'{f",{blank}" if index else "{"}"{name}":{blank}'.encode()
+        for index, name in enumerate(names)
     ]
 
 
-def _escaped(backslashes: Places) -> Places:
-    """The places of what is escaped: of backslashes in a row every second is so itself."""
+def _escaped(backslashes: Indices) -> Indices:
+    """The indices of escaped bytes; in a run of backslashes, every second one is escaped."""
     count = np.arange(backslashes.size)
     begins = np.diff(backslashes, prepend=-2) > 1
     begun = np.maximum.accumulate(np.where(begins, count, 0))
     return backslashes[(count - begun) % 2 == 0] + 1
 
 
-def _stands_at(data: Bytes, places: Places, wanted: bytes) -> Flags:
+def _stands_at(data: Bytes, indices: Indices, wanted: bytes) -> Flags:
     width = len(wanted)
     windows = np.ndarray((data.size - width + 1,), f"S{width}", data.data, strides=(1,))
-    return windows[places] == wanted
+    return windows[indices] == wanted
 
 
 def _cut(
     text: bytes,
-    edges: Places,
+    edges: Indices,
     is_null: Flags,
-    backslashes: Places,
+    backslashes: Indices,
     text_of: Callable[[bytes], str | None],
 ) -> list[pa.Array[Any]]:
-    """Cut the values out of the text: m rows of k fields, of each its start and its end."""
+    """The values of m rows of k fields; `edges` has the start and end of each."""
     rows, fields, _ = edges.shape
     offsets = np.append(edges.ravel(), len(text))
     _, checked = integers(offsets).cast(pa.int32()).buffers()
-    # Each value, and behind it what lies between it and the next.
+    # Values alternate with the bytes between them.
     pieces = pa.StringArray.from_buffers(
         2 * rows * fields, cast("pa.Buffer", checked), pa.py_buffer(text)
     )
@@ -170,13 +170,13 @@ def _cut(
     holders = holders[(holders >= 0) & (holders % 2 == 0)] // 2
     columns: list[pa.Array[Any]] = []
     for field in range(fields):
-        places = np.arange(2 * field, 2 * rows * fields, 2 * fields)
+        indices = np.arange(2 * field, 2 * rows * fields, 2 * fields)
         nulls = is_null[:, field]
-        column = pieces.take(integers(places, nulls if nulls.any() else None))
+        column = pieces.take(integers(indices, nulls if nulls.any() else None))
         here = holders[holders % fields == field] // fields
         if here.size:
-            said = [text_of(text[start - 1 : end + 1]) for start, end in edges[here, field]]
-            others = pl.Series(said, dtype=pl.String).to_arrow().cast(pa.string())
+            decoded = [text_of(text[start - 1 : end + 1]) for start, end in edges[here, field]]
+            others = pl.Series(decoded, dtype=pl.String).to_arrow().cast(pa.string())
             is_other = np.zeros(rows, np.bool_)
             is_other[here] = True
             column = pc.replace_with_mask(column, boolean(is_other), others)

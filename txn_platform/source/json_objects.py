@@ -1,4 +1,4 @@
-"""The structure of JSON texts without their values: names, members, elements.
+"""The structure of JSON texts: names, members and elements, without decoding their values.
 
 A parser makes an object for every value, and keeps the last of two members of one name without a
 word. Here only brackets, colons, commas and the ends of strings are looked for. Whether a text is
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)'
 _TOKEN: Final = re.compile(_STRING + rb"|[\[\]{}:,]", re.DOTALL)
-# The same, with an object or a list that has no other in it as one token.
+# The same, but an innermost object or list is one token.
 _FLAT: Final = re.compile(
     rb'[\[{][^\[\]{}"]*+(?:' + _STRING + rb'[^\[\]{}"]*+)*+[\]}]|' + _STRING + rb"|[\[\]{}:,]",
     re.DOTALL,
@@ -33,9 +33,9 @@ class Part(NamedTuple):
     """A member of an object, or an element of a list.
 
     Attributes:
-        name: the member's, in its quotes; empty for an element.
-        start: where its value begins.
-        end: where the value ends, with the blanks behind it.
+        name: the member's name, in its quotes; empty for an element.
+        start: the index at which its value begins.
+        end: the index at which its value and the blanks after it end.
     """
 
     name: bytes
@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 
 def parts(text: bytes, opening: int) -> Iterator[Part]:
-    """The members or elements of the object or list that opens at a place.
+    """The members or elements of the object or list that opens at an index.
 
     Raises:
         ValueError: it does not close.
@@ -52,21 +52,21 @@ def parts(text: bytes, opening: int) -> Iterator[Part]:
     name = b""
     depth, start = 1, opening + 1
     for token in _FLAT.finditer(text, start):
-        place, behind = token.span()
-        sign = text[place]
+        at, behind = token.span()
+        sign = text[at]
         if sign in _OPENING:
-            # One that is a token by itself closes as well.
-            depth += behind - place == 1
+            # An innermost object or list opens and closes in one token.
+            depth += behind - at == 1
         elif sign in _CLOSING:
             depth -= 1
             if not depth:
-                if text[start:place].strip():
-                    yield Part(name, start, place)
+                if text[start:at].strip():
+                    yield Part(name, start, at)
                 return
         elif depth == 1 and sign == _COLON:
-            name, start = text[start:place].strip(), behind
+            name, start = text[start:at].strip(), behind
         elif depth == 1 and sign == _COMMA:
-            yield Part(name, start, place)
+            yield Part(name, start, at)
             name, start = b"", behind
     raise ValueError
 
@@ -104,7 +104,7 @@ def repeats_a_name(text: bytes) -> bool:
 
 
 def is_too_deep(text: bytes) -> bool:
-    """Whether brackets are nested deeper than a parser of any version of Python follows them."""
+    """Whether brackets are nested too deeply for Python's parser, in any version."""
     depth = 0
     for token in _TOKEN.finditer(text):
         sign = token[0][0]
@@ -127,12 +127,12 @@ def without_repeats(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def unescaped(name: bytes) -> bytes:
-    """A name in its quotes, the same for the same name however it is escaped."""
+    """A name in its quotes, escaped in one way only."""
     if b"\\" not in name:
         return name
     try:
         return json.dumps(json.loads(name), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    except ValueError:  # It is no name, and the text is no JSON.
+    except ValueError:  # The text is no JSON.
         return name
 
 

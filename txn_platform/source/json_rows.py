@@ -1,8 +1,7 @@
-"""JSON objects as rows: those of the commonest shapes by columns, the others one by one.
+"""JSON objects as rows: the most common shapes column by column, the others one by one.
 
-Nothing is interpreted: a number keeps its digits, and what is nested stays as it was sent. A row
-with two fields of one name has the last one's value, as parsers give it, and the whole row beside
-it.
+Values are not interpreted: a number keeps its digits, and nested values stay as sent. A row with
+two fields of one name has the value of the last, as in other parsers, and is also kept as a whole.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BLANK_BEHIND_A_STRING: Final = re.compile(rb'"[ \t\r\n]')
 _SHAPES_TRIED: Final = 4
-# A longer row is read by itself, and its names are counted before they are made into objects.
+# A longer row is read alone, and its names are counted before they become objects.
 _LONG_ROW: Final = 1 << 16
-# Longer, a row that only Python's parser reads would take too much memory as objects.
+# Beyond this, a row that only Python's parser can read would take too much memory.
 _LONGEST_ODD_ROW: Final = 1 << 20
 
 # Each value as the bytes that were sent.
@@ -42,7 +41,7 @@ _ROW: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Digits(str):
-    """A JSON number as it was sent."""
+    """A JSON number as sent."""
 
     __slots__ = ()
 
@@ -51,8 +50,8 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
     """Rows of valid JSON, in UTF-8.
 
     Args:
-        rows: n; their memory is taken already.
-        budget: says how long one may be.
+        rows: n rows, whose memory the budget has counted.
+        budget: limits the length of a row.
 
     Raises:
         msgspec.DecodeError: one is no object.
@@ -62,7 +61,7 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
     lengths = np.fromiter(map(len, cast("Any", rows)), np.int64, len(rows))
     _require_short(int(lengths.max(initial=0)), budget)
     done: list[pa.RecordBatch] = []
-    places: list[NDArray[np.int64]] = []
+    indices: list[NDArray[np.int64]] = []
     left = np.arange(len(rows))
     alone = left[lengths > _LONG_ROW]
     left = left[lengths <= _LONG_ROW]
@@ -70,8 +69,8 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
     for tried in range(_SHAPES_TRIED):
         if not left.size:
             break
-        some = [rows[place] for place in left] if len(left) < len(rows) else rows
-        # Another place each time: the first row may be one that is like no other.
+        some = [rows[index] for index in left] if len(left) < len(rows) else rows
+        # A row from another part each time, because the first may have a unique shape.
         like = some[len(some) * tried // _SHAPES_TRIED]
         names = list(_ROW.decode(like))
         unknown.update(names)
@@ -81,13 +80,13 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
         if len(batch) == len(rows):
             return batch
         done.append(batch)
-        places.append(left[alike])
+        indices.append(left[alike])
         left = left[~alike]
     left = np.concatenate([left, alone])
     found = RowByRow(unknown)
-    for place in left:
-        _add(found, bytes(rows[place]))
-    order = integers(np.argsort(np.concatenate([*places, left])))
+    for index in left:
+        _add(found, bytes(rows[index]))
+    order = integers(np.argsort(np.concatenate([*indices, left])))
     return as_batch(pa.Table.from_batches([*done, found.batch()]), SCHEMA).take(order)
 
 
@@ -152,7 +151,7 @@ def _add_odd(found: RowByRow, row: bytes, *, is_json: bool) -> None:
 
 
 def parsed(document: bytes) -> Any:
-    """A short JSON text, with numbers by their digits; also NaN. None for what is none."""
+    """A parsed JSON text, with numbers as `Digits`; NaN is allowed. None if it is no JSON."""
     if len(document) > _LONGEST_ODD_ROW:
         return None
     try:

@@ -74,7 +74,7 @@ class RowByRow:
     """A batch that is made of single rows."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        """Args: names: that other rows of the same answer have already."""
+        """Args: names: unknown names in other rows of the same answer."""
         self._rows: list[Mapping[str, str | None]] = []
         self._extra: list[str | None] = []
         self._unknown = set(names) - _SENT
@@ -84,7 +84,7 @@ class RowByRow:
 
         Args:
             fields: its texts, by name.
-            repeats: the row as it was sent, when it has two fields of one name.
+            repeats: the row as sent, if it has two fields of one name.
 
         Raises:
             RefusedError: the rows have too many unknown names.
@@ -95,7 +95,7 @@ class RowByRow:
         require_few_names(len(self._unknown))
         extra: dict[str, Any] = {name: fields[name] for name in unknown if fields[name] is not None}
         if repeats is not None:
-            # A list, so that it is not taken for a field of that name, which is text.
+            # A list, because a field of that name that the source sends is text.
             extra.pop(DUPLICATE_FIELD, None)
             extra = {DUPLICATE_FIELD: [repeats], **extra}
         self._extra.append(_ENCODER.encode(extra) if extra else None)
@@ -141,8 +141,8 @@ def _extra(fields: list[tuple[str, Any]], rows: int, budget: Budget | None) -> C
     if not fields:
         return pa.nulls(rows, pa.string())
     pairs = [
-        json.dumps(name, ensure_ascii=False) + ":" + _quoted(pl.col(str(place)))
-        for place, (name, _) in enumerate(fields)
+        json.dumps(name, ensure_ascii=False) + ":" + _quoted(pl.col(str(index)))
+        for index, (name, _) in enumerate(fields)
     ]
     if budget is not None:
         budget.take(0, sum(_growth(name, column, rows) for name, column in fields))
@@ -155,14 +155,14 @@ def _extra(fields: list[tuple[str, Any]], rows: int, budget: Budget | None) -> C
 
 
 def _growth(name: str, column: Any, rows: int) -> int:
-    """By how many bytes a column grows when its name and its text stand in every row."""
+    """By how many bytes a column grows if every row has its name and text."""
     names = (rows - column.null_count) * (len(name.encode()) + len('"":"",'))
     return names + (expanded_bytes(column) if pa.types.is_dictionary(column.type) else 0)
 
 
 def _objects(columns: list[Any], pairs: list[pl.Expr]) -> Column:
-    # By place: a frame has its own idea of columns without a name, or with a character of zeros.
-    texts = pl.DataFrame([_series(str(place), column) for place, column in enumerate(columns)])
+    # Named by index, because a frame handles empty names and names with U+0000 differently.
+    texts = pl.DataFrame([_series(str(index), column) for index, column in enumerate(columns)])
     some = texts.select(pl.any_horizontal(pl.all().is_not_null())).to_series()
     objects = texts.filter(some).select(
         "{" + pl.concat_str(pairs, separator=",", ignore_nulls=True) + "}"
@@ -179,7 +179,7 @@ def _series(name: str, column: Any) -> pl.Series:
 
 
 def _quoted(text: pl.Expr) -> pl.Expr:
-    """Text as JSON has it, null where there is none."""
-    # Of an object with one member, what is behind its name.
+    """Texts as JSON strings; null stays null."""
+    # Written as an object with one member, whose name is cut off.
     written = pl.struct(text.alias("")).struct.json_encode().str.slice(4).str.strip_suffix("}")
     return pl.when(text.is_not_null()).then(written)

@@ -1,7 +1,7 @@
 """Requests to the source over a network that breaks: time-outs, retries, bounds.
 
-An answer that breaks off is asked for again. One that goes beyond a bound is refused at once.
-`client` knows the addresses, and `decoding` the meaning of the bytes.
+An answer that breaks off is requested again. An answer beyond a bound is refused at once. `client`
+knows the addresses, and `decoding` reads the bytes.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _TAIL_BYTES: Final = 8
 _CONNECTIONS: Final = 16
 _LONGEST_CHUNK_LINE: Final = 1 << 12
 _LONGEST_SHOWN: Final = 40
-# All pages of a slice may take so many times as long as one answer.
+# The pages of a slice together may take this many times as long as one answer.
 _ANSWERS_OF_A_SLICE: Final = 12
 
-# Statuses of a moment: what is asked for may be there the next time (RFC 9110, RFC 8470, RFC 6585).
+# Temporary statuses: the next request may succeed (RFC 9110, RFC 8470, RFC 6585).
 _TRANSIENT: Final = frozenset({408, 425, 429})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # A chunk's size and its extensions (RFC 9112, 7.1).
@@ -82,16 +82,16 @@ class Limits:
     """The limits of a source: time, attempts and bytes.
 
     Attributes:
-        connect_seconds: for a connection to be made.
-        read_seconds: without a byte, when more is to come.
-        whole_seconds: for one answer, from the request to its last byte.
+        connect_seconds: to make a connection.
+        read_seconds: between two bytes.
+        whole_seconds: from the request to the last byte of its answer.
         backoff: how often a request is made again when its answer breaks off. Its longest pause
             also limits Retry-After.
-        document_bytes: of an answer that is not rows.
+        document_bytes: of an answer without rows.
         page_bytes: of a JSON page of rows, or of one message of an Arrow stream.
-        slice_bytes: of all answers that make up a slice of a window.
-        slice_pages: how many answers may make up a slice of a window.
-        inflation: how many times larger than on the wire what was sent compressed may become.
+        slice_bytes: of all answers of a slice of a window.
+        slice_pages: answers of a slice of a window.
+        inflation: how many times larger a compressed answer may become.
     """
 
     connect_seconds: float = 5.0
@@ -106,7 +106,7 @@ class Limits:
 
     @property
     def slice_seconds(self) -> float:
-        """For all answers that make up a slice of a window."""
+        """For all answers of a slice of a window."""
         return _ANSWERS_OF_A_SLICE * self.whole_seconds
 
 
@@ -115,10 +115,10 @@ class AbsentError(UserError):
 
 
 class Transport:
-    """Asks one source, from any number of threads at once."""
+    """Makes requests to one source; safe for any number of threads."""
 
     def __init__(self, url: str, limits: Limits) -> None:
-        """Args: url: where it answers, without a slash at its end; limits: what it may take."""
+        """Args: url: its address, without a slash at the end; limits: on its answers."""
         self.url = url
         self.limits = limits
         self._pool = pool_manager(
@@ -142,15 +142,15 @@ class Transport:
         most_bytes: int,
         hint: str = "look at its log",
     ) -> T:
-        """Ask until an answer comes whole, and return what `read` makes of it.
+        """Request an address until a complete answer comes, and return the result of `read`.
 
         Args:
-            address: what is asked for, as `address` or `followed` gives it.
-            read: reads the answer's content to its end; raises `UnreadableError` for what is to be
-                asked for again. Called once per attempt.
-            what: names it in messages.
+            address: a result of `address` or `followed`.
+            read: reads the answer's content to its end; raises `UnreadableError` if a retry may
+                help. Called once per attempt.
+            what: the name of the address in messages.
             most_bytes: how long the content may be.
-            hint: what to do when it can't be read.
+            hint: the remedy in the message if it can't be read.
 
         Raises:
             AbsentError: there is nothing at the address.
@@ -193,7 +193,7 @@ class Transport:
                 return "broke off"
 
     def stopped(self, what: str, fault: str) -> UserError:
-        """The error of an answer that goes beyond a bound, `fault`, in what is asked for."""
+        """The error of an answer beyond a bound, which `fault` describes."""
         return UserError(
             f"{self.url} was stopped: its answer for {what} {fault}: look at what it sends; if that"
             " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES"
@@ -227,7 +227,7 @@ class Transport:
         path = named.path
         if base.path and f"{base.path}{path}" == urlsplit(page).path:
             path = f"{base.path}{path}"
-        # Asked of the server that the setting names, however the page writes it.
+        # The request goes to the server of the setting, whatever the page's spelling of it.
         query = f"?{named.query}" if named.query else ""
         return f"{base.scheme}://{base.netloc}{path}{query}"
 
@@ -249,7 +249,7 @@ class Transport:
             raise self.too_slow(what, self.limits.whole_seconds) from None
 
     def too_slow(self, what: str, seconds: float) -> UserError:
-        """The error of answers for what is asked for that took longer than they may."""
+        """The error of answers that took too long."""
         return UserError(
             f"{self.url} was stopped: its answer for {what} took longer than {seconds:g} s; raise"
             " TXN_SOURCE_WHOLE_SECONDS if it is slow"
@@ -293,18 +293,18 @@ class Body(io.RawIOBase):
     """An answer's content, inflated, that must end within its bounds.
 
     Attributes:
-        is_empty: the answer is that there is no content (204).
-        is_delimited: HTTP or a content coding says where it ends, not the connection's end alone.
-        next_link: the address of a next page that a Link header names (RFC 8288), if any.
-        more: the header that says that there is a next page without its address, if there is one.
-        stated: how many rows a header says that there are on all pages, and which header.
-        size: bytes so far.
-        tail: the last eight of them, or fewer.
+        is_empty: whether the status says that there is no content (204).
+        is_delimited: whether HTTP or a content coding marks the end, not only the connection's end.
+        next_link: the address of the next page in a Link header (RFC 8288), if any.
+        more: the header that says that there is a next page without its address, if any.
+        stated: the number of rows of all pages in a header, and that header's name.
+        size: how many bytes were read.
+        tail: the last eight bytes read, or fewer.
     """
 
     def __init__(self, response: urllib3.HTTPResponse, most_bytes: int, limits: Limits) -> None:
         super().__init__()
-        # A reader that looks past the end must find it, not a closed file.
+        # A reader at the end must see the end, not a closed file.
         response.auto_close = False
         self._response = response
         self._most_bytes = most_bytes
@@ -315,7 +315,7 @@ class Body(io.RawIOBase):
         self.next_link = _next_link(response.headers.get("Link"))
         self.more = "X-Next-Page" if response.headers.get("X-Next-Page", "").strip() else None
         self.stated = _stated_rows(response.headers)
-        # Not compressed, a message is one piece: put together of several, it would be copied.
+        # An uncompressed message is read in one piece, to avoid a copy.
         self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
         self._content = decoded(_Sent(response, most_bytes), codings)
         self._ended = False
@@ -328,7 +328,7 @@ class Body(io.RawIOBase):
 
     @override
     def read(self, size: int | None = -1, /) -> bytes:
-        """So many bytes, fewer only at the end, or all of them."""
+        """The next `size` bytes, fewer only at the end; all bytes for -1."""
         if size is None or size < 0:
             left = self._most_bytes + 1
         elif size > self._limits.page_bytes:
@@ -348,7 +348,7 @@ class Body(io.RawIOBase):
         return len(piece)
 
     def _piece(self, size: int) -> bytes:
-        # One byte more than is allowed is enough to know.
+        # One byte beyond the limit is enough to detect it.
         size = min(size, self._piece_bytes, self._most_bytes - self.size + 1)
         piece = b"" if self._ended else self._content.read(size)
         self._ended = not piece
@@ -362,7 +362,7 @@ class Body(io.RawIOBase):
 
 
 class _Sent(io.RawIOBase):
-    """An answer's content as it was sent, within its bound."""
+    """An answer's content as sent, within its bound."""
 
     def __init__(self, response: urllib3.HTTPResponse, most_bytes: int) -> None:
         super().__init__()
@@ -372,14 +372,14 @@ class _Sent(io.RawIOBase):
     @override
     def read(self, size: int = -1, /) -> bytes:
         piece = self._response.read(size, decode_content=False)
-        # Compressed, it may be long and come to nothing.
+        # A long compressed answer may inflate to almost nothing.
         if self._response.tell() > self._most_bytes + _COMPRESSED_BYTES:
             raise _too_long(self._most_bytes)
         return piece
 
 
 class _FailedError(Exception):
-    """An answer with a status that may be another the next time."""
+    """An answer with a status that may be different the next time."""
 
     def __init__(self, status: int, after: float) -> None:
         super().__init__(status)
@@ -388,21 +388,21 @@ class _FailedError(Exception):
 
 
 class _BoundError(Exception):
-    """An answer goes beyond a bound; says which, as the end of a sentence."""
+    """An answer is beyond a bound; the message is the end of a sentence."""
 
 
 def _too_long(most_bytes: int) -> _BoundError:
     return _BoundError(f"is longer than {most_bytes:,} bytes")
 
 
-# The moment by which the answer to the request that this thread makes must be whole.
+# The time by which the answer to this thread's request must be complete.
 _DEADLINE: ContextVar[float] = ContextVar("_DEADLINE")
 
 
 class _Timed(io.RawIOBase):
-    """A socket's bytes, until a moment.
+    """A socket's bytes, until a deadline.
 
-    A socket's own time-out begins anew with every byte, so that a byte a second never ends.
+    A socket's own time-out starts again with every byte, so it allows a byte a second for ever.
     """
 
     def __init__(self, raw: io.RawIOBase, connection: socket.socket, deadline: float) -> None:
@@ -431,9 +431,9 @@ class _Timed(io.RawIOBase):
 
 
 class _Reply(http.client.HTTPResponse):
-    """An answer that is read until its deadline, wherever in it the reader is.
+    """An answer with a deadline for its status, headers and content.
 
-    Its framing is taken strictly: what http.client lets pass can hide that an answer was cut.
+    Its framing is checked strictly, because http.client accepts framing that hides a cut answer.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
@@ -445,7 +445,7 @@ class _Reply(http.client.HTTPResponse):
     def begin(self) -> None:
         super().begin()
         if self.length is None and not self.chunked:
-            # Said twice, it is one length; http.client would read until the connection ends.
+            # The same length twice is one length; http.client would read until the connection ends.
             stated = _lengths(self.headers.get_all("Content-Length", []))
             if len(stated) == 1 and (length := stated.pop()).isdecimal():
                 self.length = int(length)
@@ -508,7 +508,7 @@ def _is_delimited(response: urllib3.HTTPResponse) -> bool:
 def _next_link(header: str | None) -> str | None:
     """The target of the link to a next page in a Link header."""
     for target, parameters in _LINK.findall(header or ""):
-        # Some write apostrophes where the standard has quotes.
+        # Some servers write apostrophes where the standard has quotes.
         relations = " ".join(map("".join, _RELATIONS.findall(parameters))).replace("'", " ")
         if "next" in relations.lower().split():
             return target
@@ -516,7 +516,7 @@ def _next_link(header: str | None) -> str | None:
 
 
 def _stated_rows(headers: Mapping[str, str]) -> tuple[str, int] | None:
-    """How many rows a header says that there are on all pages, and which header."""
+    """The number of rows of all pages that a header states, and the header's name."""
     for name in ("X-Total-Count", "X-Total", "Total-Count"):
         text = headers.get(name, "").strip()
         if text.isascii() and text.isdecimal():
@@ -526,14 +526,14 @@ def _stated_rows(headers: Mapping[str, str]) -> tuple[str, int] | None:
 
 
 def _origin(address: SplitResult) -> tuple[str, str, int | None]:
-    """The origin of an address (RFC 6454), written in one way."""
+    """The origin of an address (RFC 6454), in one spelling."""
     host = (address.hostname or "").rstrip(".")
     port = address.port or _DEFAULT_PORTS.get(address.scheme)
     return address.scheme, host if host.isascii() else host.encode("idna").decode(), port
 
 
 def _seconds(retry_after: str) -> float:
-    """How long a Retry-After header asks to wait, as seconds or as a date; 0 when it does not."""
+    """How long a Retry-After header asks to wait, in seconds or as a date; 0 without one."""
     text = retry_after.strip()
     if text.isascii() and text.isdecimal():
         return float(text[:10])

@@ -52,23 +52,23 @@ def _replaced(stream: bytes, number: int, new: int, occurrence: int = 0) -> byte
 
 
 def test_rows_without_bytes_take_memory_all_the_same() -> None:
-    assert _measured(_stream([_batch(pa.nulls(_ROWS))])).taken == _ROWS * ROW_BYTES
+    assert _measured(_stream([_batch(pa.nulls(_ROWS))])).used == _ROWS * ROW_BYTES
     two = _stream([_batch(pa.nulls(_ROWS)), _batch(pa.nulls(3))])
-    assert _measured(two).taken == (_ROWS + 3) * ROW_BYTES
+    assert _measured(two).used == (_ROWS + 3) * ROW_BYTES
 
 
 @pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
 def test_a_text_takes_the_bytes_that_it_decodes_to(compression: str | None) -> None:
     stream = _stream([_batch(pa.array(["x" * _ROWS]))], compression=compression)
     # The text and two offsets, each buffer in units of 64 bytes at most.
-    assert _ROWS <= _measured(stream).taken <= _ROWS + 3 * 64
+    assert _ROWS <= _measured(stream).used <= _ROWS + 3 * 64
 
 
 def test_a_buffer_that_a_compressed_message_leaves_as_it_is_takes_its_length() -> None:
     stream = _stream([_batch(pa.array(["x" * _ROWS]))], compression="zstd")
     # The last one stands before the text; one before it is an offset.
     last = stream.count(struct.pack("<q", _ROWS)) - 1
-    assert _measured(_replaced(stream, _ROWS, -1, last)).taken < 1_000
+    assert _measured(_replaced(stream, _ROWS, -1, last)).used < 1_000
     with pytest.raises(UnreadableError, match="is no whole Arrow stream"):
         _measured(_replaced(stream, _ROWS, -2, last))
 
@@ -83,8 +83,8 @@ def test_values_of_a_dictionary_take_memory_and_additions_take_all_of_it_again()
         )
         for size in range(len(texts))
     ]
-    whole = _measured(_stream(batches[-1:])).taken
-    added = _measured(_stream(batches, emit_dictionary_deltas=True)).taken
+    whole = _measured(_stream(batches[-1:])).used
+    added = _measured(_stream(batches, emit_dictionary_deltas=True)).used
     assert 4_000 <= whole <= 4_000 + 500
     # One, two, three and four values: each addition makes a new dictionary.
     assert 10_000 <= added <= 10_000 + 4 * 500
