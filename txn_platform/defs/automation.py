@@ -1,6 +1,6 @@
 """Automation: windows by a schedule and a sensor, upkeep of the Delta table.
 
-All are off until somebody turns them on.
+All are off until a user turns them on.
 """
 
 import time
@@ -39,12 +39,12 @@ LAND_TRANSACTIONS: Final = dg.define_asset_job(
     description="Materializes each hour five minutes after it is over, unless that was done.",
 )
 def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Ask for the hour that is over, unless a run of it is on its way, or it is right already."""
+    """Request the hour that is over, unless it is right already or a run of it is in progress."""
     window = Window(full_hour(context.scheduled_execution_time) - WINDOW_LENGTH)
     key = window.partition_key
     tags = HOURS.get_tags_for_partition_key(key)
     request = dg.RunRequest(run_key=key, partition_key=key, tags=tags)
-    # Without an instance nothing is known of other runs.
+    # Without an instance there is no record of other runs.
     if context.instance_ref is None:
         return request
     if RunHistory.of(context.instance, [key], datetime.now(UTC))[key].unfinished:
@@ -57,7 +57,7 @@ def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReas
         source = generator.source_for_tick()
         totals = source.control_totals(window, datetime.now(UTC))
     except UserError:
-        # The run tries harder, and says what is wrong.
+        # The run has more retries, and reports the fault.
         return request
     if totals is None or published.totals is None:
         right = totals is published.totals
@@ -102,7 +102,7 @@ nightly_optimize = dg.ScheduleDefinition(
 def on_watermark(
     context: dg.SensorEvaluationContext, generator: GeneratorResource
 ) -> dg.SensorResult | dg.SkipReason:
-    """Compare the source with what is published, and ask for the windows that differ."""
+    """Compare the source with the publications, and request the windows that differ."""
     started = time.monotonic()
     try:
         before = Cursor.parse(context.cursor)
@@ -112,11 +112,11 @@ def on_watermark(
         return dg.SkipReason(str(error))
     if outcome is None:
         return dg.SkipReason("the source has no complete hour yet")
-    said = [f"{key} could not be looked at: {why}" for key, why in outcome.unanswered.items()]
-    for line in said:
+    unanswered = [f"{key} could not be looked at: {why}" for key, why in outcome.unanswered.items()]
+    for line in unanswered:
         context.log.warning(line)
     return dg.SensorResult(
         run_requests=outcome.requests,
-        skip_reason=None if outcome.requests or not said else "; ".join(said[:3]),
+        skip_reason=None if outcome.requests or not unanswered else "; ".join(unanswered[:3]),
         cursor=outcome.cursor.to_text(),
     )

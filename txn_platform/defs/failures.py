@@ -1,4 +1,4 @@
-"""How a step fails for a reason that a user can fix: one message, in the run and on the console.
+"""Failures of steps that a user can fix: one message, in the run and on the console.
 
 Errors of other kinds are bugs and keep their tracebacks.
 """
@@ -13,7 +13,7 @@ from txn_platform.errors import UserError
 
 
 def failure(message: str) -> dg.Failure:
-    """A failure of the step that trying again won't fix.
+    """A failure of the step that a retry would not fix.
 
     Dagster prints the stack of every failure, and has no switch for it. Here the stack says
     nothing that the message does not, so it is left out until `with_tracebacks` ends.
@@ -33,7 +33,7 @@ def failing_for_users() -> Generator[None]:
 
 @contextmanager
 def with_tracebacks() -> Generator[None]:
-    """Have tracebacks printed again after it, whatever happened within: the span of a run."""
+    """Restore tracebacks at the end of a run, also after an exception."""
     try:
         yield
     finally:

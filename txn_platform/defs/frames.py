@@ -1,6 +1,6 @@
 """Frames that users' assets return, as record batches that Parquet keeps as they are.
 
-A frame comes back from the lake with the values that it had, or is refused in one sentence.
+A frame comes back from the lake with the same values, or is refused in one sentence.
 """
 
 import sys
@@ -21,14 +21,14 @@ _UNKEPT_BY_ARROW: Final = frozenset({pl.Object, pl.Int128, pl.UInt128})
 def batches_of(returned: object) -> pa.RecordBatchReader:
     """The rows of a frame, a table or a reader, with the schema that Parquet keeps of theirs.
 
-    Of a pandas frame a named index becomes a column. So does one without a name, as
-    `__index_level_0__`, unless it only numbers the rows (a `RangeIndex`).
+    The index of a pandas frame becomes a column: under its name, or as `__index_level_0__` without
+    one. A `RangeIndex` without a name is left out.
 
     Raises:
         UserError: it is no table, or one that Parquet can't keep.
     """
     if isinstance(returned, pl.LazyFrame):
-        # Outside of what follows: an error of the plan is its author's to see, whole.
+        # Before the `with`, so that the author of the plan sees its errors as they are.
         returned = returned.collect()
     with explained_writes():
         reader = _reader(returned)
@@ -39,8 +39,8 @@ def batches_of(returned: object) -> pa.RecordBatchReader:
 def kept_schema(schema: pa.Schema) -> pa.Schema:
     """The schema that a Parquet file of these columns has when it is read.
 
-    It differs in types that Parquet has no equal of, as dictionaries of large text, or seconds;
-    their values are the same.
+    It differs in types that Parquet does not have, such as dictionaries of large text, or seconds.
+    The values are the same.
 
     Raises:
         UserError: Parquet has no column for one of them.
@@ -53,7 +53,7 @@ def kept_schema(schema: pa.Schema) -> pa.Schema:
 
 @contextmanager
 def explained_writes() -> Generator[None]:
-    """Put into words that a frame can't be kept.
+    """Explain why a frame can't be kept.
 
     Raises:
         UserError: it can't.
@@ -73,9 +73,9 @@ def explained_writes() -> Generator[None]:
 
 
 def is_of_pandas(kind: type) -> bool:
-    """Whether a class is pandas' frame: nobody has one who has not imported pandas.
+    """Whether a class is pandas' frame, without importing pandas.
 
-    To import it for the question takes a tenth of a small run.
+    The import takes a tenth of a small run, and pandas' frames exist only after it.
     """
     frame = getattr(sys.modules.get("pandas"), "DataFrame", None)
     return frame is not None and issubclass(kind, frame)
@@ -106,14 +106,14 @@ def _of_polars(frame: pl.DataFrame) -> pa.RecordBatchReader:
         for part in _polars_types(kind):
             for field in part.fields if isinstance(part, pl.Struct) else []:
                 _require_name(field.name)
-        # Of Python objects, Arrow would take the addresses for the values.
+        # For Python objects, Arrow would write their addresses.
         if _UNKEPT_BY_ARROW.intersection(part.base_type() for part in _polars_types(kind)):
             raise _unkept(name, str(kind))
     return frame.to_arrow().to_reader()
 
 
 def _polars_types(kind: Any) -> Iterator[Any]:
-    """A type and all that it is made of."""
+    """A type and all types within it."""
     yield kind
     if isinstance(kind, pl.List | pl.Array):
         yield from _polars_types(kind.inner)
@@ -132,18 +132,18 @@ def _of_pandas(frame: Any) -> pa.Table:
             f"the lake keeps columns whose names are text, not {strange[0]!r}: rename the frame's"
             " columns (and its index)"
         )
-    # Arrow leaves out the name of an index that a column has too.
+    # Arrow drops the name of an index if a column has the same name.
     _require_distinct(names)
     try:
         table = pa.Table.from_pandas(frame, preserve_index=not numbered)
     except (TypeError, ValueError, OverflowError, pa.ArrowNotImplementedError) as error:
-        # Arrow's first words are on a value, its last ones on the column.
+        # The first argument names a value, the last one the column.
         reason = str(error.args[-1]).partition("\n")[0].rstrip(".")
         raise UserError(
             f"the lake can't keep this pandas frame: {reason}. Give the column values of one type"
             " that Parquet has"
         ) from None
-    # With pandas' own metadata a column would be an index again for pandas alone.
+    # With pandas' metadata, a column would be an index again, but only for pandas.
     return table.replace_schema_metadata(None)
 
 
@@ -158,14 +158,14 @@ def _require_columns(schema: pa.Schema) -> None:
 
 
 def _arrow_types(kind: Any) -> Iterator[Any]:
-    """A type and all that it is made of."""
+    """A type and all types within it."""
     yield kind
-    for place in range(kind.num_fields):
-        yield from _arrow_types(kind.field(place).type)
+    for index in range(kind.num_fields):
+        yield from _arrow_types(kind.field(index).type)
 
 
 def _is_read_by_polars(kind: Any) -> bool:
-    """Whether polars, and Arrow, read what Arrow writes of a type: of these they do not."""
+    """Whether polars and Arrow can read the files that Arrow writes of a type."""
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     if isinstance(kind, pa.BaseExtensionType) and kind.extension_name == "pandas.interval":
@@ -176,7 +176,7 @@ def _is_read_by_polars(kind: Any) -> bool:
 
 
 def _require_name(name: str) -> None:
-    # polars panics at it, whether it writes or reads.
+    # polars panics at U+0000 in a name.
     if "\0" in name:
         raise UserError(
             f"the lake keeps columns and fields without U+0000 in their names, not {name!r}:"

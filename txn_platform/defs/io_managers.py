@@ -25,9 +25,9 @@ from txn_platform.lake.staging import Staged
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
-# An asset with this metadata is committed to the Delta table too, when there is one.
+# An asset with this metadata is also committed to the Delta table, if there is one.
 IN_DELTA: Final = "in_delta_table"
-# An input with this metadata gets those of its partitions that exist; the name is Dagster's own
+# An input with this metadata gets the existing partitions only. The name is Dagster's own
 # (`UPathIOManager`).
 ALLOW_MISSING: Final = "allow_missing_partitions"
 
@@ -38,7 +38,7 @@ _NAMED: Final = 5
 class LakeIOManager(dg.ConfigurableIOManager):
     """Keeps every asset's partition as one Parquet object.
 
-    Takes what an asset returns: a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
+    An asset may return a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
     `pa.RecordBatchReader` or `pd.DataFrame`; of a run over several partitions, a mapping from each
     of their keys to one of these. `layout` has the keys.
 
@@ -80,7 +80,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
             )
 
     def _store(self, context: dg.OutputContext, returned: object, key: str) -> dict[str, Any]:
-        """Put a table at a key; what there is to say of the object."""
+        """Write a table to a key, and return the metadata of the object."""
         if isinstance(returned, Staged):
             return self._publish(context, returned, key)
         reader = batches_of(returned)
@@ -110,7 +110,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         if delta is None:
             return _described(self.lake.lake.publish(staged, key, clear_cards=clear_cards), staged)
         delta.require_usable()
-        # Opened before it is moved: both get the same rows, whoever else runs the window.
+        # Opened before it is moved: both get the same rows, even if another run publishes too.
         with pq.ParquetFile(staged.path, memory_map=True) as file:
             stored = self.lake.lake.publish(staged, key, clear_cards=clear_cards)
             committed = delta.commit(file, window_of_key(key), staged.sha256)
@@ -122,7 +122,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     @override
     def load_input(self, context: dg.InputContext) -> Any:
-        """The input as its annotation asks for it; None when it has no partitions."""
+        """The input as the type of its annotation; None if it has no partitions."""
         with failing_for_users():
             kind, apart, optional = _wanted(context.dagster_type.typing_type)
             objects = self._existing(context, _objects(context))
@@ -141,7 +141,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
             )
 
     def _existing(self, context: dg.InputContext, objects: dict[str, str]) -> dict[str, str]:
-        """The objects of an input that there are.
+        """The existing objects of an input.
 
         Raises:
             UserError: there is not each of them, and the input does not allow it. One alone is
@@ -215,7 +215,7 @@ def _differing(context: dg.InputContext, kind: type) -> UserError:
 
 
 def _wanted(annotation: Any) -> tuple[Any, bool, bool]:
-    """The kind that an annotation asks for, whether partition by partition, whether None goes."""
+    """The type in an annotation, whether it is by partition, and whether None is allowed."""
     if get_origin(annotation) in {Union, UnionType}:
         kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
         if len(kinds) == 1:
@@ -255,7 +255,7 @@ def _described(stored: StoredObject, staged: Staged) -> dict[str, Any]:
         "dagster/uri": dg.MetadataValue.text(stored.uri),
         "dagster/partition_row_count": staged.rows,
         "size_bytes": stored.size,
-        # Which run's object is at the address: the store keeps the same digest with it.
+        # Identifies the object: the store keeps the same digest with it.
         "sha256": staged.sha256,
         **({"superseded": True} if stored.superseded else {}),
         **({"unchanged": True} if stored.unchanged else {}),
@@ -267,7 +267,7 @@ def _name(context: dg.OutputContext | dg.InputContext) -> str:
 
 
 def _objects(context: dg.OutputContext | dg.InputContext) -> dict[str, str]:
-    """The objects that a context speaks of, by partition; by nothing where there are none."""
+    """The keys of a context's objects by partition; by None for an asset without partitions."""
     if not context.has_asset_key:
         raise UserError("the lake keeps assets, not what other ops return: use another IO manager")
     asset = context.asset_key.path

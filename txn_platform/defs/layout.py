@@ -1,4 +1,4 @@
-"""Where the lake keeps a partition of an asset, whatever its partitions definition is.
+"""The lake's key for a partition of an asset, for every kind of partitions definition.
 
 The platform's own hours and assets without partitions are `lake.object_key`'s matter; their keys
 are the same here.
@@ -19,9 +19,9 @@ _FOLDER_OF_SCHEDULE: Final = {
     "WEEKLY": "event_week=%Y-%m-%d",
     "MONTHLY": "event_month=%Y-%m",
 }
-# All others stand for something in a path, a pattern, an address or a partition of Hive's.
+# All other characters have a meaning in a path, a pattern, an address or a Hive partition.
 _UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_.\- ]")
-# A file system takes 255 bytes for a name.
+# File systems allow 255 bytes for a name.
 _LONGEST_SEGMENT: Final = 200
 _KEPT_OF_LONG: Final = 120
 
@@ -39,7 +39,7 @@ def partition_key_of_object(
 
     Args:
         asset: the components of the asset's name.
-        definition: of its partitions; None where there are none.
+        definition: its partitions definition; None for an asset without partitions.
         partition: the partition's key; None for an asset without partitions.
     """
     folders = [safe_segment(part) for part in asset]
@@ -69,15 +69,15 @@ def _folders(definition: dg.PartitionsDefinition, partition: str) -> list[str]:
 
 
 def safe_segment(name: str) -> str:
-    """A name as one folder of a key: another for each name, the same where all of it is safe."""
+    """A name as one folder of a key: unique, and unchanged if all its characters are safe."""
     escaped = _UNSAFE.sub(lambda found: b"%%%02X" % found[0][0], name.encode("utf-8")).decode()
     if escaped[:1] in {".", "_", " "} or escaped == OBJECT_NAME:
-        # Hidden from other readers, or taken for the object itself.
+        # Other readers would skip it, or take it for the object.
         escaped = f"%{ord(escaped[0]):02X}{escaped[1:]}"
     if escaped.endswith((".", " ")):
         escaped = f"{escaped[:-1]}%{ord(escaped[-1]):02X}"
     if len(escaped) > _LONGEST_SEGMENT:
         digest = hashlib.sha256(name.encode("utf-8")).hexdigest()
-        # No escape begins so.
+        # No escape begins like this.
         return f"{escaped[:_KEPT_OF_LONG]}%-{digest}"
     return escaped or "%"

@@ -1,4 +1,4 @@
-"""Dagster's partitions: one a window. The arithmetic of windows is in `windows.py`."""
+"""Dagster's partitions: one for each window. `windows.py` has the arithmetic of windows."""
 
 from datetime import UTC, datetime
 from typing import Any, Final, override
@@ -10,11 +10,11 @@ from txn_platform.windows import FIRST_WINDOW_START, PARTITION_KEY_FORMAT, WINDO
 
 
 class UnknownHour(click.ClickException):
-    """A partition key that is no hour, too early or not over; Dagster's commands print it as is."""
+    """A partition key is no hour, too early or not over; Dagster prints the message as it is."""
 
 
 class HourlyWindows(dg.HourlyPartitionsDefinition):
-    """Hourly partitions that say what is wrong with a key that is none of them.
+    """Hourly partitions that explain what is wrong with an invalid key.
 
     Dagster's own answer is a traceback of its command line.
     """
@@ -40,5 +40,5 @@ HOURS: Final = HourlyWindows(
 
 
 def window_of(context: dg.AssetExecutionContext) -> Window:
-    """The window that a step is to materialize."""
+    """The window that a step materializes."""
     return Window.of_partition(context.partition_key)

@@ -15,8 +15,8 @@ from dagster import DagsterEventType
 from txn_platform.defs import checks
 from txn_platform.rows.reconciliation import ControlTotals
 
-# The source's statement travels in the footer of what was landed, so that every later step can be
-# held against it without asking again.
+# The source's statement is in the footer of the landed file, so that later steps can compare their
+# totals with it.
 SOURCE_TOTALS_NOTE: Final = "source_control_totals"
 
 SOURCE_TOTALS: Final = "source_totals"
@@ -31,9 +31,9 @@ class Publication:
     Attributes:
         recorded: whether it states its source totals, or that there were none. Windows that
             earlier versions published do neither.
-        totals: what the source stated of the rows that are published; None when it stated nothing.
-        watermark: how far the source was complete when its rows were read, where that is known.
-        storage_id: of Dagster's record; grows with time.
+        totals: the source's statement on the published rows; None if it states none.
+        watermark: the source's watermark when its rows were read, if known.
+        storage_id: the id of Dagster's record; newer records have higher ids.
     """
 
     recorded: bool
@@ -46,8 +46,8 @@ def landing_metadata(as_of: datetime, watermark: datetime) -> dict[str, Any]:
     """The metadata of a window that was landed.
 
     Args:
-        as_of: the moment of which its rows are: later ones are not in it.
-        watermark: the end of what was complete then, by the source's word.
+        as_of: rows that arrived later are not in it.
+        watermark: the source's watermark at that time.
     """
     return {
         AS_OF: dg.MetadataValue.timestamp(as_of),
@@ -59,12 +59,12 @@ def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) 
     """The metadata of a window that is published.
 
     Args:
-        totals: what the source stated of its rows; None when it stated nothing.
-        landing: the newest record of the window's landing, or nothing; see `latest_landing`.
+        totals: the source's statement; None if it states none.
+        landing: the metadata of the window's newest landing, or empty; see `latest_landing`.
     """
     stated = dg.MetadataValue.null()
     if totals is not None:
-        # The digest as people see it: it is never taken for a card number.
+        # In the form for display, which no scanner takes for a card number.
         stated = dg.MetadataValue.json(
             {**json.loads(totals.to_json()), "ids_digest": totals.digest}
         )
@@ -72,7 +72,7 @@ def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) 
 
 
 def latest_landing(instance: dg.DagsterInstance, partition_key: str) -> dict[str, Any]:
-    """The metadata of the newest landing of a partition; empty when there is none."""
+    """The metadata of the newest landing of a partition; empty if there is none."""
     wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.RAW), asset_partitions=[partition_key])
     for record in instance.fetch_materializations(wanted, limit=1).records:
         metadata = record.asset_materialization.metadata if record.asset_materialization else {}
@@ -93,7 +93,7 @@ def latest_ids(
 def publications(
     instance: dg.DagsterInstance, partition_keys: Collection[str]
 ) -> dict[str, Publication]:
-    """The newest publication of each of these partitions that has one, in two questions."""
+    """The newest publication of each partition that has one, in two queries."""
     ids = latest_ids(instance, checks.PUBLISHED, partition_keys)
     if not ids:
         return {}
@@ -111,7 +111,7 @@ def _publication(event: dg.AssetMaterialization, storage_id: int) -> Publication
     try:
         totals = _parsed(stated.value) if stated is not None else None
     except (KeyError, TypeError, AttributeError, ValueError):
-        # Somebody else's metadata of this name: as good as none.
+        # Another asset's metadata of this name.
         stated = totals = None
     return Publication(
         recorded=stated is not None,

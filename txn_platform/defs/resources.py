@@ -1,7 +1,7 @@
 """Dagster's resources: the source, the lake, the card key, the limit of the quarantine.
 
 Their fields are unset by default. An unset field comes from the settings, which are read when a run
-asks for it. A secret is given as `dg.EnvVar`, of which Dagster shows the name alone.
+needs it. A secret is given as `dg.EnvVar`, whose value Dagster does not show.
 """
 
 from collections.abc import Generator
@@ -69,8 +69,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     def source_for_tick(self) -> Source:
         """The client for a tick of a sensor or a schedule, whose questions end within seconds.
 
-        Without a URL it is the generator of the local stack, if one runs; else one is started, and
-        stopped when the tick ends.
+        Without a URL it is the generator of the local stack, if one runs. Otherwise a generator is
+        started, and stopped when the tick ends.
 
         Raises:
             UserError: the generator did not start.

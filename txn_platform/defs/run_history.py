@@ -27,17 +27,17 @@ UNFINISHED: Final = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
-# A failed window is asked for again after so long, twice as long each time, up to the longest.
+# The first and longest pause before a failed window is requested again; each doubles the last.
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
-# A requested run that Dagster does not show is taken for lost after so long.
+# A requested run that has not appeared after this time is lost.
 _LOST_AFTER: Final = timedelta(minutes=1)
-# Content that keeps changing is asked for at once so often an hour.
+# How often an hour changing content is requested without a pause.
 _CHANGES_AN_HOUR: Final = 5
-# Dagster marks a run as failed first and starts its own retry a little later; likewise a run is
-# made first and launched a little later.
+# Dagster starts its own retry shortly after it marks a run as failed, and launches a run shortly
+# after it creates it.
 _SOON: Final = timedelta(minutes=10)
-# So many runs of a window say all: after nine attempts the pause is the longest.
+# The runs of a window that matter: after nine attempts the pause is the longest.
 _RUNS: Final = 12
 _PARTITION: Final = "dagster/partition"
 _SENSOR_NAME: Final = "dagster/sensor_name"
@@ -45,7 +45,7 @@ _RUN_KEY: Final = re.compile(r"[^/]+/(?P<content>[^/]+)(/(?P<attempt>[0-9]{1,9})
 
 
 def content_of(totals: ControlTotals | None) -> str:
-    """A digest of what the source has for a window; the same for a source that states nothing."""
+    """A digest of the source's content of a window; constant for a source without totals."""
     if totals is None:
         return "no-totals"
     counted = {kind: total for kind, total in totals.amount_by_type.items() if total}
@@ -71,7 +71,7 @@ class RunHistory:
 
     Attributes:
         unfinished: whether one is queued or running, or is about to be.
-        attempt: the number of the sensor's newest request; 0 when it made none.
+        attempt: the number of the sensor's newest request; 0 for none.
     """
 
     unfinished: bool
@@ -84,7 +84,7 @@ class RunHistory:
     def of(
         cls, instance: dg.DagsterInstance, partition_keys: Sequence[str], now: datetime
     ) -> dict[str, Self]:
-        """Those of some windows, in one question unless they have very many runs."""
+        """The histories of several windows, in one query unless they have very many runs."""
         if not partition_keys:
             return {}
         most = _RUNS * len(partition_keys)
@@ -106,7 +106,7 @@ class RunHistory:
     ) -> Self:
         requests = _requests_of(records)
         if not requests and len(records) == _RUNS:
-            # Behind the runs of others.
+            # It is older than the runs of other windows.
             by_sensor = {_SENSOR_NAME: SENSOR}
             requests = _requests_of(_records(instance, [partition_key], 1, by_sensor))
         finished = [
@@ -124,7 +124,7 @@ class RunHistory:
         )
 
     def allows(self, instance: dg.DagsterInstance, content: str, now: datetime) -> bool:
-        """Whether a window that has no run in progress may be asked for, and is not right yet.
+        """Whether to request a window that has no run in progress and is not right yet.
 
         Content that was not asked for yet is asked for at once. The same content is asked for again
         after a pause that grows; where the data failed a check, after the longest pause.
@@ -147,17 +147,17 @@ class RunHistory:
 
 
 def pause_after(attempts: int) -> timedelta:
-    """How long to wait after so many attempts, from the end of the last."""
+    """The pause after this many attempts, from the end of the last."""
     return min(_FIRST_PAUSE * 2 ** min(attempts - 1, 12), _LONGEST_PAUSE)
 
 
 def is_lost(at: datetime, attempt: int, now: datetime) -> bool:
-    """Whether a request was made so long ago that its run, which is not there, never comes."""
+    """Whether a request is so old that its run, which has not appeared, is lost."""
     return now - at >= min(_LOST_AFTER * 2 ** min(attempt - 1, 12), _LONGEST_PAUSE)
 
 
 def unfinished_runs(instance: dg.DagsterInstance) -> int:
-    """How many runs of the job are queued or running, of all windows."""
+    """How many runs of the job are queued or running, for any window."""
     return instance.get_runs_count(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
 
 
@@ -178,7 +178,7 @@ def _requests_of(records: Sequence[dg.RunRecord]) -> tuple[_Request, ...]:
         tags = record.dagster_run.tags
         key = _RUN_KEY.fullmatch(tags.get("dagster/run_key", ""))
         if key and tags.get(_SENSOR_NAME) == SENSOR:
-            # Earlier versions numbered no attempts.
+            # Earlier versions did not number attempts.
             attempt = int(key["attempt"] or 1)
             found.append(_Request(key["content"], attempt, _utc(record.create_timestamp)))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The sensor's cursor: what it must remember from tick to tick that Dagster does not record.
+"""The sensor's cursor: its state between ticks, as far as Dagster does not record it.
 
 Dagster's instance says what is published and how runs ended; see `publications` and
 `run_history`.
@@ -13,14 +13,14 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from txn_platform.errors import UserError
 from txn_platform.windows import FIRST_WINDOW_START, Window
 
-# How far the clock that wrote a cursor may be ahead of the one that reads it.
+# The largest difference between the clocks that write and read a cursor.
 _CLOCKS_DIFFER: Final = timedelta(days=1)
-# More than any message needs to show of a cursor.
+# The longest part of a cursor in a message.
 _SHOWN: Final = 200
 
 
 def _has_been(moment: datetime) -> datetime:
-    # With a bound or a watermark of the future, windows would be left alone without a word.
+    # A bound or a watermark in the future would silently exclude windows.
     if moment > datetime.now(UTC) + _CLOCKS_DIFFER:
         raise ValueError("it is in the future")
     if moment < FIRST_WINDOW_START:
@@ -39,17 +39,17 @@ def _is_partition(key: str) -> str:
 
 _Partition = Annotated[str, AfterValidator(_is_partition)]
 _Moment = Annotated[AwareDatetime, AfterValidator(_has_been)]
-# See `run_history.content_of`; empty where nothing was landed.
+# See `run_history.content_of`; empty if nothing was landed.
 _Content = Annotated[str, Field(pattern="^[a-z0-9-]{0,40}$")]
 
 
 class Asked(BaseModel):
-    """A run that was requested and is not yet seen among Dagster's runs.
+    """A requested run that has not appeared among Dagster's runs yet.
 
     Attributes:
-        content: the digest of what the source had for the window; see `run_history.content_of`.
-        attempt: which request for this window it was.
-        at: when.
+        content: the digest of the window's content; see `run_history.content_of`.
+        attempt: the number of the request for this window.
+        at: the time of the request.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,11 +63,11 @@ class Cursor(BaseModel):
     """The memory of the sensor.
 
     Attributes:
-        first: the lower bound: the oldest window that it cares for. Set when it is turned on.
+        first: the oldest window that it compares. Set when it is turned on.
         watermark: the highest watermark of the source so far.
-        next: where the next tick goes on, because the last one ran out of time.
-        confirmed: of a source without totals, windows before this one are done for good.
-        asked: by window, requests whose runs were not seen yet.
+        next: the window at which the next tick goes on, if the last one ran out of time.
+        confirmed: for a source without totals, windows before this one are finished.
+        asked: by window, requests whose runs have not appeared yet.
         landed: by window, the digest of the totals in the raw object, of windows that an earlier
             version published and that can still change.
     """
@@ -98,7 +98,7 @@ class Cursor(BaseModel):
         try:
             written: Any = json.loads(text)
             if isinstance(written, dict) and "first" not in written:
-                # Earlier versions had the digest of the totals by window.
+                # Earlier versions kept the digest of the totals by window.
                 oldest = min(cast("dict[str, str]", written))
                 written = {"first": oldest, "watermark": FIRST_WINDOW_START}
             return cls.model_validate(written)
@@ -118,12 +118,12 @@ class Cursor(BaseModel):
 
     @property
     def bound(self) -> Window:
-        """The oldest window that the sensor cares for."""
+        """The oldest window that the sensor compares."""
         return Window.of_partition(self.first)
 
 
 def _first_fault(error: ValidationError) -> str:
     fault = error.errors(include_input=False, include_url=False)[0]
-    place = ".".join(str(part) for part in fault["loc"]) or "the whole"
+    path = ".".join(str(part) for part in fault["loc"]) or "the whole"
     reason = fault["msg"].removeprefix("Value error, ")
-    return f"{place[:_SHOWN]}: {reason if len(reason) <= _SHOWN else reason[:_SHOWN] + '...'}"
+    return f"{path[:_SHOWN]}: {reason if len(reason) <= _SHOWN else reason[:_SHOWN] + '...'}"

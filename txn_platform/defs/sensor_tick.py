@@ -1,4 +1,4 @@
-"""One tick of the sensor: which windows of the source are not published, or not as it has them.
+"""One tick of the sensor: it finds windows that are not published as the source has them.
 
 The source is compared with what Dagster recorded as published. Every question to it is bounded, and
 so is the tick: it saves how far it came.
@@ -37,15 +37,15 @@ from txn_platform.settings import Settings
 from txn_platform.source.client import Source
 from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour
 
-# Dagster gives up a tick after 60 s; the last question may begin just before this.
+# Dagster ends a tick after 60 s. The last question may begin just before this.
 BUDGET_SECONDS: Final = 20.0
-# So many runs are requested by one tick, and not more than so many wait or run at a time.
+# The most runs that a tick requests, and the most that wait or run at a time.
 _PORTION: Final = 25
 _MOST_UNFINISHED: Final = 100
-# Of so many windows the publications are looked up at once.
+# Windows whose publications are looked up at once.
 _CHUNK: Final = 100
 _LAKE_SECONDS: Final = 8.0
-# A source without totals has its windows read once more, under this name, when they have settled.
+# Windows of a source without totals are read again under this name when they have settled.
 _SETTLED: Final = "settled"
 
 
@@ -54,9 +54,9 @@ class Outcome:
     """The result of a tick.
 
     Attributes:
-        requests: the runs to be made, oldest window first.
-        cursor: what is to be remembered.
-        unanswered: by window, why it could not be looked at.
+        requests: the runs to start, oldest window first.
+        cursor: the state for the next tick.
+        unanswered: by window, why it could not be compared.
     """
 
     requests: list[dg.RunRequest]
@@ -68,7 +68,7 @@ class Tick:
     """Compares the source with what is published.
 
     Args:
-        instance: where publications and runs are recorded.
+        instance: has the records of publications and runs.
         source: answers within seconds, or raises.
         settings: how far to look back, and when a window has settled.
         started: when the tick began, by the monotonic clock.
@@ -84,12 +84,12 @@ class Tick:
         self._deadline = started + BUDGET_SECONDS
         self._now = datetime.now(UTC)
         self._histories: dict[str, RunHistory] = {}
-        # By window, the record of the publication that it was judged by.
-        self._judged: dict[str, int | None] = {}
+        # By window, the storage id of the publication that was compared.
+        self._compared: dict[str, int | None] = {}
         self._lake_answers = True
 
     def run(self, before: Cursor | None) -> Outcome | None:
-        """Look at the windows from the lower bound on; None when the source has none complete.
+        """Compare the windows from the lower bound on; None if the source has no complete window.
 
         Args:
             before: the cursor of the last tick; None for the first.
@@ -97,7 +97,7 @@ class Tick:
         Raises:
             UserError: the source does not say how far it is complete.
         """
-        # Dagster knows no partitions of hours that are not over by its clock.
+        # Dagster has no partitions for hours that are not over by its own clock.
         watermark = full_hour(min(self._source.watermark(), self._now))
         if watermark <= FIRST_WINDOW_START:
             return None
@@ -123,14 +123,14 @@ class Tick:
         return outcome
 
     def _still_needed(self, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
-        """Those of windows that nobody started or finished a run of during the tick."""
+        """The requests for windows of which no run started or finished during the tick."""
         keys = [str(request.partition_key) for request in requests]
         published = latest_ids(self._instance, checks.PUBLISHED, keys) if keys else {}
         histories = RunHistory.of(self._instance, keys, self._now)
         return [
             request
             for request, key in zip(requests, keys, strict=True)
-            if published.get(key) == self._judged[key] and not histories[key].unfinished
+            if published.get(key) == self._compared[key] and not histories[key].unfinished
         ]
 
     def _opened(self, before: Cursor | None, watermark: datetime) -> Cursor:
@@ -139,12 +139,12 @@ class Tick:
             first = max(watermark - lookback, FIRST_WINDOW_START)
             return Cursor.starting(Window(first), watermark)
         cursor = before.model_copy(deep=True)
-        # One that goes back changes nothing that is known.
+        # A watermark that goes back changes nothing.
         cursor.watermark = max(cursor.watermark, watermark)
         return cursor
 
     def _windows(self, cursor: Cursor, watermark: datetime) -> list[Window]:
-        """The windows that must be looked at, oldest first.
+        """The windows to compare, oldest first.
 
         All that have no publication, and of the others those that can still change. A source
         without totals says of none whether it has changed: each is looked at when it has settled.
@@ -161,7 +161,7 @@ class Tick:
                     found.append(window)
             elif confirmed <= window and window.end + self._settles_after <= watermark:
                 found.append(window)
-        # Notes on the other windows are not needed any more.
+        # Notes on other windows are no longer needed.
         keys = {window.partition_key for window in found}
         beyond = Window(watermark).partition_key
         for remembered in (cursor.asked, cursor.landed):
@@ -187,7 +187,7 @@ class Tick:
                 self._histories |= RunHistory.of(self._instance, missing, self._now)
             try:
                 published = known.get(key)
-                self._judged[key] = published.storage_id if published else None
+                self._compared[key] = published.storage_id if published else None
                 request = self._request(window, published, outcome.cursor)
             except UserError as error:
                 outcome.unanswered[key] = str(error)
@@ -195,7 +195,7 @@ class Tick:
                 continue
             if request is not None:
                 outcome.requests.append(request)
-            # Everything before the first window that is not done for good stays done for good.
+            # All windows before the first unfinished one stay finished.
             in_a_row = in_a_row and self._is_confirmed(window, known.get(key))
             if in_a_row:
                 outcome.cursor.confirmed = Window(window.end).partition_key
@@ -210,7 +210,7 @@ class Tick:
         """
         key = window.partition_key
         if published is None and self._history(key).unfinished:
-            # The source need not be asked about it.
+            # No question to the source is needed.
             return None
         content = self._missing_content(window, published, cursor)
         history = self._history(key)
@@ -219,7 +219,7 @@ class Tick:
         attempt = history.attempt
         asked = cursor.asked.get(key)
         if asked is not None and asked.attempt > history.attempt:
-            # Its run is not there, yet.
+            # Its run has not appeared yet.
             if asked.content == content and not is_lost(asked.at, asked.attempt, self._now):
                 return None
             attempt = asked.attempt
@@ -258,7 +258,7 @@ class Tick:
         )
 
     def _has(self, window: Window, published: Publication, content: str, cursor: Cursor) -> bool:
-        """Whether what is published is what the source has."""
+        """Whether the publication has the source's current content."""
         if published.recorded:
             return published.totals is not None and content_of(published.totals) == content
         key = window.partition_key
@@ -275,13 +275,13 @@ class Tick:
         if ids.get(window.partition_key, published.storage_id) > published.storage_id:
             return ""
         if not self._lake_answers:
-            raise UserError("the lake did not say in time what was landed")
+            raise UserError("the lake did not answer in time")
         reader = ThreadPoolExecutor(1, "footer")
         try:
             return reader.submit(self._read_footer, window).result(_LAKE_SECONDS)
         except TimeoutError:
             self._lake_answers = False
-            raise UserError("the lake did not say in time what was landed") from None
+            raise UserError("the lake did not answer in time") from None
         finally:
             reader.shutdown(wait=False)
 
@@ -294,7 +294,7 @@ class Tick:
                 note = (file.metadata.metadata or {}).get(SOURCE_TOTALS_NOTE.encode())
             return content_of(ControlTotals.parse(note or b""))
         except ValueError:
-            # It is no Parquet file, or says nothing.
+            # It is no Parquet file, or has no such note.
             return ""
 
 
