@@ -24,6 +24,7 @@ from txn_platform.local.stack import running_generator
 from txn_platform.rows.protection import CardProtector
 from txn_platform.settings import Settings, load_settings
 from txn_platform.source.client import Source, source_api, source_limits
+from txn_platform.source.transport import source_backoff
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
 _GENERATOR_SECONDS: Final = 20.0
@@ -86,8 +87,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             connect_seconds=_CONNECT_SECONDS,
             read_seconds=min(settings.source_read_seconds, _ANSWER_SECONDS),
             whole_seconds=min(settings.source_whole_seconds, _ANSWER_SECONDS),
-            # The next tick asks again.
-            attempts=1,
+            # The next tick tries again.
+            backoff=source_backoff(attempts=1),
         )
         return Source(url, source_api(settings), limits)
 
