@@ -20,62 +20,62 @@ from txn_platform.arrow.dictionaries import (
     values_and_indices,
 )
 
-_SCHEMA = pa.schema([("word", pa.string()), ("number", pa.int64())])
-_ENCODED = encoded_schema(_SCHEMA, ["word", "number", "absent"])
+_SCHEMA = pa.schema([("text", pa.string()), ("number", pa.int64())])
+_ENCODED = encoded_schema(_SCHEMA, ["text", "number", "absent"])
 _WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"])), max_size=30)
 
 
 def test_only_text_is_encoded() -> None:
-    assert pa.types.is_dictionary(_ENCODED.field("word").type)
+    assert pa.types.is_dictionary(_ENCODED.field("text").type)
     assert _ENCODED.field("number").type == pa.int64()
 
 
 @given(_WORDS, st.integers(1, 7), st.booleans())
 def test_rows_survive_every_way_of_bringing_them(
-    words: list[str | None], size: int, encoded: bool
+    texts: list[str | None], size: int, encoded: bool
 ) -> None:
-    parts = [pa.array(words[at : at + size], pa.string()) for at in range(0, len(words), size)]
+    parts = [pa.array(texts[at : at + size], pa.string()) for at in range(0, len(texts), size)]
     column = pa.chunked_array(
         [part.dictionary_encode() if encoded else part for part in parts],
-        type=_ENCODED.field("word").type if encoded else pa.string(),
+        type=_ENCODED.field("text").type if encoded else pa.string(),
     )
-    numbers = pa.array(range(len(words)), pa.int64())
-    batch = as_batch(pa.table({"number": numbers, "more": numbers, "word": column}), _ENCODED)
+    numbers = pa.array(range(len(texts)), pa.int64())
+    batch = as_batch(pa.table({"number": numbers, "more": numbers, "text": column}), _ENCODED)
     assert batch.schema.equals(_ENCODED)
-    assert as_frame(batch)["word"].to_list() == words
-    kinds = {"word": pl.String, "number": pl.Int64}
-    plain = pl.DataFrame({"word": words, "number": numbers}, schema=kinds)
+    assert as_frame(batch)["text"].to_list() == texts
+    kinds = {"text": pl.String, "number": pl.Int64}
+    plain = pl.DataFrame({"text": texts, "number": numbers}, schema=kinds)
     assert as_frame(as_batch(plain, _ENCODED)).equals(as_frame(batch))
 
 
 @given(_WORDS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
 def test_a_compacted_column_has_the_same_rows_and_no_unused_value(
-    words: list[str | None], more: list[str], unused_share: float
+    texts: list[str | None], more: list[str], unused_share: float
 ) -> None:
-    dictionary = pa.array([*more, *dict.fromkeys(word for word in words if word is not None)])
-    places = [None if word is None else dictionary.to_pylist().index(word) for word in words]
+    dictionary = pa.array([*more, *dict.fromkeys(text for text in texts if text is not None)])
+    of_rows = [None if text is None else dictionary.to_pylist().index(text) for text in texts]
     column = pa.DictionaryArray.from_arrays(
-        pa.array(places, pa.int32()), dictionary.cast(pa.string())
+        pa.array(of_rows, pa.int32()), dictionary.cast(pa.string())
     )
     with patch("txn_platform.arrow.dictionaries._UNUSED_SHARE", unused_share):
         smaller = compacted(column)
-    assert smaller.to_pylist() == words
-    in_vain = len(smaller.dictionary) - len({*words} - {None})
-    assert in_vain <= unused_share * len(dictionary)
+    assert smaller.to_pylist() == texts
+    unused = len(smaller.dictionary) - len({*texts} - {None})
+    assert unused <= unused_share * len(dictionary)
     values, indices = values_and_indices(smaller)
-    assert [values[int(index)] for index in indices] == words
+    assert [values[int(index)] for index in indices] == texts
 
 
 def test_a_null_among_the_values_is_a_null_among_the_rows() -> None:
     column = pa.DictionaryArray.from_arrays(pa.array([1, 0, 1], pa.int32()), pa.array(["a", None]))
-    batch = as_batch(pa.table({"word": column, "number": [1, 2, 3]}), _ENCODED)
-    assert batch.column("word").to_pylist() == [None, "a", None]
-    assert batch.column("word").null_count == 2
+    batch = as_batch(pa.table({"text": column, "number": [1, 2, 3]}), _ENCODED)
+    assert batch.column("text").to_pylist() == [None, "a", None]
+    assert batch.column("text").null_count == 2
 
 
 def test_a_value_that_does_not_fit_is_refused() -> None:
     with pytest.raises(pa.ArrowInvalid):
-        as_batch(pa.table({"word": ["a"], "number": ["seven"]}), _ENCODED)
+        as_batch(pa.table({"text": ["a"], "number": ["seven"]}), _ENCODED)
 
 
 def test_views_of_the_same_memory_are_told_from_copies() -> None:
@@ -96,7 +96,7 @@ def test_chunks_of_any_dictionaries_are_one_column_of_the_same_rows(
         )
         for values, rows in given
     ]
-    column = pa.chunked_array(chunks, type=_ENCODED.field("word").type)
+    column = pa.chunked_array(chunks, type=_ENCODED.field("text").type)
     whole = combined(column)
     assert whole.to_pylist() == column.to_pylist()
     values = whole.dictionary.to_pylist()

@@ -1,4 +1,4 @@
-"""Items made ahead come in order, one at a time, with the errors of their making."""
+"""Prefetched items come in order, one at a time, and errors are raised where they occur."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def test_an_error_comes_after_the_items_before_it() -> None:
         yield 1
         raise ValueError("the second")
 
-    taken = prefetch(items())
-    assert next(taken) == 1
+    prefetched = prefetch(items())
+    assert next(prefetched) == 1
     with pytest.raises(ValueError, match="the second"):
-        next(taken)
+        next(prefetched)
 
 
 def test_leaving_early_ends_the_thread() -> None:
     before = set(threading.enumerate())
-    taken = prefetch(iter(range(100)))
-    assert next(taken) == 0
-    taken.close()
+    prefetched = prefetch(iter(range(100)))
+    assert next(prefetched) == 0
+    prefetched.close()
     assert set(threading.enumerate()) <= before

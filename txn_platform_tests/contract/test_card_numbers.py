@@ -111,7 +111,7 @@ def test_other_text_holds_none(text: str | None) -> None:
         ("123456789012347", False),
     ],
 )
-def test_an_identifier_is_judged_as_a_whole(identifier: str, is_one: bool) -> None:
+def test_an_identifier_is_compared_as_a_whole(identifier: str, is_one: bool) -> None:
     assert _holds(identifier, whole=True) is is_one
 
 
@@ -172,7 +172,7 @@ def test_no_spelling_is_published_in_any_column_of_text(column: str) -> None:
     rows = [sent_row(at, **{column: text, **fraud}) for at, text in enumerate(SPELLINGS.values())]
     kept = validate(*rows).quarantined["position"].to_pylist()
     published = [spelling for at, spelling in enumerate(SPELLINGS) if at not in kept]
-    # Identifiers are judged as whole values.
+    # Identifiers are compared as whole values.
     assert published == (["glued to letters"] if column in IDENTIFIERS else [])
 
 
@@ -196,8 +196,8 @@ def test_a_number_with_another_character_is_not_valid(other: str) -> None:
     """Also where the character's code, counted from that of zero, would make the sum right."""
     number = "4111111111111111"
     changed = [
-        number[:place] + other + number[place + 1 : -1] + str(digit)
-        for place in range(len(number) - 1)
+        number[:index] + other + number[index + 1 : -1] + str(digit)
+        for index in range(len(number) - 1)
         for digit in range(10)
     ]
     assert not luhn_is_valid(pl.Series(changed)).any()

@@ -31,8 +31,8 @@ from txn_platform_tests.support.served_source import in_batches, landed_rows
 
 def _luhn_by_hand(number: str) -> bool:
     total = 0
-    for place, digit in enumerate(reversed(number)):
-        value = int(digit) * (2 if place % 2 else 1)
+    for index, digit in enumerate(reversed(number)):
+        value = int(digit) * (2 if index % 2 else 1)
         total += value - 9 if value > 9 else value
     return total % 10 == 0
 
@@ -74,7 +74,7 @@ def test_luhn_agrees_with_the_sum_by_hand(numbers: list[str | None]) -> None:
 
 
 @pytest.mark.parametrize("other", ["/", ":"])
-def test_what_stands_beside_the_digits_in_ascii_is_no_digit(other: str) -> None:
+def test_the_neighbours_of_the_digits_in_ascii_are_no_digits(other: str) -> None:
     texts = [
         f"{'4111111111111111'[:at]}{other}{'4111111111111111'[at + 1 : 15]}{last}"
         for at in range(15)
@@ -96,16 +96,16 @@ def test_the_generators_codes_are_the_contracts() -> None:
 
 @pytest.mark.parametrize("preset", ["realistic", "handbook"])
 def test_every_row_of_the_generator_holds_the_contract(preset: str) -> None:
-    """Four hours over a year, as text, judged as the platform judges them."""
+    """Four hours over a year, as text, validated as the platform does it."""
     simulator = Simulator(Configuration(preset=preset, customers=3000, merchants=600, tps=3))
     for start in ("2026-01-01", "2026-06-13", "2026-11-01", "2026-12-24"):
         window = PlatformWindow.of_partition(f"{start}-18:00")
         span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
         for batch in text_batches(simulator.batches(span)):
             raw = landed_rows(batch.to_pylist())
-            judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).validate(raw)
-            assert judged.quarantined.num_rows == 0
-            assert judged.conforming.num_rows == batch.num_rows > 0
+            validated = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).validate(raw)
+            assert validated.quarantined.num_rows == 0
+            assert validated.conforming.num_rows == batch.num_rows > 0
 
 
 @pytest.mark.parametrize("preset", ["realistic", "handbook"])
@@ -117,8 +117,8 @@ def test_amounts_of_a_currency_without_decimals_are_whole(preset: str) -> None:
     span = Window(*(int(moment.timestamp()) * 10**6 for moment in (window.start, window.end)))
     rows = pl.concat(pl.DataFrame(batch) for batch in text_batches(simulator.batches(span)))
     raw = landed_rows(rows.to_dicts())
-    judged = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).validate(raw)
-    assert judged.quarantined.num_rows == 0
+    validated = Validator(window, find_repeats(in_batches(raw, raw.num_rows))).validate(raw)
+    assert validated.quarantined.num_rows == 0
     yen = rows.filter(pl.col("currency") == "JPY")
     assert yen.height > 0.9 * rows.height > 0
     assert yen["amount"].str.ends_with(".00").all()

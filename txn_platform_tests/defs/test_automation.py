@@ -663,7 +663,7 @@ def test_a_raw_object_that_cannot_be_read_says_nothing(auto: Automation, damaged
     assert auto.tick() == [_key(0)]
 
 
-def test_what_was_landed_after_a_publication_says_nothing_of_it(auto: Automation) -> None:
+def test_a_landing_after_a_publication_says_nothing_of_it(auto: Automation) -> None:
     auto.publish(0, 1, 2, recorded=False)
     for number in range(3):
         _land(_hour(number), auto.source.totals_of(_hour(number)))

@@ -37,7 +37,7 @@ from txn_platform_tests.support.served_source import ServedSource, sent_row, ser
 _PARTITION = "2026-11-01-00:00"
 _ROWS = 240
 # Of 240 rows in row groups of 80 and batches of 30: the first batch, one in the middle, the last.
-_PLACES = [0, 29, 30, 121, 210, 239]
+_INDICES = [0, 29, 30, 121, 210, 239]
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +90,8 @@ def _failed(
     }
 
 
-def _with(frame: pl.DataFrame, place: int, **values: Any) -> pl.DataFrame:
-    row = pl.int_range(frame.height) == place
+def _with(frame: pl.DataFrame, index: int, **values: Any) -> pl.DataFrame:
+    row = pl.int_range(frame.height) == index
     return frame.with_columns(
         pl.when(row)
         .then(pl.lit(value, dtype=frame.schema[name]))
@@ -105,17 +105,17 @@ def test_a_file_without_fault_passes(published: pl.DataFrame, tmp_path: Path) ->
     assert _failed(published, tmp_path / "file", ControlTotals.of(published)) == {}
 
 
-@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("index", _INDICES)
 def test_a_repeated_id_is_found_wherever_it_is(
-    published: pl.DataFrame, tmp_path: Path, place: int
+    published: pl.DataFrame, tmp_path: Path, index: int
 ) -> None:
-    other = published["transaction_id"][(place + 97) % _ROWS]
-    frame = _with(published, place, transaction_id=other)
+    other = published["transaction_id"][(index + 97) % _ROWS]
+    frame = _with(published, index, transaction_id=other)
     found = _failed(frame, tmp_path / "file", ControlTotals.of(frame))
     assert found == {"ids_are_unique": "2 rows share their id with another"}
 
 
-@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("index", _INDICES)
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
@@ -125,25 +125,25 @@ def test_a_repeated_id_is_found_wherever_it_is(
     ],
 )
 def test_a_changed_row_differs_from_the_totals_wherever_it_is(
-    published: pl.DataFrame, tmp_path: Path, place: int, change: dict[str, Any], difference: str
+    published: pl.DataFrame, tmp_path: Path, index: int, change: dict[str, Any], difference: str
 ) -> None:
     found = _failed(
-        _with(published, place, **change), tmp_path / "file", ControlTotals.of(published)
+        _with(published, index, **change), tmp_path / "file", ControlTotals.of(published)
     )
     assert set(found) == {"totals_equal_source", "raw_is_published_plus_quarantined"}
     assert all(difference in message for message in found.values())
 
 
-@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("index", _INDICES)
 def test_a_lost_or_doubled_row_differs_from_the_totals(
-    published: pl.DataFrame, tmp_path: Path, place: int
+    published: pl.DataFrame, tmp_path: Path, index: int
 ) -> None:
-    lost = published.filter(pl.int_range(_ROWS) != place)
+    lost = published.filter(pl.int_range(_ROWS) != index)
     expected = ControlTotals.of(published)
     assert (
         "rows: 239 against 240" in _failed(lost, tmp_path / "file", expected)["totals_equal_source"]
     )
-    doubled = pl.concat([published, published[place]])
+    doubled = pl.concat([published, published[index]])
     found = _failed(doubled, tmp_path / "file", expected)
     assert "rows: 241 against 240" in found["totals_equal_source"]
     assert "ids_are_unique" in found
@@ -161,16 +161,16 @@ _NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("index", _INDICES)
 @pytest.mark.parametrize("column", ["card_number", *FREE_TEXTS, *IDENTIFIERS])
 def test_a_card_number_in_clear_is_found_wherever_it_is(
-    published: pl.DataFrame, tmp_path: Path, place: int, column: str
+    published: pl.DataFrame, tmp_path: Path, index: int, column: str
 ) -> None:
-    frame = _with(published, place, **{column: "4111111111111111"})
+    frame = _with(published, index, **{column: "4111111111111111"})
     found = _failed(frame, tmp_path / "file", ControlTotals.of(frame))
     assert set(found) == {"no_card_number_in_clear"}
     message = found["no_card_number_in_clear"]
-    assert message.startswith(f"1 rows show a card number in {column}, at the positions {place} ")
+    assert message.startswith(f"1 rows show a card number in {column}, at the positions {index} ")
 
 
 @pytest.mark.parametrize("column", ["card_number", *FREE_TEXTS, *IDENTIFIERS])
@@ -200,7 +200,7 @@ def test_many_rows_with_card_numbers_are_counted_and_the_first_named(
 
 
 @pytest.mark.parametrize("mask", ["411111******111", "41111*******1111", "4111111*****1111", ""])
-def test_what_is_no_mask_is_not_taken_for_one(
+def test_text_that_is_no_mask_is_refused(
     published: pl.DataFrame, tmp_path: Path, mask: str
 ) -> None:
     found = _failed(
@@ -253,32 +253,32 @@ def _objects() -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(Path(".txn").rglob("?*.parquet"))}
 
 
-@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("index", _INDICES)
 @pytest.mark.parametrize("loss", ["conforming", "quarantined"])
 def test_a_row_that_validation_loses_fails_the_window(
-    there: ServedSource, monkeypatch: pytest.MonkeyPatch, place: int, loss: str
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, index: int, loss: str
 ) -> None:
     """The two outputs are counted for themselves, and not from one another."""
     if loss == "quarantined":
-        there.rows[place] = sent_row(place, currency="XXX")
+        there.rows[index] = sent_row(index, currency="XXX")
     validate = Validator.validate
     seen = 0
 
     def lossy(self: Validator, rows: pa.RecordBatch) -> Any:
         nonlocal seen
-        judged = validate(self, rows)
-        lost = seen <= place < seen + rows.num_rows
+        result = validate(self, rows)
+        lost = seen <= index < seen + rows.num_rows
         seen += rows.num_rows
         if not lost:
-            return judged
-        part: pa.RecordBatch = getattr(judged, loss)
-        at = place - seen + rows.num_rows if loss == "conforming" else 0
+            return result
+        part: pa.RecordBatch = getattr(result, loss)
+        at = index - seen + rows.num_rows if loss == "conforming" else 0
         kept = pa.array([row != at for row in range(part.num_rows)])
-        object.__setattr__(judged, loss, part.filter(kept))
+        object.__setattr__(result, loss, part.filter(kept))
         if loss == "quarantined":
             # The tally takes its examples by index.
-            object.__setattr__(judged, "rows_by_reason", {})
-        return judged
+            object.__setattr__(result, "rows_by_reason", {})
+        return result
 
     monkeypatch.setattr(Validator, "validate", lossy)
     result = _materialize(there)
@@ -294,10 +294,10 @@ def test_a_row_of_both_kinds_fails_the_window(
     validate = Validator.validate
 
     def doubling(self: Validator, rows: pa.RecordBatch) -> Any:
-        judged = validate(self, rows)
-        conforming = pa.concat_batches([judged.conforming, judged.conforming.slice(0, 1)])
-        object.__setattr__(judged, "conforming", conforming)
-        return judged
+        result = validate(self, rows)
+        conforming = pa.concat_batches([result.conforming, result.conforming.slice(0, 1)])
+        object.__setattr__(result, "conforming", conforming)
+        return result
 
     monkeypatch.setattr(Validator, "validate", doubling)
     (message,) = _messages(_materialize(there))
@@ -343,7 +343,7 @@ def test_a_key_is_asked_for_before_card_numbers_are_landed(
     assert _objects() == {}
 
 
-def test_what_fails_leaves_the_last_good_version(
+def test_a_failed_run_leaves_the_last_good_version(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert _materialize(there).success

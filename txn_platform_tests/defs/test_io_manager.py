@@ -464,15 +464,15 @@ _REFUSED = {
 }
 
 
-def test_what_can_not_be_kept_is_refused_in_one_sentence() -> None:
+def test_a_table_that_cannot_be_kept_is_refused_in_one_sentence() -> None:
     result = _stores(
         {f"kept_{number}": table for number, (table, _) in enumerate(_REFUSED.values())}
     )
     messages = _messages(result)
     assert len(messages) == len(_REFUSED)
-    for number, (_, words) in enumerate(_REFUSED.values()):
+    for number, (_, phrase) in enumerate(_REFUSED.values()):
         message = messages[f"kept_{number}"]
-        assert words in message
+        assert phrase in message
         assert "4111111111111111" not in message
         assert "\n" not in message
     assert not list(_LAKE.rglob("?*.parquet"))

@@ -18,7 +18,7 @@ def _uuid7(age: int, tail: int) -> str:
     return str(UUID(int=(_START + age << 80) + (0x7 << 76) + (0b10 << 62) + tail))
 
 
-# Few moments, some of them hours away, and few ids of each; and what is no id.
+# Few times, some of them hours away, few ids of each, and text that is no id.
 _SOME_IDS = st.one_of(
     st.builds(_uuid7, st.sampled_from([0, 1, 2, 60_000, 10**8]), st.integers(0, 3)),
     st.sampled_from("ab"),
@@ -44,14 +44,14 @@ def test_repeated_ids_are_found_across_batches(
 
 
 @given(st.lists(_SOME_IDS, max_size=16), st.booleans(), st.integers(1, 5))
-def test_no_repeat_goes_by_without_suspicion(ids: list[str], in_order: bool, size: int) -> None:
+def test_every_repeated_id_is_suspected(ids: list[str], in_order: bool, size: int) -> None:
     if in_order:
         ids.sort()
     assert _suspected(ids, size) or len(set(ids)) == len(ids)
 
 
 @given(st.lists(st.integers(0, 1_000_000), unique=True), st.integers(1, 5))
-def test_ids_in_order_of_time_are_above_suspicion(ages: list[int], size: int) -> None:
+def test_ids_in_order_of_time_are_not_suspected(ages: list[int], size: int) -> None:
     assert not _suspected([_uuid7(age, 0) for age in sorted(ages)], size)
 
 

@@ -68,7 +68,7 @@ def test_another_key_makes_other_tokens() -> None:
     assert set(one).isdisjoint(other)
 
 
-def test_what_it_makes_holds_the_contract() -> None:
+def test_masks_and_tokens_conform_to_the_contract() -> None:
     columns = CardProtector(_KEY).protect(_ENCODED.drop_null())
     frame = as_frame(pa.record_batch(list(columns), ["card_number", "card_token"]))
     for name in ("card_number", "card_token"):

@@ -70,7 +70,7 @@ def test_a_statement_survives_being_written_down() -> None:
 @pytest.mark.parametrize(
     "text", ["", "{}", '{"rows":-1,"amount_by_type":{},"ids_digest":"0"}', "[]"]
 )
-def test_what_is_no_statement_is_refused(text: str) -> None:
+def test_text_that_is_no_statement_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         ControlTotals.parse(text)
 

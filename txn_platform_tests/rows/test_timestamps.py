@@ -64,11 +64,11 @@ def test_moments_that_do_not_exist_are_null(parts: list[tuple[int, ...]]) -> Non
         min_size=1,
     )
 )
-def test_what_has_not_the_form_is_null(given: list[tuple[datetime, int, str]]) -> None:
+def test_text_without_the_form_is_null(given: list[tuple[datetime, int, str]]) -> None:
     texts: list[str] = []
-    for moment, place, other in given:
+    for moment, index, other in given:
         text = f"{moment.replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-        text = text[:place] + other + text[place + 1 :]
+        text = text[:index] + other + text[index + 1 :]
         # Python knows no year 0.
         texts.append(text.replace("0000-", "0001-", 1))
     parsed = parse_timestamps(pl.Series(texts), _PATTERN).to_list()

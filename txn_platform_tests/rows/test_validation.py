@@ -1,4 +1,4 @@
-"""Validation: every row in exactly one of two places, with every reason and no wrong one."""
+"""Validation: each row conforms or is quarantined, with every reason and no wrong one."""
 
 import re
 from datetime import UTC, datetime
@@ -41,9 +41,9 @@ def reasons_of(**changes: str | None) -> list[str]:
 
 
 def test_a_good_row_is_typed_and_not_changed() -> None:
-    judged = validate(sent_row(1))
-    assert judged.quarantined.num_rows == 0
-    row = as_frame(judged.conforming).row(0, named=True)
+    result = validate(sent_row(1))
+    assert result.quarantined.num_rows == 0
+    row = as_frame(result.conforming).row(0, named=True)
     assert row["amount"] == Decimal("2.50")
     assert row["transaction_at"] == datetime(2026, 11, 1, 0, 0, 1, 1, tzinfo=UTC)
     assert row["latitude"] == 40.7128
@@ -183,10 +183,10 @@ def test_amounts_are_held_against_each_rows_own_currency() -> None:
     rows = [sent_row(number, amount="1.50") for number in range(40)]
     for number in (0, 20, 39):
         rows[number] = sent_row(number, amount="1.50", currency="JPY")
-    judged = validate(*rows)
-    assert judged.quarantined["position"].to_pylist() == [0, 20, 39]
-    assert set(judged.rows_by_reason) == {"amount.exponent"}
-    assert judged.conforming.num_rows == 37
+    result = validate(*rows)
+    assert result.quarantined["position"].to_pylist() == [0, 20, 39]
+    assert set(result.rows_by_reason) == {"amount.exponent"}
+    assert result.conforming.num_rows == 37
 
 
 def test_quarantine_keeps_the_row_as_sent() -> None:
@@ -200,19 +200,19 @@ def test_quarantine_keeps_the_row_as_sent() -> None:
 
 
 def test_identical_copies_keep_the_first() -> None:
-    judged = validate(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
-    assert judged.conforming["transaction_id"].to_pylist() == [
+    result = validate(sent_row(1), sent_row(2), sent_row(1), sent_row(1))
+    assert result.conforming["transaction_id"].to_pylist() == [
         sent_row(1)["transaction_id"],
         sent_row(2)["transaction_id"],
     ]
-    assert judged.quarantined["position"].to_pylist() == [2, 3]
-    assert judged.quarantined["reasons"].to_pylist() == [["transaction_id.duplicate"]] * 2
+    assert result.quarantined["position"].to_pylist() == [2, 3]
+    assert result.quarantined["reasons"].to_pylist() == [["transaction_id.duplicate"]] * 2
 
 
 def test_an_id_with_differing_contents_is_quarantined_whole() -> None:
-    judged = validate(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
-    assert judged.conforming["transaction_id"].to_pylist() == [sent_row(2)["transaction_id"]]
-    assert judged.quarantined["reasons"].to_pylist() == [["transaction_id.conflict"]] * 2
+    result = validate(sent_row(1), sent_row(2), sent_row(1, amount="9.99"))
+    assert result.conforming["transaction_id"].to_pylist() == [sent_row(2)["transaction_id"]]
+    assert result.quarantined["reasons"].to_pylist() == [["transaction_id.conflict"]] * 2
 
 
 def test_copies_are_found_across_batches() -> None:
@@ -222,11 +222,11 @@ def test_copies_are_found_across_batches() -> None:
 
 
 def test_a_copy_that_differs_in_an_unknown_field_only_is_a_conflict() -> None:
-    judged = validate(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
-    assert not judged.conforming.num_rows
+    result = validate(sent_row(1), sent_row(1) | {"extra_fields": '{"x":"1"}'})
+    assert not result.conforming.num_rows
 
 
-# A second opinion, row by row, written from the contract's words and with other tools.
+# A second implementation, row by row, written from the contract's text with other tools.
 
 
 def _timestamp(text: str) -> datetime:
@@ -358,11 +358,11 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
 ) -> None:
     rows = [sent_row(number, **damage) for number, damage in enumerate(damages)]
     # Uniqueness is of the window, not of a row: the second opinion knows rows only.
-    judged = Validator(_WINDOW, _NO_REPEATS).validate(landed_rows(rows))
-    accepted = {sent["transaction_id"] for sent in judged.conforming.to_pylist()}
-    positions = set(judged.quarantined["position"].to_pylist())
-    assert judged.conforming.num_rows + judged.quarantined.num_rows == len(rows)
-    assert set(judged.rows_by_reason) <= set(REASONS)
+    result = Validator(_WINDOW, _NO_REPEATS).validate(landed_rows(rows))
+    accepted = {sent["transaction_id"] for sent in result.conforming.to_pylist()}
+    positions = set(result.quarantined["position"].to_pylist())
+    assert result.conforming.num_rows + result.quarantined.num_rows == len(rows)
+    assert set(result.rows_by_reason) <= set(REASONS)
     for position, row in enumerate(rows):
         try:
             _SecondOpinion.model_validate(row)

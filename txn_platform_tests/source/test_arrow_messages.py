@@ -43,7 +43,7 @@ def _measured(stream: bytes, budget: Budget | None = None) -> Budget:
 
 
 def _replaced(stream: bytes, number: int, new: int, occurrence: int = 0) -> bytes:
-    """The stream with another number at one place, counted from the first."""
+    """The stream with another number at one position, counted from the first."""
     pieces = stream.split(struct.pack("<q", number))
     before = struct.pack("<q", number).join(pieces[: occurrence + 1])
     after = struct.pack("<q", number).join(pieces[occurrence + 1 :])

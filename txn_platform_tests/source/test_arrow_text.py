@@ -170,8 +170,8 @@ def test_a_list_of_nulls_whose_values_have_no_buffers_is_read(child: Any) -> Non
 @pytest.mark.parametrize("values", [["a", None, "b"], [None, None], [None]])
 @pytest.mark.parametrize("index", [pa.int8(), pa.int32(), pa.uint16()])
 def test_a_dictionary_of_texts_has_no_null_among_its_values(values: list[Any], index: Any) -> None:
-    places = pa.array([*range(len(values)), None, 0], index)
-    column = pa.DictionaryArray.from_arrays(places, pa.array(values, pa.string()))
+    indices = pa.array([*range(len(values)), None, 0], index)
+    column = pa.DictionaryArray.from_arrays(indices, pa.array(values, pa.string()))
     text: Any = AsText("amount", Budget())(pa.chunked_array([column]))
     assert text.to_pylist() == [*values, None, values[0]]
     assert [chunk.dictionary.null_count for chunk in text.chunks] == [0]

@@ -254,11 +254,11 @@ def test_a_next_page_of_another_origin_is_not_followed(
         _all(source)
 
 
-def test_what_is_no_row_is_believed_when_it_comes_three_times(
+def test_a_line_that_is_no_row_is_believed_when_it_comes_three_times(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = json.dumps(sent_row(1)).encode()
-    bodies = [b"{spoilt\n", b"{another\n", *[line + b"\n{the source's own\n"] * 3, b"{never\n"]
+    bodies = [b"{damaged\n", b"{another\n", *[line + b"\n{the source's own\n"] * 3, b"{never\n"]
     monkeypatch.setattr(there, "answer", lambda *_: (200, bodies.pop(0)))
     source = Source(
         there.url,

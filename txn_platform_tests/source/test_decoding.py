@@ -247,7 +247,7 @@ def test_csv_tells_null_from_empty() -> None:
         ("arrow", b"no arrow"),
     ],
 )
-def test_what_breaks_off_is_noticed(name: str, body: bytes) -> None:
+def test_a_cut_answer_is_noticed(name: str, body: bytes) -> None:
     with pytest.raises((UnreadableError, OSError)):
         _decoded(name, body)
 
@@ -266,12 +266,12 @@ def test_no_byte_of_an_arrow_stream_is_trusted() -> None:
     chance = random.Random(5)  # noqa: S311
     refused = 0
     for _ in range(1_000):
-        spoilt = bytearray(sound)
+        damaged = bytearray(sound)
         # Most of what can go wrong is in the schema, at the beginning.
-        place = chance.randrange(min(len(sound), chance.choice([3_000, len(sound)])))
-        spoilt[place : place + chance.choice([1, 4, 8])] = chance.randbytes(4)
+        start = chance.randrange(min(len(sound), chance.choice([3_000, len(sound)])))
+        damaged[start : start + chance.choice([1, 4, 8])] = chance.randbytes(4)
         try:
-            for row in _decoded("arrow", bytes(spoilt)):
+            for row in _decoded("arrow", bytes(damaged)):
                 assert set(row) == {*SENT_COLUMNS, "extra_fields"}
         except UnreadableError:
             refused += 1
@@ -284,19 +284,19 @@ def test_a_csv_header_that_names_no_columns_is_refused(header: str) -> None:
         _decoded("csv", header.encode("latin-1"))
 
 
-@pytest.mark.parametrize("spoilt", ["a,\xc3\n", "a,b,\xff\n", "\xe2\x82"])
+@pytest.mark.parametrize("damaged", ["a,\xc3\n", "a,b,\xff\n", "\xe2\x82"])
 def test_csv_that_is_not_utf8_is_refused_quietly(
-    spoilt: str, capfd: pytest.CaptureFixture[str]
+    damaged: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UnreadableError, match="is no CSV in UTF-8"):
-        _decoded("csv", b"transaction_id,amount\na,1\n" + spoilt.encode("latin-1"))
+        _decoded("csv", b"transaction_id,amount\na,1\n" + damaged.encode("latin-1"))
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
     "page", [b"", b"[", b'{"data":7}', b'{"other":[]}', b'{"data":null}', b"[]"]
 )
-def test_what_is_no_page_is_refused(page: bytes) -> None:
+def test_content_that_is_no_page_is_refused(page: bytes) -> None:
     with pytest.raises(UnreadableError):
         items(page, ["data"])
 

@@ -110,11 +110,11 @@ def test_a_row_with_two_fields_of_one_name_is_quarantined_for_it(
     repeated = f"{_ROW[:-1]},{ending}"
     body = _bodies(json.dumps(sent_row(2)), repeated, json.dumps(sent_row(3)))[wire]
     (batch,) = _batches(source, wire, body)
-    judged = Validator(_WINDOW, NO_REPEATS).validate(batch)
-    assert judged.conforming.column("transaction_id").to_pylist() == [
+    validated = Validator(_WINDOW, NO_REPEATS).validate(batch)
+    assert validated.conforming.column("transaction_id").to_pylist() == [
         sent_row(number)["transaction_id"] for number in (2, 3)
     ]
-    (row,) = judged.quarantined.to_pylist()
+    (row,) = validated.quarantined.to_pylist()
     assert (row["position"], row["reasons"]) == (1, ["row.duplicate_field"])
     assert row["transaction_id"] == sent_row(1)["transaction_id"]
     # Nothing that was sent is lost.
@@ -124,8 +124,8 @@ def test_a_row_with_two_fields_of_one_name_is_quarantined_for_it(
 def test_a_field_that_is_called_like_the_marks_is_a_field(source: ServedBytes) -> None:
     row = sent_row(1, duplicate_field="[", extra_fields="x", position="y")
     (batch,) = _batches(source, "ndjson", _bodies(json.dumps(row))["ndjson"])
-    judged = Validator(_WINDOW, NO_REPEATS).validate(batch)
-    assert judged.conforming.num_rows == 1
+    validated = Validator(_WINDOW, NO_REPEATS).validate(batch)
+    assert validated.conforming.num_rows == 1
     assert json.loads(batch.column("extra_fields")[0].as_py()) == {
         "duplicate_field": "[",
         "extra_fields": "x",
@@ -276,8 +276,8 @@ def test_a_column_of_a_type_without_arrays_is_refused(source: ServedBytes) -> No
     days = _stream({"amount": pa.array(["1"]), "x": pa.nulls(1, pa.month_day_nano_interval())})
     messages: list[str] = []
     # One of these bytes of the schema is the unit of the type.
-    for place in [at for at in range(300) if days[at] == 2]:
-        months = days[:place] + b"\0" + days[place + 1 :]
+    for index in [at for at in range(300) if days[at] == 2]:
+        months = days[:index] + b"\0" + days[index + 1 :]
         try:
             _batches(source, "arrow", months)
         except UserError as error:
@@ -346,8 +346,8 @@ def test_a_broken_csv_line_keeps_its_place_in_every_block(source: ServedBytes) -
     frame = pl.concat(map(as_frame, _batches(source, "csv", body)))
     assert frame.height == 120_001
     assert frame["transaction_id"].head(7).to_list() == [None, "a", None, "c", "a", None, "c"]
-    broken = frame.with_row_index("place").filter(pl.col("transaction_id").is_null())
-    assert broken["place"].to_list() == [0, *range(2, 120_001, 3)]
+    broken = frame.with_row_index("line").filter(pl.col("transaction_id").is_null())
+    assert broken["line"].to_list() == [0, *range(2, 120_001, 3)]
     assert set(broken["extra_fields"][1:]) == {'{"unreadable":"b"}'}
 
 

@@ -39,16 +39,16 @@ class _Faulty:
         self._everywhere = False
         self.asked: list[str] = []
 
-    def spoil(self, faults: str, *, everywhere: bool) -> None:
+    def inject(self, faults: str, *, everywhere: bool) -> None:
         self._faulty = FaultsMiddleware(self._sound, setting=faults, seed=0, refuse=_never)
         self._everywhere = everywhere
         self.asked.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        spoiled = scope["type"] == "http" and (self._everywhere or scope["path"] == _ROUTE)
+        faulty = scope["type"] == "http" and (self._everywhere or scope["path"] == _ROUTE)
         if scope["type"] == "http":
             self.asked.append(f"{scope['path']}?{scope['query_string'].decode()}")
-        await (self._faulty if spoiled else self._sound)(scope, receive, send)
+        await (self._faulty if faulty else self._sound)(scope, receive, send)
 
 
 async def _never(*_: object) -> None:
@@ -92,7 +92,7 @@ def service() -> Iterator[_Service]:
 def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state of a platform that has landed the window in peace."""
     home = tmp_path_factory.mktemp("sound")
-    service.faulty.spoil("", everywhere=False)
+    service.faulty.inject("", everywhere=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         assert _land(service).success
@@ -149,7 +149,7 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
     case: FaultCase, service: _Service, sound_lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GENERATOR_FORMAT", case.wire)
-    service.faulty.spoil(case.faults, everywhere=case.everywhere)
+    service.faulty.inject(case.faults, everywhere=case.everywhere)
     if case.message is None:
         assert _land(service, case.faults).success
         landed = pl.read_parquet(_LANDED)

@@ -1,6 +1,6 @@
-"""Part of a window, or none of it, is never taken for all, and whatever HTTP allows is read.
+"""Part of a window is never mistaken for all of it, and all that HTTP allows is read.
 
-The source of these tests states no control totals: nothing but the client can notice.
+The source of these tests states no control totals: only the client can notice a loss.
 """
 
 import csv
@@ -165,7 +165,7 @@ _LEGAL: Final[dict[str, Callable[[bytes], bytes]]] = {
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("way", _LEGAL)
-def test_what_http_allows_is_read(way: str, wire: Wire, source: ServedBytes) -> None:
+def test_every_answer_that_http_allows_is_read(way: str, wire: Wire, source: ServedBytes) -> None:
     source.answer = lambda _: _LEGAL[way](_BODIES[wire])
     assert _rows(_client(source.url, wire)) == _ROWS
 
@@ -195,7 +195,7 @@ def test_what_http_allows_is_read(way: str, wire: Wire, source: ServedBytes) -> 
         ("arrow", _arrow([]), 0),
     ],
 )
-def test_what_a_format_allows_is_read(
+def test_every_body_that_a_format_allows_is_read(
     wire: Wire, body: bytes, rows: int, source: ServedBytes
 ) -> None:
     source.answer = lambda _: whole(body)
@@ -344,7 +344,7 @@ _CUT: Final[dict[str, tuple[Callable[[bytes], bytes], str]]] = {
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("way", _CUT)
-def test_what_is_cut_is_never_taken_for_all(way: str, wire: Wire, source: ServedBytes) -> None:
+def test_a_cut_answer_is_never_mistaken_for_all(way: str, wire: Wire, source: ServedBytes) -> None:
     cut, message = _CUT[way]
     source.answer = lambda _: cut(_BODIES[wire])
     with pytest.raises(UserError, match=message):
@@ -453,13 +453,13 @@ def test_the_next_page_is_relative_to_the_page_that_names_it(
     first = "/" + path.lstrip("/")
     page = first.partition("?")[0]
     folder, _, last = page.rpartition("/")
-    words = {"page": page, "folder": f"{folder}/", "last": last, "url": source.url}
-    words["host"] = source.url.removeprefix("http://")
-    following = reference.format(**words)
+    values = {"page": page, "folder": f"{folder}/", "last": last, "url": source.url}
+    values["host"] = source.url.removeprefix("http://")
+    following = reference.format(**values)
     source.answer = _pages(
         {
             first: _page(_ROWS[:2], next=following),
-            second.format(**words): _page(_ROWS[2:]),
+            second.format(**values): _page(_ROWS[2:]),
         }
     )
     assert _rows(_client(source.url, "json", path)) == _ROWS
@@ -657,7 +657,7 @@ def test_a_header_that_states_more_rows_than_came_is_believed(
         ("Content-Range: items 0-2/*", {"total": None, "total_amount": 100}),
     ],
 )
-def test_what_states_no_other_number_of_rows_does_not_matter(
+def test_a_header_that_states_no_other_number_of_rows_does_not_matter(
     header: str, others: dict[str, object], source: ServedBytes
 ) -> None:
     body = json.dumps({"data": _ROWS, "next": None} | others).encode()
