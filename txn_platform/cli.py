@@ -242,7 +242,7 @@ def doctor() -> None:
 def quarantine(partition: str | None) -> None:
     """Show what is quarantined: rows by reason, with masked examples.
 
-    An hour that was landed and then not published is judged now; nothing is written.
+    A landed hour that was not published since is validated now; nothing is written.
     """
     from rich.table import Table
 
@@ -256,8 +256,8 @@ def quarantine(partition: str | None) -> None:
     settings = load_settings()
     _say_places(settings)
     found = look_into(open_lake(settings), _RAW, _QUARANTINED, window)
-    for each in found.judged:
-        _print(f"{each.partition_key} was not published since it was landed: judged now.")
+    for each in found.validated:
+        _print(f"{each.partition_key} was not published since it was landed: validated now.")
     if not found.reasons:
         _print(f"Nothing is quarantined in {lake_place(settings)}.")
         return

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from txn_platform.lake.parquet import Encoding
 
 
-# An object that is replaced while it is opened is opened again, so often.
+# How often an object is opened again that another run replaces meanwhile.
 OPENINGS: Final = 5
 
 
@@ -39,10 +39,10 @@ class StoredObject:
 
     Attributes:
         uri: its address, `s3://...` or an absolute path.
-        size: its bytes.
-        superseded: it was published, and then another run put its own, whole, in its place; the
-            size is that one's.
-        unchanged: it held these very bytes before, so nothing was written.
+        size: in bytes.
+        superseded: it was published, and another run has replaced it since; `size` is the size of
+            that run's object.
+        unchanged: it had the same bytes before, so nothing was written.
     """
 
     uri: str
@@ -53,12 +53,12 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class Capability:
-    """An ability that a store was seen to have, or to lack.
+    """The result of probing one ability of a store.
 
     Attributes:
-        name: what it is called.
-        works: whether the store does it.
-        needed: whether the lake can't be used without.
+        name: of the ability.
+        works: whether the store has it.
+        needed: whether the lake cannot be used without it.
         meaning: the consequence for the user, and the remedy.
     """
 
@@ -73,11 +73,10 @@ class Kept:
     """The objects and versions that a store keeps of an asset.
 
     Attributes:
-        versions: for each key the object and older versions of it, by the store's names, the oldest
-            first. A key that is empty now may have some. A store without versions has one without a
-            name.
-        markers: for each key what only says that it was deleted, likewise.
-        unseen: why there may be more, and what to do; empty when there is not.
+        versions: for each key the ids of all versions of its object, the oldest first. A deleted
+            object may have some. In a store without versions the id is empty.
+        markers: for each key the ids of its delete markers, the oldest first.
+        unseen: why there may be more, and what to do; empty if the list is complete.
     """
 
     versions: dict[str, list[str]]
@@ -89,7 +88,7 @@ class Lake(ABC):
     """A place for objects under keys; see `object_key` for the layout."""
 
     def __init__(self, staging: Path, *, durable: bool) -> None:
-        """Args: staging: where; durable: whether what is staged must survive a power cut there."""
+        """Args: staging: its directory; durable: whether staged files must survive a power cut."""
         self._staging = staging
         self._durable = durable
 
@@ -100,10 +99,10 @@ class Lake(ABC):
         )
 
     def stage(self, schema: pa.Schema, encoding: Encoding) -> StagingWriter:
-        """A writer of a file that `publish` can take.
+        """A writer of a file for `publish`.
 
         Raises:
-            UserError: the lake could not take it afterwards.
+            UserError: nothing can be published in this lake.
         """
         self.require_writable()
         with room_on_disk(self._staging):
@@ -117,7 +116,7 @@ class Lake(ABC):
                 raise
 
     def sweep(self) -> int:
-        """Remove what writers that died have left, here and in the store; how much it was."""
+        """Remove files and uploads of writers that died; returns their number."""
         removed = 0
         for path in self._staging.glob(f"*{STAGING_SUFFIX}"):
             with contextlib.suppress(OSError), path.open("rb") as file:
@@ -128,26 +127,26 @@ class Lake(ABC):
 
     @abstractmethod
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
-        """Put a staged file at a key, in place of what was there, in one step.
+        """Put a staged file at a key, and replace the object there in one step.
 
-        An object that holds the same bytes already is left as it is.
+        An object with the same bytes is left as it is.
 
         Args:
             staged: the file.
-            key: where it goes.
-            clear_cards: the file holds card numbers in clear; S3 encrypts it as it was told to.
+            key: of the object.
+            clear_cards: the file has card numbers in clear; S3 encrypts it as the settings say.
 
         Raises:
-            UserError: the store refused or can't be reached; what was at the key is still there.
+            UserError: the store refused or can't be reached; the object at the key is unchanged.
         """
 
     @abstractmethod
     def require_writable(self) -> None:
-        """Raise a `UserError` when objects can't be put here."""
+        """Raise a `UserError` if objects cannot be put here."""
 
     @abstractmethod
     def probe(self) -> Iterator[Capability]:
-        """Try with small objects, which are removed, what the store can do, the needed first.
+        """Probe the store with small objects, which are removed: the needed abilities first.
 
         Raises:
             UserError: the store can't be reached, or refuses.
@@ -159,19 +158,19 @@ class Lake(ABC):
 
     @abstractmethod
     def find(self, key: str) -> StoredObject | None:
-        """The object at a key, as the store itself says; None when there is none."""
+        """The object at a key, asked of the store; None if there is none."""
 
     @abstractmethod
     def digest(self, key: str) -> str | None:
-        """The SHA-256 of the object at a key, hexadecimal; None when there is none."""
+        """The SHA-256 of the object at a key, hexadecimal; None if there is none."""
 
     @abstractmethod
     def open(self, key: str, dictionary_encoded: Collection[str] = ()) -> pq.ParquetFile:
         """The object at a key, for reading a column or a row group at a time.
 
         Args:
-            key: where it is.
-            dictionary_encoded: text columns to be read as dictionaries, those of them that it has.
+            key: of the object.
+            dictionary_encoded: text columns to read as dictionaries, if the object has them.
 
         Raises:
             UserError: there is none, or the store can't be reached.
@@ -183,8 +182,7 @@ class Lake(ABC):
         """The object at a key, and the SHA-256 of the same version of it; see `open`, `digest`.
 
         Raises:
-            UserError: there is none, the store can't be reached, or other runs replace it all the
-                time.
+            UserError: there is none, the store can't be reached, or other runs keep replacing it.
         """
         for _ in range(OPENINGS):
             version = self._version(key)
@@ -197,11 +195,11 @@ class Lake(ABC):
 
     @abstractmethod
     def _version(self, key: str) -> object:
-        """A mark of the object at a key, which no other one there has; None when there is none."""
+        """Identifies the version of the object at a key; None if there is none."""
 
     @abstractmethod
     def copy(self, key: str, path: Path) -> None:
-        """Write the bytes of the object at a key, of one version of it, to a local file.
+        """Write the bytes of one version of the object at a key to a local file.
 
         Raises:
             UserError: there is none, or the store can't be reached.
@@ -213,11 +211,11 @@ class Lake(ABC):
 
     @abstractmethod
     def keys(self, asset: str) -> list[str]:
-        """The keys of all objects of an asset, or of a folder of it, ascending: hours by time."""
+        """The keys of all objects of an asset, or of a folder of it, ascending, so by time."""
 
     @abstractmethod
     def kept(self, asset: str) -> Kept:
-        """The objects and versions of an asset, also of objects that were removed or replaced.
+        """The objects and versions of an asset, also of removed and replaced objects.
 
         Raises:
             UserError: the store can't be reached, or refuses.
@@ -228,21 +226,21 @@ class Lake(ABC):
         """Remove an object for good: the versions and markers that `kept` names, in their order.
 
         Returns:
-            Why something of it stays, and what to do; empty when nothing does.
+            Why a part of it remains, and what to do; empty if nothing remains.
 
         Raises:
             UserError: the store can't be reached.
         """
 
     def absent(self, keys: Sequence[str]) -> list[str]:
-        """Those of some keys of one asset at which there is no object.
+        """The keys without an object, out of keys of one asset.
 
         Raises:
             UserError: the store can't be reached.
         """
         if len(keys) < 2:
             return [key for key in keys if self.find(key) is None]
-        # Listed at once: there may be thousands.
+        # One listing instead of a request per key: there may be thousands.
         there = set(self.keys(os.path.commonpath(keys)))
         return [key for key in keys if key not in there]
 
@@ -255,11 +253,11 @@ class Lake(ABC):
 
 @dataclass(frozen=True)
 class LakeFile:
-    """An object of the lake, to be read in pieces, or taken whole.
+    """An object of the lake, to be read in pieces or copied as a file.
 
     Attributes:
-        lake: which.
-        key: where it is there.
+        lake: that has it.
+        key: of the object.
     """
 
     lake: Lake
@@ -282,10 +280,10 @@ class LakeFile:
 
 @contextlib.contextmanager
 def explained_reads(what: str) -> Generator[None]:
-    """Put into words that a store failed while what is named was read.
+    """Explain errors of a store during a read of the named object.
 
     Raises:
-        UserError: it did.
+        UserError: the store failed.
     """
     try:
         yield

@@ -1,6 +1,6 @@
 """The published windows as a Delta table: one transaction a window, through `deltalake`.
 
-Here: the place, a commit of a window that happens once, and the upkeep of the table. The table
+Here are its location, the commit of a window, which happens once, and its maintenance. The table
 follows the Parquet objects of the lake. `defs/io_managers` decides when a window is committed.
 """
 
@@ -45,8 +45,8 @@ PARTITION_COLUMNS: Final = ("event_date", "event_hour")
 # Longer than any commit or query takes.
 KEEP: Final = timedelta(days=7)
 
-# The contract's columns, and the window's two, which are in no Parquet object of the lake: there
-# they are in its key. Delta keeps a column's meaning under the name "comment".
+# The columns of the contract and two of the window, which Parquet objects of the lake have in their
+# key only. Delta stores the description of a column as "comment".
 _SCHEMA: Final = pa.schema(
     [
         *(
@@ -68,26 +68,25 @@ _SCHEMA: Final = pa.schema(
     ]
 )
 _CONFIGURATION: Final = {
-    # Within an hour no other column's range helps a reader to skip a file, and the log states
-    # ranges of decimals as floats.
+    # Within an hour the ranges of other columns do not help to skip files, and the log has ranges
+    # of decimals as floats.
     "delta.dataSkippingStatsColumns": "transaction_at,transaction_id",
 }
 _BATCH_ROWS: Final = 1 << 17
 _ROW_GROUP_ROWS: Final = 1 << 18
-# Of the log's entry alone, when other windows were committed meanwhile: nothing is read or written
-# again for it.
+# Retries of the log entry alone, after commits of other windows. They read and write no data.
 _LOG_RETRIES: Final = 100
-# Of the whole commit, when the same window was committed, or the table compacted, meanwhile.
+# Retries of the whole commit, after a commit of the same window or a compaction.
 _BACKOFF: Final = Backoff(attempts=20, first_pause=0.05, longest_pause=1.0)
-# A log is read from its last checkpoint on: as often as `deltalake` makes one itself.
+# Readers start at the last checkpoint. `deltalake` makes one as often by default.
 _CHECKPOINT_EVERY: Final = 100
-# Under this name a commit's entry has what tells it from all others.
+# The field of a log entry with the random id of its commit.
 _COMMIT: Final = "commit"
-_LONGEST_SETTLING: Final = 10.0
-# `deltalake` says so of a commit that it has just made.
+_LONGEST_CONFIRMATION: Final = 10.0
+# The error of `deltalake` for a commit that it has just made and does not find.
 _NOT_THERE: Final = re.compile(r"Requested snapshot version \d+ is not available")
 _LONGEST_CAUSE: Final = 400
-# That a probe commits at once, each so often.
+# Writers of a probe that commit at the same time, and commits of each.
 _WRITERS: Final = 4
 _ROUNDS: Final = 3
 _CONNECTION: Final = {
@@ -103,8 +102,8 @@ class Committed:
     """The outcome of a window's commit.
 
     Attributes:
-        version: of the table, that has the window.
-        changed: whether this commit made it; False when the table had the same content before.
+        version: of the table that has the window.
+        changed: False if the table had the same content before.
     """
 
     version: int
@@ -113,12 +112,12 @@ class Committed:
 
 @dataclass(frozen=True)
 class Optimized:
-    """The outcome of a table's upkeep.
+    """The outcome of `DeltaLake.optimize`.
 
     Attributes:
-        version: of the table, afterwards.
-        merged: how many files were merged into fewer.
-        removed: how many files that no version needs were deleted.
+        version: of the table afterwards.
+        merged: number of files that were merged into fewer.
+        removed: number of deleted files, which no kept version needs.
     """
 
     version: int
@@ -127,13 +126,13 @@ class Optimized:
 
 
 class _LostCommitError(Exception):
-    """The store has taken a commit, and has none or another's in its place."""
+    """The store accepted a commit, and has none or another in its place."""
 
 
 class DeltaLake:
     """The Delta table of published windows, partitioned by `PARTITION_COLUMNS`.
 
-    Several processes may commit, and optimize, at once.
+    Several processes may commit and optimize at the same time.
     """
 
     def __init__(self, uri: str, s3: tuple[Bucket, S3Access] | None) -> None:
@@ -144,15 +143,15 @@ class DeltaLake:
         self._address = s3_uri(bucket, self._folder) if s3 else uri
 
     def require_usable(self) -> None:
-        """Make the table if there is none yet.
+        """Create the table if there is none yet.
 
         Raises:
-            UserError: it can't be read or made there, or what is there has other columns.
+            UserError: it cannot be read or created, or the table there has other columns.
         """
         self._load()
 
     def probe(self) -> None:
-        """See whether the place takes commits, also of several processes at once.
+        """Check that the location accepts commits, also of several processes at once.
 
         Raises:
             UserError: it does not.
@@ -170,7 +169,7 @@ class DeltaLake:
         self._race_commits()
 
     def _race_commits(self) -> None:
-        """Commit to a table of its own, several at once, and see whether all of it is there."""
+        """Let several writers commit to a table of their own, and check that it has all commits."""
         from deltalake import CommitProperties, DeltaTable, Schema, write_deltalake
 
         name = f"_probe-{uuid.uuid4().hex}"
@@ -215,7 +214,7 @@ class DeltaLake:
                 bucket.erase(key)
 
     def commit(self, file: pq.ParquetFile, window: Window, sha256: str) -> Committed:
-        """Replace one window by a file's rows, in one transaction, or do nothing if they are there.
+        """Replace one window by the rows of a file in one transaction, unless it has them already.
 
         The table remembers the digest of each window's file (as a `txn` action of the Delta
         protocol), and it counts the window's rows: when both agree, the content is the same.
@@ -264,7 +263,7 @@ class DeltaLake:
                     max_commit_retries=_LOG_RETRIES,
                     app_transactions=[Transaction(application, content)],
                 ),
-                # It would hold this commit even if the log did not.
+                # A checkpoint would contain this commit even if the log had lost it.
                 post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
             )
             version = table.version()
@@ -276,7 +275,7 @@ class DeltaLake:
         return self._until_no_conflict(attempt)
 
     def optimize(self, keep: timedelta) -> Optimized:
-        """Merge small files of a window into larger ones, and delete files no version needs.
+        """Merge small files of a window into larger ones, and delete files that no version needs.
 
         Args:
             keep: how long files stay after the table ceased to need them. Older versions than this
@@ -304,7 +303,7 @@ class DeltaLake:
                 dry_run=False,
                 enforce_retention_duration=False,
                 post_commithook_properties=PostCommitHookProperties(create_checkpoint=False),
-                # Also what commits that were killed left behind, of which the log knows nothing.
+                # Also files of killed commits, which the log does not name.
                 full=True,
             )
             return table.version(), len(removed)
@@ -312,15 +311,15 @@ class DeltaLake:
         if not self.exists():
             raise UserError(f"there is no Delta table at {self.uri} yet: run a window first")
         merged = self._until_no_conflict(compact)
-        # By the log as it is now, whatever became of the compaction's entry.
+        # By the current log, even if the entry of the compaction was lost.
         version, removed = self._until_no_conflict(vacuum)
         return Optimized(version, merged, removed)
 
     def exists(self) -> bool:
-        """Whether the table was made.
+        """Whether the table exists.
 
         Raises:
-            UserError: its place can't be read.
+            UserError: its location cannot be read.
         """
         from deltalake.exceptions import TableNotFoundError
 
@@ -362,24 +361,24 @@ class DeltaLake:
         )
 
     def _confirm(self, version: int, commit: str) -> None:
-        """See that the log has a commit that was just made, and keeps it.
+        """Check that the log has a commit that was just made, and keeps it.
 
         Raises:
-            _LostCommitError: it has none or another's in its place.
+            _LostCommitError: it has none, or another in its place.
         """
         made = time.time()
         entry = self._entry(version)
         if entry.get(_COMMIT) == commit and self._s3 is not None:
-            # On a store that looks whether there is an entry, and then writes, another writer may
-            # have looked before ours was there. Its request takes about as long as ours took.
-            took = made - entry["timestamp"] / 1000
-            time.sleep(min(max(0.0, 2 * took), _LONGEST_SETTLING))
+            # Some stores check for an entry first and write it later. Another writer may have
+            # passed the check before our entry was there. Its request takes about as long as ours.
+            duration = made - entry["timestamp"] / 1000
+            time.sleep(min(max(0.0, 2 * duration), _LONGEST_CONFIRMATION))
             entry = self._entry(version)
         if entry.get(_COMMIT) != commit:
             raise _LostCommitError
 
     def _entry(self, version: int) -> dict[str, Any]:
-        """The log's entry for a version; nothing when it has no such version."""
+        """The log entry of a version; empty if there is no such version."""
         name = f"_delta_log/{version:020}.json"
         if self._s3 is None:
             try:
@@ -406,7 +405,7 @@ class DeltaLake:
         return DeltaTable(self._address, storage_options=self._storage_options(), **options)
 
     def _load(self) -> DeltaTable:
-        """The table as it is now, made if there is none."""
+        """The current table, created if there is none."""
         from deltalake import CommitProperties, DeltaTable, Schema
         from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
@@ -415,7 +414,7 @@ class DeltaLake:
             table = self._call(self._open, passing=TableNotFoundError)
         except TableNotFoundError:
             self._require_empty()
-            # Another process may be first.
+            # Another process may create it first.
             with suppress(CommitFailedError):
                 self._call(
                     DeltaTable.create,
@@ -426,12 +425,12 @@ class DeltaLake:
                     name="transactions",
                     configuration=_CONFIGURATION,
                     storage_options=self._storage_options(),
-                    # A second attempt would make it again, as a later version of the first.
+                    # A second attempt would create it again as its own next version.
                     commit_properties=CommitProperties(max_commit_retries=0),
                     passing=CommitFailedError,
                 )
             try:
-                # As the store has it, whoever made it.
+                # Read it back, whichever process created it.
                 table = self._call(self._open, passing=TableNotFoundError)
             except TableNotFoundError:
                 raise UserError(
@@ -449,10 +448,10 @@ class DeltaLake:
         return table
 
     def _require_empty(self) -> None:
-        """See that a table can be made here without others' files, which `optimize` would delete.
+        """Check that the folder has no other files, which `optimize` would delete.
 
         Raises:
-            UserError: there are some.
+            UserError: it has some.
         """
         if self._s3 is None:
             place = Path(self.uri)
@@ -465,7 +464,7 @@ class DeltaLake:
                 lambda: bucket.client.list_objects_v2(Bucket=bucket.name, Prefix=folder)
             )
             names = [entry["Key"].removeprefix(folder) for entry in listed.get("Contents", [])]
-        # Readers of Delta take what begins so for none of a table's files.
+        # Delta ignores files whose names begin like this.
         others = [name for name in names if name and not name.startswith(("_", "."))]
         if others and not self.exists():
             raise UserError(
@@ -480,7 +479,7 @@ class DeltaLake:
         passing: type[Exception] | tuple[type[Exception], ...] = (),
         **kwargs: Any,
     ) -> Any:
-        """Call `deltalake`, and put what it says into words, but for the error that may pass."""
+        """Call `deltalake` and explain its errors, except those in `passing`."""
         from deltalake.exceptions import DeltaError
 
         try:
@@ -488,21 +487,21 @@ class DeltaLake:
         except passing:
             raise
         except (DeltaError, OSError) as error:
-            # A commit that the store took, and does not have.
+            # The store accepted a commit, and does not have it.
             if _NOT_THERE.search(str(error)):
                 raise _LostCommitError from None
-            # The store's answer is in what `deltalake` says of it.
+            # The text of the error contains the store's answer.
             code = re.search(r"<Code>(\w+)</Code>", str(error))
             said = _explain(code[1] if code else "", str(error))
             raise UserError(f"the Delta table {self.uri} {said}") from None
 
 
 def open_delta(settings: Settings) -> DeltaLake | None:
-    """The Delta table that the settings name; None when they name none.
+    """The Delta table that the settings name; None if they name none.
 
     Raises:
         UserError: the extra is not installed, there are no credentials for the bucket, the
-            directory can't be made, or the table would be among the lake's objects.
+            directory cannot be created, or the table would contain the lake's objects.
     """
     place = settings.delta_path
     if place is None:
@@ -531,7 +530,7 @@ def open_delta(settings: Settings) -> DeltaLake | None:
 
 
 def require_delta(delta: DeltaLake | None) -> DeltaLake:
-    """The table, for what makes no sense without one.
+    """The table, for commands that need one.
 
     Raises:
         UserError: the settings name none.
@@ -542,7 +541,7 @@ def require_delta(delta: DeltaLake | None) -> DeltaLake:
 
 
 def _require_apart(place: str, settings: Settings) -> None:
-    """See that the lake's objects are not in the table's folder, where `optimize` deletes them.
+    """Check that the lake is not in the table's folder, where `optimize` would delete its objects.
 
     Raises:
         UserError: they are.
@@ -561,13 +560,13 @@ def _require_apart(place: str, settings: Settings) -> None:
 
 
 def _identity(window: Window, sha256: str) -> tuple[str, int]:
-    """A window and its content, as an application and a version of it in Delta's `txn` action."""
+    """The window as application id and the content as version of Delta's `txn` action."""
     # A version is a signed number of 64 bits.
     return f"txn_platform/{window.partition_key}", int(sha256[:16], 16) >> 1
 
 
 def _rows_of(table: DeltaTable, window: Window) -> int:
-    """How many rows the table's log states for a window."""
+    """The number of rows of a window, from the table's log."""
     files: Any = pa.table(table.get_add_actions(flatten=True))
     its_own = pc.and_(
         pc.equal(files["partition.event_date"], pa.scalar(window.start.date(), pa.date32())),
@@ -591,7 +590,7 @@ def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
 
 
 def _explain(code: str, said: str) -> str:
-    """The meaning of a store's error for a user, by its code or else by its text."""
+    """Explain an error of the store to a user, by its code or its text."""
     match code:
         case "NoSuchBucket":
             return "is in a bucket that does not exist: make it, or fix DELTA_LAKE_S3_PATH"
@@ -610,7 +609,7 @@ def _explain(code: str, said: str) -> str:
                 " proxy or gateway in front of the store"
             )
         case _:
-            # A chain of causes, one a line and the first one last, in colours.
+            # A chain of causes, one per line, the first one last, with colour codes.
             plain = re.sub(r"\x1b\[[0-9]*m|↳", "", said)
             causes = [line.strip() for line in plain.splitlines() if line.strip()]
             cause = f"{causes[0]} ... {causes[-1]}"[:_LONGEST_CAUSE]

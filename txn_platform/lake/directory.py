@@ -31,10 +31,10 @@ class DirectoryLake(Lake):
     """A lake in a local directory."""
 
     def __init__(self, root: Path) -> None:
-        # Within the root, because a file can replace another in one step on one file system only.
+        # Within the root: a rename is atomic only within one file system.
         super().__init__(root / ".staging", durable=True)
         self._root = root
-        # Of published files: the file's mark, and its digest.
+        # For published files: their identity, and their digest.
         self._written: dict[str, tuple[tuple[int, int], str]] = {}
 
     @override
@@ -64,11 +64,11 @@ class DirectoryLake(Lake):
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         target = self._root / key
         if _holds(target, staged):
-            # The run that wrote it can have died before it synced the directory.
+            # The run that wrote it may have died before it synced the directory.
             _sync_directory(target.parent)
             self._written[key] = _mark(target), staged.sha256
             return StoredObject(str(target), staged.size, unchanged=True)
-        # An entry is there after a power failure once the directory it stands in is written.
+        # A new entry survives a power failure once its directory is synced.
         entered = [target.parent]
         while not entered[-1].exists():
             entered.append(entered[-1].parent)
@@ -90,7 +90,7 @@ class DirectoryLake(Lake):
     @override
     def find(self, key: str) -> StoredObject | None:
         path = self._root / key
-        # Looked at once: between two looks it may be removed.
+        # One call: the file may be removed between two.
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found = path.stat()
             if stat.S_ISREG(found.st_mode):
@@ -155,7 +155,7 @@ class DirectoryLake(Lake):
 
 
 def _folders_with(top: Path) -> Iterator[str]:
-    """The folders at and below one that have an object, also behind links.
+    """The folders at and below one that have an object, following links.
 
     Raises:
         UserError: one of them can't be read.
@@ -170,7 +170,7 @@ def _folders_with(top: Path) -> Iterator[str]:
     for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):
         if OBJECT_NAME in names:
             yield folder
-        # A link to a folder that it is in would lead in a circle.
+        # A link to a parent folder would loop.
         above = f"{Path(folder).resolve()}/"
         below[:] = [
             name for name in below if not above.startswith(f"{Path(folder, name).resolve()}/")
@@ -178,13 +178,13 @@ def _folders_with(top: Path) -> Iterator[str]:
 
 
 def _mark(path: Path) -> tuple[int, int]:
-    """A mark that a file keeps when it is renamed, and that another file does not have."""
+    """The identity of a file, which a rename keeps and no other file has."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 
 
 def _holds(path: Path, staged: Staged) -> bool:
-    """Whether a file has the bytes of a staged one; false for one that cannot be read."""
+    """Whether a file has the bytes of a staged file; False if it cannot be read."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return (
             os.fstat(file.fileno()).st_size == staged.size

@@ -24,11 +24,11 @@ class Expiring:
     """The objects that are old enough to be removed.
 
     Attributes:
-        versions: for each key what the store keeps of it, see `lake.Kept`.
-        markers: what only says that a key was deleted, likewise.
-        windows: that the versions are of, oldest first.
+        versions: ids of versions by key, as in `base.Kept`.
+        markers: ids of delete markers by key, likewise.
+        windows: of the versions, oldest first.
         unseen: why there may be more, one sentence each.
-        strangers: keys in the assets' folders that are no hour's.
+        strangers: keys in the folders of the assets that do not belong to an hour.
     """
 
     versions: dict[str, list[str]]
@@ -39,14 +39,14 @@ class Expiring:
 
     @property
     def count(self) -> str:
-        """How much it is, in words."""
+        """The number of objects and versions, as text."""
         total = sum(map(len, self.versions.values()))
         objects = f"{len(self.versions):,} objects"
         return objects if total == len(self.versions) else f"{objects} in {total:,} versions"
 
     @property
     def span(self) -> str:
-        """From the first hour to the end of the last, in words."""
+        """From the first hour to the end of the last one, as text."""
         return (
             f"{self.windows[0].start:%Y-%m-%d %H:%M} to {self.windows[-1].end:%Y-%m-%d %H:%M} UTC"
         )
@@ -57,8 +57,8 @@ class Expired:
     """The result of a removal.
 
     Attributes:
-        removed: keys of which the store keeps nothing any more.
-        stays: why something of others stays, one sentence each.
+        removed: number of keys of which the store keeps nothing.
+        stays: for other keys, why a version remains, one sentence each.
     """
 
     removed: int
@@ -89,10 +89,10 @@ def expiring(lake: Lake, assets: Iterable[str], limit: datetime) -> Expiring:
 
 
 def remove(lake: Lake, found: Expiring) -> Expired:
-    """Remove for good what was found.
+    """Remove the found objects and versions for good.
 
     Raises:
-        UserError: the store can't be reached; what is left is found again.
+        UserError: the store can't be reached; the next run finds the remaining ones.
     """
     removed = 0
     stays: list[str] = []

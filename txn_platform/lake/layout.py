@@ -11,10 +11,10 @@ OBJECT_NAME: Final = "part-0.parquet"
 
 
 def window_of_key(key: str) -> Window:
-    """The window of an object's key, the other way around than `object_key`.
+    """The window of an object's key, the inverse of `object_key`.
 
     Raises:
-        UserError: it is not a window's.
+        UserError: it is not the key of a window.
     """
     _, _, path = key.partition("/")
     date, _, hour = path.removesuffix(f"/{OBJECT_NAME}").partition("/")

@@ -1,4 +1,4 @@
-"""Parquet files: how they are laid out, opened and read."""
+"""Parquet files: their layout, opening and reading them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# Rows that are validated at once; that takes a few times their size in memory.
+# Rows that are validated at once, which needs a few times their size in memory.
 _BATCH_ROWS: Final = 1 << 18
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a Parquet file is laid out.
+    """The layout of a Parquet file.
 
     Attributes:
         compression: pyarrow's name of the codec.
-        level: of the codec, where it has levels.
-        row_group_rows: rows a row group, the unit that readers skip and memory is bounded by.
-        sorted_by: columns that the rows are ordered by, written to the footer for readers.
-        dictionary_encoded: text columns whose values repeat; they come as dictionaries and stay so.
-        delta_encoded: columns of which each value is like the one before, written as differences.
-        plain: columns whose values hardly repeat, so that a dictionary would not pay.
+        level: of the codec, if it has levels.
+        row_group_rows: rows per row group, which readers skip as a unit, and which bounds memory.
+        sorted_by: columns that the rows are ordered by; the footer names them for readers.
+        dictionary_encoded: text columns whose values repeat, as dictionaries in memory too.
+        delta_encoded: columns whose values differ little from the one before.
+        plain: columns whose values hardly repeat, so that dictionaries would not help.
     """
 
     compression: Literal["lz4", "zstd"]
@@ -48,7 +48,7 @@ def open_parquet(path: Path, dictionary_encoded: Collection[str] = ()) -> pq.Par
     Raises:
         FileNotFoundError: there is none.
     """
-    # Opened once: what replaces the file meanwhile is another one.
+    # Opened once: a file that replaces it meanwhile is not read.
     return parquet_of(pa.OSFile(str(path), "rb"), dictionary_encoded)
 
 

@@ -68,14 +68,14 @@ def probe(bucket: Bucket, prefix: str) -> Generator[Capability]:
 
 
 def race(bucket: Bucket, prefix: str) -> str:
-    """Let several put one object at once, each only if there is none, for some rounds.
+    """Let several writers put one object at once, each only if there is none, for some rounds.
 
     Args:
-        bucket: whose store.
-        prefix: under which keys may be made; they are removed.
+        bucket: to write to.
+        prefix: of the keys, which are removed.
 
     Returns:
-        What is wrong with what became of it; empty when it is as it should be.
+        The fault that was seen; empty if exactly one writer won each round.
 
     Raises:
         StoreError: the store can't be reached, or refuses to put, read or remove.
@@ -90,7 +90,7 @@ def race(bucket: Bucket, prefix: str) -> str:
                 winners = [number for number, won in enumerate(made) if won is True]
                 failed = [each for each in made if isinstance(each, StoreError)]
                 if failed and not winners:
-                    # Of a round in which requests failed, nothing is known.
+                    # A round of failed requests shows nothing.
                     failures += failed[:1]
                     continue
                 if len(winners) != 1:
@@ -108,10 +108,10 @@ def race(bucket: Bucket, prefix: str) -> str:
 
 
 def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bool | StoreError:
-    """Put an object if there is none, at the same time as others; whether the store took it.
+    """Put an object if there is none, at the same time as other writers.
 
     Returns:
-        The error when the store was not up to it.
+        Whether the store accepted it, or the error if the store failed.
     """
     body = b"%d" % number
     start.wait()
@@ -120,7 +120,7 @@ def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bo
             lambda: bucket.client.put_object(
                 Bucket=bucket.name, Key=key, Body=body, IfNoneMatch="*"
             ),
-            # The object is there, or is being made.
+            # The object exists, or another writer is creating it.
             none_for=("412", "PreconditionFailed", "409", "ConditionalRequestConflict"),
             attempts=1,
         )
@@ -132,7 +132,7 @@ def _make(bucket: Bucket, key: str, start: threading.Barrier, number: int) -> bo
 
 
 class _Probed:
-    """One key of a bucket, on which things are tried."""
+    """The probes of one key of a bucket."""
 
     def __init__(self, bucket: Bucket, key: str) -> None:
         self._bucket = bucket
@@ -282,7 +282,7 @@ class _Probed:
         )
 
     def _try(self, attempt: Callable[[], Any]) -> bool:
-        """Whether something can be done; a store says in many ways that it can't."""
+        """Whether a request succeeds; stores refuse in many ways."""
         try:
             return bool(self._bucket.call(attempt, attempts=1))
         except StoreError:
@@ -290,7 +290,7 @@ class _Probed:
 
 
 def _old_versions(bucket: Bucket, prefix: str) -> Capability:
-    """Whether what is removed or replaced stays in the bucket, and can be removed from there."""
+    """Whether the bucket keeps removed and replaced objects, and whether these can be removed."""
     key = f"{prefix}probe-{uuid.uuid4().hex}"
     rule = (
         "give the bucket a lifecycle rule that expires noncurrent versions"

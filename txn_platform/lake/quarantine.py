@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from txn_platform.lake.base import Lake
     from txn_platform.windows import Window
 
-# In a quarantine's footer: the digest of the landed object that its rows are of.
+# The key in a quarantine's footer of the digest of the landed object.
 LANDED_DIGEST: Final = "landed_sha256"
 
 
@@ -28,51 +28,51 @@ class Quarantine:
 
     Attributes:
         reasons: the most frequent first.
-        judged: windows that were landed and whose quarantine is absent or of an earlier landing;
-            their landed rows were judged now.
+        validated: landed windows whose quarantine is missing or older than the landed object; their
+            landed rows were validated now.
     """
 
     reasons: dict[str, Reason]
-    judged: list[Window]
+    validated: list[Window]
 
 
 def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> Quarantine:
-    """Count what is quarantined; nothing is written.
+    """Count the quarantined rows; nothing is written.
 
     Args:
-        lake: where.
+        lake: that has them.
         raw: the asset of the landed rows.
-        quarantined: the asset of the quarantined ones.
-        window: which; None for all.
+        quarantined: the asset of the quarantined rows.
+        window: to count; None for all.
 
     Raises:
         UserError: the window was never landed, or the store can't be reached.
     """
     windows = [window] if window else _windows(lake, raw, quarantined)
     tally = ReasonTally()
-    judged: list[Window] = []
+    validated: list[Window] = []
     for each in windows:
         landed = lake.digest(object_key(raw, each))
         key = object_key(quarantined, each)
         if landed and not (lake.find(key) and _is_of(lake, key, landed)):
-            judged.append(each)
+            validated.append(each)
             _validate(lake, object_key(raw, each), each, tally)
         else:
             with lake.open(key) as file:
                 for rows in read_batches(file):
                     tally.add(rows, rows_by_reason(rows))
-    return Quarantine(tally.most_common(), judged)
+    return Quarantine(tally.most_common(), validated)
 
 
 def _is_of(lake: Lake, key: str, landed: str) -> bool:
-    """Whether a quarantine is of the landed object of this digest; yes where it does not say."""
+    """Whether a quarantine is of the landed object with this digest; True if it states none."""
     with lake.open(key) as file:
         notes = file.metadata.metadata or {}
     return notes.get(LANDED_DIGEST.encode(), landed.encode()) == landed.encode()
 
 
 def _windows(lake: Lake, *assets: str) -> list[Window]:
-    """Those of which an asset has an object, oldest first."""
+    """The windows of which an asset has an object, oldest first."""
     found = {window_of_key(key) for asset in assets for key in lake.keys(asset)}
     return sorted(found, key=lambda window: window.start)
 

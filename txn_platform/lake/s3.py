@@ -1,7 +1,7 @@
 """The lake in a bucket: how an object is published there, read, and what its store can do.
 
-How requests are made, repeated and explained belongs in `s3`; the layout and the promise are
-`lake`'s.
+Requests with retries are in `bucket`, uploads in parts in `uploads`, the layout in `layout`, and
+the promise of a lake in `base`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     from txn_platform.settings import Settings
 
 UPLOAD_MARKER_SUFFIX: Final = ".upload"
-# An upload without a marker on this machine is dead after this time: no live run takes as long.
+# Uploads without a marker on this machine are orphans after this time: no run takes as long.
 DEAD_AFTER_SECONDS: Final = 24 * 3600.0
 
 _DIGEST: Final = "sha256"
-# Tells what one run put from what another did, also where both put the same bytes.
+# Metadata with a random id of each put: two runs may put the same bytes.
 _PUT: Final = "put"
 _PUT_LENGTH: Final = 32
-# An upload that others abort, because they take it for a dead run's, is begun so often.
+# How often an upload starts that other runs abort because they take it for an orphan.
 _UPLOADS: Final = 3
 
 
@@ -57,9 +57,8 @@ class _Kept:
 
     Attributes:
         key: of the object.
-        put: tells it from what others put there.
-        file: still open; it has no name any more, so that nothing is left of it when the process
-            ends.
+        put: the id of the put.
+        file: open and without a name, so that nothing is left of it when the process ends.
     """
 
     key: str
@@ -70,8 +69,8 @@ class _Kept:
 class S3Lake(Lake):
     """A lake in a bucket on S3 or a store that speaks its protocol.
 
-    What this process has published last of each asset is read from the file that was sent, for as
-    long as the store says that it is what is there.
+    The last object of each asset that this process published is read from the staged file, as long
+    as the store still has that object.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class S3Lake(Lake):
         access: S3Access,
         kms_key: str | None,
     ) -> None:
-        # Not durable: a staged file that was not sent is made again.
+        # Not durable: after a power cut the run stages its file again.
         super().__init__(staging, durable=False)
         self.bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
@@ -99,7 +98,7 @@ class S3Lake(Lake):
         if not self._known_writable:
             self.bucket.require(self._prefix)
             self._known_writable = True
-            # Once: of uploads that died elsewhere, there are new ones every day at the most.
+            # Once per process: orphans of other machines are a day old at least.
             with suppress(StoreError):
                 for upload in self.dead_uploads(attempts=1):
                     abort_upload(self.bucket, upload.key, upload.upload_id)
@@ -114,10 +113,10 @@ class S3Lake(Lake):
             yield from capabilities
 
     def dead_uploads(self, *, attempts: int | None = None) -> list[Upload]:
-        """Uploads of this lake's objects that are older than any live one, whoever began them.
+        """Orphans among the uploads of this lake's objects, from any machine.
 
         Raises:
-            StoreError: the store can't be asked, or has no list of them.
+            StoreError: the store can't be reached, or cannot list uploads.
         """
         return [
             upload
@@ -128,8 +127,8 @@ class S3Lake(Lake):
     @override
     def sweep(self) -> int:
         removed = super().sweep()
-        # A marker lies beside the staged file of its upload, and that file stays while its process
-        # lives. A marker alone names an upload that was killed, or that could not be aborted.
+        # A marker is beside the staged file of its upload, which exists while its process lives. A
+        # marker alone names an upload that was killed, or whose abort failed.
         for marker in self._staging.glob(f"*{UPLOAD_MARKER_SUFFIX}"):
             if not marker.with_suffix("").exists():
                 with suppress(StoreError, FileNotFoundError):
@@ -156,20 +155,20 @@ class S3Lake(Lake):
         return stored
 
     def _keep(self, staged: Staged, key: str, put: str) -> None:
-        """Read the object from the staged file, for as long as `put` is what the store has."""
+        """Read the object from the staged file, as long as the store has the put `put`."""
         self._kept[asset_of_key(key)] = _Kept(key, put, pa.OSFile(str(staged.path), "rb"))
 
     def _holds(self, found: dict[str, Any], staged: Staged, key: str, *, clear_cards: bool) -> bool:
         """Whether the object that a store describes has a staged file's bytes, and its encryption.
 
-        The store's own checksum tells; where it states none of the whole, the object is read.
+        Compares the store's checksum. If the store states none of the whole object, reads it.
         """
         if found["ContentLength"] != staged.size:
             return False
         if found.get("Metadata", {}).get(_DIGEST) != staged.sha256:
             return False
         if clear_cards and not all(
-            # A store names the key by its ARN, which ends with the key's id.
+            # Stores return the ARN of the key, which ends with the key's id.
             str(found.get(name, "")).rpartition("/")[2] == value.rpartition("/")[2]
             for name, value in self._encryption.items()
         ):
@@ -177,21 +176,21 @@ class S3Lake(Lake):
         checksum = base64.b64encode(bytes.fromhex(staged.sha256)).decode("ascii")
         if found.get("ChecksumSHA256") == checksum:
             return True
-        # Where it cannot be read, it is written.
+        # If it cannot be read, it is written again.
         with suppress(StoreError):
             digest, metadata = self.bucket.digest(self._prefix + key)
             return digest == staged.sha256 and metadata.get(_PUT) == _put_of(found)
         return False
 
     def _kept_at(self, key: str) -> _Kept | None:
-        """The file that this process has put at a key, whether or not it is still there."""
+        """The staged file that this process has put at a key; it may have been replaced since."""
         kept = self._kept.get(asset_of_key(key))
         return kept if kept is not None and kept.key == key else None
 
     def _upload(
         self, staged: Staged, place: str, put: str, properties: dict[str, Any]
     ) -> str | None:
-        """Put the file there; what the store's checksum of it has to be, if that is known."""
+        """Put the file there; returns the checksum that the store should state, if it is known."""
         for left in reversed(range(_UPLOADS)):
             try:
                 if staged.size <= self.bucket.limits.part_bytes:
@@ -199,7 +198,7 @@ class S3Lake(Lake):
                 marker = staged.path.with_name(staged.path.name + UPLOAD_MARKER_SUFFIX)
                 return put_parts(self.bucket, staged.path, place, properties, marker)
             except StoreError as error:
-                # The store may have done what it gave no answer to.
+                # The store may have completed a request without an answer.
                 try:
                     done = _put_of(self.bucket.head(place, attempts=1)) == put
                 except StoreError:
@@ -213,10 +212,10 @@ class S3Lake(Lake):
     def _read_back(
         self, staged: Staged, key: str, put: str, before: str | None, checksum: str | None
     ) -> StoredObject:
-        """Ask the store what is there now: this, or what another run has put there since.
+        """Ask the store for the object: this one, or one that another run has put there since.
 
         Raises:
-            UserError: neither.
+            UserError: it has neither.
         """
         place = self._prefix + key
 
@@ -224,7 +223,7 @@ class S3Lake(Lake):
             found = self.bucket.head(place) or {}
             there = _put_of(found)
             if there == put:
-                # Some stores leave out the number of parts, after the dash.
+                # Some stores omit the number of parts, after the dash.
                 kept = found.get("ChecksumSHA256", "").partition("-")[0]
                 if found["ContentLength"] != staged.size or not kept or kept != checksum:
                     digest, metadata = self.bucket.digest(place)
@@ -298,7 +297,7 @@ class S3Lake(Lake):
                         source, dictionary_encoded, self.uri(key), require_unchanged
                     )
             except (UserError, pa.ArrowException) as error:
-                # Of two versions the size of one and the end of the other make no file.
+                # The size of one version and the footer of another make no file.
                 if not left or self._is_unchanged(key, found.get("ETag")):
                     require_unchanged()
                     if isinstance(error, UserError):
@@ -379,7 +378,7 @@ class S3Lake(Lake):
                     reason = self._versions_stay(_asset_folder(place), error.code)
                 break
         if reason and versions[0]:
-            # Nobody reads it by its key then, and rules for old versions hold for it.
+            # A delete marker hides it from readers, and rules for old versions apply to it.
             with suppress(StoreError):
                 if self.bucket.head(place, attempts=1) is not None:
                     self.bucket.delete(place)
@@ -400,7 +399,7 @@ def _asset_folder(place: str) -> str:
 
 
 class _StoredParquet(pq.ParquetFile):
-    """A Parquet object that is read in several requests: of one version, or an error in words."""
+    """A Parquet object that is read by several requests, all of one version."""
 
     def __init__(
         self,
@@ -441,7 +440,7 @@ class _StoredParquet(pq.ParquetFile):
             with explained_reads(self._uri):
                 yield
         except Exception:
-            # Bytes of two objects are nonsense at best: then that is what is to be said.
+            # Bytes of two versions cause misleading errors: report the replacement instead.
             self._require_unchanged()
             raise
         self._require_unchanged()
@@ -478,7 +477,7 @@ def _unknown(error: StoreError) -> StoreError:
 
 
 def _put_of(head: dict[str, Any] | None) -> str | None:
-    """Which run's put an object is; None of one by others than this platform, and of none."""
+    """The id of the put of an object; None for a missing object, or one of another program."""
     put = (head or {}).get("Metadata", {}).get(_PUT, "")
-    # An answer that was cut may end in the middle of it.
+    # A truncated answer may have a part of it.
     return put if len(put) == _PUT_LENGTH else None

@@ -1,6 +1,6 @@
-"""Which lake and which source the settings name, in a line each, and which others are near.
+"""One line each for the lake and the source of the settings, and for a local stack beside them.
 
-For people who read it on standard error. Nothing is opened or asked here.
+For standard error. Nothing is opened or requested here.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def source_place(settings: Settings) -> str:
 
 
 def local_stack(settings: Settings) -> str | None:
-    """Say that a local stack runs or left data under `TXN_HOME`, if its lake is another's."""
+    """A hint that a local stack runs or left data under `TXN_HOME`, if its lake is not this one."""
     home = settings.home.absolute()
     port = _s3_port(home)
     running = _is_held(home / "stack.lock")
@@ -65,7 +65,7 @@ def local_stack(settings: Settings) -> str | None:
 
 
 def _s3_port(home: Path) -> int | None:
-    """The port that the local stack's S3 had last; None when there is no data of it."""
+    """The last port of the local stack's S3; None if it has no data."""
     try:
         ports = json.loads((home / "seaweedfs" / "ports.json").read_text("utf-8"))
         return int(ports["s3"])

@@ -1,8 +1,8 @@
-"""How child processes are run: started, waited for, heard, and ended with whoever started them.
+"""Managed processes: their start, their output, and their end with their owner.
 
-What is particular to one server (its options, its data) belongs beside that server; only the
-generator service is here as well, because both the platform and the local stack start it. Standard
-library only, so that it can be imported where start-up time counts.
+The options and data of a server belong in a module of that server. The generator service is here,
+because both the platform and the local stack start it. Standard library only, because start-up time
+counts where this is imported.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ _CHUNK_BYTES = 4096
 _LAST_LINES = 20
 _POLL_SECONDS = 0.02
 
-# Ports below those that Linux gives to outgoing connections and to servers that ask for any port;
-# a port and its twin (10,000 above) never meet another port's twin.
+# Below the range from which Linux chooses ports itself. A port and its twin (10,000 above) never
+# collide with another pair.
 _PORTS = range(10_240, 20_240)
 _TWIN = 10_000
 
 
 class ProcessFailed(UserError):  # noqa: N818 - it says what happened, as in `except ProcessFailed`
-    """A child process ended, or did not become ready; says which, how, and its last lines."""
+    """A managed process ended or did not become ready. The message has its last lines."""
 
 
 class ManagedProcess:
     """A running command that ends when it is stopped, and at the latest with this process.
 
-    It stands in a session of its own, so that Ctrl-C reaches this process alone. It ends with this
-    process however that dies, SIGKILL included, because it holds the reading end of a pipe whose
-    writing end is here: either the command watches its standard input itself, or `supervisor` does.
+    It has a session of its own, so that Ctrl-C reaches only this process. It ends with this
+    process, even after SIGKILL, because its standard input is a pipe from here that closes then:
+    either the command watches its standard input, or `supervisor` does.
 
     Args:
-        name: what messages call it.
+        name: for messages.
         command: the program and its arguments.
-        log: the file its output replaces; without it, the last 64 KiB are kept in memory.
+        log: the file that its output replaces; without it, the last 64 KiB are kept in memory.
         environment: its whole environment; by default, this process's.
         directory: where it runs; by default, where this process does.
         watches_stdin: the command itself ends when its standard input closes, and starts no
@@ -105,7 +105,7 @@ class ManagedProcess:
 
     @property
     def pid(self) -> int:
-        """The process that stands for the child: the command itself, or its supervisor."""
+        """The id of the command, or of its supervisor if it has one."""
         return self._process.pid
 
     @property
@@ -114,7 +114,7 @@ class ManagedProcess:
         return self._process.poll() is None
 
     def output(self) -> str:
-        """Give the last 64 KiB it printed, standard output and error together."""
+        """The last 64 KiB that it printed, standard output and error together."""
         if self._log is None:
             return self._memory.decode(errors="replace")
         try:
@@ -122,7 +122,7 @@ class ManagedProcess:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _OUTPUT_BYTES))
                 return log.read().decode(errors="replace")
         except FileNotFoundError:
-            # Somebody has removed it: what the child failed of is said all the same.
+            # The log was removed. The failure is reported without it.
             return ""
 
     def check(self) -> None:
@@ -137,38 +137,38 @@ class ManagedProcess:
             raise self._failure(f"ended with exit code {code if code >= 0 else 128 - code}")
 
     def wait_until[T](self, ready: Callable[[], T | None], *, timeout: float) -> T:
-        """Ask `ready` again and again until it answers something, and return that.
+        """Call `ready` until it returns something true, and return that.
 
-        Whatever ends the waiting otherwise also stops the child.
+        If the wait ends in any other way, the process is stopped.
 
         Args:
-            ready: asked every 20 ms; `None`, or anything else that is false, means not yet.
+            ready: called every 20 ms; a false value means not yet.
             timeout: seconds.
 
         Raises:
             ProcessFailed: it ended, or was not ready in time.
         """
         deadline = time.monotonic() + timeout
-        with ExitStack() as otherwise:
-            otherwise.callback(self.stop)
+        with ExitStack() as on_failure:
+            on_failure.callback(self.stop)
             while True:
                 answer = ready()
-                # In this order: what answers in place of a dead child is something else.
+                # In this order: another program may answer in place of a dead process.
                 self.check()
                 if answer:
-                    otherwise.pop_all()
+                    on_failure.pop_all()
                     return answer
                 if time.monotonic() > deadline:
                     raise self._failure(f"was not ready within {timeout:g} s")
                 time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """End it and wait for its end: SIGTERM, and SIGKILL after the grace. Again is no error."""
+        """End it by SIGTERM, and by SIGKILL after the grace. A second call does nothing."""
         with self._stopping:
             atexit.unregister(self.stop)
             if self._process.stdin is not None:
                 self._process.stdin.close()
-            # Signals only while nobody has waited for it: then its number cannot be another's.
+            # Signal before reaping: PIDs are reused.
             if self._process.poll() is None:
                 self._signal(signal.SIGTERM)
                 try:
@@ -215,7 +215,7 @@ def start_generator(
     """Start the generator service on 127.0.0.1, without waiting for it.
 
     Args:
-        port: where; 0 is any free port, `None` what the service's own settings say.
+        port: its port; 0 is any free port, `None` the port of the service's own settings.
         log: as for `ManagedProcess`.
         environment: as for `ManagedProcess`; the service's settings are the `GENERATOR_` variables.
         holds: as for `ManagedProcess`.
@@ -232,23 +232,23 @@ def start_generator(
     )
 
 
-def generator_url(child: ManagedProcess, *, timeout: float = 60) -> str:
-    """Wait until the generator service answers, so many seconds at most, and return its URL.
+def generator_url(generator: ManagedProcess, *, timeout: float = 60) -> str:
+    """Wait until the generator service answers, at most `timeout` seconds, and return its URL.
 
     Raises:
         ProcessFailed: it did not start; its last lines say why.
     """
     listening = re.compile(r"^generator_service listening on (http://\S+)$", re.MULTILINE)
-    return child.wait_until(lambda: listening.search(child.output()), timeout=timeout)[1]
+    return generator.wait_until(lambda: listening.search(generator.output()), timeout=timeout)[1]
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now, each with the port 10,000 above it.
+    """Free ports of 127.0.0.1 whose twin, 10,000 above, is free too.
 
-    SeaweedFS listens on both of each pair. Servers bind them later: a port can be taken meanwhile.
+    SeaweedFS listens on both ports of a pair. Another program can take one before the server does.
 
     Raises:
-        UserError: there are not so many.
+        UserError: there are fewer free pairs.
     """
     candidates = random.SystemRandom().sample(_PORTS, len(_PORTS))
     both_free = (port for port in candidates if port_is_free(port) and port_is_free(port + _TWIN))

@@ -1,4 +1,4 @@
-"""Run one command that never outlives whoever asked for it: `supervisor.py GRACE COMMAND...`.
+"""Run one command that never outlives its owner: `supervisor.py GRACE COMMAND...`.
 
 `processes.ManagedProcess` starts it by path. It imports the standard library only, because it must
 start in milliseconds. Time limits and messages for users are in `processes`.
@@ -21,12 +21,11 @@ _CANNOT_START = 127
 
 
 def main(grace: float, command: list[str]) -> int:
-    """Run `command` in a session of its own until it ends, or until this process is to end.
+    """Run `command` in a session of its own until it ends, or until this process must end.
 
-    The latter is when standard input closes (its other end is held by the parent, whose death
-    closes it, however it dies) or on SIGTERM, SIGINT or SIGHUP. Then, and also when the command
-    has ended by itself, what is left of its process group gets SIGTERM, and after `grace` seconds
-    SIGKILL.
+    This process ends when its standard input closes, which the death of its owner causes, or on
+    SIGTERM, SIGINT or SIGHUP. Then, and after the command has ended by itself, the remaining
+    processes of its group get SIGTERM, and after `grace` seconds SIGKILL.
 
     Returns:
         The command's exit code; 128 plus the signal's number when a signal ended it; 127 when it
@@ -36,23 +35,23 @@ def main(grace: float, command: list[str]) -> int:
     os.set_blocking(waker, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _leave_to_the_pipe)
+        signal.signal(number, _only_wake_up)
     prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     if prctl:
-        # Orphans of the command become children of this process, which waits for them: an ended
-        # process that nobody waits for still counts as a member of its group.
+        # Orphans of the command become children of this process, which reaps them: a zombie still
+        # counts as a member of its process group.
         prctl(_PR_SET_CHILD_SUBREAPER, 1)
     supervisor = os.getpid()
 
     def tie() -> None:
-        # SIGTERM, so that a command with children of its own can take them along.
+        # SIGTERM lets the command end its own children.
         if prctl:
             prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != supervisor:
             os._exit(_CANNOT_START)
 
     try:
-        child = subprocess.Popen(  # noqa: S603 - running what it is given is its purpose
+        process = subprocess.Popen(  # noqa: S603 - running what it is given is its purpose
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
@@ -61,7 +60,7 @@ def main(grace: float, command: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{command[0]}: {error.strerror}\n")
         return _CANNOT_START
-    leader = child.pid
+    leader = process.pid
     codes: dict[int, int] = {}
     while leader not in codes:
         ready, _, _ = select.select([0, wake], [], [])
@@ -69,17 +68,17 @@ def main(grace: float, command: list[str]) -> int:
             break
         if wake in ready and set(os.read(wake, 1024)) != {signal.SIGCHLD}:
             break
-        _wait_for_the_ended(codes)
+        _reap(codes)
     _end_group(leader, codes, grace)
     return codes[leader] if codes[leader] >= 0 else 128 - codes[leader]
 
 
-def _leave_to_the_pipe(_number: int, _frame: object) -> None:
-    """Do nothing: only a signal with a Python handler appears in the wake-up pipe."""
+def _only_wake_up(_number: int, _frame: object) -> None:
+    """Do nothing: only signals with a Python handler are written to the wake-up pipe."""
 
 
-def _wait_for_the_ended(codes: dict[int, int]) -> None:
-    """Wait for every child that has ended, and note its exit code under its number."""
+def _reap(codes: dict[int, int]) -> None:
+    """Reap all ended processes, and store their exit codes by process id."""
     with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0]:
             codes[ended[0]] = os.waitstatus_to_exitcode(ended[1])
@@ -92,7 +91,7 @@ def _end_group(leader: int, codes: dict[int, int], grace: float) -> None:
         if time.monotonic() > deadline:
             _signal_group(leader, signal.SIGKILL)
         time.sleep(0.01)
-        _wait_for_the_ended(codes)
+        _reap(codes)
 
 
 def _signal_group(group: int, number: int) -> bool:

@@ -360,11 +360,11 @@ def test_the_quarantine_of_a_window_that_failed_can_be_looked_at(there: ServedSo
         there.rows[number] = sent_row(number, country="UK")
     assert not _materialize(there).success
     shown = CliRunner().invoke(main, command).output
-    assert f"{_PARTITION} was not published since it was landed: judged now." in shown
+    assert f"{_PARTITION} was not published since it was landed: validated now." in shown
     assert re.search(r"country.unknown .* 20 ", shown)
     assert _materialize(there, validation={"config": {"max_quarantine": 0.2}}).success
     shown = CliRunner().invoke(main, command).output
-    assert "judged now" not in shown
+    assert "validated now" not in shown
     assert re.search(r"country.unknown .* 20 ", shown)
 
 

@@ -129,7 +129,7 @@ def test_a_window_that_was_landed_and_not_published_is_judged(lake: Lake) -> Non
     runner = CliRunner()
     result = runner.invoke(main, ["quarantine", "--partition", third.partition_key])
     assert result.exit_code == 0
-    assert f"{third.partition_key} was not published since it was landed: judged now" in (
+    assert f"{third.partition_key} was not published since it was landed: validated now" in (
         result.output
     )
     assert "country.unknown" in result.output
@@ -139,11 +139,11 @@ def test_a_window_that_was_landed_and_not_published_is_judged(lake: Lake) -> Non
         "transaction_id.duplicate": 1,
     }
     everything = look_into(lake, _RAW, _ASSET, None)
-    assert everything.judged == [_WINDOW, third], "the first was landed again after it was judged"
+    assert everything.validated == [_WINDOW, third], "the first was landed again later"
     assert everything.reasons["amount.format"].examples == ["12,50"]
     assert lake.find(object_key(_ASSET, third)) is None, "nothing is written"
     _quarantine(lake, third, sent_row(1, transaction_at=at, country="UK"))
-    assert not look_into(lake, _RAW, _ASSET, third).judged
+    assert not look_into(lake, _RAW, _ASSET, third).validated
 
 
 def test_a_reason_has_three_examples_however_many_rows_and_windows_have_it(lake: Lake) -> None:
