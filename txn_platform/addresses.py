@@ -1,4 +1,4 @@
-"""Which folders of a bucket and which directories every reader and writer understands alike.
+"""Folders of a bucket and directories that every reader and writer interprets in the same way.
 
 `settings` refuses the others at the start. A name that is refused here is one that some library
 writes to another place than a second one reads from, as tried with pyarrow, polars, deltalake,
@@ -14,13 +14,13 @@ from typing import Final
 from urllib.parse import quote
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
-# S3 allows 1,024 bytes a key. This leaves room for asset, partition and object.
+# S3 allows 1,024 bytes per key. This leaves room for asset, partition and object.
 _FOLDER_BYTES: Final = 700
 # Control characters, line and paragraph separators, and bytes that are not UTF-8.
 _UNREADABLE: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-# deltalake decodes it once more in a part of its paths.
+# deltalake decodes these twice in some of its paths.
 _ESCAPE: Final = re.compile(r"%[0-9A-Fa-f]{2}")
-# deltalake makes an address of a directory's name, and panics at these.
+# deltalake turns the name of a directory into an address, and panics at these.
 _NOT_IN_DIRECTORY: Final = re.compile(r"[\[\]|^\\]")
 
 
@@ -47,7 +47,7 @@ def require_folder(folder: str) -> str:
 
 
 def require_directory(path: Path) -> Path:
-    """A directory with `~` at its beginning resolved.
+    """A directory, with a leading `~` expanded.
 
     Raises:
         ValueError: it, or the working directory that it is relative to, can't be named to every
@@ -89,7 +89,7 @@ def require_delta_place(place: str) -> str:
 
 
 def require_dagster_home(path: Path) -> None:
-    """See that Dagster can keep its databases in a directory.
+    """Check that Dagster can keep its databases in a directory.
 
     Raises:
         ValueError: it would make them elsewhere, because it makes an address of the name; says why.
@@ -102,7 +102,7 @@ def require_dagster_home(path: Path) -> None:
 
 
 def s3_uri(bucket: str, folder: str) -> str:
-    """The address of a folder in a bucket as a URI, in which no character has a second meaning."""
+    """The URI of a folder in a bucket, with special characters encoded."""
     return f"s3://{bucket}/{quote(folder, safe='/')}"
 
 

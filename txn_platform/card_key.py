@@ -22,7 +22,7 @@ SHORTEST_KEY: Final = 16
 
 
 def card_key(settings: Settings) -> bytes:
-    """`TXN_CARD_KEY`, or else the key kept under `TXN_HOME`, which is made when it is absent.
+    """`TXN_CARD_KEY`, or else the key kept under `TXN_HOME`, which is created if it is absent.
 
     Raises:
         UserError: the key is too short or can't be read, or there is none and the lake is shared.

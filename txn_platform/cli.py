@@ -1,4 +1,4 @@
-"""`txn`, the platform's command line: what is typed, and what is printed.
+"""`txn`, the command line of the platform: its arguments and its output.
 
 The work is done elsewhere and imported when a command needs it, because `txn --help` must answer
 at once.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from txn_platform.settings import Settings
     from txn_platform.windows import Window
 
-# Columns; more than a row of any table has.
+# Columns: more than any row of a table has.
 _UNBOUNDED = 1_000
 # More than a window can be old.
 _MAX_DAYS = 100_000
@@ -45,9 +45,9 @@ _QUARANTINED = "quarantined_transactions"
 
 
 def _end_without_output(error: OSError) -> NoReturn:
-    """End the process after standard output has failed; quietly when its reader has gone."""
+    """End the process after standard output has failed, without a message if its reader is gone."""
     with suppress(OSError, ValueError):
-        # Python would try to write the rest at its end, and fail again.
+        # Python would flush the rest at exit, and fail again.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
@@ -58,7 +58,7 @@ def _end_without_output(error: OSError) -> NoReturn:
 
 @contextmanager
 def _printing() -> Generator[None]:
-    """End the process with one message when standard output cannot be written in the block."""
+    """End the process with one message if standard output fails in the block."""
     try:
         yield
     except OSError as error:
@@ -71,7 +71,7 @@ def _print(text: str) -> None:
 
 
 class _Command(click.Command):
-    """A command; with `--help`, making its context prints."""
+    """A command. Its help is printed while its context is created."""
 
     @override
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -86,12 +86,12 @@ class _Elsewhere(click.Command):
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         from txn_platform.extensions import command
 
-        # The context names the loaded command, which is what click invokes then.
+        # click invokes the command of the context, so this is the loaded one.
         return command(str(self.name)).make_context(*args, **extra)
 
 
 class _Cli(click.Group):
-    """A group whose commands fail with one message for what users can fix."""
+    """A group whose commands report a `UserError` as one message."""
 
     command_class = _Command
 
@@ -133,7 +133,7 @@ def program() -> None:
     """The program `txn`, in a process of its own."""
     tune_process()
     if isinstance(sys.stdout, TextIOWrapper):
-        # In a locale without UTF-8, names of shops have letters that it lacks.
+        # Names of shops have letters that locales without UTF-8 lack.
         sys.stdout.reconfigure(errors="backslashreplace")
     main()
 
@@ -191,7 +191,7 @@ def dev(*, directory: bool, port: int) -> None:
 @main.command()
 @click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
 def demo(*, directory: bool) -> None:
-    """Run the newest complete hour once, with servers of its own, and show the result."""
+    """Run the newest complete hour once, with its own servers, and show the result."""
     from txn_platform.local.stack import local_stack_services
 
     with local_stack_services(directory=directory, ui=False) as services:
@@ -220,7 +220,7 @@ def doctor() -> None:
     for failure in failures:
         click.echo(f"note: {failure}", err=True)
     failed = False
-    # A finding says how often it was tried: its retries are not shown besides.
+    # Findings state the number of attempts, so warnings about retries are not shown.
     with handling_logs(logging.NullHandler()):
         for finding in examine(names):
             failed |= not finding.good
@@ -283,7 +283,7 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     settings = load_settings()
     _say_places(settings)
     lake = open_lake(settings)
-    # Files that killed runs left may hold the same.
+    # Files of killed runs may have card numbers too.
     lake.sweep()
     found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
     stays = Counter(found.unseen)
@@ -313,7 +313,7 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     help="How long files stay that the newest version does not need.",
 )
 def optimize(keep: timedelta) -> None:
-    """Merge small files of the Delta table, and delete those that no version needs any more."""
+    """Merge small files of the Delta table, and delete files that no version needs."""
     from txn_platform.lake.delta import open_delta, require_delta
     from txn_platform.settings import load_settings
 
@@ -332,7 +332,7 @@ def optimize(keep: timedelta) -> None:
 def _materialize(
     partition: str | None, last: int, *, allow_empty: bool = False
 ) -> Iterator[Summary]:
-    """Run windows one after the other, showing on standard error how far they are."""
+    """Run windows one after another, with progress on standard error."""
     from rich.console import Console
 
     from txn_platform.console_logs import ConsoleHandler, handling_logs
@@ -340,7 +340,7 @@ def _materialize(
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
-    # Faults of the command line are reported before anything is started.
+    # Errors of the arguments are reported before anything starts.
     asked = None if partition is None else [Window.of_partition(partition)]
     settings = load_settings()
     writable_home(settings)
@@ -379,7 +379,7 @@ def _materialize(
 
 
 def _say_places(settings: Settings, *, source: bool = False) -> None:
-    """Say on standard error which lake is looked at, and which source, and what is beside it."""
+    """Print on standard error the lake, the source and a local stack beside them."""
     from txn_platform.local.places import lake_place, local_stack, source_place
 
     lines = [f"lake: {lake_place(settings)}"]
@@ -395,7 +395,7 @@ def _newest(watermark: datetime, count: int) -> list[Window]:
     """The newest windows that are complete, oldest first, so many or as many as there are."""
     from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour, iso
 
-    # Dagster knows no partitions of hours that are not over by its clock.
+    # Dagster has no partitions for hours that have not ended by its clock.
     end = full_hour(min(watermark, datetime.now(UTC)))
     count = min(count, (end - FIRST_WINDOW_START) // WINDOW_LENGTH)
     if count < 1:
@@ -437,7 +437,7 @@ def _print_summaries(summaries: list[Summary]) -> None:
 
 
 def _print_published(summary: Summary) -> None:
-    """Show the object as the store has it, and its first rows."""
+    """Show the object in the store, and its first rows."""
     from rich.table import Table
 
     from txn_platform.defs.checks import PUBLISHED
@@ -463,10 +463,10 @@ def _print_published(summary: Summary) -> None:
 
 
 def _print_table(table: Table) -> None:
-    """Print a table whole: where there is no terminal, it is as wide as its rows."""
+    """Print a table. Without a terminal it is as wide as its rows."""
     from rich.console import Console
 
-    # A row may hold what rich takes for markup.
+    # Rows may contain rich's markup.
     width = None if sys.stdout.isatty() else _UNBOUNDED
     with _printing():
         Console(width=width, markup=False, emoji=False).print(table)

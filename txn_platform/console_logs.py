@@ -16,7 +16,7 @@ class ConsoleHandler(logging.Handler):
     """Shows warnings on a console, above its status line."""
 
     def __init__(self, console: Console) -> None:
-        """Args: console: the one that has the status line."""
+        """Args: console: the console of the status line."""
         super().__init__(logging.WARNING)
         self._console = console
 
@@ -29,7 +29,7 @@ class ConsoleHandler(logging.Handler):
 
 @contextmanager
 def handling_logs(handler: logging.Handler) -> Generator[None]:
-    """Give the platform's log records to a handler."""
+    """Send the platform's log records to a handler within the block."""
     logger = logging.getLogger(__package__)
     logger.addHandler(handler)
     try:

@@ -36,7 +36,7 @@ def build_defs() -> dg.Definitions:
             "card_key": CardKeyResource(),
             "quarantine": QuarantineResource(),
         },
-        # The chain is linear: a process a step would cost seconds and gain nothing.
+        # The chain is linear: a process per step would cost seconds and gain nothing.
         executor=dg.in_process_executor,
     )
 

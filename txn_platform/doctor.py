@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        subject: what it is.
-        good: whether a run would get past it.
-        message: what was found, and what to fix when it is not good.
-        note: a run gets past it, but not everything is as it could be.
+        subject: of the check.
+        good: whether a run can succeed.
+        message: the result, and the remedy if it is not good.
+        note: a run can succeed, but something could be better.
     """
 
     subject: str
@@ -44,7 +44,7 @@ class Finding:
 
 
 def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
-    """Look at everything a run needs, in the order a run needs it.
+    """Check everything that a run needs, in the order of a run.
 
     Args:
         generator_variables: the names of all variables that the generator service reads.
@@ -121,7 +121,7 @@ def _asked(url: str, settings: Settings) -> str:
 def _examine_lake(settings: Settings) -> Iterator[Finding]:
     try:
         lake = open_lake(settings)
-        # One by one: what is found before a store fails is said.
+        # One at a time: findings are shown even if the store fails later.
         for number, found in enumerate(lake.probe()):
             if not number and found.works:
                 yield Finding("lake", good=True, message=f"{lake.uri('')} can be written")

@@ -1,4 +1,4 @@
-"""The one error that is for users: something they can fix, said in one message.
+"""The error for users: something that they can fix, in one message.
 
 Bugs are not of this kind: they keep their own types and their tracebacks.
 """
@@ -38,7 +38,7 @@ def without_queries(text: str) -> str:
 
 
 def shown(name: str) -> str:
-    """A name that the source gave, as a message may show it: short, printable, without numbers."""
+    """A name from the source in a form for messages: short, printable, without digits."""
     short = name[:_LONGEST_NAME] + "…" * (len(name) > _LONGEST_NAME)
     hidden = _DIGITS.sub("*", short) if sum(map(str.isdigit, short)) > 8 else short
     return repr(hidden)

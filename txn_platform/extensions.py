@@ -21,7 +21,7 @@ SETTINGS = "txn.settings"
 
 
 def command(name: str) -> click.Command:
-    """Load the command of that name.
+    """Load a command by its name.
 
     Raises:
         UserError: no installed package has it, or it cannot be loaded.

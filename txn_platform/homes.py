@@ -1,4 +1,4 @@
-"""The directories of local state, `TXN_HOME` and `DAGSTER_HOME`: checked, made, opened in turn.
+"""The directories of local state, `TXN_HOME` and `DAGSTER_HOME`: checks, creation, locks.
 
 Their users make the files in them.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def writable_home(settings: Settings) -> Path:
-    """`TXN_HOME`, absolute, made if need be.
+    """`TXN_HOME` as an absolute path, created if necessary.
 
     Raises:
         UserError: it cannot be made or written.
@@ -40,7 +40,7 @@ def writable_home(settings: Settings) -> Path:
 
 
 def dagster_home(settings: Settings) -> Path | None:
-    """`DAGSTER_HOME`, or None where it is unset. It is not made: Dagster refuses a missing one.
+    """`DAGSTER_HOME`, or None if it is unset. It is not created: Dagster refuses a missing one.
 
     Raises:
         UserError: it is not there, or Dagster can't keep its databases there.
@@ -62,7 +62,7 @@ def dagster_home(settings: Settings) -> Path | None:
 
 @contextmanager
 def locked(directory: Path) -> Generator[None]:
-    """Keep other processes that lock the directory waiting until the block ends.
+    """Lock a directory for the block. Other processes that lock it wait.
 
     The lock is on the directory itself, so that it leaves no file, and ends with the process.
     File systems without such locks are used without.

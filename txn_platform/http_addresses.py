@@ -1,4 +1,4 @@
-"""Addresses of servers and paths that settings name: which are allowed."""
+"""Checks of the addresses and paths that settings name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PORT: Final = "must have a port from 1 to 65535, or none"
 
 
 def http_address(value: str) -> str:
-    """Check the address of a server; its scheme comes back in lower case, without a last slash.
+    """Check the address of a server; returns it with a lower-case scheme and no final slash.
 
     A host may have underscores, which names of container services have.
 
@@ -66,7 +66,7 @@ def require_host(host: str) -> None:
 
 
 def s3_endpoint(value: str) -> str:
-    """Check the address of an S3: as `http_address`, and what boto3 refuses of it.
+    """Check the address of an S3: as `http_address`, and by the rules of boto3.
 
     Raises:
         ValueError: as `http_address`.
@@ -81,7 +81,7 @@ def s3_endpoint(value: str) -> str:
 
 
 def path_template(value: str, names: Collection[str]) -> str:
-    """Check a path whose places, `{name}`, are filled in later.
+    """Check a path with placeholders, `{name}`, which are filled in later.
 
     Raises:
         ValueError: it cannot be filled in; says what it must be, and shows nothing of it, because

@@ -1,4 +1,4 @@
-"""Variables that look like settings and are none: `txn doctor` points them out, by name alone."""
+"""Variables that look like misspelt settings. `txn doctor` reports their names only."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from txn_platform.settings import env_file_variables, variables
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-# With these, whatever is not known is a mistake.
+# Unknown variables with these prefixes are mistakes.
 _OURS: Final = ("TXN_", "GENERATOR_")
 _SHARED: Final = ("AWS_", "DELTA_", "DAGSTER_")
-# How near a name must be to one of ours, by difflib's ratio.
-_NEAR: Final = 0.6
-_SHARED_NEAR: Final = 0.8
-_FOREIGN_NEAR: Final = 0.88
-# Variables that Kubernetes sets beside a Service of such a name.
+# The least similarity to one of our names, by difflib's ratio.
+_SIMILAR: Final = 0.6
+_SHARED_SIMILAR: Final = 0.8
+_FOREIGN_SIMILAR: Final = 0.88
+# Variables that Kubernetes sets for a Service of that name.
 _KUBERNETES: Final = re.compile(
     r"(TXN|GENERATOR)(_\w+)?_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
-# Variables of other software whose names are near ours.
+# Variables of other software with similar names.
 _OTHERS: Final = re.compile(r"AWS_ENDPOINT_URL_\w+|AWS_DEFAULT_PROFILE|AWS_SECURITY_TOKEN")
 
 
 def misspelt(generator_variables: Collection[str] = ()) -> Iterator[str]:
-    """Say of each variable of the environment or `.env` that is nearly a setting, which.
+    """A message for each variable of the environment or `.env` that is almost a setting.
 
     Args:
         generator_variables: the names that the generator service reads. Without them, its prefix
@@ -45,8 +45,8 @@ def misspelt(generator_variables: Collection[str] = ()) -> Iterator[str]:
         if name in known or _OTHERS.fullmatch(name) or _KUBERNETES.fullmatch(name):
             continue
         is_ours = name.startswith(ours)
-        foreign = _SHARED_NEAR if name.startswith(_SHARED) else _FOREIGN_NEAR
-        near = get_close_matches(name, known, 1, _NEAR if is_ours else foreign)
+        foreign = _SHARED_SIMILAR if name.startswith(_SHARED) else _FOREIGN_SIMILAR
+        near = get_close_matches(name, known, 1, _SIMILAR if is_ours else foreign)
         if not is_ours and not near:
             continue
         remedy = f"write {near[0]}" if near else "remove it, or see the settings in README"

@@ -1,4 +1,4 @@
-"""Which proxy and which certificates a request goes by, for every library that makes requests.
+"""The proxy and the certificates of a request, for every library that makes requests.
 
 The environment is read by one rule: `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` in upper or lower
 case, the latter first, as `urllib` does. The libraries read no variables themselves.
@@ -29,11 +29,11 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, repr=False)
 class Proxy:
-    """An HTTP proxy. It has no representation: its address may hold a password.
+    """An HTTP proxy. Its `repr` shows nothing, because its address may have a password.
 
     Attributes:
-        url: its address, with name and password where it has them.
-        scheme: `http` or `https`, by which it is itself talked to.
+        url: its address, with name and password if it has them.
+        scheme: of connections to the proxy, `http` or `https`.
         host: its host.
         port: its port.
         username: None for an open proxy.
@@ -49,7 +49,7 @@ class Proxy:
 
 
 def proxy_for(url: str) -> Proxy | None:
-    """The proxy through which an address is asked; None for one that is asked directly.
+    """The proxy for requests to an address; None for direct requests.
 
     Loopback is never asked through a proxy. `NO_PROXY` takes hosts, domains, addresses, networks
     (`10.0.0.0/8`) and `*`.
@@ -77,7 +77,7 @@ def proxy_for(url: str) -> Proxy | None:
 
 
 def without_proxy_for_loopback() -> dict[str, str]:
-    """The variables with which programs of others ask loopback directly too."""
+    """Variables that make other programs connect to loopback addresses directly."""
     excluded = getproxies_environment().get("no", "").split(",")
     joined = ",".join(dict.fromkeys(filter(None, [*excluded, *_LOOPBACK])))
     return {"NO_PROXY": joined, "no_proxy": joined}
@@ -100,7 +100,7 @@ def require_certificates(bundle: Path) -> None:
 
 
 def pool_manager(url: str, **options: Any) -> urllib3.PoolManager:
-    """urllib3's connections to an address, through its proxy, if it has one.
+    """A connection pool of urllib3 for an address, through its proxy if it has one.
 
     The certificates of `AWS_CA_BUNDLE` are trusted besides the system's.
 
@@ -155,7 +155,7 @@ def _parsed(url: str) -> Proxy:
     username, password = (unquote(part or "") for part in (parts.username, parts.password))
     # They are sent in a header.
     (username + password).encode("latin-1")
-    # Every library gets the same address, and none parses what a person wrote.
+    # All libraries get the same normalized address.
     user = f"{quote(username, safe='')}:{quote(password, safe='')}@" if username else ""
     return Proxy(
         url=f"{parts.scheme}://{user}{_bracketed(host)}:{port}",

@@ -1,4 +1,4 @@
-"""Windows materialized through Dagster from a program: the run, its progress and its summary.
+"""Runs of windows through Dagster, with their progress and their summary.
 
 `cli` shows it to a person, and `defs/` defines the run.
 """
@@ -25,7 +25,7 @@ from txn_platform.windows import Window
 _LOGGER: Final = "progress"
 _PYTHON_LOGS: Final = {"managed_python_loggers": ["txn_platform"], "python_log_level": "INFO"}
 _REASON_CHARACTERS: Final = 300
-# Alembic's words for a database that two processes have stamped.
+# Alembic's message for a database that two processes have stamped.
 _HALF_MADE: Final = "more than one head"
 
 
@@ -34,11 +34,11 @@ class Summary(BaseModel):
 
     Attributes:
         partition: its key.
-        sent: rows that the source sent; validated and quarantined add up to it.
-        reasons: how many rows each reason for quarantine holds for; a row can have several.
+        sent: rows from the source: the validated and the quarantined ones.
+        reasons: number of rows by reason for quarantine; a row can have several.
         published: rows in the published object.
-        amount: their sum, in the currency's unit.
-        seconds: how long the run took.
+        amount: the sum of their amounts, in the currency's unit.
+        seconds: duration of the run.
         uri: the published object.
     """
 
@@ -55,7 +55,7 @@ class Summary(BaseModel):
 
 @contextmanager
 def dagster_instance() -> Generator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, or one that remembers nothing.
+    """The instance of DAGSTER_HOME, or an ephemeral one.
 
     Raises:
         UserError: DAGSTER_HOME is not there, or Dagster cannot open what is in it.
@@ -63,12 +63,12 @@ def dagster_instance() -> Generator[dg.DagsterInstance]:
     settings = load_settings()
     home = dagster_home(settings)
     if home is None:
-        # Told no place, it makes a temporary directory, which a killed run would leave behind.
+        # Without a directory it creates a temporary one, which a killed run would leave behind.
         instance = dg.DagsterInstance.ephemeral(
             str(writable_home(settings)), settings={"python_logs": _PYTHON_LOGS}
         )
     else:
-        # The first to open it makes its databases, which only one process may do.
+        # The first process to open it creates its databases. Two at once would damage them.
         with locked(home):
             instance = _open_instance(home)
     with instance:
@@ -79,7 +79,7 @@ def _open_instance(home: Path) -> dg.DagsterInstance:
     try:
         instance = dg.DagsterInstance.from_config(str(home))
         _require_usable(instance)
-    # It is built of what dagster.yaml names, classes of other packages among them.
+    # dagster.yaml can name classes of other packages, which may raise anything.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0][:_REASON_CHARACTERS]
         if _HALF_MADE in reason:
@@ -96,7 +96,7 @@ def _open_instance(home: Path) -> dg.DagsterInstance:
 
 
 def _require_usable(instance: dg.DagsterInstance) -> None:
-    """Look at what Dagster otherwise reads of dagster.yaml in the middle of a run."""
+    """Load the parts of dagster.yaml that Dagster otherwise reads in the middle of a run."""
     _ = instance.compute_log_manager
     level = instance.python_log_level
     if level is not None and level.upper() not in logging.getLevelNamesMapping():
@@ -114,11 +114,11 @@ def materialize(
     """Land, validate and publish one window in this process.
 
     Args:
-        window: which.
-        instance: where the run is recorded.
-        source_url: where the source answers.
-        on_progress: is told what the run is doing, a phrase at a time.
-        allow_empty: whether the window may come back without rows where the lake has some.
+        window: to run.
+        instance: that records the run.
+        source_url: address of the source.
+        on_progress: called with a phrase for each step of the run.
+        allow_empty: accept a window without rows even if the lake has rows of it.
 
     Raises:
         UserError: the run failed for a reason that a user can fix; says so as the run does.
@@ -176,7 +176,7 @@ def _error_of(result: dg.ExecuteInProcessResult) -> BaseException:
 
 
 def _progress_logger(on_progress: Callable[[str], None]) -> dg.LoggerDefinition:
-    """A Dagster logger that passes on what a person waiting wants to know."""
+    """A Dagster logger that reports progress to a waiting person."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

@@ -42,21 +42,21 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 ENV_FILE: Final = ".env"
-# Editors of some systems put a byte order mark before the first name.
+# Some editors write a byte order mark before the first name.
 _ENCODING: Final = "utf-8-sig"
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^\s/]+[/:][A-Za-z0-9._/:-]+")
 _REGION: Final = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
-# Characters without width, which come along when a value is copied from a page.
+# Characters without width, which are copied with values from web pages.
 _INVISIBLE: Final = "\ufeff\u200b\u2060"
 # A directory's name may begin or end with a space.
 _LITERAL: Final = frozenset({"txn_home", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"})
-# The places of TXN_SOURCE_TRANSACTIONS.
-_PLACES: Final = ("start", "end", "as_of", "offset", "format")
+# The placeholders of TXN_SOURCE_TRANSACTIONS.
+_PLACEHOLDERS: Final = ("start", "end", "as_of", "offset", "format")
 
 _KEYS: Final = frozenset({"aws_access_key_id", "aws_secret_access_key"})
 _TOKEN: Final = "aws_session_token"  # noqa: S105
-# Names of one thing.
+# Variables that name the same setting.
 _TOGETHER: Final = (
     _KEYS,
     frozenset({"aws_endpoint_url", "aws_endpoint_url_s3"}),
@@ -272,7 +272,7 @@ class Settings(BaseSettings):
         """
         environment = cast("EnvSettingsSource", env_settings)
         file = cast("DotEnvSettingsSource", dotenv_settings)
-        # As text in UTF-8, UTF-16 has a character of its own between any two letters.
+        # Read as UTF-8, a file in UTF-16 has unprintable characters between letters.
         if not all(map(str.isprintable, file.env_vars)):
             raise _unreadable("it is not text in UTF-8")
         hidden = {name.lower() for name in os.environ}
@@ -285,7 +285,7 @@ class Settings(BaseSettings):
         )
         environment.env_vars = _stripped(environment.env_vars)
         if _KEYS & file.env_vars.keys():
-            # The environment's token is of other keys than those of `.env`.
+            # The environment's token does not belong to the keys of `.env`.
             environment.env_vars = {
                 name: value for name, value in environment.env_vars.items() if name != _TOKEN
             }
@@ -294,7 +294,7 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _is_text(cls, value: object) -> object:
-        # `os.environ` has a lone surrogate for each byte that is no UTF-8.
+        # `os.environ` has a lone surrogate for each byte that is not UTF-8.
         if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value):
             raise ValueError("must be text in UTF-8 on one line, without control characters")
         return value
@@ -345,7 +345,7 @@ class Settings(BaseSettings):
     @field_validator("source_transactions")
     @classmethod
     def _is_path(cls, value: str | None) -> str | None:
-        return None if value is None else path_template(value, _PLACES)
+        return None if value is None else path_template(value, _PLACEHOLDERS)
 
     @field_validator("request_checksums", "response_checksums", mode="before")
     @classmethod
@@ -424,7 +424,7 @@ def env_file_variables() -> list[str]:
 
 
 def _require_readable_lines() -> None:
-    """Refuse a `.env` with a line that its parser would leave out."""
+    """Refuse a `.env` with a line that its parser would ignore."""
     path = Path(ENV_FILE)
     if not path.is_file():
         return
@@ -457,7 +457,7 @@ def _names(field: FieldInfo) -> list[str]:
 
 
 def _variable(location: str, env_file_names: Collection[str]) -> str:
-    """Of the variables of a setting, known by its name or their first, the one that counts."""
+    """The variable of a setting that takes effect, by the setting's name or its first variable."""
     set_names = {
         *(name.upper() for name, value in os.environ.items() if value.strip()),
         *map(str.upper, env_file_names),
@@ -470,7 +470,7 @@ def _variable(location: str, env_file_names: Collection[str]) -> str:
 
 
 def _stripped(variables: Mapping[str, str | None]) -> dict[str, str | None]:
-    """The variables without what is around their values, and without those that are then empty."""
+    """The variables with trimmed values, without those that are empty then."""
     bare = {
         name: value and value.strip().strip(_INVISIBLE).strip() for name, value in variables.items()
     }

@@ -1,4 +1,4 @@
-"""Windows: the hours, UTC and half open, that the source is asked for and the lake is divided by.
+"""Windows: half-open hours in UTC, the unit of requests and of partitions.
 
 Only the arithmetic of time lives here; Dagster's partitions are made from it in
 `defs/partitions.py`.
@@ -28,7 +28,7 @@ class Window:
 
     @property
     def end(self) -> datetime:
-        """The first moment that is no longer in the window."""
+        """The end of the window, which is not in it."""
         return self.start + WINDOW_LENGTH
 
     @property
@@ -61,10 +61,10 @@ class Window:
 
 
 def full_hour(moment: datetime) -> datetime:
-    """The hour that a moment is in: its start."""
+    """The start of the hour of a moment."""
     return moment.replace(minute=0, second=0, microsecond=0)
 
 
 def iso(moment: datetime) -> str:
-    """A moment as RFC 3339 in UTC with a `Z`, microseconds only where there are any."""
+    """A moment as RFC 3339 in UTC with a `Z`, with microseconds unless they are zero."""
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat() + "Z"

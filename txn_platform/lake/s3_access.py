@@ -1,4 +1,4 @@
-"""How a bucket is reached, resolved once, in the words of each library that reaches it.
+"""Access to a bucket, resolved once, in the form that each library needs.
 
 Endpoint, region, credentials, certificates, proxy and addressing come from the settings, then from
 the AWS profile, by boto3's rules. boto3, pyarrow, polars and deltalake are told all of them, so
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from txn_platform.network import Proxy
     from txn_platform.settings import Settings
 
-# For so long polars keeps credentials; botocore renews those that expire much earlier than that.
+# Seconds that polars may keep credentials; botocore renews them well before they expire.
 _KEPT_SECONDS: Final = 300
 # object_store (of polars and deltalake) takes certificates only together with a proxy, and without
 # one it reads the environment's. A proxy that is used for no host is none.
@@ -125,7 +125,7 @@ class S3Access:
         frame = pl.scan_parquet(
             uris,
             hive_partitioning=False,
-            # No name is a pattern.
+            # Names are not patterns.
             glob=False,
             storage_options=self._plain_options(),
             credential_provider=self.credentials,
@@ -170,7 +170,7 @@ class S3Access:
         return self.scan([f"s3://{self._bucket.name}/{key}"]).collect().to_arrow()
 
     def storage_options(self) -> dict[str, Any]:
-        """The options of `object_store`, credentials among them: for what is kept by nobody.
+        """The options of `object_store` with credentials; do not store them.
 
         Raises:
             UserError: there are no credentials any more.
@@ -182,14 +182,14 @@ class S3Access:
         if key.token:
             options["aws_session_token"] = key.token
         elif "AWS_SESSION_TOKEN" in os.environ:
-            # Of other keys than these: deltalake would take it where it is told none.
+            # The token belongs to other keys, but deltalake would read it from the environment.
             options["aws_session_token"] = ""
         return options
 
     def _plain_options(self) -> dict[str, Any]:
-        """The options of `object_store` but for credentials; a proxy's password may be in them."""
+        """The options of `object_store` without credentials; they may have a proxy's password."""
         limits, endpoint = self._bucket.limits, self._endpoint
-        # With the bucket's name in the host, it wants the whole host.
+        # If the bucket is in the host, object_store needs the whole host.
         bucket = f"{self._bucket.name}." if self._virtual_host else ""
         options: dict[str, Any] = {
             "aws_region": self._region,
@@ -210,22 +210,22 @@ class S3Access:
 
 
 class CredentialProvider:
-    """Credentials for polars, asked for when a frame is read.
+    """Credentials for polars, requested when a frame is read.
 
-    Pickled, it holds none: where it is unpickled, they are those of that process's settings.
+    A pickle has no credentials: the process that loads it uses those of its own settings.
     """
 
     def __init__(self, credentials: Any = None, identity: str | None = None) -> None:
-        """Args: credentials: botocore's; identity: tells it from others, also pickled."""
+        """Args: credentials: of botocore; identity: of this provider, kept by a pickle."""
         self._credentials = credentials
-        # polars keeps connections by what a provider looks like when it is pickled.
+        # polars caches connections by the pickle of the provider.
         self._identity = identity or uuid.uuid4().hex
 
     def __reduce__(self) -> tuple[type[Self], tuple[None, str]]:
         return type(self), (None, self._identity)
 
     def __call__(self) -> tuple[dict[str, str], int]:
-        """In polars' words, and until when it may keep them, in seconds since 1970."""
+        """The credentials for polars, and their expiry in seconds since 1970."""
         key = self.frozen()
         found = {"aws_access_key_id": key.access_key, "aws_secret_access_key": key.secret_key}
         if key.token:
@@ -233,7 +233,7 @@ class CredentialProvider:
         return found, int(time.time()) + _KEPT_SECONDS
 
     def frozen(self) -> Any:
-        """The credentials as they are now, of botocore's kind.
+        """The current credentials, as botocore has them.
 
         Raises:
             UserError: there are none, or they can't be renewed.
@@ -326,7 +326,7 @@ def open_bucket(settings: Settings, name: str, limits: StoreLimits) -> tuple[Buc
     addressing: Any = (
         settings.s3_addressing
         or (of_profile if isinstance(of_profile, dict) else {}).get("addressing_style")
-        # Stores on an address without a domain have no names for buckets.
+        # Stores without a domain have no host names for buckets.
         or ("path" if configured else "auto")
     )
 
@@ -336,12 +336,12 @@ def open_bucket(settings: Settings, name: str, limits: StoreLimits) -> tuple[Buc
                 "s3",
                 region_name=session.region_name or "us-east-1",
                 endpoint_url=configured,
-                # Said in any case: an empty AWS_CA_BUNDLE would turn verification off.
+                # Always explicit: an empty AWS_CA_BUNDLE would turn verification off.
                 verify=str(ca_bundle) if ca_bundle else True,
                 config=Config(
                     connect_timeout=limits.connect_timeout,
                     read_timeout=limits.read_timeout,
-                    # `Bucket` tries again, and has to know of each time.
+                    # `Bucket` retries, and logs each retry.
                     retries={"total_max_attempts": 1},
                     s3={"addressing_style": addressing},
                     proxies=proxies,
@@ -375,7 +375,7 @@ def _session(settings: Settings, core: Any) -> Any:
             f"{there} is set without {absent}: set both in one place, the environment or .env, or"
             " neither"
         )
-    # A session token alone is of other keys.
+    # A session token alone belongs to other keys.
     token = settings.session_token if key else None
     return boto3.Session(
         botocore_session=core,
@@ -397,17 +397,17 @@ def _credentials(session: Any, bucket: str) -> Any:
 
 
 def _botocore(settings: Settings) -> Any:
-    """A session of its own, whose descriptions of AWS, megabytes of JSON, are read once."""
+    """A new session. The descriptions of AWS, megabytes of JSON, are read once per process."""
     from botocore.session import Session
 
     named = [os.environ.get(name) for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")]
     if any(named):
-        # Said to botocore, a profile would hide what else the environment has (web identity).
+        # A profile would hide other credentials of the environment (web identity).
         session = Session()
     elif settings.profile:
         session = Session(profile=settings.profile)
     else:
-        # botocore would look for a profile without a name where a variable is empty.
+        # With an empty variable botocore would look for a profile without a name.
         session = Session(session_vars={"profile": (None, None, None, None)})
     session.register_component("data_loader", _descriptions())
     return session
@@ -434,7 +434,7 @@ def _endpoint_of_profile(core: Any) -> str | None:
         full_config=core.full_config,
         scoped_config=core.get_scoped_config(),
         client_name="s3",
-        # The settings have read the environment.
+        # The settings have already read the environment.
         environ={},
     ).provide()
     if configured is None:
@@ -451,7 +451,7 @@ def _ca_bundle_of_profile(core: Any) -> Path | None:
 
 
 def _require_no_bucket(endpoint: str, bucket: str) -> None:
-    """See that an endpoint names the store alone.
+    """Check that an endpoint names the store alone.
 
     Raises:
         UserError: the bucket's name stands at its end.
@@ -469,7 +469,7 @@ def _require_no_bucket(endpoint: str, bucket: str) -> None:
 
 @contextmanager
 def _explained() -> Generator[None]:
-    """Put into words that the AWS configuration or its credentials can't be used.
+    """Explain errors of the AWS configuration or its credentials.
 
     Raises:
         UserError: they can't.
