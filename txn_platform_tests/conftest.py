@@ -1,4 +1,4 @@
-"""What tests share: an environment of their own, served S3 endpoints, a served generator.
+"""Shared fixtures: an isolated environment, served S3 endpoints, a served generator.
 
 Fixtures for one subject only belong in the tests of that subject.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-# How long an example takes, or is made for, is a matter of what else the machine does.
+# The time of an example depends on the load of the machine.
 settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any speed")
 

@@ -134,7 +134,7 @@ def test_what_a_run_printed_is_read_for_a_message_only_when_one_is_needed(tmp_pa
 def test_a_mixture_a_loss_and_what_is_left_behind_are_noticed(
     versions: list[Version], tmp_path: Path
 ) -> None:
-    """The judge is judged: each way to break the promise is found out."""
+    """The checks themselves are tested: they detect each way to break the promise."""
     world = in_directory(tmp_path)
     killing = Killing(world, versions, PARTITION)
     published = tmp_path / ".txn/lake" / object_key("s3_parquet_transactions", PARTITION)

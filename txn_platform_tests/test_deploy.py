@@ -1,4 +1,4 @@
-"""What a team copies into production loads, and means what it says."""
+"""The configuration for production loads, and has the stated effects."""
 
 import shutil
 from pathlib import Path

@@ -162,7 +162,7 @@ def test_several_at_once_are_tried_for_the_lake_too(store: FaultyStore) -> None:
 def test_a_round_that_failed_says_nothing(store: FaultyStore, s3_prefix: str, failing: int) -> None:
     store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
     assert race(_bucket(), s3_prefix) == ""
-    # The rounds behind it are judged.
+    # The later rounds decide.
     store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
     store.check_then_write = 0.02
     assert race(_bucket(), s3_prefix).startswith("of 6 that put one object at once")

@@ -1,4 +1,4 @@
-"""No byte of a source, and no setting, ends in anything but rows or one message of ours.
+"""Any bytes of a source, and any settings, lead to rows or to one message of ours.
 
 Inputs are read in processes of their own, so that a crash of a library is a failure as well.
 """

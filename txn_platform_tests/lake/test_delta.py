@@ -1,4 +1,4 @@
-"""The Delta table: each window in it once and whole, whatever happens at the same time.
+"""The Delta table has each window once and complete, also with concurrent writers.
 
 Tables are read back by `deltalake` itself, with a handle of the test's own. The issues named here
 are delta-rs's.
@@ -61,7 +61,7 @@ _LATER = Window(datetime(2026, 11, 2, 3, tzinfo=UTC))
 
 @dataclass(frozen=True)
 class Place:
-    """Where a table is to be, and how a test looks at it."""
+    """The location of a table, and how a test reads it."""
 
     uri: str
     options: dict[str, str]
@@ -70,7 +70,7 @@ class Place:
         return DeltaTable(self.uri, storage_options=self.options)
 
     def rows(self, window: Window | None = None) -> pa.Table:
-        """The rows of a window, or of all, by id."""
+        """The rows of a window, or of all windows, ordered by id."""
         table: Any = pa.table(self.table().scan())
         table = table.cast(
             pa.schema([*PUBLISHED_SCHEMA, ("event_date", pa.date32()), ("event_hour", pa.int32())])
@@ -85,7 +85,7 @@ class Place:
         )
 
     def history(self) -> list[dict[str, Any]]:
-        """What was done to the table, oldest first."""
+        """The history of the table, oldest first."""
         return self.table().history()[::-1]
 
 
@@ -97,7 +97,7 @@ def place(
     s3_servers: Callable[[str], S3Endpoint],
     s3_prefix: str,
 ) -> Place:
-    """A place without a table, named in the environment; its name has characters to be escaped."""
+    """An empty location, set in the environment. Its name has characters that need escapes."""
     options: dict[str, str] = {}
     uri = str(tmp_path / "ein Tisch é")
     if request.param != "directory":
@@ -115,7 +115,7 @@ def place(
     return Place(uri, options)
 
 
-# Where a second kind of store would show nothing new.
+# For tests to which a second kind of store would add nothing.
 _ONE_STORE = pytest.mark.parametrize("place", ["directory", "seaweedfs"], indirect=True)
 
 
@@ -133,7 +133,7 @@ def _delta() -> DeltaLake:
 
 @cache
 def _opened(place: str) -> DeltaLake:
-    """Once a test, each of which has a place of its own: a client of S3 takes long to make."""
+    """One per test, each with its own location: creating a client of S3 is slow."""
     delta = open_delta(load_settings())
     assert delta is not None
     assert delta.uri == place
@@ -157,7 +157,7 @@ def _values(field: "pa.Field[Any]", window: Window, count: int, tag: str) -> lis
 
 
 def _table(window: Window, count: int, tag: str) -> pa.Table:
-    """Rows with every type's hard cases; the tag tells contents apart."""
+    """Rows with edge cases of every type; the tag distinguishes contents."""
     columns = [
         pa.array(_values(field, window, count, tag), field.type) for field in PUBLISHED_SCHEMA
     ]
@@ -210,7 +210,7 @@ def test_columns_are_the_contracts_with_their_meaning(directory: Place) -> None:
 
 
 def test_the_log_has_no_amounts(directory: Place) -> None:
-    """Where there are any, they are floats."""
+    """If there are statistics, they are floats."""
     _commit(_NOON, 10, "a")
     entry = Path(directory.uri, "_delta_log", f"{1:020}.json").read_text(encoding="utf-8")
     (added,) = [line["add"] for line in map(json.loads, entry.splitlines()) if "add" in line]
@@ -255,7 +255,7 @@ def test_rows_that_others_removed_are_put_back(directory: Place) -> None:
 
 
 class _Interrupted:
-    """A file that something happens while it is read: after the table is, before the commit."""
+    """A file whose reading triggers an event: after the table is loaded, before the commit."""
 
     def __init__(self, file: pq.ParquetFile, event: Callable[[], object]) -> None:
         self.metadata = file.metadata
@@ -274,7 +274,7 @@ class _Interrupted:
 
 
 def _commit_while(window: Window, count: int, tag: str, event: Callable[[], object]) -> int:
-    """Commit a window while something else happens; how often its rows were written."""
+    """Commit a window during an event; returns how often its rows were written."""
     path, sha256 = _stage(window, count, tag)
     with pq.ParquetFile(path) as file:
         interrupted = _Interrupted(file, event)
@@ -372,7 +372,7 @@ type _Work = list[tuple[Window, int, str]]
 
 @pytest.fixture(scope="module")
 def committer() -> Iterator[subprocess.Popen[str]]:
-    """A process that has imported all, and forks those that commit at once."""
+    """A process with all imports, which forks processes that commit at the same time."""
     with subprocess.Popen(
         [sys.executable, "-c", _COMMITTER],
         text=True,
@@ -387,7 +387,7 @@ def committer() -> Iterator[subprocess.Popen[str]]:
 def _in_processes(
     committer: subprocess.Popen[str], *work: _Work, kill_after: float | None = None
 ) -> tuple[list[int], float]:
-    """Commit lists of windows, each in a process; their exit codes, and the seconds it took."""
+    """Commit lists of windows, one process per list; returns exit codes and seconds."""
     order = {
         "work": [
             [
@@ -410,7 +410,7 @@ def _in_processes(
 
 
 def test_the_table_is_made_once(directory: Place) -> None:
-    """By all who find none at the same time, as one version."""
+    """All writers that find no table at the same time create one version."""
     for number in range(5):
         delta = DeltaLake(f"{directory.uri}/{number}", None)
         together = threading.Barrier(6)
@@ -426,7 +426,7 @@ def test_the_table_is_made_once(directory: Place) -> None:
 
 
 def test_processes_lose_nothing(place: Place, committer: subprocess.Popen[str]) -> None:
-    """Also the table is made by all of them at once."""
+    """All of them also create the table."""
     windows = [Window(_NOON.start + timedelta(hours=number)) for number in range(15)]
     work: list[_Work] = [[(window, 5, "a") for window in windows[first::5]] for first in range(5)]
     codes, _ = _in_processes(committer, *work)
@@ -454,7 +454,7 @@ def test_processes_with_one_window_leave_one_of_them(
     assert len(place.history()) == 5
 
 
-# On a store that does not keep its word.
+# Stores that break their promises.
 
 
 @pytest.fixture
@@ -503,7 +503,7 @@ def _commit_at_once(count: int) -> tuple[set[str], set[str]]:
 
 
 def test_what_is_reported_is_there_where_the_last_writer_wins(faulty: FaultyStore) -> None:
-    """The store looks whether there is an entry, and then writes."""
+    """The store checks for an entry first, and writes later."""
     faulty.check_then_write = 0.05
     reported, found = _commit_at_once(6)
     assert len(reported) == 6
@@ -522,7 +522,7 @@ def test_what_thirty_report_is_there_where_the_last_writer_wins(
 
 
 def _after_the_entry(store: FaultyStore, event: Callable[[], object]) -> None:
-    """Let something happen when the next commit's entry is written, which follows its data."""
+    """Trigger an event at the write of the next commit's entry, which follows its data."""
 
     def at_the_data() -> None:
         store.after[Operation.PUT] = event
@@ -531,7 +531,7 @@ def _after_the_entry(store: FaultyStore, event: Callable[[], object]) -> None:
 
 
 def _replace(client: "S3Client", version: int, content: str | None = None) -> None:
-    """Put another writer's entry, or a part of one, in the place of a version's."""
+    """Replace the entry of a version by another writer's entry, or a part of one."""
     bucket, _, folder = os.environ["DELTA_LAKE_S3_PATH"].removeprefix("s3://").partition("/")
     entry = {"commitInfo": {"timestamp": 0, "operation": "WRITE", "commit": "another"}}
     client.put_object(
@@ -562,7 +562,7 @@ def test_an_entry_that_another_writer_replaced_is_committed_again(
 def test_a_compaction_that_another_writer_replaced_is_made_again(
     faulty: FaultyStore, s3_servers: Callable[[str], S3Endpoint]
 ) -> None:
-    """By the log's word, the small files are still the table's."""
+    """According to the log, the table still has the small files."""
     _commit(_NOON, 5, "a")
     place = Place(os.environ["DELTA_LAKE_S3_PATH"], _options())
     for tag in ("b", "c"):
@@ -804,10 +804,10 @@ def test_what_is_published_is_in_the_table(place: Place, source: ServedSource) -
 def test_a_table_that_fell_behind_is_mended_by_the_next_run(
     directory: Place, source: ServedSource
 ) -> None:
-    """The Parquet object comes first, the table second."""
+    """The Parquet object is published first, the table second."""
     _publish(source)
     source.rows[3]["amount"] = "123456.78"
-    # In the way of the next data file: noticed when it is written, not when the table is opened.
+    # Blocks the next data file, so writing fails, but opening the table does not.
     files, aside = Path(directory.uri, "event_date=2026-11-01"), Path(directory.uri, "aside")
     files.rename(aside)
     files.touch()
@@ -886,7 +886,7 @@ def test_a_table_of_other_columns_is_left_alone(directory: Place) -> None:
 
 
 class _ForgetsConditions(BaseHTTPRequestHandler):
-    """In front of a store, an older one that does not know conditional requests."""
+    """A proxy that makes a store ignore conditional requests, like an older one."""
 
     store: str
 
@@ -917,7 +917,7 @@ class _ForgetsConditions(BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("fault", ["the last wins", "commits are lost"])
 def test_doctor_says_no_to_a_store_that_loses_commits(faulty: FaultyStore, fault: str) -> None:
-    """It races, because one at a time all is well."""
+    """The probe needs concurrent writers: single writes succeed."""
     if fault == "the last wins":
         faulty.check_then_write = 0.02
     else:

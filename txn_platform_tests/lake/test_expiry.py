@@ -1,4 +1,4 @@
-"""Expired objects are gone with their versions, or the command says which stay."""
+"""Expired objects are removed with their versions, or the command says which remain."""
 
 import re
 import uuid
@@ -32,7 +32,7 @@ def bucket(
     monkeypatch: pytest.MonkeyPatch,
     s3_servers: Callable[[str], S3Endpoint],
 ) -> S3Endpoint:
-    """A bucket of its own, which the environment names; it keeps no versions yet."""
+    """A new bucket, set in the environment; it keeps no versions yet."""
     server = s3_servers(request.param)
     endpoint = S3Endpoint(
         server.url, server.access_key, server.secret_key, f"test-{uuid.uuid4().hex}"
@@ -83,7 +83,7 @@ def _versions(endpoint: S3Endpoint, *, markers: bool = True) -> list[str]:
 
 @pytest.mark.parametrize("status", ["", "Enabled", "Suspended"])
 def test_nothing_is_left_of_what_expires(bucket: S3Endpoint, status: str) -> None:
-    """Neither of what was replaced, nor of what was removed before."""
+    """Neither versions of replaced objects, nor of objects that were removed before."""
     young = Window(datetime.now(UTC).replace(minute=0, second=0, microsecond=0))
     published = object_key("s3_parquet_transactions", _OLD[0])
     _publish(0, *_keys(_OLD[0]))

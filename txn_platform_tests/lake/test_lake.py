@@ -1,4 +1,4 @@
-"""The lake: an object is whole or not there, in a directory and on two kinds of S3."""
+"""The lake: objects appear complete or not at all, in a directory and on two kinds of S3."""
 
 import errno
 import fcntl
@@ -54,7 +54,7 @@ def lake(
     s3_servers: Callable[[str], S3Endpoint],
     s3_prefix: str,
 ) -> Lake:
-    """An empty lake of each kind, opened as a user would: by the environment."""
+    """An empty lake of each kind, opened through the environment."""
     if request.param != "directory":
         endpoint = s3_servers(request.param)
         monkeypatch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
@@ -119,7 +119,7 @@ def test_what_is_published_can_be_read_back(lake: Lake) -> None:
     stored = _publish(lake, _rows(150), _rows(30, "b"))
     assert lake.find(_KEY) == stored
     assert stored.uri.endswith(_KEY)
-    # By who has put it there, and by another.
+    # By the publisher, and by another process.
     for reader in (lake, open_lake(load_settings())):
         with reader.open(_KEY) as file:
             assert file.schema_arrow.equals(_SCHEMA)
@@ -217,7 +217,7 @@ def test_a_disk_that_fails_while_rows_still_come_is_not_overlooked(
         if len(synced) == 1:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    # The kernel tells of it once; later calls succeed, though what was written is lost.
+    # The kernel reports the error once. Later calls succeed, although data is lost.
     monkeypatch.setattr(os, "fdatasync", fail_once, raising=False)
     lake = open_lake(load_settings())
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
@@ -307,7 +307,7 @@ def test_files_of_killed_writers_are_swept_and_of_live_ones_kept(tmp_path: Path)
 def test_a_file_that_is_swept_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sweep of another run comes between the two steps of a new file."""
+    """Another run sweeps between the creation and the lock of a new file."""
     lake = open_lake(load_settings())
     lock = fcntl.flock
     swept: list[int] = []

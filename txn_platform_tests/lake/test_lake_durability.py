@@ -1,4 +1,4 @@
-"""A published file survives a power cut: the order of the steps that make it so is observed.
+"""A published file survives a power cut: the tests observe the order of writes and syncs.
 
 The steps are seen from outside, as calls of the operating system: what is written is synced before
 it gets its name, and every directory that got an entry is synced afterwards. A step that fails
@@ -186,7 +186,7 @@ def test_a_step_that_fails_fails_the_publication(
 def test_what_is_encoded_is_brought_to_the_disk_while_rows_still_come(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the end little is left to wait for."""
+    """The last sync has little left to write."""
     synced: list[int] = []
     fdatasync = getattr(os, "fdatasync", os.fsync)
 
@@ -212,7 +212,7 @@ def test_a_system_without_fdatasync_publishes_as_well(
 def test_a_file_that_is_not_whole_is_not_published(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The footer of the closed file is read back, and must hold what was written."""
+    """The footer of the closed file is read back, and must match the written rows."""
     lake = open_lake(load_settings())
     _publish(lake, rows=7)
     other = steps.root / "other.parquet"

@@ -1,4 +1,4 @@
-"""A store that fails: what is published is the new object or the old one, and one message says why.
+"""Store faults: the key has the new object or the old one, and one message says why.
 
 The cases are in `store_fault_cases.py`; the store's faults are a proxy's, the stores are real.
 """
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _PART_BYTES = 5 << 20
 _ENCODING = Encoding(compression="lz4", plain=("number",))
-# The more attempts, the likelier is recovery on a machine that is busy; to fail takes all of them.
+# Many attempts for faults that pass, even on a busy machine; few for faults that stay.
 _PATIENT = StoreLimits(Backoff(5, 0.01, 0.02), read_timeout=20, part_bytes=_PART_BYTES)
 _BRIEF = replace(_PATIENT, backoff=Backoff(2, 0.01, 0.02))
 
@@ -84,7 +84,7 @@ class Place:
         return f"{self.settings.lake_prefix}/{_KEY}"
 
     def digest(self) -> str:
-        """Of the object that is there."""
+        """The digest of the object in the store."""
         answer = self.client.get_object(Bucket=self.endpoint.bucket, Key=self.key)
         return hashlib.sha256(answer["Body"].read()).hexdigest()
 
@@ -135,7 +135,7 @@ def _publish(
     in_parts: bool,
     once_staged: Callable[[], object] = lambda: None,
 ) -> tuple[Staged, StoredObject | UserError]:
-    """Stage and publish the new rows; what came of it."""
+    """Stage and publish the new rows; returns the result or the error."""
     with lake.stage(_SCHEMA, _ENCODING) as writer:
         writer.write(_new_rows(in_parts=in_parts))
         staged = writer.finish()
@@ -159,7 +159,7 @@ def _is_one_message(error: object) -> bool:
 
 
 def _with_stores() -> Iterator[ParameterSet]:
-    """Each case with each store; by default with both only where the store hears of the fault."""
+    """Each case with each store; by default with both only if the fault reaches the store."""
     for case in CASES:
         chosen = "seaweedfs" if case.times else "moto"
         for kind in ("seaweedfs", "moto"):
@@ -188,7 +188,7 @@ def test_a_fault_of_the_store_changes_nothing_or_does_not_matter(
         assert _is_one_message(result), result
         assert place.digest() == place.old
         tries = 1 if case.expected == expected.AT_ONCE else limits.backoff.attempts
-        # Parts go side by side, and end together.
+        # Parts are sent in parallel, and end together.
         assert tries <= place.store.seen[case.operation] <= tries * limits.threads
         assert ("tried" in str(result)) == (case.expected != expected.AT_ONCE)
     assert place.uploads() == []
@@ -255,7 +255,7 @@ def test_of_two_runs_the_last_to_commit_wins_whole(place: Place, *, in_parts: bo
 
 
 def test_an_object_that_is_replaced_while_it_is_opened_is_opened_again(place: Place) -> None:
-    """The size of the one and the end of the other would make no file."""
+    """The size of one version and the footer of the other would make no file."""
     with place.direct().stage(_SCHEMA, _ENCODING) as writer:
         writer.write(_rows(5_000, "other"))
         other = writer.finish()
@@ -283,7 +283,7 @@ def test_a_store_that_loses_what_it_accepted_is_found_out(place: Place) -> None:
 def test_a_store_that_damages_what_it_accepted_is_found_out(
     place: Place, *, in_parts: bool
 ) -> None:
-    """What is there has this put's mark and size, and other bytes."""
+    """The stored object has this put's id and size, but other bytes."""
 
     def damage() -> None:
         client = place.client
@@ -316,7 +316,7 @@ def test_an_upload_that_others_abort_is_begun_again(place: Place) -> None:
 
 
 def _publish_in_parts() -> None:
-    """What a run does, in a process of its own."""
+    """Publish as a run does, in a separate process."""
     lake = open_s3_lake(load_settings(), StoreLimits(part_bytes=_PART_BYTES, read_timeout=1))
     with lake.stage(_SCHEMA, _ENCODING) as writer:
         writer.write(_new_rows(in_parts=True))
@@ -374,7 +374,7 @@ def test_an_upload_of_a_run_that_was_ended_is_aborted_by_it_or_the_next(
 def test_uploads_of_other_machines_are_aborted_when_they_are_old(
     place: Place, request: pytest.FixtureRequest
 ) -> None:
-    """moto says of every upload that it began in 2010, SeaweedFS the truth."""
+    """moto states 2010 as the start of every upload; SeaweedFS states the true time."""
     client, bucket = place.client, place.endpoint.bucket
     prefix = place.settings.lake_prefix
     ours, foreign, beside = (

@@ -29,7 +29,7 @@ from txn_platform_tests.support.served_tls import ForwardProxy, TlsFront
 
 _KEY = "asset/part-0.parquet"
 _SECRETS = ("an-access-key-id", "a-secret/access+key", "a-session-token", "p:ss")
-# Where nothing is: only a proxy knows it.
+# Names of no server: only a proxy resolves them.
 _STORE = "store"
 
 
@@ -40,7 +40,7 @@ def moto(s3_servers: Callable[[str], S3Endpoint]) -> S3Endpoint:
 
 @pytest.fixture(scope="module")
 def front(moto: S3Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsFront]:
-    """Moto behind TLS, with certificates of a CA that nobody knows."""
+    """Moto behind TLS, with certificates of an unknown CA."""
     with TlsFront(moto.url, tmp_path_factory.mktemp("front")) as front:
         yield front
 
@@ -244,7 +244,7 @@ def test_credentials_are_all_of_one_place(
     options = access.storage_options()
     found = [options.get(name.lower()) or None for name in names]
     assert tuple(found) == used
-    # deltalake would take the environment's where it is told none.
+    # Without a token deltalake would use the environment's.
     assert (options.get("aws_session_token") == "") == (
         used[2] is None and "AWS_SESSION_TOKEN" in environment
     )

@@ -1,4 +1,4 @@
-"""The bucket's small print: encryption, listings of several pages, live uploads, checksums."""
+"""Details of buckets: encryption, listings of several pages, live uploads, checksums."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_without_a_key_the_store_encrypts_as_it_does_by_itself(store: S3Endpoint
 
 
 def _publish_new(lake: S3Lake, *, in_parts: bool, clear_cards: bool = False) -> bool:
-    """Publish the same rows as ever; whether that left the object as it was."""
+    """Publish the same rows again; returns whether the object stayed unchanged."""
     with lake.stage(_SCHEMA, _ENCODING) as writer:
         writer.write(_new_rows(in_parts=in_parts))
         return lake.publish(writer.finish(), _KEY, clear_cards=clear_cards).unchanged
@@ -210,7 +210,7 @@ def test_a_sweep_leaves_an_upload_alone_that_is_under_way(store: S3Endpoint) -> 
 
 
 def test_an_upload_whose_marker_is_half_written_is_found_by_its_key(store: S3Endpoint) -> None:
-    """A run is killed before the store has told it the upload's name."""
+    """A run is killed before the store has sent it the id of the upload."""
     lake = _lake()
     place = f"{load_settings().lake_prefix}/{_KEY}"
     client = store.client()
@@ -231,7 +231,7 @@ def test_an_upload_whose_marker_is_half_written_is_found_by_its_key(store: S3End
 
 
 def test_the_upload_of_a_live_run_of_the_same_object_is_left_alone(store: S3Endpoint) -> None:
-    """The marker of a dead run names its own upload whole."""
+    """The marker of a dead run has the complete id of its upload."""
     lake = _lake()
     place = f"{load_settings().lake_prefix}/{_KEY}"
     client = store.client()
@@ -278,7 +278,7 @@ def test_uploads_without_a_marker_are_dead_after_a_day(
 def test_a_checksum_that_the_store_states_is_compared(
     store: S3Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another checksum than the file's makes the object be read back, and then it is another."""
+    """If the checksum differs from the file's, the object is read back, and differs too."""
     from txn_platform.lake.bucket import Bucket
 
     lake = _lake()
@@ -351,7 +351,7 @@ def test_a_copy_is_of_the_object_that_is_there(store: S3Endpoint, tmp_path: Path
 
 
 def test_a_file_of_this_process_is_read_without_its_name(store: S3Endpoint) -> None:
-    """Nothing is left of it on the disk when the process ends, however it ends."""
+    """Nothing remains of it on the disk after the process, however it ends."""
     lake = _lake()
     _publish(lake, _rows(5))
     assert not [path for path in Path(".txn/staging").rglob("*") if path.is_file()]

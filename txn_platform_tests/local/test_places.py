@@ -1,4 +1,4 @@
-"""Commands say which lake and source they look at."""
+"""Commands print the lake and the source that they use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No process outlives the one that asked for it, and each that fails says why."""
+"""No managed process outlives its owner, and a failed one reports why."""
 
 from __future__ import annotations
 

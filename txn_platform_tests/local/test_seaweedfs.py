@@ -1,4 +1,4 @@
-"""The S3 of the local stack keeps its objects, and serves them on this machine by its keys."""
+"""The S3 of the local stack keeps its objects, and serves them to this machine for its keys."""
 
 from __future__ import annotations
 
