@@ -518,7 +518,7 @@ def test_a_source_that_stalls_costs_a_tick_little(
 def test_the_tick_is_well_within_the_time_that_dagster_gives_it() -> None:
     resource = GeneratorResource(url="http://127.0.0.1:9")
     limits = resource.source_for_tick().limits
-    longest = limits.attempts * (limits.connect_seconds + limits.whole_seconds)
+    longest = limits.backoff.attempts * (limits.connect_seconds + limits.whole_seconds)
     assert sensor_tick.BUDGET_SECONDS == 20
     # A generator is started, one question each for the watermark and the last window.
     assert sensor_tick.BUDGET_SECONDS + longest + sensor_tick._LAKE_SECONDS < 45
