@@ -61,7 +61,8 @@ class ReasonTally:
             quarantined: the rows.
             rows_by_reason: as `validation` returns it, or `rows_by_reason` reads it.
         """
-        for reason, rows in rows_by_reason.items():
+        in_order_met = sorted(rows_by_reason.items(), key=lambda found: found[1][0])
+        for reason, rows in in_order_met:
             entry = self._found.setdefault(reason, Reason())
             entry.rows += len(rows)
             for row in rows[: _EXAMPLES - len(entry.examples)].tolist():
@@ -70,8 +71,8 @@ class ReasonTally:
                 entry.examples.append(masked(value))
 
     def most_common(self) -> dict[str, Reason]:
-        """The reasons, the most frequent first, and by name where two are equally frequent."""
-        return dict(sorted(self._found.items(), key=lambda found: (-found[1].rows, found[0])))
+        """The reasons, the most frequent first; of equally frequent ones the one met first."""
+        return dict(sorted(self._found.items(), key=lambda found: -found[1].rows))
 
 
 def rows_by_reason(quarantined: pa.RecordBatch) -> RowsByReason:
