@@ -1,6 +1,6 @@
 """The IO manager: how assets are written to the lake, and read from it by annotation.
 
-The package `lake` has the objects, and how they get there whole.
+The package `lake` stores the objects.
 """
 
 from collections.abc import Generator, Mapping
@@ -39,13 +39,13 @@ class LakeIOManager(dg.ConfigurableIOManager):
     """Keeps every asset's partition as one Parquet object.
 
     An asset may return a `Staged` file, `pl.LazyFrame`, `pl.DataFrame`, `pa.Table`,
-    `pa.RecordBatchReader` or `pd.DataFrame`; of a run over several partitions, a mapping from each
-    of their keys to one of these. `layout` has the keys.
+    `pa.RecordBatchReader` or `pd.DataFrame`. A run over several partitions returns a mapping from
+    each partition key to one of these. `layout` makes the keys of objects.
 
-    Gives what an input is annotated as: one of these frames and tables, `pq.ParquetFile` to read in
-    pieces, or `LakeFile` for that and for the object's bytes. A frame or a table holds all
-    partitions of the input; `dict[str, pl.LazyFrame]` and the like hold them one by one. All of
-    them must exist, unless the input's metadata has `allow_missing_partitions`.
+    An input has the type of its annotation: one of these frames and tables, `pq.ParquetFile` to
+    read in pieces, or `LakeFile` for that and for the object's bytes. A frame or a table holds all
+    partitions of the input; `dict[str, pl.LazyFrame]` and the like hold them one by one. All
+    partitions must exist, unless the input's metadata has `allow_missing_partitions`.
     """
 
     lake: dg.ResourceDependency[LakeResource]
@@ -144,8 +144,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
         """The existing objects of an input.
 
         Raises:
-            UserError: there is not each of them, and the input does not allow it. One alone is
-                looked for when it is read.
+            UserError: some are missing, and the input does not allow it. A single object is
+                looked up when it is read.
         """
         allowed = bool((context.definition_metadata or {}).get(ALLOW_MISSING))
         if not allowed and len(objects) == 1:
@@ -232,7 +232,7 @@ def _parts(
     """The table that was returned for each of several partitions.
 
     Raises:
-        UserError: it is not exactly one table each.
+        UserError: there is not exactly one table for each.
     """
     if not isinstance(returned, Mapping):
         raise UserError(

@@ -29,8 +29,7 @@ class Publication:
     """The record of a window that was materialized.
 
     Attributes:
-        recorded: whether it states its source totals, or that there were none. Windows that
-            earlier versions published do neither.
+        recorded: whether it says if there were source totals. Records of earlier versions do not.
         totals: the source's statement on the published rows; None if it states none.
         watermark: the source's watermark when its rows were read, if known.
         storage_id: the id of Dagster's record; newer records have higher ids.

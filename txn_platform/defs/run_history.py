@@ -1,7 +1,7 @@
 """How the runs of a window ended, and when the sensor may ask for another.
 
-Run keys are made here: Dagster never runs a key twice, so each has the content that the source had
-and the number of the attempt.
+This module makes run keys. Dagster never runs a key twice, so a key has the digest of the source's
+content and the number of the attempt.
 """
 
 import hashlib
@@ -126,11 +126,11 @@ class RunHistory:
     def allows(self, instance: dg.DagsterInstance, content: str, now: datetime) -> bool:
         """Whether to request a window that has no run in progress and is not right yet.
 
-        Content that was not asked for yet is asked for at once. The same content is asked for again
-        after a pause that grows; where the data failed a check, after the longest pause.
+        New content is requested at once. The same content is requested again after a growing pause,
+        or after the longest pause if the data failed a check.
 
         Args:
-            instance: where the last run's checks are recorded.
+            instance: has the records of the last run's checks.
             content: see `content_of`.
             now: the time.
         """

@@ -1,7 +1,6 @@
 """The sensor's cursor: its state between ticks, as far as Dagster does not record it.
 
-Dagster's instance says what is published and how runs ended; see `publications` and
-`run_history`.
+Dagster records publications and the results of runs; see `publications` and `run_history`.
 """
 
 import json
@@ -60,7 +59,7 @@ class Asked(BaseModel):
 
 
 class Cursor(BaseModel):
-    """The memory of the sensor.
+    """The state of the sensor.
 
     Attributes:
         first: the oldest window that it compares. Set when it is turned on.
@@ -68,8 +67,8 @@ class Cursor(BaseModel):
         next: the window at which the next tick goes on, if the last one ran out of time.
         confirmed: for a source without totals, windows before this one are finished.
         asked: by window, requests whose runs have not appeared yet.
-        landed: by window, the digest of the totals in the raw object, of windows that an earlier
-            version published and that can still change.
+        landed: by window, the digest of the totals in the raw object. It has the windows that an
+            earlier version published and that can still change.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -91,7 +90,7 @@ class Cursor(BaseModel):
         """Read a cursor, also one of earlier versions; None for a sensor that was just turned on.
 
         Raises:
-            UserError: it is none, for example because it was edited by hand.
+            UserError: the text is no cursor, for example because it was edited by hand.
         """
         if not text:
             return None

@@ -1,7 +1,7 @@
 """One tick of the sensor: it finds windows that are not published as the source has them.
 
-The source is compared with what Dagster recorded as published. Every question to it is bounded, and
-so is the tick: it saves how far it came.
+The tick compares the source with the publications that Dagster has recorded. Every question to the
+source is bounded in time. So is the tick, which saves how far it came.
 """
 
 import time
@@ -65,7 +65,7 @@ class Outcome:
 
 
 class Tick:
-    """Compares the source with what is published.
+    """Compares the source with the publications.
 
     Args:
         instance: has the records of publications and runs.
@@ -95,7 +95,7 @@ class Tick:
             before: the cursor of the last tick; None for the first.
 
         Raises:
-            UserError: the source does not say how far it is complete.
+            UserError: the source does not state its watermark.
         """
         # Dagster has no partitions for hours that are not over by its own clock.
         watermark = full_hour(min(self._source.watermark(), self._now))
@@ -105,7 +105,7 @@ class Tick:
         outcome = Outcome([], cursor)
         windows = self._windows(cursor, watermark)
         if cursor.next is not None:
-            # The rest of the last pass; the next one begins with the oldest window again.
+            # The rest of the last pass. The next pass begins with the oldest window.
             goes_on = Window.of_partition(cursor.next)
             windows = [window for window in windows if window >= goes_on] or windows
         from_oldest = cursor.next is None
@@ -146,8 +146,8 @@ class Tick:
     def _windows(self, cursor: Cursor, watermark: datetime) -> list[Window]:
         """The windows to compare, oldest first.
 
-        All that have no publication, and of the others those that can still change. A source
-        without totals says of none whether it has changed: each is looked at when it has settled.
+        They are the windows without a publication, and those that can still change. A source
+        without totals shows no changes, so each of its windows is compared when it has settled.
         """
         settled = cursor.watermark - self._settles_after
         published = self._instance.get_materialized_partitions(dg.AssetKey(checks.PUBLISHED))
@@ -206,7 +206,7 @@ class Tick:
         """The run that a window needs now, if any.
 
         Raises:
-            UserError: the source does not say what it has.
+            UserError: the source does not state its control totals.
         """
         key = window.partition_key
         if published is None and self._history(key).unfinished:
@@ -231,10 +231,10 @@ class Tick:
     def _missing_content(
         self, window: Window, published: Publication | None, cursor: Cursor
     ) -> str | None:
-        """A digest of the source's content that the lake lacks; None when the lake has it.
+        """The digest of the source's content, if the lake does not have it.
 
         Raises:
-            UserError: the source does not say what it has.
+            UserError: the source does not state its control totals.
         """
         if self._source.states_totals:
             content = content_of(self._source.control_totals(window, self._now))

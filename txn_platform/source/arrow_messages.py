@@ -1,9 +1,9 @@
 """An Arrow IPC stream whose messages are measured before Arrow decodes them.
 
-A few bytes can stand for any number of rows: columns of nulls have no bytes, compressed buffers
-few, and repeated values are sent once. Each message says how many rows and bytes it decodes to;
-that is read here, from the message itself, and held against a `Budget`. Whether a message is valid
-is left to Arrow, which verifies it afterwards.
+A few bytes can decode to any number of rows: columns of nulls have no bytes, compressed buffers
+have few, and repeated values are sent once. Each message states how many rows and bytes it has.
+This module reads these numbers from the message and checks them with a `Budget`. Arrow itself then
+verifies that the message is valid.
 
 Source: Message.fbs and Schema.fbs of the Arrow columnar format, version 1.5.
 """
@@ -43,7 +43,7 @@ class ArrowMessages(io.RawIOBase):
     def __init__(self, body: Any, budget: Budget, beginning: bytes) -> None:
         """Args: body: a file of bytes; budget: the memory that the rows may use.
 
-        The stream's first four bytes are read already, as `beginning`.
+        The caller has read the first four bytes of the stream, `beginning`.
         """
         super().__init__()
         self._body = body

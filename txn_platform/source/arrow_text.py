@@ -282,7 +282,7 @@ def _decimals(column: Column) -> Column:
 
 
 def _is_nested(kind: pa.DataType) -> bool:
-    """Whether the type is of lists or structs, in which no value stands for many.
+    """Whether the type is a list or a struct in which no value is shared.
 
     A list view, a union or a dictionary within one can name the same value again and again.
     """

@@ -1,6 +1,6 @@
 """Content codings of HTTP (RFC 9110, 8.4): from compressed bytes to the original bytes.
 
-A coding is read to its own end. Content that stops earlier broke off, whatever its length says.
+A coding is read to its own end. Content that stops earlier was cut off, even if its length agrees.
 """
 
 from __future__ import annotations

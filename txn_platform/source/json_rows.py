@@ -123,8 +123,8 @@ def _add(found: RowByRow, row: bytes) -> None:
     fields = _ROW.decode(row)
     if len(fields) > MOST_COLUMNS:
         raise too_many_names()
-    # A name ends with a quote and a colon. Where there are no more of these than fields, no name
-    # occurs twice; so most rows need not be looked at again.
+    # A name ends with a quote and a colon. If there are as many of these as fields, no name occurs
+    # twice. So most rows are not parsed again.
     if not long and (row.count(b'":') != len(fields) or _BLANK_BEHIND_A_STRING.search(row)):
         repeats = repeats_a_name(row)
     found.add(

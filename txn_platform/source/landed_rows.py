@@ -1,7 +1,6 @@
 """Rows as they are landed: the contract's columns as text, unknown fields together as JSON.
 
-Columns come from formats that have columns, and single rows from the others. `decoding` reads the
-bytes of a format.
+Some formats give columns, others single rows. `decoding` reads the bytes of a format.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
 _SENT: Final = frozenset(SENT_COLUMNS)
-# Unknown fields are written as JSON for so many values at a time.
+# Values of unknown fields that are written as JSON at a time.
 _CELLS: Final = 1 << 18
 _NO_FIELDS: Final[dict[str, str | None]] = {}
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
@@ -35,14 +34,14 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 def landed(
     names: Sequence[str], columns: Sequence[Any], rows: int, budget: Budget | None = None
 ) -> pa.RecordBatch:
-    """Columns as a batch: those of the contract, absent ones null, and the unknown ones together.
+    """A batch of the contract's columns, null if absent, and of all unknown columns as one.
 
     Args:
-        names: of the columns, none twice.
+        names: the names of the columns, all different.
         columns: arrays or chunked arrays of n texts, or of dictionaries of texts.
         rows: n.
-        budget: pays for names and texts that were sent once and are written many times; None
-            where they were sent with every row.
+        budget: counts names and texts that were sent once and are written many times; None if they
+            were sent with every row.
 
     Raises:
         RefusedError: there are too many unknown columns.
@@ -65,7 +64,7 @@ def landed(
 
 
 def require_few_names(count: int) -> None:
-    """Raise a `RefusedError` when a batch has more unknown names than can be looked at."""
+    """Raise a `RefusedError` if a batch has too many unknown names."""
     if count > MOST_COLUMNS:
         raise too_many_names()
 
@@ -101,7 +100,7 @@ class RowByRow:
         self._extra.append(_ENCODER.encode(extra) if extra else None)
 
     def add_unreadable(self, text: str) -> None:
-        """Add what could not be read as a row."""
+        """Add the text of a row that could not be read."""
         self._rows.append(_NO_FIELDS)
         self._extra.append(_ENCODER.encode({UNREADABLE: text}))
 
@@ -116,7 +115,7 @@ class RowByRow:
 
 
 def _with_absent(columns: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Columns with those that the schema has besides, which share one memory."""
+    """The columns of the schema; those that are absent share one column of nulls."""
     absent: dict[pa.DataType, Column] = {}
     for field in SCHEMA:
         if field.name not in columns:
@@ -132,10 +131,10 @@ def _extra(fields: list[tuple[str, Any]], rows: int, budget: Budget | None) -> C
     Args:
         fields: names, and columns of n texts.
         rows: n.
-        budget: as for `landed`.
+        budget: see `landed`.
 
     Returns:
-        n texts; null where all fields are.
+        n texts; null for rows without unknown fields.
     """
     fields = [(name, column) for name, column in fields if column.null_count < rows]
     if not fields:

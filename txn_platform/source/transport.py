@@ -202,12 +202,12 @@ class Transport:
     def followed(self, page: str, reference: str) -> str:
         """The address of a page that another page names (RFC 3986, 5), which must be the source's.
 
-        A service behind a proxy that takes the base's path away does not know that path. It names
-        its own pages without it, and the path is put back.
+        A service behind a proxy that removes the base's path names its pages without that path,
+        which is then restored.
 
         Args:
             page: the address of the page that names it.
-            reference: what it names, an address or a part of one.
+            reference: an address, or a part of one.
 
         Raises:
             UserError: it is of another origin.
