@@ -358,12 +358,12 @@ def _materialize(
 
         # A generator of its own starts while Dagster is imported.
         url = settings.generator_url or ""
-        child = None if url else stack.enter_context(start_generator())
+        generator = None if url else stack.enter_context(start_generator())
         from txn_platform.runs import dagster_instance, materialize
         from txn_platform.source.client import Source, source_api, source_limits
 
-        if child:
-            url = generator_url(child)
+        if generator:
+            url = generator_url(generator)
         for window in asked or _newest(
             Source(url, source_api(settings), source_limits(settings)).watermark(), last
         ):

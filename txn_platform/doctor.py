@@ -99,8 +99,8 @@ def _examine_source(settings: Settings) -> str:
         raise UserError(
             "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
         )
-    with start_generator() as child:
-        return f"the generator that is started {_asked(generator_url(child), settings)}"
+    with start_generator() as generator:
+        return f"the generator that is started {_asked(generator_url(generator), settings)}"
 
 
 def _asked(url: str, settings: Settings) -> str:
