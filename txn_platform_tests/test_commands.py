@@ -1,8 +1,8 @@
 """The commands that users type, from the entry points that are installed, in an empty directory.
 
-Each program is also started anew, with all that it imports, and so is what a signal ends or what
-has a terminal; the others are forked from a process that has imported it.
-What a command promises is tested here; what the parts behind it do is tested beside them. Servers
+Each program is also started as a fresh process with all its imports, and so are commands that a
+signal ends or that have a terminal. The others are forked from a process that has imported them.
+These tests hold the promises of the commands; the parts behind them have their own tests. Servers
 with a user interface are in `test_command_servers.py`.
 """
 
@@ -122,7 +122,7 @@ def run(
     return subprocess.CompletedProcess(command, process.exitcode, stdout, stderr)
 
 
-def run_anew(
+def run_fresh(
     *command: str, environment: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """An installed command, from start to end, with all that it imports."""
@@ -163,7 +163,7 @@ def test_a_run_does_not_import_pandas(defects: str) -> None:
     """Which takes a tenth of a small one; who annotates an input with it has imported it."""
     environment = SMALL | {"GENERATOR_DEFECTS": defects, "PYTHONPROFILEIMPORTTIME": "1"}
     command = (*MATERIALIZE, "--partition", PARTITION)
-    result = run_anew(*command, environment=environment)
+    result = run_fresh(*command, environment=environment)
     assert result.returncode == 0, result.stderr
     imported = set(re.findall(r"^import time:.*\| +(\S+)$", result.stderr, re.MULTILINE))
     assert "pyarrow" in imported
@@ -171,7 +171,7 @@ def test_a_run_does_not_import_pandas(defects: str) -> None:
 
 
 def test_materialize_without_any_setting_publishes_one_typed_object_to_the_directory() -> None:
-    succeed(*MATERIALIZE, "--partition", PARTITION, by=run_anew)
+    succeed(*MATERIALIZE, "--partition", PARTITION, by=run_fresh)
     assert stored() == OBJECTS
     assert not list(Path(".txn/staging").glob("*"))
     path = LAKE / PUBLISHED
@@ -356,7 +356,7 @@ def test_a_run_that_a_signal_ends_leaves_no_process_and_the_next_succeeds(number
 
 def test_a_run_that_dagster_refuses_leaves_no_process() -> None:
     """Its generator is begun before Dagster looks at the partition."""
-    result = run_anew(*MATERIALIZE, "--partition", "2026-11-01-99:00", environment=SMALL)
+    result = run_fresh(*MATERIALIZE, "--partition", "2026-11-01-99:00", environment=SMALL)
     assert result.returncode == 1
     assert "2026-11-01-99:00" in result.stderr
     assert stored() == set()
@@ -577,7 +577,7 @@ def test_generate_makes_the_same_rows_in_every_format_for_a_file_and_a_pipe() ->
     command = (*GENERATE, "2026-11-01T01:30:00+01:00")
     for form, read in READERS.items():
         if form == "parquet":
-            piped = run_anew(*command, "--format", form, environment=SMALL, text=False)
+            piped = run_fresh(*command, "--format", form, environment=SMALL, text=False)
             assert (piped.returncode, piped.stderr) == (0, b"")
             content = piped.stdout
         else:
@@ -644,14 +644,14 @@ for arguments in [[], *([name] for name in main.commands)]:
 heavy = {"boto3", "dagster", "numpy", "pandas", "polars", "pyarrow", "pydantic", "rich", "urllib3"}
 print("loaded:", *(heavy & set(sys.modules)))
 """
-    output = succeed("python", "-c", program, by=run_anew)
+    output = succeed("python", "-c", program, by=run_fresh)
     assert output.endswith("loaded:\n")
     assert output.count("Usage: ") == len(main.commands) + 1
 
 
 @pytest.mark.parametrize("arguments", [["no-such-command"], ["--no-such-option"], []])
 def test_txn_alone_says_what_there_is(arguments: list[str]) -> None:
-    result = run_anew("txn", *arguments)
+    result = run_fresh("txn", *arguments)
     assert result.returncode == 2
     assert "Usage: txn [OPTIONS] COMMAND" in result.stderr
     assert all(argument in result.stderr for argument in arguments)

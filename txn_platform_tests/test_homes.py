@@ -166,15 +166,15 @@ REMEDIES = {
 }
 
 
-@pytest.mark.parametrize("spoil", REMEDIES)
+@pytest.mark.parametrize("damage", REMEDIES)
 def test_a_dagster_home_that_cannot_be_opened_is_said_in_one_message(
-    spoil: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "dagster"
     home.mkdir()
-    spoil(home)
+    damage(home)
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    with pytest.raises(UserError, match=REMEDIES[spoil]) as raised, dagster_instance():
+    with pytest.raises(UserError, match=REMEDIES[damage]) as raised, dagster_instance():
         pass
     assert "very-secret" not in str(raised.value)
     assert "\n" not in str(raised.value)

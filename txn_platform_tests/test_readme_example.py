@@ -12,7 +12,7 @@ import polars as pl
 
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 from txn_platform_tests.support.served_tls import TlsFront
-from txn_platform_tests.test_commands import CARD_KEY, run, run_anew
+from txn_platform_tests.test_commands import CARD_KEY, run, run_fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,7 @@ def test_the_example_computes_and_leaves_no_credential(
             client.copy(
                 {"Bucket": moto.bucket, "Key": hour.format(0)}, moto.bucket, hour.format(number)
             )
-        materialize("spend_by_merchant,without_lake,of_it", "2026-11-01", run_anew)
+        materialize("spend_by_merchant,without_lake,of_it", "2026-11-01", run_fresh)
         succeed("txn", "quarantine")
         succeed("txn", "doctor")
 

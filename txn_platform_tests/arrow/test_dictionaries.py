@@ -22,7 +22,7 @@ from txn_platform.arrow.dictionaries import (
 
 _SCHEMA = pa.schema([("text", pa.string()), ("number", pa.int64())])
 _ENCODED = encoded_schema(_SCHEMA, ["text", "number", "absent"])
-_WORDS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"])), max_size=30)
+_TEXTS = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é"])), max_size=30)
 
 
 def test_only_text_is_encoded() -> None:
@@ -30,7 +30,7 @@ def test_only_text_is_encoded() -> None:
     assert _ENCODED.field("number").type == pa.int64()
 
 
-@given(_WORDS, st.integers(1, 7), st.booleans())
+@given(_TEXTS, st.integers(1, 7), st.booleans())
 def test_rows_survive_every_way_of_bringing_them(
     texts: list[str | None], size: int, encoded: bool
 ) -> None:
@@ -48,7 +48,7 @@ def test_rows_survive_every_way_of_bringing_them(
     assert as_frame(as_batch(plain, _ENCODED)).equals(as_frame(batch))
 
 
-@given(_WORDS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
+@given(_TEXTS, st.lists(st.text(max_size=3), max_size=8, unique=True), st.sampled_from([0, 0.1]))
 def test_a_compacted_column_has_the_same_rows_and_no_unused_value(
     texts: list[str | None], more: list[str], unused_share: float
 ) -> None:

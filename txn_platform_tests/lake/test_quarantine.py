@@ -31,9 +31,9 @@ _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 
 def _quarantine(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
     batch = landed_rows(list(rows))
-    judged = Validator(window, find_repeats(in_batches(batch, len(rows)))).validate(batch)
+    validated = Validator(window, find_repeats(in_batches(batch, len(rows)))).validate(batch)
     with lake.stage(QUARANTINE_SCHEMA, Encoding(compression="zstd")) as writer:
-        writer.write(judged.quarantined)
+        writer.write(validated.quarantined)
         writer.annotate({LANDED_DIGEST: lake.digest(object_key(_RAW, window)) or ""})
         lake.publish(writer.finish(), object_key(_ASSET, window), clear_cards=True)
 
@@ -115,7 +115,7 @@ def test_a_partition_that_is_no_hour_is_not_taken_for_all(command: str, partitio
     )
 
 
-def test_a_window_that_was_landed_and_not_published_is_judged(lake: Lake) -> None:
+def test_a_window_that_was_landed_and_not_published_is_validated(lake: Lake) -> None:
     third = Window(datetime(2026, 11, 1, 2, tzinfo=UTC))
     at = "2026-11-01T02:00:00Z"
     _land(

@@ -251,7 +251,7 @@ def test_credentials_are_all_of_one_place(
 
 
 @pytest.mark.parametrize(
-    ("environment", "words"),
+    ("environment", "message"),
     [
         ({"AWS_ACCESS_KEY_ID": "k"}, "AWS_ACCESS_KEY_ID is set without AWS_SECRET_ACCESS_KEY"),
         ({"AWS_SECRET_ACCESS_KEY": "s"}, "AWS_SECRET_ACCESS_KEY is set without AWS_ACCESS_KEY_ID"),
@@ -268,14 +268,14 @@ def test_credentials_are_all_of_one_place(
     ],
 )
 def test_a_wrong_setting_is_said_at_the_start(
-    bare: pytest.MonkeyPatch, environment: dict[str, str], words: str
+    bare: pytest.MonkeyPatch, environment: dict[str, str], message: str
 ) -> None:
     Path(".env").write_text("# This is no certificate.\n")
     if not environment.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}:
         _keys(bare)
     for name, value in environment.items():
         bare.setenv(name, value)
-    with pytest.raises(UserError, match=words) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         _lake()
     assert "\n" not in str(raised.value)
     assert not any(secret in str(raised.value) for secret in _SECRETS)
@@ -439,7 +439,7 @@ def test_doctor_says_no_where_one_library_cannot_read(
     assert "AWS_CA_BUNDLE" in bad.message
 
 
-def test_credentials_that_expire_are_asked_for_anew(
+def test_credentials_that_expire_are_requested_again(
     bare: pytest.MonkeyPatch, moto: S3Endpoint
 ) -> None:
     """A process that prints keys which are valid for a moment, as a login does."""

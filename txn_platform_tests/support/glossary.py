@@ -20,6 +20,8 @@ _EXEMPT = {_GLOSSARY, "txn_platform_tests/repository/test_glossary.py"}
 _EXEMPT_NAMES = {
     # The digest of a configuration contains the name of this field.
     ("generator_service/simulator/pools.py", "places"),
+    # The name that Linux gives this constant.
+    ("txn_platform/local/supervisor.py", "_PR_SET_CHILD_SUBREAPER"),
 }
 _ROW = re.compile(r"^\| ([a-z]+) \| (.+) \| (identifier|everywhere) \|$", re.MULTILINE)
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
