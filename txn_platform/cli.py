@@ -215,7 +215,7 @@ def doctor() -> None:
 
     with suppress(UserError):
         # A wrong setting is the first finding.
-        _say_places(load_settings(), source=True)
+        _say_what_is_in_use(load_settings(), source=True)
     names, failures = variables()
     for failure in failures:
         click.echo(f"note: {failure}", err=True)
@@ -248,18 +248,18 @@ def quarantine(partition: str | None) -> None:
 
     from txn_platform.lake.opening import open_lake
     from txn_platform.lake.quarantine import look_into
-    from txn_platform.local.places import lake_place
+    from txn_platform.local.in_use import lake_in_use
     from txn_platform.settings import load_settings
     from txn_platform.windows import Window
 
     window = None if partition is None else Window.of_partition(partition)
     settings = load_settings()
-    _say_places(settings)
+    _say_what_is_in_use(settings)
     found = look_into(open_lake(settings), _RAW, _QUARANTINED, window)
     for each in found.validated:
         _print(f"{each.partition_key} was not published since it was landed: validated now.")
     if not found.reasons:
-        _print(f"Nothing is quarantined in {lake_place(settings)}.")
+        _print(f"Nothing is quarantined in {lake_in_use(settings)}.")
         return
     table = Table("reason", "rows", "examples, card numbers masked")
     table.columns[1].justify = "right"
@@ -281,7 +281,7 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     from txn_platform.settings import load_settings
 
     settings = load_settings()
-    _say_places(settings)
+    _say_what_is_in_use(settings)
     lake = open_lake(settings)
     # Files of killed runs may have card numbers too.
     lake.sweep()
@@ -349,7 +349,7 @@ def _materialize(
         raise UserError(
             "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
         )
-    _say_places(settings, source=True)
+    _say_what_is_in_use(settings, source=True)
     console = Console(stderr=True)
     with ExitStack() as stack:
         status = stack.enter_context(console.status("starting Dagster"))
@@ -378,13 +378,13 @@ def _materialize(
             )
 
 
-def _say_places(settings: Settings, *, source: bool = False) -> None:
+def _say_what_is_in_use(settings: Settings, *, source: bool = False) -> None:
     """Print on standard error the lake, the source and a local stack beside them."""
-    from txn_platform.local.places import lake_place, local_stack, source_place
+    from txn_platform.local.in_use import lake_in_use, local_stack, source_in_use
 
-    lines = [f"lake: {lake_place(settings)}"]
+    lines = [f"lake: {lake_in_use(settings)}"]
     if source:
-        lines.append(f"source: {source_place(settings)}")
+        lines.append(f"source: {source_in_use(settings)}")
     if (beside := local_stack(settings)) is not None:
         lines.append(f"note: {beside}")
     for line in lines:

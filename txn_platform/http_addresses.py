@@ -92,11 +92,11 @@ def path_template(value: str, names: Collection[str]) -> str:
     if any(character.isspace() for character in value) or "#" in value:
         raise ValueError("must have no white space and no #: write %20 and %23")
     known = ", ".join(f"{{{name}}}" for name in names)
-    doubled = f"its places are {known}, and any other brace is written twice, as {{{{ or }}}}"
+    doubled = f"its placeholders are {known}, and any other brace is written twice, as {{{{ or }}}}"
     try:
-        places = [place for place in Formatter().parse(value) if place[1] is not None]
+        fields = [field for field in Formatter().parse(value) if field[1] is not None]
     except ValueError:
         raise ValueError(f"has a brace without its other: {doubled}") from None
-    if not all(name in names and not form and not turn for _, name, form, turn in places):
-        raise ValueError(f"has a place that is not known: {doubled}")
+    if not all(name in names and not form and not turn for _, name, form, turn in fields):
+        raise ValueError(f"has a placeholder that is not known: {doubled}")
     return value

@@ -39,16 +39,16 @@ def misspelt(generator_variables: Collection[str] = ()) -> Iterator[str]:
     """
     known = [*variables(), *generator_variables]
     ours = _OURS if generator_variables else _OURS[:1]
-    places = {name.upper(): ".env" for name in env_file_variables()}
-    places |= {name.upper(): "the environment" for name in os.environ}
-    for name in sorted(places):
+    found_in = {name.upper(): ".env" for name in env_file_variables()}
+    found_in |= {name.upper(): "the environment" for name in os.environ}
+    for name in sorted(found_in):
         if name in known or _OTHERS.fullmatch(name) or _KUBERNETES.fullmatch(name):
             continue
         is_ours = name.startswith(ours)
         foreign = _SHARED_SIMILAR if name.startswith(_SHARED) else _FOREIGN_SIMILAR
-        near = get_close_matches(name, known, 1, _SIMILAR if is_ours else foreign)
-        if not is_ours and not near:
+        similar = get_close_matches(name, known, 1, _SIMILAR if is_ours else foreign)
+        if not is_ours and not similar:
             continue
-        remedy = f"write {near[0]}" if near else "remove it, or see the settings in README"
+        remedy = f"write {similar[0]}" if similar else "remove it, or see the settings in README"
         shown = "".join(filter(str.isprintable, name))
-        yield f"{shown} in {places[name]} is no setting: {remedy}"
+        yield f"{shown} in {found_in[name]} is no setting: {remedy}"

@@ -47,9 +47,9 @@ def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         environment={**os.environ, **SMALL},
         directory=directory,
         grace=30,
-    ) as child:
+    ) as process:
         address = f"http://127.0.0.1:{port}"
-        child.wait_until(lambda: answers(address), timeout=120)
+        process.wait_until(lambda: answers(address), timeout=120)
         yield address, directory
 
 
@@ -236,8 +236,8 @@ def iter_until(process: subprocess.Popen[str], last: str) -> Iterator[str]:
 
 
 def test_txn_dev_with_a_port_in_use_says_so_before_it_starts_anything() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = str(taken.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = str(occupied.getsockname()[1])
         result = run("txn", "dev", "--directory", "--port", port)
     assert result.returncode == 1
     assert result.stdout == ""

@@ -168,7 +168,7 @@ def test_a_round_that_failed_says_nothing(store: FaultyStore, s3_prefix: str, fa
     assert race(_bucket(), s3_prefix).startswith("of 6 that put one object at once")
 
 
-def test_rounds_that_all_failed_are_not_taken_for_sound(store: FaultyStore, s3_prefix: str) -> None:
+def test_rounds_that_all_failed_are_not_sound(store: FaultyStore, s3_prefix: str) -> None:
     store.fail(Operation.PUT, Fault.SLOW_DOWN)
     with pytest.raises(StoreError, match=r"SlowDown|503"):
         race(_bucket(), s3_prefix)

@@ -62,8 +62,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             api, limits = source_api(settings), source_limits(settings)
             url = _checked(self.url) or settings.generator_url
             if url is None:
-                child = self._running.enter_context(start_generator())
-                url = generator_url(child)
+                process = self._running.enter_context(start_generator())
+                url = generator_url(process)
             self._source = Source(url, api, limits)
         return self._source
 
@@ -80,8 +80,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         url = _checked(self.url) or settings.generator_url
         url = url or running_generator(settings.home.absolute())
         if url is None:
-            child = self._running.enter_context(start_generator())
-            url = generator_url(child, timeout=_GENERATOR_SECONDS)
+            process = self._running.enter_context(start_generator())
+            url = generator_url(process, timeout=_GENERATOR_SECONDS)
         limits = replace(
             source_limits(settings),
             connect_seconds=_CONNECT_SECONDS,

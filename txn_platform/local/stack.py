@@ -27,7 +27,7 @@ from txn_platform.card_key import kept_card_key
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
 from txn_platform.local import seaweedfs
-from txn_platform.local.places import STACK_BUCKET
+from txn_platform.local.in_use import STACK_BUCKET
 from txn_platform.local.processes import (
     ManagedProcess,
     generator_url,

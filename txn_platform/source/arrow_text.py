@@ -296,12 +296,12 @@ def _is_nested(kind: pa.DataType) -> bool:
         ):
             raise TypeError
         for index in range(kind.num_fields):
-            child = kind.field(index).type
-            if not _is_nested(child) and (
-                pa.types.is_dictionary(child)
-                or pa.types.is_run_end_encoded(child)
-                or _is_view(child)
-                or (isinstance(child, pa.BaseExtensionType) and child.extension_name != _UUID)
+            inner = kind.field(index).type
+            if not _is_nested(inner) and (
+                pa.types.is_dictionary(inner)
+                or pa.types.is_run_end_encoded(inner)
+                or _is_view(inner)
+                or (isinstance(inner, pa.BaseExtensionType) and inner.extension_name != _UUID)
             ):
                 raise TypeError
         return True

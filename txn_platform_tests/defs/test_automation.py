@@ -538,9 +538,9 @@ def test_the_source_of_a_tick_is_the_one_that_the_settings_name(
 
 def _generators() -> list[psutil.Process]:
     return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "generator_service" in " ".join(child.cmdline())
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "generator_service" in " ".join(process.cmdline())
     ]
 
 

@@ -345,25 +345,25 @@ for line in sys.stdin:
     order = json.loads(line)
     os.environ.update(order["environment"])
     ready, go = os.pipe()
-    children = []
+    all_forked = []
     for windows in order["work"]:
-        child = os.fork()
-        if not child:
+        forked = os.fork()
+        if not forked:
             os.close(go)
             os.read(ready, 1)
             for key, path, sha256 in windows:
                 with pq.ParquetFile(path) as file:
                     open_delta(load_settings()).commit(file, Window.of_partition(key), sha256)
             os._exit(0)
-        children.append(child)
+        all_forked.append(forked)
     os.close(ready)
     os.close(go)
     began = time.monotonic()
     if order["kill_after"] is not None:
         time.sleep(order["kill_after"])
-        for child in children:
-            os.kill(child, signal.SIGKILL)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        for forked in all_forked:
+            os.kill(forked, signal.SIGKILL)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) for forked in all_forked]
     print(json.dumps({"codes": codes, "seconds": time.monotonic() - began}), flush=True)
 """
 

@@ -97,7 +97,7 @@ def test_what_is_absent_has_no_file_and_no_digest(lake: Lake) -> None:
         lake.open_with_digest(_KEY)
 
 
-def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lake = open_lake(load_settings())

@@ -106,7 +106,7 @@ def _land(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
 
 @pytest.mark.parametrize("command", ["quarantine", "run"])
 @pytest.mark.parametrize("partition", ["", " ", "2026-11-01", "2026-11-01-00:30"])
-def test_a_partition_that_is_no_hour_is_not_taken_for_all(command: str, partition: str) -> None:
+def test_a_partition_that_is_no_hour_does_not_mean_all(command: str, partition: str) -> None:
     result = CliRunner().invoke(main, [command, "--partition", partition])
     assert result.exit_code == 1
     assert (

@@ -28,7 +28,7 @@ from txn_platform_tests.conftest import eventually, gone
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Each prints its own number and, where it has one, its child's, when all is in place.
+# Each prints its own number and, where it has one, its process's, when all is in place.
 FAMILY = ["sh", "-c", "sleep 1000 & echo $$ $!.; wait"]
 STUBBORN_FAMILY = ["sh", "-c", "trap '' TERM; sleep 1000 & echo $$ $!.; wait; sleep 1000"]
 WATCHER = ["sh", "-c", "echo $$.; read line"]
@@ -38,9 +38,9 @@ import signal, sys, time
 # `nohup` has its children ignore it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from txn_platform.local.processes import ManagedProcess
-child = ManagedProcess("child", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
-child.wait_until(lambda: "." in child.output(), timeout=60)
-print(child.pid, child.output().replace(".", ""), flush=True)
+process = ManagedProcess("process", sys.argv[3:], watches_stdin=sys.argv[1] == "watches", grace=0.5)
+process.wait_until(lambda: "." in process.output(), timeout=60)
+print(process.pid, process.output().replace(".", ""), flush=True)
 if sys.argv[2] == "stays":
     time.sleep(1000)
 if sys.argv[2] == "raises":
@@ -57,9 +57,9 @@ def all_gone(processes_: list[psutil.Process]) -> bool:
 
 
 def started(command: list[str], **options: object) -> tuple[ManagedProcess, list[psutil.Process]]:
-    child = ManagedProcess("child", command, **options)
-    child.wait_until(lambda: "." in child.output(), timeout=60)
-    return child, running(child.output())
+    process = ManagedProcess("process", command, **options)
+    process.wait_until(lambda: "." in process.output(), timeout=60)
+    return process, running(process.output())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -100,35 +100,35 @@ def test_a_parent_that_ends_has_stopped_its_children_by_then(end: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
 def test_a_killed_supervisor_does_not_leave_its_command() -> None:
-    child, command = started(["sh", "-c", "echo $$.; exec sleep 1000"])
-    with child:
-        os.kill(child.pid, signal.SIGKILL)
+    process, command = started(["sh", "-c", "echo $$.; exec sleep 1000"])
+    with process:
+        os.kill(process.pid, signal.SIGKILL)
         assert all_gone(command)
 
 
 def test_a_command_that_ends_takes_what_it_started_along(tmp_path: Path) -> None:
     may_end = tmp_path / "may-end"
     os.mkfifo(may_end)
-    child, family = started(["sh", "-c", f"sleep 1000 & echo $$ $!.; read line < {may_end}"])
-    with child:
+    process, family = started(["sh", "-c", f"sleep 1000 & echo $$ $!.; read line < {may_end}"])
+    with process:
         may_end.write_text("now\n")
         assert all_gone(family)
-        assert eventually(lambda: not child.alive)
+        assert eventually(lambda: not process.alive)
 
 
 @pytest.mark.parametrize("command", [FAMILY, STUBBORN_FAMILY], ids=["family", "stubborn family"])
 def test_stop_has_ended_the_whole_family_when_it_returns(command: list[str]) -> None:
-    child, family = started(command, grace=0.3)
-    child.stop()
+    process, family = started(command, grace=0.3)
+    process.stop()
     assert all(map(gone, family))
-    assert not child.alive
-    child.stop()
+    assert not process.alive
+    process.stop()
 
 
 def test_a_watcher_that_ignores_both_its_input_and_sigterm_is_killed() -> None:
     command = ["sh", "-c", "trap '' TERM; echo $$.; while :; do sleep 0.1; done"]
-    child, family = started(command, watches_stdin=True, grace=0.3)
-    child.stop()
+    process, family = started(command, watches_stdin=True, grace=0.3)
+    process.stop()
     assert all(map(gone, family))
 
 
@@ -139,9 +139,11 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
 ) -> None:
     program = "for i in $(seq 100); do echo line $i; done; echo no such bucket >&2; exit 3"
     log = tmp_path / "store.log" if with_log else None
-    child = ManagedProcess("The store", ["sh", "-c", program], log=log, watches_stdin=watches_stdin)
+    process = ManagedProcess(
+        "The store", ["sh", "-c", program], log=log, watches_stdin=watches_stdin
+    )
     with pytest.raises(ProcessFailed) as caught:
-        child.wait_until(lambda: None, timeout=60)
+        process.wait_until(lambda: None, timeout=60)
     message = str(caught.value)
     assert message.startswith("The store ended with exit code 3.")
     assert "line 99\n" in message
@@ -149,13 +151,13 @@ def test_a_command_that_fails_is_named_with_its_exit_code_and_last_lines(
     assert "line 50\n" not in message
     assert (str(log) in message) == with_log
     with pytest.raises(ProcessFailed, match="exit code 3"):
-        child.check()
+        process.check()
 
 
 def test_a_command_that_a_signal_killed_has_the_exit_code_shells_give_it() -> None:
-    child = ManagedProcess("The store", ["sh", "-c", "kill -9 $$"])
+    process = ManagedProcess("The store", ["sh", "-c", "kill -9 $$"])
     with pytest.raises(ProcessFailed, match=r"exit code 137\. It printed nothing\."):
-        child.wait_until(lambda: None, timeout=60)
+        process.wait_until(lambda: None, timeout=60)
 
 
 @pytest.mark.parametrize("watches_stdin", [False, True])
@@ -171,43 +173,43 @@ def test_a_log_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ManagedProcess("The store", ["true"], log=tmp_path / "no-such-directory" / "log")
 
 
-def test_a_log_that_somebody_removed_does_not_hide_why_the_child_failed(tmp_path: Path) -> None:
-    child = ManagedProcess("The store", ["true"], log=tmp_path / "log")
+def test_a_log_that_somebody_removed_does_not_hide_why_the_process_failed(tmp_path: Path) -> None:
+    process = ManagedProcess("The store", ["true"], log=tmp_path / "log")
     (tmp_path / "log").unlink()
     with pytest.raises(
         ProcessFailed, match=r"The store ended with exit code 0\. It printed nothing"
     ):
-        child.wait_until(lambda: None, timeout=60)
+        process.wait_until(lambda: None, timeout=60)
 
 
 def test_a_command_that_is_not_ready_in_time_is_stopped_and_said_to_be_late() -> None:
-    child, family = started(FAMILY)
+    process, family = started(FAMILY)
     with pytest.raises(ProcessFailed, match=r"child was not ready within 0\.1 s"):
-        child.wait_until(lambda: None, timeout=0.1)
+        process.wait_until(lambda: None, timeout=0.1)
     assert all(map(gone, family))
 
 
 def test_an_answer_from_someone_else_does_not_count_once_the_command_has_ended() -> None:
-    child = ManagedProcess("The store", ["true"])
-    assert eventually(lambda: not child.alive)
+    process = ManagedProcess("The store", ["true"])
+    assert eventually(lambda: not process.alive)
     with pytest.raises(ProcessFailed, match="exit code 0"):
-        child.wait_until(lambda: "somebody answers", timeout=60)
+        process.wait_until(lambda: "somebody answers", timeout=60)
 
 
 def test_output_in_memory_is_the_end_of_it_and_bounded() -> None:
-    with ManagedProcess("child", ["sh", "-c", "seq 200000; echo end.; sleep 1000"]) as child:
-        child.wait_until(lambda: child.output().endswith("end.\n"), timeout=60)
-        assert "200000\nend.\n" in child.output()
-        assert len(child.output()) == 64 * 1024
+    with ManagedProcess("process", ["sh", "-c", "seq 200000; echo end.; sleep 1000"]) as process:
+        process.wait_until(lambda: process.output().endswith("end.\n"), timeout=60)
+        assert "200000\nend.\n" in process.output()
+        assert len(process.output()) == 64 * 1024
 
 
 def test_a_log_holds_all_output_of_the_last_run_only(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("of the run before")
     with ManagedProcess(
-        "child", ["sh", "-c", "seq 20000; echo end. >&2; sleep 1000"], log=log
-    ) as child:
-        child.wait_until(lambda: child.output().endswith("end.\n"), timeout=60)
+        "process", ["sh", "-c", "seq 20000; echo end. >&2; sleep 1000"], log=log
+    ) as process:
+        process.wait_until(lambda: process.output().endswith("end.\n"), timeout=60)
     assert log.read_text().splitlines() == [*map(str, range(1, 20001)), "end."]
 
 
@@ -215,9 +217,9 @@ def test_a_lock_handed_over_is_held_until_the_command_has_ended(tmp_path: Path) 
     path = tmp_path / "lock"
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        child, _ = started(FAMILY, holds=[lock.fileno()])
+        process, _ = started(FAMILY, holds=[lock.fileno()])
     with path.open("w") as other:
-        with child, pytest.raises(BlockingIOError):
+        with process, pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -249,14 +251,14 @@ def test_a_generator_of_ones_own_answers_as_soon_as_it_is_given(
     monkeypatch.setenv("GENERATOR_CUSTOMERS", "200")
     monkeypatch.setenv("GENERATOR_MERCHANTS", "100")
     with (
-        start_generator() as child,
-        urllib.request.urlopen(f"{generator_url(child)}/healthz", timeout=10) as response,
+        start_generator() as process,
+        urllib.request.urlopen(f"{generator_url(process)}/healthz", timeout=10) as response,
     ):
         assert response.status == 200
 
 
-def test_a_generator_whose_port_is_taken_says_so() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_generator_whose_port_is_in_use_says_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         with pytest.raises(ProcessFailed, match=f"(?s)generator service ended.*{port}"):
             generator_url(start_generator(port=port))

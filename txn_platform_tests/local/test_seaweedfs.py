@@ -125,7 +125,7 @@ def test_a_restart_keeps_data_keys_and_address(end: str, directory: str, tmp_pat
 
 
 @needs_seaweedfs
-def test_a_port_taken_at_the_last_moment_is_replaced(
+def test_a_port_that_another_took_at_the_last_moment_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = []
@@ -133,11 +133,11 @@ def test_a_port_taken_at_the_last_moment_is_replaced(
     def free_ports_once_too_late(count: int) -> list[int]:
         answers.append(free_ports(count))
         if len(answers) == 1:
-            answers[0][1] = taken.getsockname()[1]
+            answers[0][1] = occupied.getsockname()[1]
         return answers[-1]
 
     monkeypatch.setattr(seaweedfs, "free_ports", free_ports_once_too_late)
-    with socket.create_server(("127.0.0.1", *free_ports(1))) as taken, start(tmp_path) as server:
+    with socket.create_server(("127.0.0.1", *free_ports(1))) as occupied, start(tmp_path) as server:
         assert server.endpoint_url == f"http://127.0.0.1:{answers[1][0]}"
 
 

@@ -193,9 +193,9 @@ def test_waiting_ends_with_the_reason_when_a_service_has_ended(inert_generator: 
             services.wait()
 
 
-def test_a_taken_ui_port_is_said_before_anything_starts() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_a_ui_port_in_use_is_said_before_anything_starts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} is in use"):
             local_stack_services(ui=True, ui_port=port).__enter__()
     assert not list(Path.cwd().iterdir())

@@ -151,16 +151,16 @@ def test_text_is_no_arrow_stream_and_no_limit_is_in_its_way(text: bytes) -> None
         list(DECODERS["arrow"](io.BytesIO(_stream(_column(["1.00"], pa.string()))[:-8] + text)))
 
 
-@pytest.mark.parametrize("child", [pa.list_(pa.binary()), pa.list_(pa.int8()), pa.int64()])
-def test_a_list_of_nulls_whose_values_have_no_buffers_is_read(child: Any) -> None:
+@pytest.mark.parametrize("inner", [pa.list_(pa.binary()), pa.list_(pa.int8()), pa.int64()])
+def test_a_list_of_nulls_whose_values_have_no_buffers_is_read(inner: Any) -> None:
     """Arrow's `nbytes` ends the process there."""
-    values = pa.array([], child.value_type) if pa.types.is_list(child) else None
+    values = pa.array([], inner.value_type) if pa.types.is_list(inner) else None
     empty = pa.Array.from_buffers(
-        child, 0, [None, None], children=None if values is None else [values]
+        inner, 0, [None, None], children=None if values is None else [values]
     )
     offsets = pa.py_buffer(bytes(4 * 8))
     column = pa.Array.from_buffers(
-        pa.large_list(child), 3, [pa.py_buffer(b"\0"), offsets], null_count=3, children=[empty]
+        pa.large_list(inner), 3, [pa.py_buffer(b"\0"), offsets], null_count=3, children=[empty]
     )
     column.validate(full=True)
     text = AsText("x", Budget())(pa.chunked_array([column]))

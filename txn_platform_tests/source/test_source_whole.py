@@ -405,7 +405,7 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
         ("json", whole(b'{"data":null,"next":null}'), "TXN_SOURCE_ITEMS"),
     ],
 )
-def test_a_failure_is_never_taken_for_rows_or_for_an_empty_window(
+def test_a_failure_never_passes_for_rows_or_for_an_empty_window(
     wire: Wire, answer: bytes, message: str, source: ServedBytes
 ) -> None:
     source.answer = lambda _: answer

@@ -103,7 +103,7 @@ _KINDS: Final = (
         {
             "arrow": "is no whole Arrow stream of text",
             "csv": "is no CSV in UTF-8",
-            "ndjson": "has what is no ndjson, and is not the same each time",
+            "ndjson": "has lines that are not ndjson, and is not the same each time",
             "json": "is no JSON with a list under 'data'",
         },
     ),

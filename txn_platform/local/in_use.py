@@ -21,7 +21,7 @@ STACK_BUCKET: Final = "transactions"
 _STACK: Final = "`txn dev` or `txn demo`"
 
 
-def lake_place(settings: Settings) -> str:
+def lake_in_use(settings: Settings) -> str:
     """Where the lake is."""
     if settings.bucket is None:
         return str((settings.home / "lake").absolute())
@@ -30,7 +30,7 @@ def lake_place(settings: Settings) -> str:
     return f"s3://{settings.bucket}{folder} at {at}"
 
 
-def source_place(settings: Settings) -> str:
+def source_in_use(settings: Settings) -> str:
     """Where the source answers."""
     return settings.generator_url or "a generator, started for this command"
 
