@@ -538,7 +538,7 @@ def _doubt(wire: str, body: Body, batches: list[pa.RecordBatch]) -> _Doubt | Non
             return _Doubt("has no end by which it can be told to be whole", never_believed=True)
         if _is_unreadable(batches):
             return _Doubt("has a last line that does not end", never_believed=True)
-        return _Doubt(f"has lines that are not {wire}")
+        return _Doubt(f"does not end as {wire} does")
     if wire in {"csv", "ndjson"}:
         extra = (pl.Series(batch.column("extra_fields")) for batch in batches)
         if any(fields.str.starts_with(_MARK).any() for fields in extra):
