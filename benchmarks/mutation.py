@@ -37,7 +37,9 @@ import coverage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MODULES = ["contract/card_numbers", "defs/*", "lake/*", "network", "rows/*", "source/*"]
+MODULES = [
+    "backoff", "card_key", "contract/card_numbers", "defs/*", "lake/*", "network", "rows/*", "source/*"
+]  # fmt: skip
 
 _ROOT = Path(__file__).parent.parent
 _CONFIGURATION = """
