@@ -115,8 +115,9 @@ def source_api(settings: Settings) -> SourceApi:
         UserError: there is no format of the given name.
     """
     if settings.source_format not in FORMATS:
+        # Without the value: a wrong one can be an address with a key.
         raise UserError(
-            f"GENERATOR_FORMAT is {shown(settings.source_format)}, and must be one of"
+            "the setting GENERATOR_FORMAT is not the name of a format: set it to one of"
             f" {', '.join(FORMATS)}"
         )
     if settings.source_transactions is None:
