@@ -206,8 +206,8 @@ def test_every_wire_format_gives_the_same_rows(
 def test_an_unknown_format_is_refused_with_those_that_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GENERATOR_FORMAT", "xml")
-    with pytest.raises(UserError, match=r"GENERATOR_FORMAT.*xml.*arrow, csv, ndjson, json"):
+    monkeypatch.setenv("GENERATOR_FORMAT", "http://127.0.0.1:9?key=secret")
+    with pytest.raises(UserError, match=r"GENERATOR_FORMAT.*: set it to .*arrow, csv, ndjson, json"):
         source_api(load_settings())
 
 
