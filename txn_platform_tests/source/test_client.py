@@ -207,7 +207,7 @@ def test_an_unknown_format_is_refused_with_those_that_there_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("GENERATOR_FORMAT", "http://127.0.0.1:9?key=secret")
-    with pytest.raises(UserError, match=r"GENERATOR_FORMAT.*: set it to .*arrow, csv, ndjson, json"):
+    with pytest.raises(UserError, match=r"GENERATOR_FORMAT.*set it to .*arrow, csv, ndjson, json"):
         source_api(load_settings())
 
 
