@@ -38,8 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MODULES = [
-    "backoff", "card_key", "contract/card_numbers", "defs/*", "lake/*", "network", "rows/*", "source/*"
-]  # fmt: skip
+    "backoff",
+    "card_key",
+    "contract/card_numbers",
+    "defs/*",
+    "lake/*",
+    "network",
+    "rows/*",
+    "source/*",
+]
 
 _ROOT = Path(__file__).parent.parent
 _CONFIGURATION = """
