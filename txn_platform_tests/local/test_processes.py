@@ -184,7 +184,7 @@ def test_a_log_that_somebody_removed_does_not_hide_why_the_process_failed(tmp_pa
 
 def test_a_command_that_is_not_ready_in_time_is_stopped_and_said_to_be_late() -> None:
     process, family = started(FAMILY)
-    with pytest.raises(ProcessFailed, match=r"child was not ready within 0\.1 s"):
+    with pytest.raises(ProcessFailed, match=r"process was not ready within 0\.1 s"):
         process.wait_until(lambda: None, timeout=0.1)
     assert all(map(gone, family))
 
