@@ -32,7 +32,7 @@ FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py cont
 .PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
   lint format lock clean
 
-help: ## What can be made
+help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Install into .venv what the lock names

@@ -73,7 +73,7 @@ TARGETS: dict[str, dict[str, tuple[Range, Range]]] = {
     },
 }
 LEAK = ((0.0, 0.8), (0.0, 0.2))
-"""What any single column may reach, except in the Handbook's model, whose amounts give it away."""
+"""Limits of any single column. In the Handbook's model the amount gives fraud away."""
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
 All take the same hour from the same running generator on the same machine, in turns; the slow ones
 take its first part. A run is the whole process, its start and imports included. Of each contender
-the median of the seconds counts and the highest memory; how that is taken, `measuring.Measured`
-says. What was stored is counted from outside, in the Parquet files, and must be every row that the
-source says it has.
+the median of the seconds counts and the highest memory, as `measuring.Measured` takes them. The
+rows in the Parquet files are counted from outside, and must be every row that the source states.
 
     python benchmarks/lake.py [--rows N] [--slow-rows N] [--runs N] [--only NAME]... [--page FILE]
 

@@ -342,7 +342,7 @@ class Tests:
                 for node in self.by_line.get((mutant.path, line), set())
             }
         if not found:
-            # What runs at import is run by no test alone: all of the module's may notice it.
+            # No test alone runs the code of an import: any test of the module may notice it.
             found = {
                 node
                 for (path, _), nodes in self.by_line.items()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urljoin
 
-# What one page may have at most; fewer pages are faster for everybody.
+# The most rows of a page; fewer pages are faster for every peer.
 PAGE_ROWS = 50_000
 
 

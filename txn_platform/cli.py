@@ -274,7 +274,7 @@ def quarantine(partition: str | None) -> None:
 def expire(older_than: timedelta, *, yes: bool) -> None:
     """Remove old raw and quarantined objects, which hold card numbers in clear.
 
-    What is validated and published stays.
+    Validated and published objects stay.
     """
     from txn_platform.lake.expiry import expiring, remove
     from txn_platform.lake.opening import open_lake

@@ -1,7 +1,7 @@
 """The commands with a user interface: `dagster dev` in the checkout, and `txn dev`.
 
-What is behind the interface is tested elsewhere; that it comes up, shows the assets, runs them and
-goes down is tested here.
+The tests here see that the interface starts, shows the assets, runs them and stops. Other tests
+look behind it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def answers(address: str) -> bool:
 
 
 def ask(address: str, query: str, **variables: Any) -> dict[str, Any]:
-    """What Dagster's GraphQL API answers."""
+    """The answer of Dagster's GraphQL API."""
     request = urllib.request.Request(
         f"{address}/graphql",
         json.dumps({"query": query, "variables": variables}).encode(),
@@ -179,7 +179,7 @@ def test_the_asset_graph_in_a_browser_shows_all_assets(dagster_dev: tuple[str, P
     look = [*browser, "--virtual-time-budget=20000", "--dump-dom", f"{address}/asset-groups"]
 
     def page() -> str:
-        """What the page shows; nothing of a browser whose clock stands still, as one's may."""
+        """The page's content; empty when the browser's virtual clock stands still."""
         with TemporaryDirectory(prefix="profile-", ignore_cleanup_errors=True) as profile:
             command = [*look, f"--user-data-dir={profile}"]
             with subprocess.Popen(

@@ -137,7 +137,7 @@ def succeed(
     by: Callable[..., subprocess.CompletedProcess[str]] = run,
     **options: Any,
 ) -> str:
-    """What the command printed on standard output."""
+    """The standard output of the command."""
     result = by(*command, environment=environment, **options)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr

@@ -1,4 +1,4 @@
-"""What Dagster sees, and the rules of the house that keep it in its place."""
+"""The definitions that Dagster loads, and the rules that keep Dagster in its package."""
 
 import ast
 import subprocess

@@ -1,4 +1,4 @@
-"""What a run says while it works: a line for each object, and a warning for each retry."""
+"""The log of a run: a line for each object, and a warning for each retry."""
 
 import logging
 import os

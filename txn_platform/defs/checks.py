@@ -69,7 +69,7 @@ UNIQUE_IDS: Final = _check(PUBLISHED, "ids_are_unique", "No transaction_id occur
 PUBLISHED_TOTALS: Final = _check(
     PUBLISHED,
     "totals_equal_source",
-    "What is published and what is quarantined add up to the source's own control totals; no result"
+    "Published and quarantined rows add up to the source's own control totals; no result"
     " when it states none",
 )
 EVERY_ROW_PUBLISHED: Final = _check(

@@ -23,7 +23,7 @@ _END = datetime(2026, 11, 1, 1, tzinfo=UTC)
 
 
 def _openapi(drift: str = "") -> dict[str, Any]:
-    """What the generator's own service says of itself."""
+    """The description that the generator's service gives of itself."""
     settings = Settings.load(customers=100, merchants=100, drift=drift)
     service = create_app(settings)
     service.state.source = Service(settings, lambda: time.time_ns() // 1000)

@@ -51,7 +51,7 @@ _RAW = Path(".txn/lake/raw_transactions/event_date=2026-11-01/event_hour=00/part
 _QUARANTINED = Path(
     ".txn/lake/quarantined_transactions/event_date=2026-11-01/event_hour=00/part-0.parquet"
 )
-# What is in the lake already, as another project's definitions would name it.
+# An asset that is in the lake already, as another project's definitions would name it.
 _STORED = dg.AssetSpec(
     "s3_parquet_transactions",
     partitions_def=HOURS,

@@ -182,7 +182,7 @@ def _tags(rows: pa.Table) -> Counter[str]:
     return Counter(text.partition(" ")[0] for text in rows["transaction_id"].to_pylist())
 
 
-# What is in a table.
+# The rows of a table.
 
 
 def test_every_type_survives(place: Place) -> None:
@@ -640,7 +640,7 @@ def test_optimizing_keeps_the_rows(place: Place) -> None:
     assert (done.merged, done.removed) == (0, 3)
     assert place.rows().equals(before)
     assert place.table().version() == done.version
-    # What was added by others is not the window's content: it is committed again.
+    # Rows that others added are not the window's content: it is committed again.
     assert _commit(_NOON, 10, "a").changed
     assert not _commit(_LATER, 5, "later").changed
     assert _tags(place.rows()) == {"a": 10, "later": 5}
@@ -657,7 +657,7 @@ def test_files_that_killed_commits_left_are_removed_in_time(directory: Place) ->
     assert directory.rows().num_rows == 10
 
 
-# What users do.
+# Commands and readers of users.
 
 
 def test_optimize_is_a_command(directory: Place) -> None:
@@ -821,7 +821,7 @@ def test_a_table_that_fell_behind_is_mended_by_the_next_run(
     assert _in_delta(directory) == _in_parquet()
 
 
-# What can be wrong.
+# Faults.
 
 
 def test_without_the_package_it_is_said_what_to_install(

@@ -50,3 +50,18 @@ def test_an_exempt_name_is_allowed_in_its_file_only() -> None:
     code = "places: int = 1\n"
     assert list(glossary.violations("generator_service/simulator/pools.py", code, avoided)) == []
     assert list(glossary.violations("a.py", code, avoided)) == ["a.py:1: places: write indices"]
+
+
+@pytest.mark.parametrize(
+    ("line", "is_found"),
+    [
+        ("# What a network damages differs.", True),
+        ("It ends. What remains is removed.", True),
+        ("- What is there stays.", True),
+        ("What is a window? One hour.", False),
+        ("They say what is there.", False),
+        ("Whatever comes is kept.", False),
+    ],
+)
+def test_no_sentence_begins_with_what(line: str, *, is_found: bool) -> None:
+    assert bool(list(glossary.violations("a.md", line, _AVOIDED))) is is_found

@@ -31,7 +31,7 @@ def test_a_bomb_is_refused_by_the_decoder_itself(bomb: Bomb) -> None:
     else:
         with pytest.raises(UnreadableError, match=bomb.message):
             _landed(bomb.wire, bomb.make(), budget)
-        # What is refused is refused before it takes the memory.
+        # The refusal comes before the memory is used.
         assert budget.used <= 1 << 40
 
 

@@ -24,6 +24,8 @@ _EXEMPT_NAMES = {
     ("txn_platform/local/supervisor.py", "_PR_SET_CHILD_SUBREAPER"),
 }
 _ROW = re.compile(r"^\| ([a-z]+) \| (.+) \| (identifier|everywhere) \|$", re.MULTILINE)
+# A sentence that begins with "What" and is no question.
+_WHAT = re.compile(r'(?:^\W*|[.:;] |"""|# )What (?![^.]*\?)')
 _PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
@@ -33,12 +35,14 @@ def rules(glossary: str) -> dict[str, tuple[str, str]]:
 
 
 def violations(path: str, text: str, avoided: dict[str, tuple[str, str]]) -> Iterator[str]:
-    """Yield a line for each word of a file that the glossary avoids."""
+    """Yield a line for each word of a file that the glossary avoids, and each "What" sentence."""
     everywhere = [word for word, (_, where) in avoided.items() if where == "everywhere"]
     whole = re.compile(rf"\b({'|'.join(everywhere)})\b", re.IGNORECASE)
     for number, line in enumerate(text.splitlines(), 1):
         for word in whole.findall(line):
             yield f"{path}:{number}: {word!r}: write {avoided[word.lower()][0]}"
+        if _WHAT.search(line):
+            yield f"{path}:{number}: a sentence begins with 'What': name the subject"
     if path.endswith(".py"):
         for number, name in _names(ast.parse(text)):
             if (path, name) in _EXEMPT_NAMES:
