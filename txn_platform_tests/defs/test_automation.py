@@ -626,6 +626,26 @@ def test_a_window_of_a_source_without_totals_is_run_once_and_once_more_when_it_h
     assert auto.source.asked == []
 
 
+def test_a_window_before_the_middle_at_which_a_tick_goes_on_is_not_finished(
+    auto: Automation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runs of the oldest windows fail while later ticks find the others finished."""
+    _no_totals(monkeypatch)
+    monkeypatch.setenv("TXN_SETTLED_HOURS", "2")
+    monkeypatch.setenv("TXN_LOOKBACK_HOURS", "12")
+    monkeypatch.setattr(sensor_tick, "BUDGET_SECONDS", 0)
+    _complete_until(monkeypatch, auto, 2)
+    auto.publish(0, 1, stated=False)
+    _complete_until(monkeypatch, auto, 12)
+    auto.publish(*range(2, 12), stated=False)
+    requested = [key for _ in range(12) for key in auto.tick()]
+    assert requested == [_key(0), _key(1)]
+    for number in (0, 1):
+        auto.fails(number, ended=timedelta(hours=2), failed_check=True)
+    requested = [key for _ in range(12) for key in auto.tick()]
+    assert requested == [_key(0), _key(1)]
+
+
 def test_a_source_that_begins_to_state_totals_has_its_windows_run_again(auto: Automation) -> None:
     auto.publish(0, 1, 2, stated=False)
     assert auto.tick() == _keys(0, 3)
