@@ -18,6 +18,7 @@ from dagster import DagsterEvent, DagsterEventType
 from txn_platform.contract.schema import RAW_SCHEMA
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks, sensor_tick
+from txn_platform.defs import resources as resources_module
 from txn_platform.defs.automation import hourly, on_watermark
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
@@ -551,6 +552,10 @@ def test_a_tick_without_a_source_starts_one_generator_which_ends_with_it(
     monkeypatch.setenv("GENERATOR_CUSTOMERS", "50")
     monkeypatch.setenv("GENERATOR_MERCHANTS", "100")
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "3")
+    # On a busy machine a generator takes longer to start than a tick waits for it.
+    for name in ("_GENERATOR_SECONDS", "_CONNECT_SECONDS", "_ANSWER_SECONDS"):
+        monkeypatch.setattr(resources_module, name, 60)
+    monkeypatch.setattr(sensor_tick, "BUDGET_SECONDS", 60)
     before = set(_generators())
     resources = {"generator": GeneratorResource()}
     with (
