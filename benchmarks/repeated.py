@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-_BUSY = "import os\nos.nice(5)\nwhile os.getppid() == {parent}: sum(range(100_000))"
+_BUSY = "import os\nos.nice(10)\nwhile os.getppid() == {parent}: sum(range(100_000))"
 
 
 def _busy(count: int, running: ExitStack) -> None:
