@@ -570,6 +570,19 @@ def test_a_tick_without_a_source_starts_one_generator_which_ends_with_it(
     assert all(map(gone, started))
 
 
+@pytest.mark.parametrize("by_setting", [True, False])
+def test_a_source_that_is_named_is_used_and_no_generator_is_started(
+    auto: Automation, monkeypatch: pytest.MonkeyPatch, *, by_setting: bool
+) -> None:
+    if by_setting:
+        monkeypatch.setenv("GENERATOR_URL", auto.source.url)
+    resource = GeneratorResource(url=None if by_setting else auto.source.url)
+    before = set(_generators())
+    assert resource.source().watermark() == auto.source.watermark
+    assert resource.source_for_tick().watermark() == auto.source.watermark
+    assert set(_generators()) == before
+
+
 def test_a_tick_uses_the_generator_of_the_local_stack(
     auto: Automation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -747,6 +747,23 @@ def test_an_offset_is_asked_for_until_no_row_comes(
     assert _rows(_client(source.url, wire, "/tx?skip={offset}")) == _ROWS
 
 
+@pytest.mark.parametrize(("empty", "ends"), [(101, True), (102, False)])
+def test_a_source_may_send_a_hundred_empty_pages_between_rows(
+    empty: int, source: ServedBytes, *, ends: bool
+) -> None:
+    def answer(target: str) -> bytes:
+        number = int(target.rpartition("=")[2] or 0) if "=" in target else 0
+        rows = {0: _ROWS[:1], empty: _ROWS[1:2], 2 * empty: _ROWS[2:]}.get(number, [])
+        return whole(_page(rows, next=f"/tx?page={number + 1}" if number < 2 * empty else None))
+
+    source.answer = answer
+    if ends:
+        assert _rows(_client(source.url, "json")) == _ROWS
+    else:
+        with pytest.raises(UserError, match="leads in a circle"):
+            _rows(_client(source.url, "json"))
+
+
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("period", [1, 2, 3])
 @pytest.mark.parametrize("path", ["/tx?skip={offset}", "/tx"])
