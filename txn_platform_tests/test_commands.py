@@ -411,7 +411,7 @@ ERRORS = {
     ),
     "partition in the future": (
         ["--partition", "2099-01-01-00:00"],
-        r"partition '2099-01-01-00:00' is not an hour that is over: write it as 20[0-9-]+:00, which",
+        r"partition '2099-01-01-00:00' is not an hour that is over: write it as 20[-\d]+:00, which",
     ),
     "malformed partition": (
         ["--partition", "2026-11-01"],
