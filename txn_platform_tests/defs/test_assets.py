@@ -119,6 +119,31 @@ def test_a_window_is_published_whole(there: ServedSource) -> None:
     assert {found.partition for found in evaluations} == {_PARTITION}
 
 
+def test_published_columns_have_encodings_that_every_reader_knows(there: ServedSource) -> None:
+    assert _materialize(there).success
+    footer = pq.read_metadata(_PUBLISHED)
+    columns = [footer.row_group(0).column(number) for number in range(footer.num_columns)]
+    with_dictionary = {each.path_in_schema for each in columns if each.has_dictionary_page}
+    assert with_dictionary.isdisjoint({"transaction_id", "transaction_at"})
+    texts = set(DICTIONARY_ENCODED_COLUMNS) & set(PUBLISHED_SCHEMA.names) - {"is_fraud"}
+    assert with_dictionary >= texts
+    used = {encoding for each in columns for encoding in each.encodings}
+    assert used <= {"PLAIN", "RLE", "RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+    assert {each.compression for each in columns} == {"ZSTD"}
+    names = [
+        footer.schema.column(each.column_index).name for each in footer.row_group(0).sorting_columns
+    ]
+    assert names == ["transaction_at", "transaction_id"]
+    # The landed file is for the platform's own steps: its ids and times are delta-encoded.
+    landed = pq.read_metadata(_RAW).row_group(0)
+    deltas = {
+        landed.column(number).path_in_schema
+        for number in range(landed.num_columns)
+        if any("DELTA" in encoding for encoding in landed.column(number).encodings)
+    }
+    assert deltas == {"position", "transaction_id", "transaction_at"}
+
+
 def test_rows_in_any_order_are_published_in_order_of_time(there: ServedSource) -> None:
     assert _materialize(there).success
     published = _PUBLISHED.read_bytes()

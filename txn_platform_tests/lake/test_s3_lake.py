@@ -357,3 +357,8 @@ def test_a_file_of_this_process_is_read_without_its_name(store: S3Endpoint) -> N
     assert not [path for path in Path(".txn/staging").rglob("*") if path.is_file()]
     assert lake.open(_KEY).read().num_rows == 5
     assert os.listdir(".txn/staging") == []  # noqa: PTH208 - names only
+
+
+def test_a_lake_without_a_bucket_is_refused() -> None:
+    with pytest.raises(UserError, match="AWS_BUCKET_NAME is not set"):
+        open_s3_lake(load_settings())
