@@ -84,3 +84,18 @@ def test_no_numbers_make_no_masks() -> None:
 def test_a_short_key_is_refused() -> None:
     with pytest.raises(ValueError, match="16 bytes"):
         CardProtector(b"short")
+
+
+def test_numbers_that_differ_by_their_length_have_their_own_tokens() -> None:
+    """Small numbers with leading zeros, and those that a power of ten makes of them."""
+    numbers = [
+        str(offset + power).zfill(length)
+        for length in range(13, 20)
+        for offset in (0, 5)
+        for power in (0, *(10**shorter for shorter in range(13, length)))
+    ]
+    protector = CardProtector(_KEY)
+    for few in (numbers[::2], numbers[1::2], numbers):
+        tokens = protector.protect(pa.array(few).dictionary_encode())[1].to_pylist()
+        codes = [hmac.new(_KEY, number.encode(), hashlib.sha256).digest() for number in few]
+        assert tokens == [base64.b32encode(code).decode().rstrip("=").lower() for code in codes]

@@ -747,6 +747,11 @@ def test_an_offset_is_asked_for_until_no_row_comes(
     assert _rows(_client(source.url, wire, "/tx?skip={offset}")) == _ROWS
 
 
+def test_a_last_row_without_any_value_is_a_row(source: ServedBytes) -> None:
+    source.answer = lambda _: whole(_BODIES["ndjson"] + b"{}\n")
+    assert _rows(_client(source.url, "ndjson")) == [*_ROWS, dict.fromkeys(_ROWS[0])]
+
+
 @pytest.mark.parametrize(("empty", "ends"), [(101, True), (102, False)])
 def test_a_source_may_send_a_hundred_empty_pages_between_rows(
     empty: int, source: ServedBytes, *, ends: bool
