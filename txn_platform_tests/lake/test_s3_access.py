@@ -135,6 +135,15 @@ def test_a_profile_and_a_ca_that_are_named_in_dotenv(
     _use_every_library()
 
 
+@pytest.mark.parametrize("name", ["AWS_PROFILE", "AWS_DEFAULT_PROFILE"])
+def test_an_empty_profile_is_none(bare: pytest.MonkeyPatch, moto: S3Endpoint, name: str) -> None:
+    bare.setenv(name, "")
+    bare.setenv("AWS_ENDPOINT_URL", moto.url)
+    _keys(bare)
+    _publish(_lake())
+    assert _lake().open(_KEY).read()["a"].to_pylist() == [1, 2, 3]
+
+
 def test_an_empty_ca_bundle_does_not_turn_verification_off(
     bare: pytest.MonkeyPatch, front: TlsFront
 ) -> None:
