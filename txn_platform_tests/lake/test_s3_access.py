@@ -291,20 +291,22 @@ def test_a_wrong_setting_is_said_at_the_start(
 
 
 @pytest.mark.parametrize(
-    "lines",
+    ("lines", "message"),
     [
-        "endpoint_url = localhost:9000",
-        "endpoint_url = http://me:p:ss@localhost:9000",
-        "services = absent",
-        "[not closed",
-        "credential_process = /bin/false\nendpoint_url = http://127.0.0.1:9",
+        ("endpoint_url = localhost:9000", "^the endpoint_url of the AWS profile must"),
+        ("endpoint_url = http://me:p:ss@localhost:9000", "^the endpoint_url of the AWS profile "),
+        ("services = absent", "AWS"),
+        ("[not closed", "AWS"),
+        ("credential_process = /bin/false\nendpoint_url = http://127.0.0.1:9", "AWS"),
     ],
 )
-def test_a_wrong_profile_is_said_in_one_sentence(bare: pytest.MonkeyPatch, lines: str) -> None:
+def test_a_wrong_profile_is_said_in_one_sentence(
+    bare: pytest.MonkeyPatch, lines: str, message: str
+) -> None:
     _profile(bare, f"[profile shop]\n{lines}\n")
     if "process" not in lines:
         _keys(bare)
-    with pytest.raises(UserError, match="AWS") as raised:
+    with pytest.raises(UserError, match=message) as raised:
         _lake().find(_KEY)
     assert "\n" not in str(raised.value)
     assert "p:ss" not in str(raised.value)
@@ -488,3 +490,14 @@ def test_the_profiles_addressing_is_every_librarys(
     assert options["aws_virtual_hosted_style_request"] == "true"
     url = bucket.client.generate_presigned_url("get_object", {"Bucket": moto.bucket, "Key": "a"})
     assert url.startswith(f"http://{moto.bucket}.s3.localhost:1/a")
+
+
+def test_a_store_of_the_profile_is_addressed_by_path_unless_it_is_said_otherwise(
+    bare: pytest.MonkeyPatch, moto: S3Endpoint
+) -> None:
+    _profile(bare, "[profile shop]\nendpoint_url = http://s3.localhost:1\n")
+    _keys(bare)
+    bucket, access = open_bucket(load_settings(), moto.bucket, StoreLimits())
+    assert access.storage_options()["aws_endpoint_url"] == "http://s3.localhost:1"
+    url = bucket.client.generate_presigned_url("get_object", {"Bucket": moto.bucket, "Key": "a"})
+    assert url.startswith(f"http://s3.localhost:1/{moto.bucket}/a")

@@ -79,6 +79,17 @@ def test_what_holds_card_numbers_is_encrypted_with_the_named_key_and_nothing_els
         assert ("alias/raw-zone" in (key or "")) == clear_cards
 
 
+def test_an_object_has_no_card_numbers_unless_it_is_said(
+    store: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_RAW_SSE", "alias/raw-zone")
+    lake = _lake()
+    with lake.stage(_SCHEMA, _ENCODING) as writer:
+        writer.write(_rows(3))
+        lake.publish(writer.finish(), _KEY)
+    assert _encryption(store, _KEY)[0] != "aws:kms"
+
+
 def test_without_a_key_the_store_encrypts_as_it_does_by_itself(store: S3Endpoint) -> None:
     lake = _lake()
     with lake.stage(_SCHEMA, _ENCODING) as writer:
