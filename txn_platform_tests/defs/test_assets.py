@@ -514,7 +514,7 @@ def test_a_file_of_an_earlier_version_says_what_to_do(
     assert _materialize(there).success
     validated = Path(str(_PUBLISHED).replace("s3_parquet_transactions", "validated_transactions"))
     rows = pq.read_table(validated)
-    pq.write_table(rows.replace_schema_metadata(noted), validated)
+    pq.write_table(rows.replace_schema_metadata(noted), validated, store_schema=bool(noted))
     published = _PUBLISHED.read_bytes()
     (message,) = _messages(_materialize(there, "s3_parquet_transactions"))
     assert re.search(r"made by an earlier version.*: materialize the whole window again", message)
