@@ -90,6 +90,16 @@ def test_values_of_a_dictionary_take_memory_and_additions_take_all_of_it_again()
     assert 10_000 <= added <= 10_000 + 4 * 500
 
 
+def test_a_dictionary_that_replaces_another_takes_the_memory_of_its_own_values() -> None:
+    batches = [
+        _batch(
+            pa.DictionaryArray.from_arrays(pa.array([0], pa.int32()), pa.array([letter * 1_000]))
+        )
+        for letter in "abcd"
+    ]
+    assert 4_000 <= _measured(_stream(batches)).used <= 4_000 + 4 * 500
+
+
 @pytest.mark.parametrize("occurrence", range(3))
 def test_a_negative_number_of_rows_is_refused(occurrence: int) -> None:
     """Of the batch, of its column, and of the column's nulls."""
