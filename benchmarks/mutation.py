@@ -17,6 +17,7 @@ import ast
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -56,6 +57,8 @@ context = ${PYTEST_CURRENT_TEST-none}
 parallel = true
 patch = subprocess
 """
+# The suffix that coverage or pytest appends to the name of a test.
+_STAGE = re.compile(r"\|(run|setup|teardown)$| \((call|setup|teardown)\)$")
 _COMPARISONS: dict[type[ast.cmpop], list[type[ast.cmpop]]] = {
     ast.Lt: [ast.LtE, ast.Gt],
     ast.LtE: [ast.Lt, ast.GtE],
@@ -323,11 +326,10 @@ class Tests:
             relative = str(Path(measured).relative_to(tree))
             for line, contexts in data.contexts_by_lineno(measured).items():
                 for context in contexts:
-                    # In process: "node|run"; a child has its parent's "node (call)".
-                    for part in context.split("|"):
-                        node = part.removesuffix(" (call)").removesuffix(" (setup)")
-                        if "::" in node:
-                            by_line[relative, line].add(node)
+                    # In process: "none|node|run". A child process has its parent's "node (call)".
+                    node = _STAGE.sub("", context.removeprefix("none|"))
+                    if node in seconds:
+                        by_line[relative, line].add(node)
         return cls(by_line, seconds)
 
     def of(self, mutant: Mutant) -> list[str]:
