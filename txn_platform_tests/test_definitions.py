@@ -66,11 +66,17 @@ def test_schedules_and_sensor_are_off_until_turned_on() -> None:
     assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
 
 
+_WITH_ROWS_AS_SENT = {"raw_transactions", "quarantined_transactions"}
+
+
 def test_every_column_is_in_the_catalogue() -> None:
     graph = build_defs().resolve_asset_graph()
     for key in graph.get_all_asset_keys():
         columns = graph.get(key).metadata["dagster/column_schema"].columns
         assert all(column.description for column in columns)
+        nullable = {column.name for column in columns if column.constraints.nullable}
+        assert "fraud_scenario" in nullable
+        assert ("transaction_id" in nullable) is (key.path[-1] in _WITH_ROWS_AS_SENT)
 
 
 def test_the_three_ways_to_find_the_definitions_agree() -> None:

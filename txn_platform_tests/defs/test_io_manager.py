@@ -1,6 +1,7 @@
 """Users' own assets: partitions of any definition, frames of any kind, several at once."""
 
 import decimal
+import sys
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from txn_platform.defs.frames import is_of_pandas
 from txn_platform.defs.layout import partition_key_of_object, safe_segment
 from txn_platform.defs.partitions import HOURS
 from txn_platform.lake.directory import DirectoryLake
@@ -537,3 +539,10 @@ def test_the_result_of_an_op_is_no_asset_to_keep() -> None:
         result()
 
     assert "the lake keeps assets" in _message(job.execute_in_process(raise_on_error=False))
+
+
+def test_a_class_is_of_pandas_only_once_pandas_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert is_of_pandas(pd.DataFrame)
+    assert not is_of_pandas(pl.DataFrame)
+    monkeypatch.delitem(sys.modules, "pandas")
+    assert not is_of_pandas(pl.DataFrame)

@@ -348,3 +348,16 @@ def test_a_row_of_objects_too_deep_to_look_through_is_unreadable(depth: int, siz
             batches = DECODERS[wire](io.BytesIO(body.encode()))
             extra = [text for batch in batches for text in batch["extra_fields"].to_pylist()]
         assert [list(json.loads(text)) for text in extra] == [["unreadable"]]
+
+
+@pytest.mark.parametrize(
+    "name", ['Joe "The": Shop', "back\\slash", 'ends with \\"', '":"', "\\\\", '\\":{"x":"']
+)
+def test_quotes_and_backslashes_within_texts_are_no_structure(name: str) -> None:
+    """Among many rows, which are read by columns, and in one that is read alone."""
+    plain = [sent_row(number) for number in range(600)]
+    rows = [{**row, "merchant_name": name} for row in plain]
+    for sent in (rows, [*plain[:300], rows[300], *plain[301:]], rows[:1]):
+        body = "".join(f"{json.dumps(row)}\n" for row in sent).encode()
+        names = [row["merchant_name"] for row in _decoded("ndjson", body)]
+        assert names == [row["merchant_name"] for row in sent]
