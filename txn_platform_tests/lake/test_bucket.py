@@ -8,7 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import (
+    ClientError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ProxyConnectionError,
+    SSLError,
+)
 
 from txn_platform.backoff import Backoff
 from txn_platform.lake.bucket import Bucket, StoreLimits, Version
@@ -109,6 +115,25 @@ def test_a_web_page_is_not_an_answer_of_a_store() -> None:
     page = _error("403", 403, **{"content-type": "text/html; charset=utf-8"})
     with pytest.raises(StoreError, match=r"is not answered by an S3: a web page \(status 403\)"):
         _bucket(_Client(head_object=[page])).head("k")
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "calls"),
+    [
+        (ProxyConnectionError(proxy_url="http://p:1"), "fix HTTPS_PROXY and HTTP_PROXY", 3),
+        (SSLError(endpoint_url="x", error="CERTIFICATE_VERIFY_FAILED"), "set AWS_CA_BUNDLE to", 1),
+        (SSLError(endpoint_url="x", error="EOF"), "SSL validation failed", 3),
+        (NoCredentialsError(), "Unable to locate credentials", 1),
+    ],
+)
+def test_a_failure_without_an_answer_names_its_setting(
+    error: Exception, message: str, calls: int
+) -> None:
+    client = _Client(head_object=[error] * 3)
+    with pytest.raises(StoreError, match=message) as raised:
+        _bucket(client).head("k")
+    assert not raised.value.refused
+    assert len(client.calls) == calls
 
 
 def test_nothing_is_tried_again_once_it_is_stopped() -> None:
