@@ -108,7 +108,7 @@ def test_content_goes_not_on_behind_the_end_of_deflate(name: str) -> None:
 
 
 @_each_coding
-def test_content_that_is_not_coded_so_is_refused(name: str) -> None:
+def test_content_in_another_coding_is_refused(name: str) -> None:
     with pytest.raises(UnreadableError):
         _read(decoded(_Pieces(_TEXT, 1 << 20), [_CODINGS[name][0]]))
 
