@@ -563,7 +563,8 @@ def _stated_rows(envelope: dict[str, Any]) -> tuple[str, int] | None:
 def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
     """The envelope of a page, parsed; None when it is not JSON."""
     size = len(content) - (end - start)
-    if size > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
+    # An empty list stands for the rows.
+    if size + len(b"[]") > min(_LONGEST_ENVELOPE, budget.most_bytes // 32):
         raise TooLargeError(f"has {size:,} bytes beside its rows")
     text = content[:start] + b"[]" * (start < end) + content[end:]
     try:

@@ -2,11 +2,13 @@
 
 import errno
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -107,6 +109,15 @@ def test_a_row_group_that_fails_is_not_overlooked(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         _publish(lake)
     assert lake.find(_KEY) is None
+
+
+def test_a_writer_that_is_given_up_holds_no_file_open() -> None:
+    before = {file.path for file in psutil.Process().open_files()}
+    writer = open_lake(load_settings()).stage(_SCHEMA, _ENCODING)
+    with suppress(KeyError), writer:
+        writer.write(_rows(250))
+        raise KeyError
+    assert {file.path for file in psutil.Process().open_files()} <= before
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

@@ -11,6 +11,7 @@ import struct
 import threading
 import time
 from collections import Counter
+from contextlib import nullcontext
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -89,6 +90,7 @@ class FaultyStore:
         self.ignores: frozenset[str] = frozenset()
         self._faults: dict[Operation, tuple[Fault, int | None, int]] = {}
         self._lock = threading.Lock()
+        self._one_put = threading.Lock()
         store = self
         host = urlsplit(upstream).netloc
 
@@ -143,7 +145,10 @@ class FaultyStore:
             if self.check_then_write is not None and request.headers.get("If-None-Match"):
                 time.sleep(self.check_then_write)
                 del request.headers["If-None-Match"]
-            head, content = _forward(upstream, request, body)
+            # The upstream of tests, moto, checks the condition before it writes, in two steps.
+            atomic = operation is Operation.PUT and "If-None-Match" in request.headers
+            with self._one_put if atomic else nullcontext():
+                head, content = _forward(upstream, request, body)
             if after:
                 after()
             if fault is Fault.CUT:
