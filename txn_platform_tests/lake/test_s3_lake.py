@@ -285,6 +285,16 @@ def test_uploads_without_a_marker_are_dead_after_a_day(
     assert [upload.upload_id for upload in _lake().dead_uploads()] == ["ours"] * dead
 
 
+def test_a_run_does_not_wait_for_a_store_that_lists_no_uploads(store: S3Endpoint) -> None:
+    with FaultyStore(store.url) as proxy:
+        proxy.fail(Operation.UPLOADS, Fault.SLOW_DOWN)
+        lake = _lake(endpoint_url=proxy.url)
+        lake.require_writable()
+        lake.require_writable()
+        assert proxy.seen[Operation.UPLOADS] == 1
+        assert proxy.seen[Operation.LIST] == 1
+
+
 @pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
 def test_a_checksum_that_the_store_states_is_compared(
     store: S3Endpoint, monkeypatch: pytest.MonkeyPatch
