@@ -113,9 +113,12 @@ def test_a_row_group_that_fails_is_not_overlooked(
 def test_a_writer_that_is_given_up_closes_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[Any] = []
     close: Any = pq.ParquetWriter.close
-    monkeypatch.setattr(
-        pq.ParquetWriter, "close", lambda self: (closed.append(self), close(self))[1]
-    )
+
+    def noted(self: Any) -> None:
+        closed.append(self)
+        close(self)
+
+    monkeypatch.setattr(pq.ParquetWriter, "close", noted)
     writer = open_lake(load_settings()).stage(_SCHEMA, _ENCODING)
     with suppress(KeyError), writer:
         writer.write(_rows(250))
