@@ -501,3 +501,15 @@ def test_a_store_of_the_profile_is_addressed_by_path_unless_it_is_said_otherwise
     assert access.storage_options()["aws_endpoint_url"] == "http://s3.localhost:1"
     url = bucket.client.generate_presigned_url("get_object", {"Bucket": moto.bucket, "Key": "a"})
     assert url.startswith(f"http://s3.localhost:1/{moto.bucket}/a")
+
+
+def test_a_profile_may_ignore_its_endpoints(bare: pytest.MonkeyPatch, moto: S3Endpoint) -> None:
+    _profile(
+        bare,
+        "[profile shop]\nregion = us-east-1\nendpoint_url = http://s3.localhost:1\n"
+        "ignore_configured_endpoint_urls = true\n",
+    )
+    _keys(bare)
+    bucket, access = open_bucket(load_settings(), moto.bucket, StoreLimits())
+    assert bucket.client.meta.endpoint_url == "https://s3.amazonaws.com"
+    assert "localhost" not in str(access.storage_options())
