@@ -150,7 +150,8 @@ def _publish(
 def _limits_of(case: StoreCase) -> StoreLimits:
     limits = _PATIENT if case.times else _BRIEF
     if case.fault is Fault.STALL:
-        return replace(limits, read_timeout=1)
+        # A busy machine may need seconds for an answer that does not stall.
+        return replace(limits, read_timeout=4)
     return limits
 
 
