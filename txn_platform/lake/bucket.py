@@ -11,6 +11,7 @@ import hashlib
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.backoff import Backoff, Retries
@@ -19,7 +20,7 @@ from txn_platform.lake.store_errors import StoreError, explained, failed
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
@@ -206,18 +207,41 @@ class Bucket:
         Raises:
             StoreError: as for `call`.
         """
-        keys: list[str] = []
-        more: Any = {}
+        pages = self.pages(
+            self.client.list_objects_v2,
+            prefix,
+            lambda page: {"ContinuationToken": page["NextContinuationToken"]},
+        )
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def pages(
+        self,
+        request: Callable[..., Any],
+        prefix: str,
+        following: Callable[[dict[str, Any]], dict[str, str]],
+        *,
+        attempts: int | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """The pages of a listing.
+
+        Args:
+            request: a method of the client that lists.
+            prefix: of the keys.
+            following: the arguments of the request after a page that is not the last.
+            attempts: as for `call`.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        more: dict[str, str] = {}
         while True:
-            page = self.call(
-                lambda more=more: self.client.list_objects_v2(
-                    Bucket=self.name, Prefix=prefix, **more
-                )
+            page: dict[str, Any] = self.call(
+                partial(request, Bucket=self.name, Prefix=prefix, **more), attempts=attempts
             )
-            keys += [entry["Key"] for entry in page.get("Contents", [])]
+            yield page
             if not page.get("IsTruncated"):
-                return keys
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+                return
+            more = following(page)
 
     def delete(self, key: str, version: str | None = None) -> bool:
         """Remove an object, or one version of it.
@@ -304,31 +328,26 @@ class Bucket:
         Raises:
             StoreError: as for `call`; some stores cannot list versions.
         """
-        found: list[Version] = []
-        more: Any = {}
-        while True:
-            page = self.call(
-                lambda more=more: self.client.list_object_versions(
-                    Bucket=self.name, Prefix=prefix, **more
-                ),
-                attempts=self.limits.first_attempts,
-            )
-            found += [
-                Version(each["Key"], each["VersionId"], marker=kind == "DeleteMarkers")
-                for kind in ("Versions", "DeleteMarkers")
-                for each in page.get(kind, [])
-            ]
-            if not page.get("IsTruncated"):
-                return found
-            more = {
-                "KeyMarker": page["NextKeyMarker"],
-                # Some stores omit it at the end of a key.
-                **(
-                    {"VersionIdMarker": page["NextVersionIdMarker"]}
-                    if page.get("NextVersionIdMarker")
-                    else {}
-                ),
-            }
+
+        def following(page: dict[str, Any]) -> dict[str, str]:
+            more = {"KeyMarker": page["NextKeyMarker"]}
+            # Some stores omit it at the end of a key.
+            if page.get("NextVersionIdMarker"):
+                more["VersionIdMarker"] = page["NextVersionIdMarker"]
+            return more
+
+        pages = self.pages(
+            self.client.list_object_versions,
+            prefix,
+            following,
+            attempts=self.limits.first_attempts,
+        )
+        return [
+            Version(each["Key"], each["VersionId"], marker=kind == "DeleteMarkers")
+            for page in pages
+            for kind in ("Versions", "DeleteMarkers")
+            for each in page.get(kind, [])
+        ]
 
     def put(self, path: Path, key: str, sha256: str, properties: dict[str, Any]) -> str:
         """Put a file at a key by one PUT.

@@ -116,26 +116,23 @@ def list_uploads(bucket: Bucket, prefix: str, *, attempts: int | None = None) ->
         StoreError: as for `Bucket.call`; some stores cannot list them.
     """
     found: list[Upload] = []
-    more: Any = {}
-    while True:
-        page = bucket.call(
-            lambda more=more: bucket.client.list_multipart_uploads(
-                Bucket=bucket.name, Prefix=prefix, **more
-            ),
-            attempts=attempts,
-        )
+    pages = bucket.pages(
+        bucket.client.list_multipart_uploads,
+        prefix,
+        lambda page: {
+            "KeyMarker": page["NextKeyMarker"],
+            "UploadIdMarker": page["NextUploadIdMarker"],
+        },
+        attempts=attempts,
+    )
+    for page in pages:
         now = store_time(page["ResponseMetadata"])
         found += [
             Upload(each["Key"], each["UploadId"], (now - each["Initiated"]).total_seconds())
             for each in page.get("Uploads", [])
             if each["Key"].startswith(prefix)
         ]
-        if not page.get("IsTruncated"):
-            return found
-        more = {
-            "KeyMarker": page["NextKeyMarker"],
-            "UploadIdMarker": page["NextUploadIdMarker"],
-        }
+    return found
 
 
 def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:
