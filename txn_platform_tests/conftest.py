@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, settings
 from txn_platform.local import processes
 from txn_platform.local.processes import ManagedProcess
 from txn_platform.local.seaweedfs import REGION, SeaweedFS, available
+from txn_platform_tests.support.faulty_store import FaultyStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -167,6 +168,22 @@ def s3_environment(s3_endpoint: S3Endpoint, s3_prefix: str) -> dict[str, str]:
         "AWS_ENDPOINT_URL": s3_endpoint.url,
         "TXN_LAKE_PREFIX": s3_prefix,
     }
+
+
+@pytest.fixture
+def faulty_store(
+    monkeypatch: pytest.MonkeyPatch, s3_servers: Callable[[str], S3Endpoint], s3_prefix: str
+) -> Iterator[FaultyStore]:
+    """A proxy in front of a store, which the environment names."""
+    endpoint = s3_servers("moto")
+    monkeypatch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("TXN_LAKE_PREFIX", s3_prefix)
+    with FaultyStore(endpoint.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
 
 
 @pytest.fixture(scope="session")

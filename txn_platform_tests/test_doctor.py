@@ -1,7 +1,7 @@
 """`txn doctor` about stores that are absent, no S3, lose what they take, or refuse a part."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -14,7 +14,6 @@ from txn_platform.lake.probe import race
 from txn_platform.lake.s3 import S3Lake
 from txn_platform.lake.store_errors import StoreError
 from txn_platform.settings import load_settings
-from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
@@ -50,22 +49,6 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def store(
-    monkeypatch: pytest.MonkeyPatch, s3_servers: Callable[[str], S3Endpoint], s3_prefix: str
-) -> Iterator[FaultyStore]:
-    """A proxy in front of a store, which the environment names."""
-    endpoint = s3_servers("moto")
-    monkeypatch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("TXN_LAKE_PREFIX", s3_prefix)
-    with FaultyStore(endpoint.url) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        yield proxy
-
-
 def _doctor() -> tuple[int, list[str]]:
     """The exit code, and the lines about the store without the first words' spaces."""
     result = CliRunner().invoke(main, ["doctor"])
@@ -82,7 +65,7 @@ def _bucket() -> Bucket:
     return lake.bucket
 
 
-@pytest.mark.usefixtures("store")
+@pytest.mark.usefixtures("faulty_store")
 def test_a_sound_store_is_green() -> None:
     code, lines = _doctor()
     assert code == 0
@@ -90,7 +73,7 @@ def test_a_sound_store_is_green() -> None:
     assert lines[0].startswith("ok lake s3://transactions/")
 
 
-@pytest.mark.usefixtures("store")
+@pytest.mark.usefixtures("faulty_store")
 def test_a_closed_port_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     code, lines = _doctor()
@@ -100,7 +83,7 @@ def test_a_closed_port_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "whether AWS_ENDPOINT_URL names it" in line
 
 
-@pytest.mark.usefixtures("store")
+@pytest.mark.usefixtures("faulty_store")
 @pytest.mark.parametrize("status", [200, 404, 502])
 def test_a_web_page_is_not_green(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = type("Handler", (_Page,), {"status": status})
@@ -115,8 +98,8 @@ def test_a_web_page_is_not_green(status: int, monkeypatch: pytest.MonkeyPatch) -
     assert "Fix AWS_ENDPOINT_URL" in line
 
 
-def test_a_store_that_loses_what_it_takes_is_not_green(store: FaultyStore) -> None:
-    store.fail(Operation.PUT, Fault.LOST)
+def test_a_store_that_loses_what_it_takes_is_not_green(faulty_store: FaultyStore) -> None:
+    faulty_store.fail(Operation.PUT, Fault.LOST)
     code, lines = _doctor()
     assert code == 1
     (line,) = lines
@@ -124,8 +107,8 @@ def test_a_store_that_loses_what_it_takes_is_not_green(store: FaultyStore) -> No
     assert line.startswith("FAIL lake bucket ")
 
 
-def test_a_store_that_keeps_what_was_there_before_is_not_green(store: FaultyStore) -> None:
-    store.fail(Operation.PUT, Fault.LOST, after=1)
+def test_a_store_that_keeps_what_was_there_before_is_not_green(faulty_store: FaultyStore) -> None:
+    faulty_store.fail(Operation.PUT, Fault.LOST, after=1)
     code, lines = _doctor()
     assert code == 1
     (line,) = lines
@@ -135,22 +118,22 @@ def test_a_store_that_keeps_what_was_there_before_is_not_green(store: FaultyStor
 
 @pytest.mark.parametrize("in_a_race", [True, False])
 def test_a_store_that_loses_commits_is_not_green(
-    store: FaultyStore, monkeypatch: pytest.MonkeyPatch, s3_prefix: str, *, in_a_race: bool
+    faulty_store: FaultyStore, monkeypatch: pytest.MonkeyPatch, s3_prefix: str, *, in_a_race: bool
 ) -> None:
     monkeypatch.setenv("AWS_BUCKET_NAME", "")
     monkeypatch.setenv("DELTA_LAKE_S3_PATH", f"s3://transactions/{s3_prefix}/delta")
     if in_a_race:
-        store.check_then_write = 0.02
+        faulty_store.check_then_write = 0.02
     else:
-        store.fail(Operation.PUT, Fault.LOST)
+        faulty_store.fail(Operation.PUT, Fault.LOST)
     code, lines = _doctor()
     assert code == 1
     assert lines[-1].startswith("FAIL delta the ")
     assert "se another store" in lines[-1]
 
 
-def test_several_at_once_are_tried_for_the_lake_too(store: FaultyStore) -> None:
-    store.check_then_write = 0.02
+def test_several_at_once_are_tried_for_the_lake_too(faulty_store: FaultyStore) -> None:
+    faulty_store.check_then_write = 0.02
     code, lines = _doctor()
     assert code == 0
     (line,) = [line for line in lines if "conditional puts" in line]
@@ -159,21 +142,23 @@ def test_several_at_once_are_tried_for_the_lake_too(store: FaultyStore) -> None:
 
 
 @pytest.mark.parametrize("failing", [6, 13])
-def test_a_round_that_failed_says_nothing(store: FaultyStore, s3_prefix: str, failing: int) -> None:
-    store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
+def test_a_round_that_failed_says_nothing(
+    faulty_store: FaultyStore, s3_prefix: str, failing: int
+) -> None:
+    faulty_store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
     assert race(_bucket(), s3_prefix) == ""
     # The later rounds decide.
-    store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
-    store.check_then_write = 0.02
+    faulty_store.fail(Operation.PUT, Fault.SLOW_DOWN, failing)
+    faulty_store.check_then_write = 0.02
     assert race(_bucket(), s3_prefix).startswith("of 6 that put one object at once")
 
 
-def test_rounds_that_all_failed_are_not_sound(store: FaultyStore, s3_prefix: str) -> None:
-    store.fail(Operation.PUT, Fault.SLOW_DOWN)
+def test_rounds_that_all_failed_are_not_sound(faulty_store: FaultyStore, s3_prefix: str) -> None:
+    faulty_store.fail(Operation.PUT, Fault.SLOW_DOWN)
     with pytest.raises(StoreError, match=r"SlowDown|503"):
         race(_bucket(), s3_prefix)
     # Five rounds of six writers: a put that fails is not made again within its round.
-    assert store.seen[Operation.PUT] == 30
+    assert faulty_store.seen[Operation.PUT] == 30
 
 
 @pytest.mark.parametrize(
@@ -186,9 +171,9 @@ def test_rounds_that_all_failed_are_not_sound(store: FaultyStore, s3_prefix: str
     ],
 )
 def test_a_permission_that_lacks_is_named(
-    store: FaultyStore, operation: Operation, permission: str
+    faulty_store: FaultyStore, operation: Operation, permission: str
 ) -> None:
-    store.fail(operation, Fault.DENIED)
+    faulty_store.fail(operation, Fault.DENIED)
     code, lines = _doctor()
     assert code == 1
     (line, *_) = [line for line in lines if line.startswith("FAIL")]
@@ -197,8 +182,10 @@ def test_a_permission_that_lacks_is_named(
 
 
 @pytest.mark.parametrize("operation", [Operation.ABORT, Operation.UPLOADS])
-def test_uploads_that_cannot_be_aborted_are_noted(store: FaultyStore, operation: Operation) -> None:
-    store.fail(operation, Fault.DENIED)
+def test_uploads_that_cannot_be_aborted_are_noted(
+    faulty_store: FaultyStore, operation: Operation
+) -> None:
+    faulty_store.fail(operation, Fault.DENIED)
     code, lines = _doctor()
     assert code == 0
     (line,) = [line for line in lines if "list and abort of uploads" in line]
@@ -206,7 +193,7 @@ def test_uploads_that_cannot_be_aborted_are_noted(store: FaultyStore, operation:
     assert "a lifecycle rule" in line
 
 
-@pytest.mark.usefixtures("store")
+@pytest.mark.usefixtures("faulty_store")
 def test_a_bucket_that_is_absent_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_BUCKET_NAME", "no-such-bucket")
     code, lines = _doctor()

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -607,29 +607,22 @@ def test_a_run_on_s3_writes_there_and_nowhere_else(
     assert not list(Path(".txn").rglob("?*.staging"))
 
 
+@pytest.mark.parametrize("s3_endpoint", ["moto"], indirect=True)
 def test_the_objects_with_card_numbers_are_encrypted_under_the_named_key(
     there: ServedSource,
-    s3_servers: Callable[[str], S3Endpoint],
+    s3_endpoint: S3Endpoint,
+    s3_environment: dict[str, str],
     s3_prefix: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    endpoint = s3_servers("moto")
-    for name, value in {
-        "AWS_BUCKET_NAME": endpoint.bucket,
-        "AWS_ACCESS_KEY_ID": endpoint.access_key,
-        "AWS_SECRET_ACCESS_KEY": endpoint.secret_key,
-        "AWS_ENDPOINT_URL": endpoint.url,
-        "TXN_LAKE_PREFIX": s3_prefix,
-        "TXN_CARD_KEY": "a key of sixteen bytes and more",
-        "TXN_RAW_SSE": "alias/raw-zone",
-    }.items():
+    for name, value in (s3_environment | {"TXN_RAW_SSE": "alias/raw-zone"}).items():
         monkeypatch.setenv(name, value)
     there.rows.append(sent_row(900, amount="free"))
     assert _materialize(there).success
-    client = endpoint.client()
+    client = s3_endpoint.client()
     encrypted = {
         name: client.head_object(
-            Bucket=endpoint.bucket,
+            Bucket=s3_endpoint.bucket,
             Key=f"{s3_prefix}/{name}/event_date=2026-11-01/event_hour=00/part-0.parquet",
         ).get("ServerSideEncryption")
         == "aws:kms"

@@ -1,8 +1,7 @@
 """The abilities of a store, each of which it may lack."""
 
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -10,24 +9,10 @@ from txn_platform.lake.base import Capability
 from txn_platform.lake.bucket import StoreError
 from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
-from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation
 
-
-@pytest.fixture
-def store(
-    monkeypatch: pytest.MonkeyPatch, s3_servers: Callable[[str], S3Endpoint], s3_prefix: str
-) -> Iterator[FaultyStore]:
-    """A proxy in front of a store, which the environment names."""
-    endpoint = s3_servers("moto")
-    monkeypatch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("TXN_LAKE_PREFIX", s3_prefix)
-    with FaultyStore(endpoint.url) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        yield proxy
+if TYPE_CHECKING:
+    from txn_platform_tests.conftest import S3Endpoint
 
 
 def _probed() -> dict[str, Capability]:
@@ -49,9 +34,12 @@ def _probed() -> dict[str, Capability]:
     ],
 )
 def test_conditions_are_honoured_or_not(
-    store: FaultyStore, if_match: Literal["quoted", "bare"] | None, ignores: set[str], meaning: str
+    faulty_store: FaultyStore,
+    if_match: Literal["quoted", "bare"] | None,
+    ignores: set[str],
+    meaning: str,
 ) -> None:
-    store.if_match, store.ignores = if_match, frozenset(ignores)
+    faulty_store.if_match, faulty_store.ignores = if_match, frozenset(ignores)
     found = _probed()["conditional puts"]
     assert found.meaning.startswith(f"{meaning}; the lake rests on none")
     assert found.works is ("If-None-Match" not in ignores)
@@ -68,21 +56,21 @@ def test_conditions_are_honoured_or_not(
     ],
 )
 def test_an_ability_is_lacking_where_its_request_is_refused(
-    store: FaultyStore, operation: Operation, lacking: set[str]
+    faulty_store: FaultyStore, operation: Operation, lacking: set[str]
 ) -> None:
     sound = {name for name, found in _probed().items() if found.works}
-    store.fail(operation, Fault.UNKNOWN)
+    faulty_store.fail(operation, Fault.UNKNOWN)
     found = _probed()
     assert sound - {name for name, each in found.items() if each.works} == lacking
     assert not any(each.needed for each in found.values() if not each.works)
 
 
-def test_a_probe_leaves_nothing(store: FaultyStore, s3_servers: Any, s3_prefix: str) -> None:
+def test_a_probe_leaves_nothing(faulty_store: FaultyStore, s3_servers: Any, s3_prefix: str) -> None:
     endpoint: S3Endpoint = s3_servers("moto")
     client = endpoint.client()
     for operation in (None, Operation.COMPLETE, Operation.GET):
         if operation is not None:
-            store.fail(operation, Fault.UNKNOWN, 1)
+            faulty_store.fail(operation, Fault.UNKNOWN, 1)
         with suppress(StoreError):
             _probed()
         assert not client.list_objects_v2(Bucket=endpoint.bucket, Prefix=s3_prefix).get("Contents")
