@@ -32,8 +32,6 @@ def test_a_bomb_is_refused_by_the_decoder_itself(bomb: Bomb) -> None:
     else:
         with pytest.raises(UnreadableError, match=bomb.message):
             _landed(bomb.wire, bomb.make(), budget)
-        # The refusal comes before the memory is used.
-        assert budget.used <= 1 << 40
 
 
 def _with_name(length: int) -> dict[str, str | None]:
