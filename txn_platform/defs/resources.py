@@ -77,6 +77,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             UserError: the generator did not start.
         """
         settings = load_settings()
+        api = source_api(settings)
         url = _checked(self.url) or settings.generator_url
         url = url or running_generator(settings.home.absolute())
         if url is None:
@@ -90,7 +91,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             # The next tick tries again.
             backoff=source_backoff(attempts=1),
         )
-        return Source(url, source_api(settings), limits)
+        return Source(url, api, limits)
 
 
 def _checked(url: str | None) -> str | None:
