@@ -99,7 +99,11 @@ def serve(host: str | None, port: int | None, *, until_stdin_closes: bool = Fals
     except (OSError, UnicodeError) as error:
         where = f"{settings.host}:{settings.port}"
         reason = (isinstance(error, OSError) and error.strerror) or "that is no name of a host"
-        return _fail(f"cannot listen on {where}: {reason}. Give another --host or --port.", 1)
+        return _fail(
+            f"cannot listen on {where}: {reason}. Give another --host or --port"
+            " (GENERATOR_HOST, GENERATOR_PORT).",
+            1,
+        )
     bound_host, bound_port = listener.getsockname()[:2]
     url_host = f"[{bound_host}]" if ":" in bound_host else bound_host
     config = uvicorn.Config(

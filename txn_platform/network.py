@@ -6,6 +6,7 @@ case, the latter first, as `urllib` does. The libraries read no variables themse
 
 from __future__ import annotations
 
+import os
 import ssl
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,9 +72,15 @@ def proxy_for(url: str) -> Proxy | None:
         return _parsed(address if "://" in address else f"http://{address}")
     except (KeyError, ValueError):
         raise UserError(
-            f"{parts.scheme.upper()}_PROXY does not name an HTTP proxy: write it as"
+            f"{_variable(parts.scheme)} does not name an HTTP proxy: write it as"
             f" http://host:port, or name {host} in NO_PROXY"
         ) from None
+
+
+def _variable(scheme: str) -> str:
+    """The variable that names the proxy; lower case comes first."""
+    lower = f"{scheme}_proxy"
+    return lower if os.environ.get(lower) else lower.upper()
 
 
 def without_proxy_for_loopback() -> dict[str, str]:

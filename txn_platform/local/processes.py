@@ -237,9 +237,18 @@ def generator_url(generator: ManagedProcess, *, timeout: float = 60) -> str:
 
     Raises:
         ProcessFailed: it did not start; its last lines say why.
+        UserError: it did not start, and gave the reason in one sentence.
     """
     listening = re.compile(r"^generator_service listening on (http://\S+)$", re.MULTILINE)
-    return generator.wait_until(lambda: listening.search(generator.output()), timeout=timeout)[1]
+    try:
+        return generator.wait_until(lambda: listening.search(generator.output()), timeout=timeout)[
+            1
+        ]
+    except ProcessFailed:
+        reason = re.search(r"^generator_service: (.+)$", generator.output(), re.MULTILINE)
+        if reason is None:
+            raise
+        raise UserError(reason[1]) from None
 
 
 def free_ports(count: int) -> list[int]:

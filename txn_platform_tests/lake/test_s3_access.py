@@ -271,6 +271,7 @@ def test_credentials_are_all_of_one_place(
         ({"AWS_ENDPOINT_URL": "https://transactions.s3.test"}, "'transactions' in its host: leave"),
         ({"HTTPS_PROXY": "socks5://me:p:ss@h:1"}, "^HTTPS_PROXY does not name an HTTP proxy"),
         ({"HTTPS_PROXY": "http://h:port"}, "^HTTPS_PROXY does not name an HTTP proxy"),
+        ({"https_proxy": "http://h:port"}, "^https_proxy does not name an HTTP proxy"),
         ({"HTTPS_PROXY": "not a host p:ss"}, "^HTTPS_PROXY does not name an HTTP proxy"),
         ({"HTTPS_PROXY": "http://h.test/?key=p:ss"}, "^HTTPS_PROXY does not name an HTTP proxy"),
         ({"HTTPS_PROXY": "http://日本:p:ss@h:1"}, "^HTTPS_PROXY does not name an HTTP proxy"),

@@ -257,8 +257,12 @@ def test_a_generator_of_ones_own_answers_as_soon_as_it_is_given(
         assert response.status == 200
 
 
-def test_a_generator_whose_port_is_in_use_says_so() -> None:
+def test_a_generator_that_does_not_start_gives_the_reason_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
-        with pytest.raises(ProcessFailed, match=f"(?s)generator service ended.*{port}"):
+        with pytest.raises(UserError, match=f"^cannot listen on .*{port}.* GENERATOR_PORT") as used:
             generator_url(start_generator(port=port))
+    wrong = {**os.environ, "GENERATOR_PORT": "tcp://10.0.0.1:80"}
+    with pytest.raises(UserError, match=r"^GENERATOR_PORT=.*Kubernetes") as set_wrongly:
+        generator_url(start_generator(port=None, environment=wrong))
+    assert "\n" not in str(used.value) + str(set_wrongly.value)
