@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSION: Final = "1"
 
+# The tables of the lake, which are Dagster's assets.
+RAW: Final = "raw_transactions"
+VALIDATED: Final = "validated_transactions"
+QUARANTINED: Final = "quarantined_transactions"
+PUBLISHED: Final = "s3_parquet_transactions"
+
 TRANSACTION_TYPES: Final = (
     "PURCHASE",
     "CASH_OUT",

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import dagster as dg
 
+from txn_platform.contract import schema
 from txn_platform.contract.drift import Drift
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
@@ -22,10 +23,10 @@ from txn_platform.rows.reason_tally import Reason
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.window import ValidatedWindow
 
-RAW: Final = "raw_transactions"
-VALIDATED: Final = "validated_transactions"
-QUARANTINED: Final = "quarantined_transactions"
-PUBLISHED: Final = "s3_parquet_transactions"
+RAW: Final = schema.RAW
+VALIDATED: Final = schema.VALIDATED
+QUARANTINED: Final = schema.QUARANTINED
+PUBLISHED: Final = schema.PUBLISHED
 
 
 def _check(asset: str, name: str, description: str, *, blocking: bool = True) -> dg.AssetCheckSpec:

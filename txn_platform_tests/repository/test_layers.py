@@ -40,6 +40,7 @@ _LAYERS: list[set[str]] = [
     {"contract"},
     {"rows"},
     {"source", "lake", "local"},
+    {"reading"},
     {"defs"},
     {"definitions"},
     {"runs"},
