@@ -1,24 +1,31 @@
-"""The service as an ASGI application: routes, middleware, problems and the OpenAPI description."""
+"""The service as an ASGI application: routes, middleware, problems, /docs and its description."""
 
 import copy
+import json
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any, override
+from typing import Any, cast, override
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from generator_service import faults, models
+from generator_service import faults, models, wire
 from generator_service.defects import describe, parse_drifts
+from generator_service.html_style import ICON
 from generator_service.middleware import AnswerHead, LogFailures, NameGenerator
 from generator_service.routes import router
 from generator_service.settings import Settings, SettingsError
-from generator_service.simulator import VERSION
+from generator_service.simulator import VERSION, Window
 from generator_service.source import Source, clock
+
+_DOCS = "/docs"
+_SWAGGER_FILES = f"{_DOCS}/swagger"
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -59,8 +66,9 @@ def _problem(request: Request, error: Exception) -> models.Problem:
 class _Service(FastAPI):
     @override
     def openapi(self) -> dict[str, Any]:
-        """Add what FastAPI cannot describe: drifts, faults, the media type of problems."""
+        """Add what FastAPI cannot describe: examples, drifts, faults, the problems' media type."""
         description = copy.deepcopy(super().openapi())
+        _add_examples(description, self.state.source)
         transaction = description["components"]["schemas"]["Transaction"]
         describe(transaction, parse_drifts(self.state.settings.drift), self.state.now())
         faults.describe(description)
@@ -70,6 +78,37 @@ class _Service(FastAPI):
                 if "application/json" in content:
                     content["application/problem+json"] = content.pop("application/json")
         return description
+
+
+def _add_examples(description: dict[str, Any], source: Source) -> None:
+    """Add examples that work with the service's own settings.
+
+    Swagger UI puts the `example` of a parameter into its form, and leaves `examples` out.
+    """
+    first = source.first_from(models.parse_moment(models.EXAMPLE_MOMENT))
+    at = cast("int", first.column("transaction_at")[0].value)
+    injector = source.injector(Window(at, at + 1), defects="")
+    row = wire.json_items(injector.batches([first], wire.Format.JSON))
+    description["components"]["schemas"]["Transaction"]["examples"] = [json.loads(row)]
+    for path in description["paths"].values():
+        for parameter in path["get"].get("parameters", ()):
+            if examples := parameter["schema"].get("examples"):
+                parameter["example"] = examples[0]
+            elif parameter["name"] == "transaction_id":
+                parameter["example"] = first.column("transaction_id")[0].as_py()
+
+
+def _swagger_ui(request: Request) -> Response:
+    """Return the page of /docs; its files are served by the service, too."""
+    app, root = request.app, request.scope.get("root_path", "").rstrip("/")
+    return get_swagger_ui_html(
+        openapi_url=f"{root}{app.openapi_url}",
+        title=app.title,
+        swagger_js_url=f"{root}{_SWAGGER_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{_SWAGGER_FILES}/swagger-ui.css",
+        swagger_favicon_url=ICON,
+        swagger_ui_parameters={"tryItOutEnabled": True},
+    )
 
 
 def create_app(settings: Settings, *, now: Callable[[], int] = clock) -> FastAPI:
@@ -92,9 +131,14 @@ def create_app(settings: Settings, *, now: Callable[[], int] = clock) -> FastAPI
         description="Realistic, labelled card and account transactions for any window of time, "
         "the same ones every time they are asked for.",
         lifespan=lifespan,
+        # FastAPI's own pages load their files from another host.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.settings, app.state.now = settings, now
     app.include_router(router)
+    app.add_route(_DOCS, _swagger_ui, include_in_schema=False)
+    app.mount(_SWAGGER_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     app.add_middleware(
         faults.FaultsMiddleware, setting=settings.faults, seed=settings.seed, refuse=_refuse
     )

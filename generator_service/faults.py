@@ -65,8 +65,9 @@ def page_of_kinds() -> str:
     return f"""\
 Causes faults of the transport of this response: `kind=value`, several separated by commas. A suffix
 says which requests get it: `:0.1`, a tenth of them; `:first2`, the first two attempts of each
-request, so that the third succeeds; without a suffix, all of them. Overrides GENERATOR_FAULTS, and
-is refused with status 403 unless that is set. An empty value asks for no faults.
+request, so that the third succeeds; without a suffix, all of them. For example,
+`status=503:first2,retry_after=1`. Overrides GENERATOR_FAULTS, and is refused with status 403 unless
+that is set. An empty value asks for no faults.
 
 | kind | the response |
 | --- | --- |
@@ -81,8 +82,8 @@ def describe(openapi: dict[str, Any]) -> None:
         "in": "header",
         "required": False,
         "description": page_of_kinds(),
+        # No example: a page of documentation would send it with every request.
         "schema": {"type": "string"},
-        "examples": {"twice": {"value": "status=503:first2,retry_after=1"}},
     }
     for path in openapi["paths"].values():
         for operation in path.values():
@@ -156,8 +157,8 @@ def _parsed(part: str) -> Fault:
 # The middleware that causes them.
 
 _REQUESTS_REMEMBERED = 10_000
-# Only a header causes faults here: these show whether the service is up, or describe it.
-_SPARED = ("/healthz", "/docs", "/docs/oauth2-redirect", "/redoc")
+# Only a header causes faults here: these show whether the service is up, or are pages for people.
+_SPARED = re.compile(r"/|/healthz|/docs(/.*)?")
 
 
 class FaultsMiddleware:
@@ -208,7 +209,7 @@ class FaultsMiddleware:
                 faults = parse_faults(asked)
             except ValueError as error:
                 raise refused(HEADER, asked, str(error)) from None
-        elif scope["path"] in _SPARED:
+        elif _SPARED.fullmatch(scope["path"]):
             return {}
         if not faults:
             return {}

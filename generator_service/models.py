@@ -23,7 +23,9 @@ from generator_service.wire import MEDIA_TYPES, Format, Types
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CHECKSUM_BYTES = 6
-_EXAMPLE = "2026-11-01T00:00:00Z"
+EXAMPLE_MOMENT = "2026-11-01T00:00:00Z"
+"""The start of the window that messages, /docs and the start page use as an example."""
+
 _MOMENT = re.compile(
     r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?P<zone>[Zz]|[+ -]\d\d:\d\d)?)?"
 )
@@ -108,7 +110,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
             given, expected = error["ctx"]["value"], error["msg"]
             return FieldError(field=error["ctx"]["name"], given=given, expected=expected)
         case "missing":
-            return FieldError(field=field, given=None, expected=f"a time such as {_EXAMPLE}")
+            return FieldError(field=field, given=None, expected=f"a time such as {EXAMPLE_MOMENT}")
         case "enum" | "literal_error":
             expected = f"one of {error['ctx']['expected']}"
             return FieldError(field=field, given=given, expected=expected)
@@ -134,16 +136,16 @@ def parse_moment(text: str) -> int:
     """
     match = _MOMENT.fullmatch(text)
     if match is None:
-        raise ValueError(f"a time such as {_EXAMPLE}")
+        raise ValueError(f"a time such as {EXAMPLE_MOMENT}")
     zone = match["zone"]
     if zone is None:
-        raise ValueError(f"a time with its zone: add Z or an offset, as in {_EXAMPLE}")
+        raise ValueError(f"a time with its zone: add Z or an offset, as in {EXAMPLE_MOMENT}")
     if zone.startswith(" "):
         raise ValueError("the + of its offset as %2B: in an address, + means a space")
     try:
         moment = (datetime.fromisoformat(text.upper()) - _EPOCH) // _MICROSECOND
     except ValueError:
-        raise ValueError(f"a day and a time that exist, such as {_EXAMPLE}") from None
+        raise ValueError(f"a day and a time that exist, such as {EXAMPLE_MOMENT}") from None
     if not FIRST_MOMENT <= moment <= LAST_MOMENT:
         first, last = moment_text(FIRST_MOMENT), moment_text(LAST_MOMENT)
         raise ValueError(f"a time from {first[:10]} to {last[:10]}")
@@ -296,7 +298,7 @@ class WindowParameters(_Parameters):
 
     start: Moment = Field(
         description="Start of the window, RFC 3339 with its zone; in the window",
-        examples=[_EXAMPLE],
+        examples=[EXAMPLE_MOMENT],
     )
     end: Moment = Field(
         description="End of the window; not in the window", examples=["2026-11-01T01:00:00Z"]
@@ -311,7 +313,9 @@ class ScorecardParameters(_Parameters):
     """The rows to measure."""
 
     start: Moment | None = Field(
-        None, description="Start of the window; without it, 31 days before the end"
+        None,
+        description="Start of the window; without it, 31 days before the end, or as many as a "
+        "request may ask for",
     )
     end: Moment | None = Field(
         None, description="End of the window; without it, the newest complete hour's"
@@ -329,9 +333,9 @@ class TotalsParameters(WindowParameters):
 
     defects: str | None = Field(
         None,
-        description="The share of rows with each kind of defect, see /v1/defects; empty for none. "
-        "Without it, the setting of the service",
-        examples=["all:0.02", "amount_scale:0.01,duplicate_id:0.005"],
+        description="The share of rows with each kind of defect, see /v1/defects: `all:0.02`, or "
+        "`amount_scale:0.01,duplicate_id:0.005`; empty for none. Without it, the setting of the "
+        "service",
     )
 
 
@@ -341,6 +345,16 @@ class TransactionParameters(PageParameters, TotalsParameters):
     labels: Literal["oracle", "delayed"] = Field(
         "oracle",
         description="oracle: fraud is labelled at once; delayed: when it became known, by `as_of`",
+    )
+
+
+class DefectParameters(TransactionParameters):
+    """Which transactions, their defects, and the format of the account."""
+
+    defects: str | None = Field(
+        None,
+        description="The `defects` of the request to /v1/transactions",
+        examples=["all:0.02"],
     )
 
 

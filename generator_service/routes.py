@@ -3,6 +3,7 @@
 Parameters and problems are in `models.py`, the bodies of responses in `responses.py`.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -11,13 +12,15 @@ from urllib.parse import urlencode
 
 import pyarrow as pa
 from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import HTMLResponse
 
 from generator_service import models, wire
 from generator_service.defects import ACCOUNT_SCHEMA, DefectInjector, page_of_kinds
+from generator_service.home import render_home
 from generator_service.middleware import HEAD
 from generator_service.models import moment_text
 from generator_service.responses import Answer, bodiless, json_response, respond
-from generator_service.scorecard import render_html
+from generator_service.scorecard import FEWEST_ROWS, render_html
 from generator_service.simulator import (
     COORDINATES_ENCODED_SCHEMA,
     DICTIONARY_ENCODED_SCHEMA,
@@ -31,6 +34,7 @@ _COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
 # Rows from which customers and cards are dictionary-encoded: about as many as customers.
 _ENCODED_FROM = 200_000
 _SCORECARD_HOURS = 744
+_HOME_ROWS = 10
 
 
 def _source(request: Request) -> Source:
@@ -133,6 +137,19 @@ def _next(request: Request, cursor: str) -> str:
     return f"{request.url.path}?{urlencode([*query, ('cursor', cursor)])}"
 
 
+@router.get("/", include_in_schema=False)
+def home(request: Request, source: From, head_only: HeadOnly) -> Response:
+    """Return the start page: links, recent transactions, the scorecard."""
+    if head_only:
+        return bodiless("text/html")
+    window, recent = _recent(source, _HOME_ROWS)
+    injector = source.injector(window, defects="")
+    items = wire.json_items(injector.batches(recent.to_batches(), wire.Format.JSON))
+    rows = json.loads(b"[" + items + b"]")
+    page = render_home(request.app.openapi(), source.settings.configuration(), rows)
+    return HTMLResponse(page)
+
+
 @router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
 def transactions(
     request: Request,
@@ -221,7 +238,7 @@ def _total_rows(
 )
 def defects(
     request: Request,
-    asked: Annotated[models.TransactionParameters, Query()],
+    asked: Annotated[models.DefectParameters, Query()],
     source: From,
     head_only: HeadOnly,
 ) -> Response:
@@ -354,24 +371,26 @@ def scorecard(
     Takes seconds the first time; the last few answers are cached.
     """
     window = _scorecard_window(asked, source)
-    without_rows = models.refused("start", moment_text(window.start), "a window with rows in it")
+    expected = f"a window with a whole hour and at least {FEWEST_ROWS:,} rows"
+    too_small = models.refused("start", moment_text(window.start), expected)
     as_html = _wants_html(asked, request)
     kind, headers = "text/html" if as_html else "application/json", {"Vary": "Accept"}
     if head_only:
-        if not source.count(window):
-            raise without_rows
+        if source.count(window) < FEWEST_ROWS:
+            raise too_small
         return bodiless(kind, headers)
     try:
         card = source.scorecard(window, asked.rows)
     except ValueError:
-        raise without_rows from None
+        raise too_small from None
     content = render_html(card) if as_html else card.to_json()
     return Response(content, media_type=kind, headers=headers)
 
 
 def _scorecard_window(asked: models.ScorecardParameters, source: Source) -> Window:
     end = source.now() // HOUR * HOUR if asked.end is None else asked.end
-    start = max(end - _SCORECARD_HOURS * HOUR, FIRST_MOMENT) if asked.start is None else asked.start
+    hours = min(_SCORECARD_HOURS, source.settings.max_window_hours)
+    start = max(end - hours * HOUR, FIRST_MOMENT) if asked.start is None else asked.start
     return source.window(models.WindowParameters.model_construct(start=start, end=end))
 
 
@@ -423,7 +442,7 @@ def merchants(
 
 @router.get("/healthz")
 async def healthz(source: From) -> models.Health:
-    """Return that the service is up, and its generator."""
+    """Return the state of the service, and its generator."""
     return models.Health(**source.generator.model_dump())
 
 

@@ -91,6 +91,13 @@ class Source:
             self.count(window) if stop is None else stop,
         )
 
+    def first_from(self, moment: int) -> pa.RecordBatch:
+        """Return the first row from a moment on, in microseconds since the epoch."""
+        length = HOUR
+        while not self.count(window := Window(moment, moment + length)):
+            length *= 2
+        return next(self.simulator.batches(window, stop=1))
+
     def warm_up(self) -> None:
         """Make a few rows and discard them, so that no request waits for lazy set-up."""
         hour = Window(FIRST_MOMENT, FIRST_MOMENT + HOUR)

@@ -6,28 +6,12 @@ import html
 import math
 from typing import TYPE_CHECKING
 
+from generator_service.html_style import STYLE
 from generator_service.scorecard.card import WEEKDAYS, moment_text
 from generator_service.simulator import VERSION
 
 if TYPE_CHECKING:
     from generator_service.scorecard.card import Line, Pictures, Scorecard
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a2e; --paper: #fff; --line: #8884; --mark: #2a6fdb;
-  --good: #1a7f37; --bad: #c62828; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e6ef; --paper: #15151d; --mark: #7fb0ff;
-  --good: #5ac878; --bad: #ff7b72; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line);
-  vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-small { opacity: .75; }
-.good { color: var(--good); } .bad { color: var(--bad); font-weight: 600; }
-figure { display: inline-block; margin: 1rem 1.5rem 1rem 0; }
-svg { background: transparent; } svg text { fill: currentColor; font-size: 10px; }
-"""
 
 
 def render_html(card: Scorecard) -> str:
@@ -41,7 +25,7 @@ def render_html(card: Scorecard) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Scorecard of the synthetic transactions</title>
-<style>{_STYLE}</style>
+<style>{STYLE}</style>
 <h1>Scorecard</h1>
 <p>{card.rows:,} transactions from {start} (window to {end}).
 {status}</p>

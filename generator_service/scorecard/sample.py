@@ -35,7 +35,7 @@ DICTIONARY_COLUMNS = (
     "country",
 )
 
-_FEWEST = 1_000
+FEWEST_ROWS = 1_000
 # Refunds whose purchase is looked up.
 _REFUNDS = 100
 
@@ -118,9 +118,9 @@ def collect(simulator: Simulator, window: Window, max_rows: int) -> Sample:
             )
         )
     rows = sum(part.times.size for part in parts)
-    if rows < _FEWEST or -(-window.start // HOUR) >= window.end // HOUR:
+    if rows < FEWEST_ROWS or -(-window.start // HOUR) >= window.end // HOUR:
         raise ValueError(
-            f"A scorecard needs {_FEWEST:,} rows and a whole hour, and has {rows:,} rows from "
+            f"A scorecard needs {FEWEST_ROWS:,} rows and a whole hour, and has {rows:,} rows from "
             f"{moment_text(window.start)} to {moment_text(window.end)}:"
             " ask for a longer window or more rows."
         )

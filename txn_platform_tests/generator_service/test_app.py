@@ -752,7 +752,9 @@ def test_an_error_before_the_first_row_is_a_problem(
 
 _ROUTES = [
     ("/healthz", {}),
+    ("/", {}),
     ("/docs", {}),
+    ("/docs/swagger/swagger-ui.css", {}),
     ("/openapi.json", {}),
     ("/v1/watermark", {}),
     *((WINDOW_PATH, HOUR | {"format": form}) for form in FORMATS),
