@@ -30,7 +30,7 @@ FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py cont
   repository/test_reliability_page.py test_windows.py)
 
 .PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
-  lint format lock clean
+  pictures lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -49,8 +49,12 @@ check: lint ## Lint, types and the fast tests (FAST), in under a minute on two c
 test: setup ## The tests, in under ten minutes on two cores
 	@$(BIN)/python -m pytest
 
-test-long: setup ## The tests that take longer: an hour of fuzzing among them
-	@$(BIN)/python -m pytest -m long --timeout 7200
+test-long: setup $(VENV)/.docs ## The tests that take longer: an hour of fuzzing among them
+	@$(BIN)/python -m pytest -m 'long or pictures' --timeout 7200
+
+pictures: setup $(VENV)/.docs ## The tests in a browser, which take the pictures of the documentation
+	@mkdir -p docs/pictures
+	@TXN_TEST_PICTURES="$(CURDIR)/docs/pictures" $(BIN)/python -m pytest -n 0 -m pictures --timeout 900
 
 test-busy: setup ## The tests ten times on a busy machine, to find what fails once
 	@$(BIN)/python benchmarks/repeated.py
@@ -111,6 +115,11 @@ lock: $(UV) ## Resolve the dependencies again
 
 clean: ## Remove the environments and all local state
 	rm -rf $(VENV) .venv-* .uv .txn .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
+
+# The extra `docs`: what builds the site, drives the browser and runs the notebook.
+$(VENV)/.docs: requirements-docs.lock | setup
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-docs.lock
+	@touch $@
 
 # Depends on pyproject.toml too: its entry points take effect only when the package is installed.
 # --no-build-isolation: the build backend comes from the lock as well.
