@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 import tempfile
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 SHORTEST_KEY: Final = 16
 """Bytes that a key must have."""
+# No card number, so that this is no card's token.
+_FINGERPRINT: Final = b"fingerprint of the card key"
 
 
 def card_key(settings: Settings) -> bytes:
@@ -43,13 +46,33 @@ def card_key(settings: Settings) -> bytes:
     return key.encode()
 
 
+def existing_fingerprint(settings: Settings) -> str | None:
+    """The fingerprint of the key that `card_key` returns; None if there is none yet.
+
+    Raises:
+        UserError: see `card_key`.
+    """
+    shared = settings.bucket is not None and settings.generator_url is not None
+    if settings.card_key is None and (shared or not _kept_at(settings.home).exists()):
+        return None
+    return fingerprint(card_key(settings))
+
+
+def fingerprint(key: bytes) -> str:
+    """Tells one key from another, and gives none away: 32 bits of a keyed digest, hexadecimal.
+
+    So few bits do not tell a right guess of the key from a wrong one.
+    """
+    return hmac.digest(key, _FINGERPRINT, "sha256").hex()[:8]
+
+
 def kept_card_key(home: Path) -> str:
     """The key in the file `card-key` of a directory; both are made when they are absent.
 
     Raises:
         UserError: the file can't be made or read.
     """
-    path = home / "card-key"
+    path = _kept_at(home)
     try:
         if not path.exists():
             home.mkdir(parents=True, exist_ok=True)
@@ -61,6 +84,10 @@ def kept_card_key(home: Path) -> str:
             f"the card key {path} can't be made or read ({reason}): set TXN_CARD_KEY, or"
             " TXN_HOME to a directory that can be written"
         ) from None
+
+
+def _kept_at(home: Path) -> Path:
+    return home / "card-key"
 
 
 def _make_once(path: Path, text: str) -> None:

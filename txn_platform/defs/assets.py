@@ -41,6 +41,7 @@ from txn_platform.defs.resources import (
 )
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
+from txn_platform.lake.footers import CARD_POLICY, PublishedNotes
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
 from txn_platform.lake.quarantine import LANDED_DIGEST
@@ -55,8 +56,6 @@ from txn_platform.windows import Window
 _TOTALS_STATED: Final = "totals_stated"
 # A note in the landed file: whether an id may be in it twice. If not, nothing looks for duplicates.
 _REPEATS_SUSPECTED: Final = "repeats_suspected"
-_CARD_POLICY: Final = "card_policy"
-
 
 _LANDED: Final = Encoding(
     compression="zstd",
@@ -253,7 +252,9 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
             card_policy=policy,
             may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
         )
-        validated.annotate({_CARD_POLICY: policy})
+        landed = _stated(raw)
+        notes = PublishedNotes(landed, policy, protector.key_fingerprint).to_footer()
+        validated.annotate(notes)
         quarantined.annotate({LANDED_DIGEST: digest})
         kept = validated.finish()
         if not found.in_order:
@@ -261,9 +262,8 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
             with open_parquet(kept.path) as file:
                 for rows in in_order(file, window):
                     ordered.write(rows)
-            ordered.annotate({_CARD_POLICY: policy})
+            ordered.annotate(notes)
             kept = ordered.finish()
-        landed = _stated(raw)
         outputs = {
             checks.VALIDATED: dg.Output(
                 kept,
@@ -340,7 +340,7 @@ def s3_parquet_transactions(
             with open_parquet(
                 writer.copy(validated_transactions.copy_to), DICTIONARY_ENCODED_COLUMNS
             ) as file:
-                policy = _note(file, _CARD_POLICY)
+                policy = _note(file, CARD_POLICY)
                 proof = prove_published(
                     file.metadata.schema.to_arrow_schema(),
                     partial(read_batches, file),
@@ -354,7 +354,7 @@ def s3_parquet_transactions(
             staged = writer.finish()
             metadata = {
                 **checks.totals_metadata(proof.totals),
-                _CARD_POLICY: policy,
+                CARD_POLICY: policy,
                 **_recorded(raw, latest_landing(context.instance, context.partition_key)),
             }
             if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:

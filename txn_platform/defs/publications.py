@@ -3,7 +3,6 @@
 Written by the assets, read by the sensor and the schedule, which compare it with the source.
 """
 
-import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -63,10 +62,7 @@ def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) 
     """
     stated = dg.MetadataValue.null()
     if totals is not None:
-        # In the form for display, which no scanner takes for a card number.
-        stated = dg.MetadataValue.json(
-            {**json.loads(totals.to_json()), "ids_digest": totals.digest}
-        )
+        stated = dg.MetadataValue.json(totals.to_display())
     return {**landing, SOURCE_TOTALS: stated}
 
 
@@ -108,7 +104,8 @@ def publications(
 def _publication(event: dg.AssetMaterialization, storage_id: int) -> Publication:
     stated = event.metadata.get(SOURCE_TOTALS)
     try:
-        totals = _parsed(stated.value) if stated is not None else None
+        told = stated.value if stated is not None else None
+        totals = ControlTotals.of_display(told) if told is not None else None
     except (KeyError, TypeError, AttributeError, ValueError):
         # Another asset's metadata of this name.
         stated = totals = None
@@ -127,10 +124,3 @@ def _moment(recorded: object) -> datetime | None:
         return datetime.fromtimestamp(recorded.value, UTC)
     except (ValueError, OverflowError, OSError):
         return None
-
-
-def _parsed(stated: Any) -> ControlTotals | None:
-    if stated is None:
-        return None
-    digest = stated["ids_digest"].replace("-", "")
-    return ControlTotals.parse(json.dumps({**stated, "ids_digest": digest}))

@@ -22,7 +22,7 @@ from txn_platform.arrow.dictionaries import (
     take,
     with_values,
 )
-from txn_platform.card_key import SHORTEST_KEY
+from txn_platform.card_key import SHORTEST_KEY, fingerprint
 from txn_platform.contract.schema import PUBLISHED_COLUMNS
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ class CardProtector:
 
     The mask keeps the first six and the last four digits, as PCI DSS 4.0 (requirement 3.4.1)
     allows.
+
+    Attributes:
+        key_fingerprint: tells the key from others; see `card_key.fingerprint`.
     """
 
     def __init__(self, key: bytes) -> None:
@@ -63,6 +66,7 @@ class CardProtector:
         """
         if len(key) < SHORTEST_KEY:
             raise ValueError(f"the card key must have at least {SHORTEST_KEY} bytes")
+        self.key_fingerprint = fingerprint(key)
         # A copy has the key in it already, which saves half of the hashing.
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
         # The numbers met so far as integers, ascending, and the indices of their masks and tokens.

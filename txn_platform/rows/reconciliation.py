@@ -177,6 +177,21 @@ class ControlTotals:
             ids_digest=f"{self.ids_digest:016x}",
         ).model_dump_json()
 
+    def to_display(self) -> dict[str, Any]:
+        """The statement as JSON values, in a form that no scanner takes for a card number."""
+        return {**json.loads(self.to_json()), "ids_digest": self.digest}
+
+    @classmethod
+    def of_display(cls, values: Mapping[str, Any]) -> ControlTotals:
+        """The inverse of `to_display`.
+
+        Raises:
+            ValueError: the values are no such statement. A KeyError, a TypeError or an
+                AttributeError tells of the same.
+        """
+        digest = values["ids_digest"].replace("-", "")
+        return cls.parse(json.dumps({**values, "ids_digest": digest}))
+
     @property
     def digest(self) -> str:
         """The digest of ids for display, in two halves that no scanner takes for a card number."""
