@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
@@ -20,12 +21,14 @@ from txn_platform.errors import UserError
 from txn_platform.tuning import tune_process
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from txn_platform.runs import Summary
     from txn_platform.settings import Settings
+    from txn_platform.window_runs import Result
+    from txn_platform.window_states import WindowState
     from txn_platform.windows import Window
 
 # Columns: more than any row of a table has.
@@ -105,7 +108,11 @@ class _Cli(click.Group):
     @override
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _printing():
-            return super().make_context(*args, **extra)
+            context = super().make_context(*args, **extra)
+        if os.environ.get("NO_COLOR"):
+            # click itself leaves colours out only where the output is no terminal.
+            context.color = False
+        return context
 
     @override
     def invoke(self, ctx: click.Context) -> Any:
@@ -156,22 +163,112 @@ for _name, _help in _ELSEWHERE.items():
     metavar="N",
     help="Run the N newest complete hours, oldest first.  [default: 1]",
 )
+@click.option(
+    "--from",
+    "first",
+    metavar="KEY",
+    help="Run the hours from this one on: 2026-11-01-00:00, or a day, 2026-11-01 (UTC).",
+)
+@click.option(
+    "--to",
+    "until",
+    metavar="KEY",
+    help="The last of these hours, or a day.  [default: the newest complete hour]",
+)
+@click.option("--force", is_flag=True, help="Also run hours that are as they should be.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a window.")
 @click.option(
     "--allow-empty",
     is_flag=True,
     help="Let a window come back without rows where the lake has some.",
 )
-def run(partition: str | None, last: int | None, *, as_json: bool, allow_empty: bool) -> None:
-    """Materialize hours: land, validate, publish."""
-    if partition is not None and last is not None:
-        raise click.UsageError("--partition and --last exclude each other.")
-    summaries = _materialize(partition, last or 1, allow_empty=allow_empty)
+def run(
+    partition: str | None,
+    last: int | None,
+    first: str | None,
+    until: str | None,
+    *,
+    force: bool,
+    as_json: bool,
+    allow_empty: bool,
+) -> None:
+    """Materialize hours: land, validate, publish.
+
+    Hours that are published as the source has them now, under today's contract and key, are
+    skipped, unless --force or --partition says otherwise. After an hour that fails the others go
+    on. Ctrl-C stops after the hour that runs; a second one stops at once.
+    """
+    from txn_platform.terminal import stopped
+
+    if sum(option is not None for option in (partition, last, first)) > 1:
+        raise click.UsageError("--partition, --last and --from exclude each other.")
+    if until is not None and first is None:
+        raise click.UsageError("--to needs --from.")
+    choose = _range(first, until) if first is not None else _newest(last or 1)
+    if partition is not None:
+        choose, force = _one(partition), True
+    with _runs(choose, force=force) as (windows, results):
+        ended: list[Result] = []
+        for result in results(allow_empty=allow_empty):
+            ended.append(result)
+            _print_result(result, as_json=as_json, several=len(windows) > 1)
+    if not as_json:
+        _print_results(ended, windows)
+    if said := stopped(ended, windows):
+        click.echo(said, err=True)
+    good = sum(result.outcome in {"published", "skipped"} for result in ended)
+    if good < len(windows):
+        sys.exit(1)
+
+
+@main.command()
+@click.option(
+    "--from",
+    "first",
+    metavar="KEY",
+    help="The first hour: 2026-11-01-00:00, or a day, 2026-11-01 (UTC).  [default: 7 days]",
+)
+@click.option(
+    "--to",
+    "until",
+    metavar="KEY",
+    help="The last hour, or a day.  [default: the newest complete hour]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a window.")
+def status(first: str | None, until: str | None, *, as_json: bool) -> None:
+    """Show which hours are published, missing, changed at the source, or failed.
+
+    Exit code 1 when the source or the lake did not answer for some of them.
+    """
+    from txn_platform.terminal import advice, calendar
+
+    states = _states(first, until)
     if as_json:
-        for summary in summaries:
-            _print(summary.model_dump_json(ensure_ascii=True))
+        for state in states:
+            _print(state.model_dump_json(ensure_ascii=True))
     else:
-        _print_summaries(list(summaries))
+        _print_table(calendar(states))
+        if command := advice(states):
+            click.echo(f"To run those that are not as they should be: {command}", err=True)
+    if any(state.state == "unknown" for state in states):
+        sys.exit(1)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), required=False)
+@click.option("--show", is_flag=True, help="Print the script, and change no file.")
+def completion(shell: str | None, *, show: bool) -> None:
+    """Install completion of `txn` in a shell, by default the one that SHELL names."""
+    from txn_platform.completion import install, script_of, shell_of_user
+
+    shell = shell or shell_of_user()
+    script = script_of(shell, main)
+    if show:
+        _print(script)
+        return
+    for path in install(shell, script):
+        _print(f"{path} written.")
+    _print(f"Completion is installed. Open a new {shell} to use it.")
 
 
 @main.command()
@@ -198,9 +295,12 @@ def demo(*, directory: bool) -> None:
         for name, address in services.addresses.items():
             _print(f"{name:10} {address}")
         os.environ.update(services.environment)
-        summaries = list(_materialize(None, 1))
-        _print_published(summaries[0])
-        _print_summaries(summaries)
+        with _runs(_newest(1), force=True) as (_, results):
+            (result,) = results()
+        if result.summary is None:
+            raise UserError(f"{result.partition}: {result.error or result.outcome}")
+        _print_published(result.summary)
+        _print_summaries([result.summary])
 
 
 @main.command()
@@ -329,53 +429,143 @@ def optimize(keep: timedelta) -> None:
     )
 
 
-def _materialize(
-    partition: str | None, last: int, *, allow_empty: bool = False
-) -> Iterator[Summary]:
-    """Run windows one after another, with progress on standard error."""
+@contextmanager
+def _runs(
+    choose: Callable[[datetime], list[Window]], *, force: bool
+) -> Generator[tuple[list[Window], Callable[..., Iterator[Result]]]]:
+    """Prepare runs of windows, with progress on standard error.
+
+    Args:
+        choose: the windows, by the watermark of the source.
+        force: also run windows that are as they should be.
+
+    Yields:
+        The windows, and a function that runs them and yields the result of each.
+    """
+    from rich.console import Console
+
+    from txn_platform.interrupts import Interrupts
+
+    console = Console(stderr=True)
+    stops = "Ctrl-C: stops after this hour. A second Ctrl-C stops at once."
+    interrupts = Interrupts(lambda: console.print(stops, highlight=False, soft_wrap=True))
+    with ExitStack() as stack:
+        # Before imports that start threads, which would receive Ctrl-C too.
+        stack.enter_context(interrupts.received())
+        from txn_platform.console_logs import ConsoleHandler, handling_logs
+        from txn_platform.homes import instance_home, writable_home
+        from txn_platform.settings import load_settings
+        from txn_platform.terminal import Progress
+        from txn_platform.window_runs import run_windows, session
+
+        settings = load_settings()
+        # Errors of the settings are reported before anything starts.
+        writable_home(settings)
+        instance_home(settings)
+        _say_what_is_in_use(settings, source=True)
+        stack.enter_context(handling_logs(ConsoleHandler(console)))
+        with console.status("starting Dagster"):
+            opened = stack.enter_context(session(settings))
+            windows = choose(opened.source.watermark())
+        right: dict[str, WindowState] = {}
+        if not force:
+            with console.status("comparing with the source") as status:
+                right = opened.right(
+                    windows,
+                    lambda done: status.update(
+                        f"comparing with the source: {done:,} of {len(windows):,}"
+                    ),
+                )
+        if right:
+            click.echo(
+                f"{len(right):,} of {len(windows):,} hours are published as they should be:"
+                " skipped (--force runs them)",
+                err=True,
+            )
+        progress = Progress(len(windows) - len(right))
+        several = progress.count > 1
+
+        def results(*, allow_empty: bool = False) -> Iterator[Result]:
+            def run(window: Window) -> Summary:
+                what = f"{progress}: {window.partition_key}" if several else window.partition_key
+                # Ended before a result is printed: it would be in the same line.
+                with console.status(what) as status:
+                    return opened.run(
+                        window,
+                        on_progress=lambda doing: status.update(f"{what}: {doing}"),
+                        allow_empty=allow_empty,
+                    )
+
+            for result in run_windows(windows, right, run, interrupts):
+                yield result
+                if result.outcome != "skipped":
+                    progress.add(result)
+                    if several and not console.is_terminal:
+                        click.echo(str(progress), err=True)
+
+        yield windows, results
+
+
+def _states(first: str | None, until: str | None) -> list[WindowState]:
+    """The states of a range of windows, with progress on standard error."""
     from rich.console import Console
 
     from txn_platform.console_logs import ConsoleHandler, handling_logs
-    from txn_platform.homes import dagster_home, writable_home
+    from txn_platform.homes import instance_home
+    from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
-    from txn_platform.windows import Window
+    from txn_platform.window_runs import started_source
+    from txn_platform.window_states import WindowStates
 
-    # Errors of the arguments are reported before anything starts.
-    asked = None if partition is None else [Window.of_partition(partition)]
+    choose = _range(first, until)
     settings = load_settings()
-    writable_home(settings)
-    dagster_home(settings)
-    if settings.source_transactions is not None and settings.generator_url is None:
-        raise UserError(
-            "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
-        )
+    remembered = instance_home(settings)
     _say_what_is_in_use(settings, source=True)
     console = Console(stderr=True)
     with ExitStack() as stack:
-        status = stack.enter_context(console.status("starting Dagster"))
         stack.enter_context(handling_logs(ConsoleHandler(console)))
-        from txn_platform.local.processes import generator_url, start_generator
+        status = stack.enter_context(console.status("looking at the lake and the source"))
+        client = stack.enter_context(started_source(settings))
+        _, source = client()
+        try:
+            watermark = source.watermark()
+        except UserError as error:
+            # The lake can be shown without it.
+            click.echo(f"Error: {error}", err=True)
+            source, watermark = None, datetime.now(UTC)
+        windows = choose(watermark)
+        failures: dict[str, str] = {}
+        if remembered is not None:
+            # Dagster takes seconds to import.
+            from txn_platform.runs import failures as failures_of
 
-        # A generator of its own starts while Dagster is imported.
-        url = settings.generator_url or ""
-        generator = None if url else stack.enter_context(start_generator())
-        from txn_platform.runs import dagster_instance, materialize
-        from txn_platform.source.client import Source, source_api, source_limits
+            failures = failures_of(windows)
+        return WindowStates(open_lake(settings), settings, source).of(
+            windows,
+            failures,
+            lambda done: status.update(f"looked at {done:,} of {len(windows):,} hours"),
+        )
 
-        if generator:
-            url = generator_url(generator)
-        for window in asked or _newest(
-            Source(url, source_api(settings), source_limits(settings)).watermark(), last
-        ):
-            yield materialize(
-                window,
-                instance=stack.enter_context(dagster_instance()),
-                source_url=url,
-                on_progress=lambda doing, window=window: status.update(
-                    f"{window.partition_key}: {doing}"
-                ),
-                allow_empty=allow_empty,
-            )
+
+def _one(partition: str) -> Callable[[datetime], list[Window]]:
+    from txn_platform.windows import Window
+
+    window = Window.of_partition(partition)
+    return lambda _: [window]
+
+
+def _newest(count: int) -> Callable[[datetime], list[Window]]:
+    """The newest windows that are complete, oldest first, so many or as many as there are."""
+    from txn_platform.window_ranges import newest
+
+    return lambda watermark: newest(count, watermark)
+
+
+def _range(first: str | None, until: str | None) -> Callable[[datetime], list[Window]]:
+    """The windows from one to another; by default to the newest, and from six days before it."""
+    from txn_platform.window_ranges import parse_range
+
+    return parse_range(first, until)
 
 
 def _say_what_is_in_use(settings: Settings, *, source: bool = False) -> None:
@@ -391,16 +581,27 @@ def _say_what_is_in_use(settings: Settings, *, source: bool = False) -> None:
         click.echo(line, err=True)
 
 
-def _newest(watermark: datetime, count: int) -> list[Window]:
-    """The newest windows that are complete, oldest first, so many or as many as there are."""
-    from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour, iso
+def _print_result(result: Result, *, as_json: bool, several: bool) -> None:
+    """Print how a window ended, at once; one of several has a line of its own."""
+    from txn_platform.terminal import result_line
 
-    # Dagster has no partitions for hours that have not ended by its clock.
-    end = full_hour(min(watermark, datetime.now(UTC)))
-    count = min(count, (end - FIRST_WINDOW_START) // WINDOW_LENGTH)
-    if count < 1:
-        raise UserError(f"the source has no complete hour yet: its watermark is {iso(watermark)}")
-    return [Window(end - WINDOW_LENGTH * age) for age in range(count, 0, -1)]
+    if as_json:
+        _print(json.dumps(result.fields()))
+    elif several and result.summary is not None:
+        _print(result_line(result))
+    if result.outcome == "failed":
+        click.echo(f"Error: {result.partition}: {result.error}", err=True)
+
+
+def _print_results(results: list[Result], windows: list[Window]) -> None:
+    """Print the table of all windows of a command."""
+    from txn_platform.terminal import results_table
+
+    summaries = [result.summary for result in results if result.summary is not None]
+    if len(windows) > 1:
+        _print_table(results_table(results, windows[len(results) :]))
+    elif summaries:
+        _print_summaries(summaries)
 
 
 def _print_summaries(summaries: list[Summary]) -> None:
@@ -462,7 +663,7 @@ def _print_published(summary: Summary) -> None:
     _print_table(table)
 
 
-def _print_table(table: Table) -> None:
+def _print_table(table: RenderableType) -> None:
     """Print a table. Without a terminal it is as wide as its rows."""
     from rich.console import Console
 

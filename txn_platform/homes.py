@@ -60,6 +60,17 @@ def dagster_home(settings: Settings) -> Path | None:
     return home
 
 
+def instance_home(settings: Settings) -> Path | None:
+    """Where runs are recorded: `DAGSTER_HOME`, or else the local stack's, if there is one.
+
+    Raises:
+        UserError: see `dagster_home`.
+    """
+    local = settings.home.absolute() / "dagster"
+    there = (local / "dagster.yaml").is_file()
+    return dagster_home(settings) or (local if there else None)
+
+
 @contextmanager
 def locked(directory: Path) -> Generator[None]:
     """Lock a directory for the block. Other processes that lock it wait.

@@ -5,7 +5,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Generator
+import uuid
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -17,8 +18,10 @@ from pydantic import BaseModel
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
 from txn_platform.defs.automation import LAND_TRANSACTIONS
+from txn_platform.defs.run_history import failed_runs, failure_of
 from txn_platform.errors import UserError
-from txn_platform.homes import dagster_home, locked, writable_home
+from txn_platform.homes import instance_home, locked, writable_home
+from txn_platform.run_locks import run_lock, runs_without_process
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -55,13 +58,13 @@ class Summary(BaseModel):
 
 @contextmanager
 def dagster_instance() -> Generator[dg.DagsterInstance]:
-    """The instance of DAGSTER_HOME, or an ephemeral one.
+    """The instance of DAGSTER_HOME, or else the local stack's, or else an ephemeral one.
 
     Raises:
         UserError: DAGSTER_HOME is not there, or Dagster cannot open what is in it.
     """
     settings = load_settings()
-    home = dagster_home(settings)
+    home = instance_home(settings)
     if home is None:
         # Without a directory it creates a temporary one, which a killed run would leave behind.
         instance = dg.DagsterInstance.ephemeral(
@@ -103,6 +106,28 @@ def _require_usable(instance: dg.DagsterInstance) -> None:
         raise ValueError(f"python_log_level {level} is not known")
 
 
+def failures(windows: Sequence[Window]) -> dict[str, str]:
+    """By partition key, why the last run of a window failed, where an instance remembers it.
+
+    Raises:
+        UserError: see `dagster_instance`.
+    """
+    with dagster_instance() as instance:
+        failed = failed_runs(instance, [window.partition_key for window in windows])
+        return {
+            key: failure_of(instance, run_id) or f"run {run_id} failed"
+            for key, run_id in failed.items()
+        }
+
+
+def end_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Record as failed the runs of earlier commands that were killed."""
+    for run_id in runs_without_process(writable_home(load_settings())):
+        run = instance.get_run_by_id(run_id)
+        if run is not None and not run.is_finished:
+            instance.report_run_failed(run, "The process of this run has ended before it.")
+
+
 def materialize(
     window: Window,
     *,
@@ -129,16 +154,19 @@ def materialize(
     defs = dg.Definitions.merge(
         build_defs(), dg.Definitions(loggers={_LOGGER: _progress_logger(on_progress)})
     )
-    result = defs.resolve_job_def(LAND_TRANSACTIONS.name).execute_in_process(
-        instance=instance,
-        partition_key=window.partition_key,
-        run_config={
-            "loggers": {_LOGGER: {}},
-            "resources": {"generator": {"config": {"url": source_url}}},
-            "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
-        },
-        raise_on_error=False,
-    )
+    run_id = str(uuid.uuid4())
+    with run_lock(writable_home(load_settings()), run_id):
+        result = defs.resolve_job_def(LAND_TRANSACTIONS.name).execute_in_process(
+            instance=instance,
+            partition_key=window.partition_key,
+            run_id=run_id,
+            run_config={
+                "loggers": {_LOGGER: {}},
+                "resources": {"generator": {"config": {"url": source_url}}},
+                "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
+            },
+            raise_on_error=False,
+        )
     if not result.success:
         raise _error_of(result)
     written: dict[str, dict[str, Any]] = {

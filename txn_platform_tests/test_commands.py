@@ -258,8 +258,9 @@ def test_run_json_is_one_object_that_accounts_for_every_row() -> None:
     summary = json.loads(line)
     assert set(summary) == {
         *("partition", "sent", "validated", "quarantined", "reasons", "published"),
-        *("amount", "seconds", "uri"),
+        *("amount", "seconds", "uri", "outcome"),
     }
+    assert summary["outcome"] == "published"
     assert summary["partition"] == PARTITION
     assert (summary["sent"], summary["validated"], summary["quarantined"]) == (20, 18, 2)
     assert sum(summary["reasons"].values()) == 2

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from typing import Final, Self
 
 import dagster as dg
@@ -39,6 +40,8 @@ _CHANGES_AN_HOUR: Final = 5
 _SOON: Final = timedelta(minutes=10)
 # The runs of a window that matter: after nine attempts the pause is the longest.
 _RUNS: Final = 12
+# Partitions in one query: SQLite takes only so many values.
+_PARTITIONS_AT_ONCE: Final = 500
 _PARTITION: Final = "dagster/partition"
 _SENSOR_NAME: Final = "dagster/sensor_name"
 _RUN_KEY: Final = re.compile(r"[^/]+/(?P<content>[^/]+)(/(?P<attempt>[0-9]{1,9}))?")
@@ -154,6 +157,35 @@ def pause_after(attempts: int) -> timedelta:
 def is_lost(at: datetime, attempt: int, now: datetime) -> bool:
     """Whether a request is so old that its run, which has not appeared, is lost."""
     return now - at >= min(_LOST_AFTER * 2 ** min(attempt - 1, 12), _LONGEST_PAUSE)
+
+
+def failed_runs(instance: dg.DagsterInstance, partition_keys: Sequence[str]) -> dict[str, str]:
+    """By partition key, the id of the last run that should have published it, if that failed."""
+    failed: dict[str, str] = {}
+    for keys in batched(partition_keys, _PARTITIONS_AT_ONCE):
+        last: dict[str, dg.DagsterRun] = {}
+        for record in _records(instance, list(keys), _RUNS * len(keys)):
+            run = record.dagster_run
+            if run.is_finished and _publishes(run):
+                last.setdefault(run.tags[_PARTITION], run)
+        failed |= {
+            key: run.run_id
+            for key, run in last.items()
+            if run.status is dg.DagsterRunStatus.FAILURE
+        }
+    return failed
+
+
+def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Why a run failed, as its steps said it; an empty text if none did."""
+    records = instance.get_records_for_run(run_id, of_type=DagsterEventType.STEP_FAILURE).records
+    said = [
+        event.step_failure_data.user_failure_data.description
+        for record in records
+        if (event := record.event_log_entry.dagster_event) is not None
+        and event.step_failure_data.user_failure_data is not None
+    ]
+    return "; ".join(filter(None, said))
 
 
 def unfinished_runs(instance: dg.DagsterInstance) -> int:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -239,10 +240,7 @@ class DeltaLake:
         application, content = _identity(window, sha256)
 
         def attempt(table: DeltaTable) -> Committed:
-            if (
-                table.transaction_version(application) == content
-                and _rows_of(table, window) == file.metadata.num_rows
-            ):
+            if _has(table, window, sha256, file.metadata.num_rows):
                 return Committed(table.version(), changed=False)
             commit = uuid.uuid4().hex
             write_deltalake(
@@ -273,6 +271,23 @@ class DeltaLake:
             return Committed(version, changed=True)
 
         return self._until_no_conflict(attempt)
+
+    def lookup(self) -> Callable[[Window, str, int], bool]:
+        """A function that says whether the table, as it is now, has the content of a window.
+
+        It takes the window, and the digest and the number of rows of its published file. Nothing is
+        created if there is no table yet.
+
+        Raises:
+            UserError: the table can't be read.
+        """
+        from deltalake.exceptions import TableNotFoundError
+
+        try:
+            table = self._call(self._open, passing=TableNotFoundError)
+        except TableNotFoundError:
+            return lambda *_: False
+        return partial(_has, table)
 
     def optimize(self, keep: timedelta) -> Optimized:
         """Merge small files of a window into larger ones, and delete files that no version needs.
@@ -563,6 +578,13 @@ def _identity(window: Window, sha256: str) -> tuple[str, int]:
     """The window as application id and the content as version of Delta's `txn` action."""
     # A version is a signed number of 64 bits.
     return f"txn_platform/{window.partition_key}", int(sha256[:16], 16) >> 1
+
+
+def _has(table: DeltaTable, window: Window, sha256: str, rows: int) -> bool:
+    """Whether a version of the table has the rows of a window's file."""
+    application, content = _identity(window, sha256)
+    same = table.transaction_version(application) == content
+    return same and _rows_of(table, window) == rows
 
 
 def _rows_of(table: DeltaTable, window: Window) -> int:

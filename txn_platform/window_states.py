@@ -1,0 +1,193 @@
+"""The states of windows: what the lake has of them, compared with the source as it is now.
+
+Writes no object. `txn status` shows the states, and `txn run` skips windows that are as they should
+be.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Literal
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+
+from txn_platform.card_key import existing_fingerprint
+from txn_platform.contract.schema import CONTRACT_VERSION, PUBLISHED, RAW
+from txn_platform.errors import UserError
+from txn_platform.lake.base import explained_reads
+from txn_platform.lake.delta import open_delta
+from txn_platform.lake.footers import PublishedNotes
+from txn_platform.lake.layout import object_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from txn_platform.lake.base import Lake
+    from txn_platform.settings import Settings
+    from txn_platform.source.client import Source
+    from txn_platform.windows import Window
+
+State = Literal["published", "missing", "changed", "outdated", "failed", "unknown"]
+# Windows that are looked at together: reading a footer is waiting for the store.
+_TOGETHER: Final = 8
+
+
+class WindowState(BaseModel):
+    """The state of one window.
+
+    Attributes:
+        partition: its key.
+        state: `published` is as the source has it, if the source states totals. `changed` differs
+            from the source. `outdated` was published under another contract, key or card policy.
+            `failed` is not published as it should be, and its last run failed. Of an `unknown`
+            window the source or the lake did not answer.
+        reason: why it is not `published`.
+        rows: that are published; None if none are, or if it is not known.
+        quarantined: rows of the published window that are quarantined, if known.
+        quarantine_rate: their share of all rows, 0 to 1.
+        uri: of the published object.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    partition: str
+    state: State
+    reason: str = ""
+    rows: int | None = None
+    quarantined: int | None = None
+    quarantine_rate: float | None = None
+    uri: str | None = None
+
+
+class WindowStates:
+    """Finds the states of windows.
+
+    Args:
+        lake: that has them.
+        settings: with the card key and the card policy of today.
+        source: to compare with; None to compare with nothing, which makes windows `unknown`.
+
+    Raises:
+        UserError: the card key or the Delta table of the settings can't be used.
+    """
+
+    def __init__(self, lake: Lake, settings: Settings, source: Source | None) -> None:
+        self._lake = lake
+        self._source = source
+        delta = open_delta(settings)
+        self._in_delta = None if delta is None else delta.lookup()
+        self._policy = settings.card_policy
+        # None if there is no key yet: then nothing was published here under one.
+        self._card_key = existing_fingerprint(settings)
+
+    def of(
+        self,
+        windows: Sequence[Window],
+        failures: Mapping[str, str],
+        on_progress: Callable[[int], None],
+    ) -> list[WindowState]:
+        """The states of some windows, in their order.
+
+        Args:
+            windows: that are complete.
+            failures: by partition key, why the last run failed.
+            on_progress: called with the number of windows that are done.
+
+        Raises:
+            UserError: the objects of the lake can't be listed.
+        """
+        published = set(self._lake.keys(PUBLISHED))
+        landed = set(self._lake.keys(RAW))
+
+        def look(window: Window) -> WindowState:
+            if object_key(PUBLISHED, window) in published:
+                state = self._published(window)
+            else:
+                there = object_key(RAW, window) in landed
+                state = _missing(window, landed=there)
+            why = failures.get(window.partition_key)
+            if why is not None and state.state in {"missing", "changed", "outdated", "failed"}:
+                return state.model_copy(update={"state": "failed", "reason": why})
+            return state
+
+        found: list[WindowState] = []
+        pool = ThreadPoolExecutor(_TOGETHER, "state")
+        try:
+            for state in pool.map(look, windows):
+                found.append(state)
+                on_progress(len(found))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return found
+
+    def _published(self, window: Window) -> WindowState:
+        key = object_key(PUBLISHED, window)
+        try:
+            with explained_reads(self._lake.uri(key)), self._lake.open(key) as file:
+                rows = file.metadata.num_rows
+                notes = PublishedNotes.of_footer(file.metadata.metadata)
+        except (UserError, pa.ArrowException) as error:
+            damaged = f"{self._lake.uri(key)} is no whole Parquet file: run the window again"
+            reason = str(error) if isinstance(error, UserError) else damaged
+            return WindowState(partition=window.partition_key, state="unknown", reason=reason)
+        quarantined = notes.totals.rows - rows if notes else None
+        of_all = quarantined / (notes.totals.rows or 1) if notes and quarantined else 0.0
+        state, reason = self._compared(window, notes)
+        if state == "published" and not self._is_in_delta(window, key, rows):
+            state, reason = "outdated", "the Delta table does not have it"
+        return WindowState(
+            partition=window.partition_key,
+            state=state,
+            reason=reason,
+            rows=rows,
+            quarantined=quarantined,
+            quarantine_rate=None if quarantined is None else of_all,
+            uri=self._lake.uri(key),
+        )
+
+    def _is_in_delta(self, window: Window, key: str, rows: int) -> bool:
+        """Whether the Delta table has a published window, if there is to be one."""
+        if self._in_delta is None:
+            return True
+        digest = self._lake.digest(key)
+        return digest is not None and self._in_delta(window, digest, rows)
+
+    def _compared(self, window: Window, notes: PublishedNotes | None) -> tuple[State, str]:
+        if self._source is None:
+            return "unknown", "the source does not answer"
+        try:
+            stated = self._source.control_totals(window, datetime.now(UTC))
+        except UserError as error:
+            return "unknown", str(error)
+        if notes is None:
+            if stated is None:
+                return "published", ""
+            return "outdated", "published by an earlier version, which left no notes in the object"
+        differences = notes.totals.differences(stated) if stated is not None else []
+        if differences:
+            return "changed", f"published against source: {'; '.join(differences)}"
+        outdated = self._outdated(notes)
+        return ("outdated", outdated) if outdated else ("published", "")
+
+    def _outdated(self, notes: PublishedNotes) -> str:
+        if notes.contract_version != CONTRACT_VERSION:
+            return f"published under contract {notes.contract_version}, not {CONTRACT_VERSION}"
+        if notes.card_policy != self._policy:
+            return f"published under the card policy {notes.card_policy}, not {self._policy}"
+        if notes.card_key != self._card_key and self._card_key is not None:
+            return "published under another card key"
+        return ""
+
+
+def _missing(window: Window, *, landed: bool) -> WindowState:
+    if landed:
+        return WindowState(
+            partition=window.partition_key,
+            state="failed",
+            reason="it was landed, and then not published",
+        )
+    return WindowState(
+        partition=window.partition_key, state="missing", reason="it was not published yet"
+    )
