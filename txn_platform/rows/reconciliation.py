@@ -182,7 +182,7 @@ class ControlTotals:
         return {**json.loads(self.to_json()), "ids_digest": self.digest}
 
     @classmethod
-    def of_display(cls, values: Mapping[str, Any]) -> ControlTotals:
+    def of_display(cls, values: Any) -> ControlTotals:
         """The inverse of `to_display`.
 
         Raises:
