@@ -476,7 +476,10 @@ def _runs(
                         f"comparing with the source: {done:,} of {len(windows):,}"
                     ),
                 )
-        if right:
+        if len(windows) == len(right) == 1:
+            key = windows[0].partition_key
+            click.echo(f"{key} is published as it should be: skipped (--force runs it)", err=True)
+        elif right:
             click.echo(
                 f"{len(right):,} of {len(windows):,} hours are published as they should be:"
                 " skipped (--force runs them)",

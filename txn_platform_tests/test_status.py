@@ -207,3 +207,38 @@ def test_a_source_without_control_totals_has_published_hours(
     found = states("--from", KEYS[0], "--to", KEYS[1])
     assert [state["state"] for state in found.values()] == ["published", "missing"]
     assert source.rows_in(Window.of_partition(KEYS[0]))
+
+
+def test_a_damaged_object_is_not_green_and_the_next_run_repairs_it(source: HourlySource) -> None:
+    publish(KEYS[0])
+    (path,) = PUBLISHED.rglob("*.parquet")
+    path.write_bytes(b"no Parquet")
+    found = states("--from", KEYS[0], "--to", KEYS[0], code=1)[KEYS[0]]
+    assert (found["state"], found["reason"]) == (
+        "unknown",
+        f"{path.absolute()} is no whole Parquet file: run the window again",
+    )
+    assert txn("run", "--from", KEYS[0], "--to", KEYS[0]).exit_code == 0
+    assert states("--from", KEYS[0], "--to", KEYS[0])[KEYS[0]]["state"] == "published"
+    assert source.asked
+
+
+@pytest.mark.parametrize("s3_endpoint", ["moto"], indirect=True)
+def test_hours_of_a_bucket_that_a_new_delta_table_lacks_are_run_again(
+    source: HourlySource, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in s3_environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes and more")
+    bounds = ("--from", KEYS[0], "--to", KEYS[1])
+    publish(KEYS[0])
+    assert [state["state"] for state in states(*bounds).values()] == ["published", "missing"]
+    monkeypatch.setenv("DELTA_LAKE_S3_PATH", str(Path("delta").absolute()))
+    before = states(*bounds)[KEYS[0]]
+    assert (before["state"], before["reason"]) == ("outdated", "the Delta table does not have it")
+    assert txn("run", *bounds).exit_code == 0
+    assert {state["state"] for state in states(*bounds).values()} == {"published"}
+    again = txn("run", *bounds)
+    assert again.exit_code == 0
+    assert "2 of 2 hours are published as they should be: skipped" in again.stderr
+    assert source.asked

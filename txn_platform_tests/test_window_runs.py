@@ -155,6 +155,9 @@ def test_what_is_as_it_should_be_is_skipped(
     # An object that is gone is published again, whatever was recorded of it.
     next(PUBLISHED.rglob("event_hour=23/*.parquet")).unlink()
     assert outcomes("--last", "2") == {first: "skipped", last: "published"}
+    alone = CliRunner().invoke(main, ["run"])
+    assert (alone.exit_code, alone.stdout) == (0, "")
+    assert f"{last} is published as it should be: skipped (--force runs it)" in alone.stderr
 
 
 def test_an_hour_of_another_contract_or_of_an_earlier_version_is_run(source: HourlySource) -> None:
