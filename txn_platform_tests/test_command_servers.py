@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROJECT = Path(__file__).parents[1] / "pyproject.toml"
-ASSETS = {key.partition("/")[0] for key in OBJECTS}
+ASSETS = {key.partition("/")[0] for key in OBJECTS if key.endswith(".parquet")}
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ import pytest
 from click.testing import CliRunner
 
 from txn_platform.cli import main
+from txn_platform.contract.descriptors import CONTRACT_NAME, PACKAGE_NAME
 from txn_platform.local.seaweedfs import SeaweedFS, available
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
 from txn_platform_tests.support import forked
@@ -51,6 +52,8 @@ OBJECTS = {
     f"raw_transactions/{WINDOW}",
     f"validated_transactions/{WINDOW}",
     f"quarantined_transactions/{WINDOW}",
+    PACKAGE_NAME,
+    CONTRACT_NAME,
 }
 LAKE = Path(".txn/lake")
 MATERIALIZE = ("dagster", "asset", "materialize", "-m", "txn_platform.definitions", "--select", "*")

@@ -52,6 +52,14 @@ CHANNELS: Final = (
     "BRANCH",
     "STANDING_ORDER",
 )
+# The values of the columns that have a code list. ISO 18245 divides merchant categories into
+# ranges, which are too many codes for a list.
+CODES: Final[dict[str, tuple[str, ...]]] = {
+    "transaction_type": TRANSACTION_TYPES,
+    "channel": CHANNELS,
+    "currency": tuple(sorted(CURRENCY_EXPONENTS)),
+    "country": tuple(sorted(COUNTRIES)),
+}
 
 # The form of a value as text, checked before it is parsed. A cast would round "1.005" and guess the
 # zone of a time, and the changed value would look right.
@@ -67,7 +75,7 @@ _TIMESTAMP = (
 )
 _UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 _REFERENCE = r"^[A-Za-z0-9_-]{1,64}$"
-_CARD_NUMBER = r"^[0-9]{13,19}$"
+CARD_NUMBER: Final = r"^[0-9]{13,19}$"
 _PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
 MASKED_CARD_NUMBER: Final = r"^[0-9]{6}\*{3,9}[0-9]{4}$"
 _CARD_TOKEN = r"^[a-z2-7]{52}$"  # noqa: S105 - the form of a token, not one
@@ -132,7 +140,7 @@ class SentTransaction(dy.Schema):
         description="The paying customer",
     )
     card_number = dy.String(
-        regex=_CARD_NUMBER,
+        regex=CARD_NUMBER,
         check={"check_digit": _has_check_digit, "repeated_digit": _has_different_digits},
         description="The card's number (ISO/IEC 7812), in clear",
     )
@@ -156,9 +164,12 @@ class SentTransaction(dy.Schema):
         description="ISO 18245, four digits",
     )
     transaction_type = dy.String(
-        check=_one_of(TRANSACTION_TYPES), description="One of " + ", ".join(TRANSACTION_TYPES)
+        check=_one_of(CODES["transaction_type"]),
+        description="One of " + ", ".join(TRANSACTION_TYPES),
     )
-    channel = dy.String(check=_one_of(CHANNELS), description="One of " + ", ".join(CHANNELS))
+    channel = dy.String(
+        check=_one_of(CODES["channel"]), description="One of " + ", ".join(CHANNELS)
+    )
     amount = dy.Decimal(
         18,
         2,
@@ -167,8 +178,8 @@ class SentTransaction(dy.Schema):
         metadata={"text": _DECIMAL},
         description="In the currency's unit, above zero; the type says which way it goes",
     )
-    currency = dy.String(check=_one_of(CURRENCY_EXPONENTS), description="ISO 4217, three letters")
-    country = dy.String(check=_one_of(COUNTRIES), description="ISO 3166-1, two letters")
+    currency = dy.String(check=_one_of(CODES["currency"]), description="ISO 4217, three letters")
+    country = dy.String(check=_one_of(CODES["country"]), description="ISO 3166-1, two letters")
     latitude = dy.Float64(
         min=-90, max=90, metadata={"text": _COORDINATE}, description="Degrees north, WGS 84"
     )

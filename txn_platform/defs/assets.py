@@ -41,6 +41,7 @@ from txn_platform.defs.resources import (
 )
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
+from txn_platform.lake.descriptors import write_descriptors
 from txn_platform.lake.footers import CARD_POLICY, PublishedNotes
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
@@ -359,6 +360,7 @@ def s3_parquet_transactions(
             }
             if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
                 yield dg.Output(staged, output_name=checks.PUBLISHED, metadata=metadata)
+                write_descriptors(store.lake, clear_cards=policy == "clear")
             yield from checks.recorded(results, recorded)
 
 

@@ -141,6 +141,20 @@ class Lake(ABC):
         """
 
     @abstractmethod
+    def put_text(self, name: str, content: str) -> None:
+        """Put a small text beside the tables, and replace the one there in one step.
+
+        A text that is there already is left as it is.
+
+        Args:
+            name: of the object, below the root.
+            content: the text, written as UTF-8.
+
+        Raises:
+            UserError: the store refused or can't be reached.
+        """
+
+    @abstractmethod
     def require_writable(self) -> None:
         """Raise a `UserError` if objects cannot be put here."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.base import Capability, Kept, Lake, StoredObject
 from txn_platform.lake.layout import OBJECT_NAME
 from txn_platform.lake.parquet import open_parquet
+from txn_platform.lake.staging import STAGING_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -82,6 +84,28 @@ class DirectoryLake(Lake):
             raise UserError(f"{target} can't be written: {error.strerror}") from None
         self._written[key] = mark, staged.sha256
         return StoredObject(str(target), staged.size)
+
+    @override
+    def put_text(self, name: str, content: str) -> None:
+        target, encoded = self._root / name, content.encode()
+        staged = self._staging / f"{uuid.uuid4().hex}{STAGING_SUFFIX}"
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if target.read_bytes() == encoded:
+                    return
+            self.require_writable()
+            with staged.open("wb") as file:
+                # A file without a lock is of a process that died.
+                fcntl.flock(file, fcntl.LOCK_EX)
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+                staged.replace(target)
+            _sync_directory(self._root)
+        except OSError as error:
+            raise UserError(f"{target} can't be written: {error.strerror}") from None
+        finally:
+            staged.unlink(missing_ok=True)
 
     @override
     def uri(self, key: str) -> str:

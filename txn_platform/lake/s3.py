@@ -7,6 +7,7 @@ the promise of a lake in `base`.
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 import uuid
 from contextlib import closing, contextmanager, suppress
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
 from txn_platform.lake.base import OPENINGS, Kept, Lake, StoredObject, explained_reads
-from txn_platform.lake.bucket import READ_BYTES, Bucket, StoreLimits
+from txn_platform.lake.bucket import READ_BYTES, Bucket, StoreLimits, base64_digest
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import parquet_of
 from txn_platform.lake.probe import probe
@@ -249,6 +250,31 @@ class S3Lake(Lake):
                 " put there since: the store loses data. Run the partition again"
             )
         return stored
+
+    @override
+    def put_text(self, name: str, content: str) -> None:
+        place, encoded = self._prefix + name, content.encode()
+        digest = hashlib.sha256(encoded)
+        attempts = self.bucket.limits.first_attempts
+        found = self.bucket.head(place, attempts=attempts) or {}
+        if found.get("Metadata", {}).get(_DIGEST) == digest.hexdigest():
+            return
+        checksum: Any = (
+            {"ChecksumSHA256": base64_digest(digest.digest())}
+            if self.bucket.sends_checksums
+            else {}
+        )
+        self.bucket.call(
+            lambda: self.bucket.client.put_object(
+                Bucket=self.bucket.name,
+                Key=place,
+                Body=encoded,
+                ContentType="application/json" if name.endswith(".json") else "application/yaml",
+                Metadata={_DIGEST: digest.hexdigest()},
+                **checksum,
+            ),
+            attempts=attempts,
+        )
 
     @override
     def uri(self, key: str) -> str:

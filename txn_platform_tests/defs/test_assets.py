@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from dagster._core.loader import LoadingContextForTest
 
 from txn_platform.cli import main
+from txn_platform.contract.descriptors import CONTRACT_NAME, PACKAGE_NAME
 from txn_platform.contract.schema import (
     DICTIONARY_ENCODED_COLUMNS,
     PUBLISHED_SCHEMA,
@@ -593,15 +594,20 @@ def test_a_run_on_s3_writes_there_and_nowhere_else(
     there.rows.append(sent_row(900, amount="free"))
     assert _materialize(there).success
     listed = s3_endpoint.client().list_objects_v2(Bucket=s3_endpoint.bucket, Prefix=s3_prefix)
-    assert sorted(entry["Key"] for entry in listed["Contents"]) == [
-        f"{s3_prefix}/{name}/event_date=2026-11-01/event_hour=00/part-0.parquet"
+    tables = (
+        "quarantined_transactions",
+        "raw_transactions",
+        "s3_parquet_transactions",
+        "validated_transactions",
+    )
+    assert {entry["Key"] for entry in listed["Contents"]} == {
+        f"{s3_prefix}/{name}"
         for name in (
-            "quarantined_transactions",
-            "raw_transactions",
-            "s3_parquet_transactions",
-            "validated_transactions",
+            *(f"{table}/event_date=2026-11-01/event_hour=00/part-0.parquet" for table in tables),
+            CONTRACT_NAME,
+            PACKAGE_NAME,
         )
-    ]
+    }
     assert not Path(".txn/lake").exists()
     assert not list(Path(".txn").rglob("*.parquet"))
     assert not list(Path(".txn").rglob("?*.staging"))

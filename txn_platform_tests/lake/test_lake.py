@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import replace
@@ -223,6 +224,49 @@ def test_a_disk_that_fails_while_rows_still_come_is_not_overlooked(
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         _publish(lake, *(_rows(100) for _ in range(5)))
     assert lake.find(_KEY) is None
+    assert not list(tmp_path.rglob("?*.staging"))
+
+
+def _text(lake: Lake, name: str) -> tuple[str, object]:
+    """A text beside the tables, and what changes whenever it is written."""
+    settings = load_settings()
+    if settings.bucket is None:
+        path = Path(lake.uri(name))
+        return path.read_text("utf-8"), path.stat().st_ino
+    secret = settings.secret_access_key
+    assert settings.endpoint_url
+    assert settings.access_key_id
+    assert secret
+    store = S3Endpoint(
+        settings.endpoint_url, settings.access_key_id, secret.get_secret_value(), settings.bucket
+    )
+    found = store.client().get_object(Bucket=settings.bucket, Key=f"{settings.lake_prefix}/{name}")
+    return found["Body"].read().decode(), found["LastModified"]
+
+
+def test_a_text_is_written_once_and_replaced_when_it_differs(lake: Lake) -> None:
+    lake.put_text("about.json", "{}")
+    first = _text(lake, "about.json")
+    assert first[0] == "{}"
+    # The store's clock counts seconds.
+    time.sleep(0 if load_settings().bucket is None else 1.1)
+    open_lake(load_settings()).put_text("about.json", "{}")
+    assert _text(lake, "about.json") == first
+    open_lake(load_settings()).put_text("about.json", '"é"')
+    assert _text(lake, "about.json")[0] == '"é"'
+    assert lake.keys("asset") == []
+    assert lake.sweep() == 0
+
+
+def test_a_text_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    lake = open_lake(load_settings())
+    lake.put_text("about.json", "{}")
+    target = Path(lake.uri("about.json"))
+    target.unlink()
+    target.mkdir()
+    (target / "file").touch()
+    with pytest.raises(UserError, match=r"about.json can't be written: \w+"):
+        lake.put_text("about.json", "{}")
     assert not list(tmp_path.rglob("?*.staging"))
 
 

@@ -12,9 +12,11 @@ import polars as pl
 import pytest
 
 from txn_platform.backoff import Backoff
+from txn_platform.contract.descriptors import PACKAGE_NAME, data_package
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile
 from txn_platform.lake.bucket import StoreLimits
+from txn_platform.lake.descriptors import write_descriptors
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.s3 import DEAD_AFTER_SECONDS, S3Lake, open_s3_lake
 from txn_platform.lake.uploads import Upload, list_uploads
@@ -383,3 +385,21 @@ def test_a_file_of_this_process_is_read_without_its_name(store: S3Endpoint) -> N
 def test_a_lake_without_a_bucket_is_refused() -> None:
     with pytest.raises(UserError, match="AWS_BUCKET_NAME is not set"):
         open_s3_lake(load_settings())
+
+
+def test_descriptors_are_sent_once_and_a_store_that_refuses_them_is_a_warning(
+    store: S3Endpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    with FaultyStore(store.url) as proxy:
+        proxy.fail(Operation.PUT, Fault.DENIED, times=1)
+        for refused, puts in ((True, 1), (False, 3), (False, 3)):
+            caplog.clear()
+            write_descriptors(_lake(endpoint_url=proxy.url), clear_cards=False)
+            assert proxy.seen[Operation.PUT] == puts
+            warnings = [record.getMessage() for record in caplog.records]
+            assert len(warnings) == refused
+            assert all("descriptors of the lake could not be written" in each for each in warnings)
+    place = f"{load_settings().lake_prefix}/{PACKAGE_NAME}"
+    found = store.client().get_object(Bucket=store.bucket, Key=place)
+    assert found["Body"].read().decode() == data_package()
+    assert found["ContentType"] == "application/json"

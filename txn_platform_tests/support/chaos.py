@@ -53,6 +53,8 @@ ASSETS: Final = (
     "quarantined_transactions",
     "s3_parquet_transactions",
 )
+# Beside the assets, made from the contract.
+_DESCRIPTORS: Final = ("datapackage.json", "contract.odcs.yaml")
 PUBLISHED: Final = "s3_parquet_transactions"
 QUARANTINED: Final = "quarantined_transactions"
 # Enough bad rows for every version to have its own quarantine.
@@ -209,7 +211,11 @@ class DirectoryStore:
 
     def leftovers(self) -> list[str]:
         """Return other files; staged files belong to the directory."""
-        return [str(path) for path in self._files() if path.suffix not in {".parquet", ".staging"}]
+        return [
+            str(path)
+            for path in self._files()
+            if path.suffix not in {".parquet", ".staging"} and path.name not in _DESCRIPTORS
+        ]
 
 
 class S3Store:
@@ -252,7 +258,7 @@ class S3Store:
             Bucket=self._endpoint.bucket, Prefix=self._prefix
         )
         return [
-            *(key for key in self._keys() if not key.endswith(".parquet")),
+            *(key for key in self._keys() if not key.endswith((".parquet", *_DESCRIPTORS))),
             *(f"the upload of {each['Key']}" for each in uploads.get("Uploads", [])),
         ]
 

@@ -1,0 +1,42 @@
+"""The descriptors of the lake, beside its tables: `datapackage.json` and `contract.odcs.yaml`.
+
+`contract/descriptors` has their content.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from txn_platform.contract.descriptors import (
+    CONTRACT_NAME,
+    PACKAGE_NAME,
+    data_contract,
+    data_package,
+)
+from txn_platform.errors import UserError
+
+if TYPE_CHECKING:
+    from txn_platform.lake.base import Lake
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+def write_descriptors(lake: Lake, *, clear_cards: bool) -> None:
+    """Put the descriptors into a lake that lacks them, or that has other ones.
+
+    A failure is a warning in the log: the rows do not need them, and the next run tries again.
+
+    Args:
+        lake: that is described.
+        clear_cards: published card numbers are in clear, and not masked.
+    """
+    contents = {
+        PACKAGE_NAME: data_package(clear_cards=clear_cards),
+        CONTRACT_NAME: data_contract(lake.uri(""), clear_cards=clear_cards),
+    }
+    try:
+        for name, content in contents.items():
+            lake.put_text(name, content)
+    except UserError as error:
+        _LOG.warning("the descriptors of the lake could not be written: %s", error)
