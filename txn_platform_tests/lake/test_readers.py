@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,12 +14,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
-from txn_platform.contract.schema import PUBLISHED_COLUMNS, QUARANTINE_SCHEMA
+from txn_platform.contract.schema import PUBLISHED_COLUMNS, PUBLISHED_SCHEMA, QUARANTINE_SCHEMA
 from txn_platform.lake.layout import object_key
 from txn_platform.runs import dagster_instance, materialize
 from txn_platform.windows import Window
-from txn_platform_tests.support.lake_readers import PAGE, READERS, Reader, comparable, with_table
+from txn_platform_tests.support.lake_readers import (
+    EXAMPLES,
+    PAGE,
+    READERS,
+    Reader,
+    Rows,
+    comparable,
+    with_table,
+)
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 if TYPE_CHECKING:
@@ -146,6 +158,94 @@ def test_a_delta_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
     columns = list(PUBLISHED_COLUMNS)
     found = comparable(reader.read_delta(lake.delta), columns, _ID)
     assert found == _by_pyarrow(lake.published, columns)
+
+
+def test_the_data_package_beside_the_tables_leads_to_them_and_their_rows_hold_it(
+    lake: _Lake,
+) -> None:
+    root = lake.published.parents[3]
+    package = json.loads((root / "datapackage.json").read_text("utf-8"))
+    found: dict[str, Rows] = {}
+    for table in package["resources"]:
+        (path,) = root.glob(table["path"])
+        found[table["name"]] = rows = pq.ParquetFile(path).read().to_pylist()
+        fields = table["schema"]["fields"]
+        assert [list(row) for row in rows] == [[field["name"] for field in fields]] * len(rows)
+        assert [(name, row[name]) for row in rows for name in _breaking(fields, row)] == []
+    assert len(found["s3_parquet_transactions"]) == _ROWS
+    assert len(found["quarantined_transactions"]) == _BAD
+    # The rules are no empty ones: each quarantined row that was parsed breaks some.
+    published = package["resources"][0]["schema"]["fields"]
+    sent = {"card_number", "amount", "currency", "country", "customer_id"}
+    assert all(
+        set(_breaking([each for each in published if each["name"] in sent], row))
+        for row in found["quarantined_transactions"]
+    )
+
+
+def _breaking(fields: list[dict[str, Any]], row: dict[str, Any]) -> Iterator[str]:
+    """The names of the columns whose value breaks a constraint of a Table Schema."""
+    for field in fields:
+        name, rules = field["name"], field["constraints"]
+        value = row[name]
+        if value is None:
+            if rules["required"]:
+                yield name
+        elif (
+            ("pattern" in rules and not re.fullmatch(rules["pattern"], value))
+            or ("enum" in rules and value not in rules["enum"])
+            or ("maxLength" in rules and len(value) > rules["maxLength"])
+            or ("minimum" in rules and value < rules["minimum"])
+            or ("maximum" in rules and value > rules["maximum"])
+            or (isinstance(value, Decimal) and value <= rules["exclusiveMinimum"])
+        ):
+            yield name
+
+
+def test_the_contract_beside_the_tables_is_that_of_the_published_rows(lake: _Lake) -> None:
+    root = lake.published.parents[3]
+    contract = yaml.safe_load((root / "contract.odcs.yaml").read_text("utf-8"))
+    (server,) = contract["servers"]
+    assert list(root.glob(server["path"])) == [lake.published]
+    (table,) = contract["schema"]
+    assert [each["name"] for each in table["properties"]] == list(PUBLISHED_COLUMNS)
+
+
+@pytest.mark.readers
+@pytest.mark.parametrize("program", ["Spark", "ClickHouse"])
+def test_the_example_of_a_large_program_reads_the_lake(program: str, lake: _Lake) -> None:
+    """The other examples of the page run with all examples of the documentation."""
+    text = EXAMPLES.read_text("utf-8").partition(f"\n## {program}\n")[2].partition("\n## ")[0]
+    home = lake.published.parents[5]
+    for query in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
+        (home / "clickhouse.sql").write_text(query, "utf-8")
+    (script,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=home, capture_output=True, text=True, check=True
+    )
+    assert re.search(rf"\bUSD\b\W+{_ROWS}\b", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "kinds"),
+    [
+        ("CREATE EXTERNAL TABLE", {"string": "string", "timestamp[us, tz=UTC]": "timestamp"}),
+        ("CREATE TABLE", {"string": "varchar", "timestamp[us, tz=UTC]": "timestamp(6)"}),
+    ],
+)
+def test_the_statement_for_a_query_engine_has_the_columns_of_the_contract(
+    program: str, kinds: dict[str, str]
+) -> None:
+    """Athena and Trino are not installed by the tests."""
+    kinds = {"bool": "boolean", "decimal128(18, 2)": "decimal(18,2)", **kinds}
+    _, _, statement = EXAMPLES.read_text("utf-8").partition(f"```sql\n{program} ")
+    columns = re.findall(r"^  ([a-z_]+) ([a-z]+(?:\([0-9,]+\))?),?$", statement, re.MULTILINE)
+    expected = [
+        (field.name, kinds.get(str(field.type), str(field.type))) for field in PUBLISHED_SCHEMA
+    ]
+    assert [column for column in columns if not column[0].startswith("event_")][
+        : len(expected)
+    ] == expected
 
 
 def _encodings(path: Path) -> dict[str, set[str]]:

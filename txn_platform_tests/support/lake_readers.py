@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _PROJECT: Final = Path(__file__).parents[2]
 PAGE: Final = _PROJECT / "docs" / "readers.md"
+EXAMPLES: Final = _PROJECT / "docs" / "reading.md"
 _BEGIN: Final = "<!-- made by python -m txn_platform_tests.support.lake_readers -->\n"
 _END: Final = "<!-- end -->\n"
 
