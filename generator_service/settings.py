@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast, override
+from typing import TYPE_CHECKING, Any, Self, cast, override
 
 from dotenv.parser import parse_stream
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -58,25 +58,56 @@ class Settings(BaseSettings):
         frozen=True,
     )
 
-    seed: int = Configuration.seed
-    tps: float = Configuration.tps
-    customers: int = Configuration.customers
-    merchants: int = Configuration.merchants
-    locale: str = Configuration.locale
-    preset: str = Configuration.preset
-    fraud_rate: float = Configuration.fraud_rate
-    difficulty: float = Configuration.difficulty
+    seed: int = Field(Configuration.seed, description="The seed of all generated data.")
+    tps: float = Field(Configuration.tps, description="Mean transactions a second, over a year.")
+    customers: int = Field(Configuration.customers, description="How many customers there are.")
+    merchants: int = Field(Configuration.merchants, description="How many merchants there are.")
+    locale: str = Field(Configuration.locale, description="A locale of Faker, for names and towns.")
+    preset: str = Field(
+        Configuration.preset,
+        description="`realistic`, or `handbook`: the Fraud Detection Handbook's model.",
+    )
+    fraud_rate: float = Field(Configuration.fraud_rate, description="The share of fraud.")
+    difficulty: float = Field(
+        Configuration.difficulty,
+        description="How closely fraud resembles normal rows, from 0 to 1.",
+    )
 
-    defects: str = ""
-    drift: str = ""
-    faults: str = ""
+    defects: str = Field(
+        "",
+        description="Injects defects into rows: `all:0.02`, or kinds with rates"
+        " (`amount_scale:0.01,duplicate_id:0.005`). The kinds are in `/docs`.",
+    )
+    drift: str = Field(
+        "",
+        description="A schema that changes: `rename:amount:value:2026-11-02T00:00:00Z`, also"
+        " `add`, `drop`, `retype`.",
+    )
+    faults: str = Field(
+        "",
+        description="Causes faults of the transport: `status=503:0.01,retry_after=2`,"
+        " `stall=5000:first2`, also `latency`, `reset`, `cut`, `length`, `garbage`, as `/docs`"
+        " explains. `header` allows faults by the request header `X-Generator-Faults`, which is"
+        " refused otherwise.",
+    )
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8_000
-    max_window_hours: Annotated[int, Field(ge=1)] = 744
-    default_limit: Annotated[int, Field(ge=1)] = 1_000
-    max_limit: Annotated[int, Field(ge=1)] = 50_000
-    access_log: bool = False
+    host: str = Field("127.0.0.1", description="The address on which the service listens.")
+    port: int = Field(
+        8_000,
+        ge=0,
+        le=65_535,
+        description="The port on which the service listens; 0 for a free one. Beside a Kubernetes"
+        " Service named `generator`, pods get a `GENERATOR_PORT=tcp://...`: set a number, or"
+        " `enableServiceLinks: false`.",
+    )
+    max_window_hours: int = Field(744, ge=1, description="The longest window of one request.")
+    default_limit: int = Field(
+        1_000, ge=1, description="Rows of a page, if the request does not say how many."
+    )
+    max_limit: int = Field(50_000, ge=1, description="The most rows that a page may have.")
+    access_log: bool = Field(
+        default=False, description="Whether each request is a line on standard error."
+    )
 
     @classmethod
     @override

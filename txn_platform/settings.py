@@ -87,12 +87,14 @@ class Settings(BaseSettings):
     dagster_home: Path | None = Field(
         default=None,
         validation_alias="DAGSTER_HOME",
-        description="Dagster's own directory, absolute; unset, runs of `txn` are not remembered.",
+        description="Dagster's own directory: absolute, and there already. Unset, `txn run`"
+        " uses the one of `txn dev`, if there is one.",
     )
     lake_prefix: str = Field(
         default="lake",
         validation_alias="TXN_LAKE_PREFIX",
-        description="The lake's folder within the bucket; no slash at either end.",
+        description="The lake's folder within the bucket: any characters but backslashes and"
+        " control characters, no empty folder, `.` or `..`, no slash at either end.",
     )
     max_quarantine: float = Field(
         default=0.05,
@@ -104,52 +106,59 @@ class Settings(BaseSettings):
     card_policy: Literal["token", "clear"] = Field(
         default="token",
         validation_alias="TXN_CARD_POLICY",
-        description="`clear` publishes card numbers as sent, for data that is fictitious.",
+        description="`token` replaces card numbers. `clear` publishes them as sent, for"
+        " fictitious data, and says so in the object.",
     )
     raw_sse: str | None = Field(
         default=None,
         validation_alias="TXN_RAW_SSE",
-        description="The KMS key (id, ARN or alias) that S3 encrypts raw and quarantine with.",
+        description="The KMS key (id, ARN or alias) that S3 encrypts the raw zone and the"
+        " quarantine with.",
     )
     card_key: SecretStr | None = Field(
         default=None,
         validation_alias="TXN_CARD_KEY",
-        description="The key of card tokens; made once under TXN_HOME when unset.",
+        description="The key of the card tokens. Unset, it is made once, in TXN_HOME/card-key. A"
+        " bucket with a GENERATOR_URL must be given one.",
     )
     source_format: str = Field(
         default="arrow",
         validation_alias="GENERATOR_FORMAT",
-        description="The wire format: `arrow`, `csv` and `ndjson` stream a window, `json` comes in"
-        " pages.",
+        description="The wire format: `arrow`, `csv`, `ndjson`, or `json` in pages. All give the"
+        " same rows.",
     )
     source_transactions: str | None = Field(
         default=None,
         repr=False,
         validation_alias="TXN_SOURCE_TRANSACTIONS",
-        description="Of a source that is not the generator: the path of a window's rows, with"
-        " {start}, {end}, {as_of}, {offset} where they belong.",
+        description="For a source other than the generator: the path of a window's rows, such as"
+        " `/tx?from={start}&to={end}&skip={offset}`; also `{as_of}`, `{format}`, and `{{` for a"
+        " brace. The query may contain a key: no message shows it.",
     )
     source_items: str = Field(
         default="data",
         validation_alias="TXN_SOURCE_ITEMS",
-        description="The names under which a JSON page has its rows, joined by dots.",
+        description="The field of a JSON page with its rows: a name, or names joined by dots.",
     )
     source_next: str = Field(
         default="next",
         validation_alias="TXN_SOURCE_NEXT",
-        description="The names under which a JSON page has the next page's address.",
+        description="The field of a JSON page with the address of the next page: a name"
+        " (`@odata.nextLink`), or names joined by dots. Null or empty text means that there is no"
+        " next page.",
     )
     source_next_absent: Literal["end"] | None = Field(
         default=None,
         validation_alias="TXN_SOURCE_NEXT_ABSENT",
-        description="`end` for a source that leaves the next page's address out on its last page.",
+        description="`end` for a source whose last page omits the address of the next page, as in"
+        " OData and HAL. Unset, a first page without the address is an error.",
     )
     source_read_seconds: float = Field(
         default=60.0,
         gt=0,
         le=86_400,
         validation_alias="TXN_SOURCE_READ_SECONDS",
-        description="How long the source may send nothing before it is asked again.",
+        description="How long the source may send nothing before a request is retried.",
     )
     source_whole_seconds: float = Field(
         default=300.0,
@@ -163,33 +172,38 @@ class Settings(BaseSettings):
         ge=3,
         le=1_000,
         validation_alias="TXN_SOURCE_ATTEMPTS",
-        description="How often one thing is asked of the source when its answers break off.",
+        description="How many times a request is tried if its answers break off, with growing"
+        " pauses, or as `Retry-After` says (a minute at most).",
     )
     source_max_bytes: int = Field(
         default=1 << 30,
         ge=1 << 20,
         le=1 << 40,
         validation_alias="TXN_SOURCE_MAX_BYTES",
-        description="How much the source may send for one slice of a window, which is in memory.",
+        description="How much the source may send for one slice of a window, and how much memory"
+        " its rows may need.",
     )
     settled_hours: int = Field(
         default=48,
         ge=0,
         le=100_000,
         validation_alias="TXN_SETTLED_HOURS",
-        description="How many hours behind the watermark a window no longer changes.",
+        description="How many hours after its end a window is expected to change no more, by the"
+        " watermark.",
     )
     lookback_hours: int = Field(
         default=48,
         ge=0,
         le=100_000,
         validation_alias="TXN_LOOKBACK_HOURS",
-        description="How many hours before the watermark the sensor starts when it is turned on.",
+        description="How many whole hours before the watermark the sensor begins when it is"
+        " turned on.",
     )
     generator_url: str | None = Field(
         default=None,
         validation_alias="GENERATOR_URL",
-        description="Where the source answers; unset, the generator is started for the run.",
+        description="The address of the source, without name, password or query. Unset, each run"
+        " starts a generator.",
     )
     bucket: str | None = Field(
         default=None,
@@ -199,14 +213,15 @@ class Settings(BaseSettings):
     delta_path: str | None = Field(
         default=None,
         validation_alias="DELTA_LAKE_S3_PATH",
-        description="Where published windows are committed to a Delta table too: s3://bucket/folder"
-        " or a local directory; unset, nowhere.",
+        description="`s3://bucket/folder` or a local directory: published windows are committed"
+        " to a Delta table there too. It needs the extra `delta`.",
     )
     access_key_id: str | None = Field(
         default=None,
         repr=False,
         validation_alias="AWS_ACCESS_KEY_ID",
-        description="Half of a credential.",
+        description="The credentials, with the two below, all from one source: the environment,"
+        " or `.env`. Unset, AWS's own chain finds some.",
     )
     secret_access_key: SecretStr | None = Field(
         default=None,
@@ -221,39 +236,43 @@ class Settings(BaseSettings):
     region: str | None = Field(
         default=None,
         validation_alias=AliasChoices("AWS_REGION", "AWS_DEFAULT_REGION"),
-        description="The bucket's region.",
+        description="The bucket's region. Unset, the profile's, or us-east-1.",
     )
     endpoint_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        description="An S3-compatible store's address; unset, AWS.",
+        description="The address of an S3-compatible store, without the bucket. Unset, the"
+        " profile's, or AWS.",
     )
 
     profile: str | None = Field(
         default=None,
         validation_alias="AWS_PROFILE",
-        description="The AWS profile that has what no variable has: keys, region, endpoint, CA.",
+        description="The AWS profile, which has what no variable has: keys, region, endpoint"
+        " (also in `services`), CA, addressing. Unset, `default`.",
     )
     ca_bundle: Path | None = Field(
         default=None,
         validation_alias="AWS_CA_BUNDLE",
-        description="A PEM file of the certificates that vouch for the store and the source.",
+        description="A PEM file of certificates that vouch for the store and the source. Unset,"
+        " the profile's, or the system's.",
     )
     s3_addressing: Literal["path", "virtual"] | None = Field(
         default=None,
         validation_alias="TXN_S3_ADDRESSING",
-        description="Where the bucket's name goes, the path or the host; unset, the path for a"
-        " store with an address, and what AWS wants otherwise.",
+        description="`virtual` puts the bucket's name into the host, `path` into the path. Unset,"
+        " `path` with an endpoint, and AWS's choice otherwise.",
     )
     request_checksums: Literal["when_supported", "when_required"] | None = Field(
         default=None,
         validation_alias="AWS_REQUEST_CHECKSUM_CALCULATION",
-        description="`when_required` for stores that know no checksums of S3's.",
+        description="`when_required` for stores without checksums, which answer 411 or 501;"
+        " objects are read back instead. Unset, `when_supported`.",
     )
     response_checksums: Literal["when_supported", "when_required"] | None = Field(
         default=None,
         validation_alias="AWS_RESPONSE_CHECKSUM_VALIDATION",
-        description="`when_required` for stores that can't be asked for their checksums.",
+        description="The same for checksums of answers.",
     )
 
     @classmethod
