@@ -1,0 +1,80 @@
+"""The page `docs/cli.md`, made from the commands themselves.
+
+`python -m txn_platform_tests.support.cli_page` writes it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from generator_service.cli import main as generator
+from txn_platform.cli import main as txn
+from txn_platform.extensions import command as extension
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "cli.md"
+_PAGE: Final = """\
+# Commands
+
+<!-- made by python -m txn_platform_tests.support.cli_page -->
+
+`txn` is the platform's command line. The generator has one of its own, `python -m
+generator_service`; `txn` offers its commands too. Each command answers `-h` and `--help`.
+
+{commands}
+"""
+
+
+def page() -> str:
+    """Return the page, Markdown."""
+    context = click.Context(txn, info_name="txn", **txn.context_settings)
+    parts = [
+        "".join(_section(_loaded(name), f"txn {name}", context))
+        for name in txn.list_commands(context)
+    ]
+    parts.append("".join(_section(generator, "python -m generator_service", None)))
+    return _PAGE.format(commands="\n".join(parts).strip())
+
+
+def _loaded(name: str) -> click.Command:
+    """Return a command of `txn`; that of another package as the package has it."""
+    return txn.commands[name] if txn.commands[name].callback else extension(name)
+
+
+def _section(command: click.Command, name: str, parent: click.Context | None) -> Iterator[str]:
+    context = click.Context(command, parent, **command.context_settings)
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"## {name}\n\n"
+    yield f"{_paragraphs(command.help or '')}\n\n"
+    yield f"```text\n{name} {usage}\n```\n"
+    rows = [
+        (f"`{names}`".replace("|", "\\|"), _escaped(meaning))
+        for parameter in command.get_params(context)
+        if (record := parameter.get_help_record(context)) is not None
+        for names, meaning in [record]
+    ]
+    yield "\n| option | meaning |\n| --- | --- |\n"
+    yield from (f"| {names} | {meaning} |\n" for names, meaning in rows)
+    if isinstance(command, click.Group):
+        names = ", ".join(f"[`{each}`](#txn-{each})" for each in command.list_commands(context))
+        yield f"\nIts commands are those of `txn`: {names}.\n"
+
+
+def _paragraphs(text: str) -> str:
+    """Return the paragraphs of a help text, each on one line."""
+    return "\n\n".join(
+        " ".join(part.split()).replace("\b", "").strip() for part in text.split("\n\n")
+    )
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
