@@ -30,7 +30,7 @@ FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py cont
   repository/test_reliability_page.py test_windows.py)
 
 .PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
-  pictures lint format lock clean
+  site pictures lint format lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -86,10 +86,20 @@ chaos: setup ## Kill, race and soak for an hour, and check the lake
 	done; done
 
 # The other tables are measured: `make bench` writes docs/performance.md, `make readers` docs/readers.md.
-docs: setup ## Write the generated pages: docs/contract.md and the tables of docs/reliability.md
+docs: setup ## Write the pages and tables of docs/ that are made from the code
 	@$(BIN)/python -m txn_platform.contract.page > docs/contract.md.new
 	@mv docs/contract.md.new docs/contract.md
 	@$(BIN)/python -m txn_platform_tests.support.reliability_page
+	@$(BIN)/python -m txn_platform_tests.support.settings_page
+	@$(BIN)/python -m txn_platform_tests.support.cli_page
+	@$(BIN)/python -m txn_platform_tests.support.examples
+
+# A warning fails, and so does a page that fetches something from another host.
+# BUILDER=mkdocs builds the same site with Material for MkDocs.
+BUILDER := zensical
+site: setup $(VENV)/.docs ## Build the pages of docs/ as a site, into .site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/$(BUILDER) build --clean --strict
+	@! grep -rnoE '<(script|link|img|iframe)[^>]*(src|href)="?https?:' .site --include=*.html
 
 lint: setup ## Format check, lint, types, the words of the glossary
 	@$(BIN)/ruff format --check .
@@ -114,7 +124,7 @@ lock: $(UV) ## Resolve the dependencies again
 	  - -o requirements-uv.lock
 
 clean: ## Remove the environments and all local state
-	rm -rf $(VENV) .venv-* .uv .txn .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
+	rm -rf $(VENV) .venv-* .uv .txn .site .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
 
 # The extra `docs`: what builds the site, drives the browser and runs the notebook.
 $(VENV)/.docs: requirements-docs.lock | setup

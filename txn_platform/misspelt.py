@@ -49,6 +49,6 @@ def misspelt(generator_variables: Collection[str] = ()) -> Iterator[str]:
         similar = get_close_matches(name, known, 1, _SIMILAR if is_ours else foreign)
         if not is_ours and not similar:
             continue
-        remedy = f"write {similar[0]}" if similar else "remove it, or see the settings in README"
+        remedy = f"write {similar[0]}" if similar else "remove it, or see docs/settings.md"
         shown = "".join(filter(str.isprintable, name))
         yield f"{shown} in {found_in[name]} is no setting: {remedy}"

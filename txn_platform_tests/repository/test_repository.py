@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ROOT: Final = Path(__file__).parents[2]
 _MAKEFILE: Final = (_ROOT / "Makefile").read_text("utf-8")
@@ -28,8 +32,8 @@ def test_the_workflow_runs_targets_of_the_makefile() -> None:
     commands = [
         step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
     ]
-    assert {command.split()[:2][1] for command in commands} == {"lint", "test"}
-    assert {"lint", "test"} <= _TARGETS
+    assert {command.split()[:2][1] for command in commands} == {"lint", "site", "test"}
+    assert {"lint", "site", "test"} <= _TARGETS
     assert all(command.startswith("make ") for command in commands)
 
 
@@ -63,12 +67,76 @@ def test_the_fast_tests_exist() -> None:
         assert (_ROOT / "txn_platform_tests" / name).exists()
 
 
+_FENCED: Final = re.compile(r"^[ \t]*(```+|~~~+).*\n(?:.*\n)*?[ \t]*\1[ \t]*$", re.MULTILINE)
+_FILE: Final = re.compile(
+    r"`((?:txn_platform|txn_platform_tests|generator_service|benchmarks|deploy)/[\w./-]+)`"
+)
+
+
+def _links(page: Path) -> list[str]:
+    """The addresses that a page links to, pictures as well."""
+    text = re.sub(r"`[^`\n]*`", "", _FENCED.sub("", page.read_text("utf-8")))
+    return re.findall(r"\]\(<?([^)\s>]+)>?[^)]*\)", text) + re.findall(
+        r"<(?:a|img)[^>]*(?:href|src)=\"([^\"]+)", text
+    )
+
+
+def _anchors(page: Path) -> set[str]:
+    """The anchors of a page, as GitHub and the site make them of its headings."""
+    text = _FENCED.sub("", page.read_text("utf-8"))
+    found: Counter[str] = Counter()
+    anchors = set(re.findall(r"<a[^>]*(?:id|name)=\"([^\"]+)", text))
+    for heading in re.findall(r"^#+ +(.*?)(?: +#+)?$", text, re.MULTILINE):
+        shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
+        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        anchors.add(f"{slug}-{found[slug]}" if found[slug] else slug)
+        found[slug] += 1
+    return anchors
+
+
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
-def test_every_link_of_a_page_leads_to_a_file(page: Path) -> None:
-    text = re.sub(r"`[^`]*`", "", page.read_text("utf-8"))
-    for target in re.findall(r"\]\(([^)#\s]+)", text):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for link in _links(page):
+        if re.match(r"[a-z]+:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        path = page if not target else page.parent / target
+        assert path.exists(), link
+        if anchor:
+            assert anchor in _anchors(path), link
+
+
+@pytest.mark.parametrize("page", _PAGES, ids=lambda page: str(page.relative_to(_ROOT)))
+def test_every_file_that_a_page_names_exists(page: Path) -> None:
+    for name in _FILE.findall(page.read_text("utf-8")):
+        assert (_ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", sorted((_ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_pages_of_the_site_link_to_pages_of_the_site(page: Path) -> None:
+    """A link to a file beside `docs/` is dead on the site: pages name such files instead."""
+    for link in _links(page):
+        if not re.match(r"[a-z]+:|#", link):
+            path = (page.parent / link.partition("#")[0]).resolve()
+            assert path.is_relative_to(_ROOT / "docs"), link
+    # Their script would come from another host.
+    assert "```mermaid" not in page.read_text("utf-8")
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    def paths(part: Any) -> Iterator[str]:
+        if isinstance(part, str):
+            yield part
+        else:
+            for inner in part.values() if isinstance(part, dict) else part:
+                yield from paths(inner)
+
+    configuration = (_ROOT / "mkdocs.yml").read_text("utf-8")
+    navigation = yaml.safe_load(configuration[configuration.index("\nnav:") :])
+    listed = list(paths(navigation["nav"]))
+    assert sorted(listed) == sorted(
+        str(page.relative_to(_ROOT / "docs")) for page in (_ROOT / "docs").rglob("*.md")
+    )
 
 
 def test_the_wheel_has_the_markers_of_typed_packages(tmp_path: Path) -> None:
