@@ -503,7 +503,7 @@ def _runs(
                 yield result
                 if result.outcome != "skipped":
                     progress.add(result)
-                    if several and not console.is_terminal:
+                    if several and (not console.is_terminal or console.is_dumb_terminal):
                         click.echo(str(progress), err=True)
 
         yield windows, results

@@ -124,13 +124,9 @@ def calendar(states: Sequence[WindowState]) -> Group:
         for hour in range(_HOURS):
             mark, colour = _MARKS[hours[hour].state] if hour in hours else (" ", "")
             marks.append(mark, colour)
+        rows = [state.rows for state in hours.values() if state.rows is not None]
         known = [state for state in hours.values() if state.quarantined is not None]
-        table.add_row(
-            day,
-            marks,
-            f"{sum(state.rows or 0 for state in hours.values()):,}" if known else "",
-            _share(known) if known else "",
-        )
+        table.add_row(day, marks, f"{sum(rows):,}" if rows else "", _share(known) if known else "")
     return Group(table, Text(), _meanings(states))
 
 

@@ -98,15 +98,14 @@ class WindowStates:
         Raises:
             UserError: the objects of the lake can't be listed.
         """
-        published = set(self._lake.keys(PUBLISHED))
-        landed = set(self._lake.keys(RAW))
+        missing = self._absent(PUBLISHED, windows)
+        never_landed = self._absent(RAW, [window for window in windows if window in missing])
 
         def look(window: Window) -> WindowState:
-            if object_key(PUBLISHED, window) in published:
-                state = self._published(window)
+            if window in missing:
+                state = _missing(window, landed=window not in never_landed)
             else:
-                there = object_key(RAW, window) in landed
-                state = _missing(window, landed=there)
+                state = self._published(window)
             why = failures.get(window.partition_key)
             if why is not None and state.state in {"missing", "changed", "outdated", "failed"}:
                 return state.model_copy(update={"state": "failed", "reason": why})
@@ -121,6 +120,11 @@ class WindowStates:
         finally:
             pool.shutdown(cancel_futures=True)
         return found
+
+    def _absent(self, asset: str, windows: Sequence[Window]) -> set[Window]:
+        """The windows without an object of an asset."""
+        keys = {object_key(asset, window): window for window in windows}
+        return {keys[key] for key in self._lake.absent(list(keys))}
 
     def _published(self, window: Window) -> WindowState:
         key = object_key(PUBLISHED, window)
