@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from txn_platform.settings import Settings
@@ -36,13 +37,16 @@ def card_key(settings: Settings) -> bytes:
     elif settings.bucket is not None and settings.generator_url is not None:
         raise UserError(
             "TXN_CARD_KEY is not set: in a shared lake the card tokens need a key that does not"
-            " live on one machine. Make one (openssl rand -hex 32) and keep it with your secrets"
+            " live on one machine. Make one (openssl rand -hex 32) and keep it with your secrets",
+            Section.CARD_KEY,
         )
     else:
         key = kept_card_key(settings.home)
         where = str(settings.home)
     if len(key.encode()) < SHORTEST_KEY:
-        raise UserError(f"{where}: the card key must have at least {SHORTEST_KEY} bytes")
+        raise UserError(
+            f"{where}: the card key must have at least {SHORTEST_KEY} bytes", Section.CARD_KEY
+        )
     return key.encode()
 
 
@@ -82,7 +86,8 @@ def kept_card_key(home: Path) -> str:
         reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
         raise UserError(
             f"the card key {path} can't be made or read ({reason}): set TXN_CARD_KEY, or"
-            " TXN_HOME to a directory that can be written"
+            " TXN_HOME to a directory that can be written",
+            Section.CARD_KEY,
         ) from None
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from txn_platform.runbook import Section
+
 # The name and password in any address; the query of an HTTP address, or of a path alone.
 _USER_INFO: Final = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#'\"@]*@", re.IGNORECASE)
 _QUERIES: Final = (
@@ -23,10 +25,17 @@ class UserError(Exception):
 
     Whatever went into the message, it shows no query of an address and no name and password in
     one: sources take keys there.
+
+    Attributes:
+        section: of the runbook, which explains what to do.
     """
 
-    def __init__(self, message: str) -> None:
+    section = Section.SETTINGS
+
+    def __init__(self, message: str, section: Section | None = None) -> None:
         super().__init__(without_queries(message))
+        if section is not None:
+            self.section = section
 
 
 def without_queries(text: str) -> str:

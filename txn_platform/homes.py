@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from txn_platform.addresses import require_dagster_home
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -35,7 +36,8 @@ def writable_home(settings: Settings) -> Path:
     except OSError as error:
         raise UserError(
             f"{home} cannot be used for state ({error.strerror}): set TXN_HOME to a directory that"
-            " can be written"
+            " can be written",
+            Section.DISK,
         ) from None
 
 

@@ -51,6 +51,7 @@ from txn_platform.rows.ordering import in_order
 from txn_platform.rows.proof import prove_published
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.window import validate_window
+from txn_platform.runbook import Section
 from txn_platform.windows import Window
 
 # A note in the landed file: whether the source stated the totals. If not, they were counted.
@@ -182,7 +183,8 @@ def _require_no_rows(lake: Lake, window: Window) -> None:
                 f"{window.partition_key} came back without a row, and {rows:,} were {done} before:"
                 " nothing is changed. Look at what the source sends; if it has taken them back, run"
                 " the window with allow_empty: true in the configuration of raw_transactions"
-                " (txn run --allow-empty)"
+                " (txn run --allow-empty)",
+                Section.WINDOW_EMPTY,
             )
 
 
@@ -370,7 +372,8 @@ def _note(file: pq.ParquetFile, name: str) -> str:
     if name.encode() not in notes:
         raise UserError(
             f"a file of this window was made by an earlier version, for it lacks {name!r}:"
-            " materialize the whole window again"
+            " materialize the whole window again",
+            Section.INPUT_MISSING,
         )
     return notes[name.encode()].decode()
 

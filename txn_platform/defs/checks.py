@@ -143,7 +143,10 @@ def require(
     if failed:
         yield from recorded(found, selected)
         failures = "; ".join(f"{result.check_name}: {result.description}" for result in failed)
-        raise failure(f"the window is not published, because checks failed. {failures}")
+        raise failure(
+            f"the window is not published, because checks failed. {failures}",
+            *(str(result.check_name) for result in failed),
+        )
 
 
 def recorded(

@@ -4,22 +4,44 @@ Errors of other kinds are bugs and keep their tracebacks.
 """
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import Any, Final
 
 import dagster as dg
 
+from txn_platform import runbook
 from txn_platform.errors import UserError
 
+# The metadata of a failure: the sections of the runbook that it names.
+_RUNBOOK: Final = "runbook"
 
-def failure(message: str) -> dg.Failure:
+
+def failure(message: str, *sections: str) -> dg.Failure:
     """A failure of the step that a retry would not fix.
 
     Dagster prints the stack of every failure, and has no switch for it. Here the stack says
     nothing that the message does not, so it is left out until `with_tracebacks` ends.
+
+    Args:
+        message: says what is wrong, and what to do.
+        sections: the anchors of the runbook's sections on it.
     """
     sys.tracebacklimit = 0
-    return dg.Failure(description=message, allow_retries=False)
+    named = [runbook.place(section) for section in sections]
+    return dg.Failure(
+        description=f"{message} ({', '.join(named)})",
+        metadata={_RUNBOOK: dg.MetadataValue.json(named)},
+        allow_retries=False,
+    )
+
+
+def sections_of(metadata: Mapping[str, Any]) -> list[str]:
+    """The anchors of the sections that a failure names, by its metadata; none if it is not ours."""
+    named = metadata.get(_RUNBOOK)
+    if not isinstance(named, dg.JsonMetadataValue) or not isinstance(named.value, list):
+        return []
+    return [str(place).rpartition("#")[2] for place in named.value]
 
 
 @contextmanager
@@ -28,7 +50,7 @@ def failing_for_users() -> Generator[None]:
     try:
         yield
     except UserError as error:
-        raise failure(str(error)) from None
+        raise failure(str(error), error.section) from None
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 
 _UNKEPT_BY_ARROW: Final = frozenset({pl.Object, pl.Int128, pl.UInt128})
 
@@ -68,7 +69,8 @@ def explained_writes() -> Generator[None]:
             else str(error).partition("\n")[0].rstrip(".")
         )
         raise UserError(
-            f"the lake can't keep this table: {reason}. Cast the column to another type"
+            f"the lake can't keep this table: {reason}. Cast the column to another type",
+            Section.OWN_ASSET,
         ) from None
 
 
@@ -96,7 +98,8 @@ def _reader(returned: Any) -> pa.RecordBatchReader:
         case _:
             raise UserError(
                 f"the lake keeps tables, not {type(returned).__name__}: return a frame, a table or"
-                " a staged file"
+                " a staged file",
+                Section.OWN_ASSET,
             )
 
 
@@ -130,7 +133,8 @@ def _of_pandas(frame: Any) -> pa.Table:
     if strange := [name for name in names if not isinstance(name, str)]:
         raise UserError(
             f"the lake keeps columns whose names are text, not {strange[0]!r}: rename the frame's"
-            " columns (and its index)"
+            " columns (and its index)",
+            Section.OWN_ASSET,
         )
     # Arrow drops the name of an index if a column has the same name.
     _require_distinct(names)
@@ -141,7 +145,8 @@ def _of_pandas(frame: Any) -> pa.Table:
         reason = str(error.args[-1]).partition("\n")[0].rstrip(".")
         raise UserError(
             f"the lake can't keep this pandas frame: {reason}. Give the column values of one type"
-            " that Parquet has"
+            " that Parquet has",
+            Section.OWN_ASSET,
         ) from None
     # With pandas' metadata, a column would be an index again, but only for pandas.
     return table.replace_schema_metadata(None)
@@ -149,7 +154,9 @@ def _of_pandas(frame: Any) -> pa.Table:
 
 def _require_columns(schema: pa.Schema) -> None:
     if not schema.names:
-        raise UserError("the lake keeps tables with columns, and this one has none")
+        raise UserError(
+            "the lake keeps tables with columns, and this one has none", Section.OWN_ASSET
+        )
     _require_distinct(schema.names)
     for field in schema:
         _require_name(field.name)
@@ -180,7 +187,8 @@ def _require_name(name: str) -> None:
     if "\0" in name:
         raise UserError(
             f"the lake keeps columns and fields without U+0000 in their names, not {name!r}:"
-            " rename it"
+            " rename it",
+            Section.OWN_ASSET,
         )
 
 
@@ -188,9 +196,13 @@ def _require_distinct(names: Iterable[str]) -> None:
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(
             f"the lake keeps columns of different names, and {twice[0]!r} is there more than once:"
-            " rename it"
+            " rename it",
+            Section.OWN_ASSET,
         )
 
 
 def _unkept(name: str, kind: str) -> UserError:
-    return UserError(f"the lake can't keep column {name!r} of type {kind}: cast it to another type")
+    return UserError(
+        f"the lake can't keep column {name!r} of type {kind}: cast it to another type",
+        Section.OWN_ASSET,
+    )

@@ -22,6 +22,7 @@ from txn_platform.lake.base import LakeFile, StoredObject, explained_reads
 from txn_platform.lake.layout import window_of_key
 from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.staging import Staged
+from txn_platform.runbook import Section
 
 # An asset with this metadata holds card numbers in clear.
 CLEAR_CARDS: Final = "card_numbers_in_clear"
@@ -137,7 +138,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 return None
             raise UserError(
                 f"input {context.name} has none of its {len(context.asset_partition_keys):,}"
-                f" partitions in the lake: materialize {_name(context)} first"
+                f" partitions in the lake: materialize {_name(context)} first",
+                Section.INPUT_MISSING,
             )
 
     def _existing(self, context: dg.InputContext, objects: dict[str, str]) -> dict[str, str]:
@@ -164,7 +166,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
         if not allowed:
             raise UserError(
                 f"{lacking}. Materialize them first, or have the input take those that exist:"
-                f' dg.AssetIn(metadata={{"{ALLOW_MISSING}": True}})'
+                f' dg.AssetIn(metadata={{"{ALLOW_MISSING}": True}})',
+                Section.INPUT_MISSING,
             )
         context.log.warning(lacking)
         return {partition: key for partition, key in objects.items() if key not in absent}
@@ -175,7 +178,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 if len(keys) != 1:
                     raise UserError(
                         f"input {context.name} is {len(keys)} partitions: annotate it as a"
-                        f" frame or a table, a {kind.__name__} is one"
+                        f" frame or a table, a {kind.__name__} is one",
+                        Section.OWN_ASSET,
                     )
                 file = LakeFile(self.lake.lake, keys[0])
                 return file if kind is LakeFile else file.parquet()
@@ -197,7 +201,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
                 raise UserError(
                     f"input {context.name} is annotated as {kind}, which the lake does not give:"
                     " annotate it as pl.LazyFrame, pl.DataFrame, pa.Table, pd.DataFrame,"
-                    " pq.ParquetFile or LakeFile"
+                    " pq.ParquetFile or LakeFile",
+                    Section.OWN_ASSET,
                 )
 
     def _table(self, context: dg.InputContext, keys: list[str]) -> pa.Table:
@@ -210,7 +215,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
 def _differing(context: dg.InputContext, kind: type) -> UserError:
     return UserError(
         f"input {context.name} has partitions of different columns or types: materialize"
-        f" {_name(context)} again, or annotate the input as dict[str, {kind.__name__}]"
+        f" {_name(context)} again, or annotate the input as dict[str, {kind.__name__}]",
+        Section.OWN_ASSET,
     )
 
 
@@ -239,13 +245,15 @@ def _parts(
             f"{_name(context)} was run for {len(partitions):,} partitions at once"
             f" ({partitions[0]} to {partitions[-1]}) and returned one"
             f" {type(returned).__name__}: return a dict with a table for each partition's key, or"
-            " run the partitions one by one (dg.BackfillPolicy.multi_run)"
+            " run the partitions one by one (dg.BackfillPolicy.multi_run)",
+            Section.OWN_ASSET,
         )
     differing = {str(key) for key in returned} ^ set(partitions)
     if differing:
         raise UserError(
             f"{_name(context)} returned a dict that does not have exactly the keys of the"
-            f" {len(partitions):,} partitions that were run: {min(differing)} differs"
+            f" {len(partitions):,} partitions that were run: {min(differing)} differs",
+            Section.OWN_ASSET,
         )
     return {str(key): table for key, table in returned.items()}
 
@@ -269,7 +277,10 @@ def _name(context: dg.OutputContext | dg.InputContext) -> str:
 def _objects(context: dg.OutputContext | dg.InputContext) -> dict[str, str]:
     """The keys of a context's objects by partition; by None for an asset without partitions."""
     if not context.has_asset_key:
-        raise UserError("the lake keeps assets, not what other ops return: use another IO manager")
+        raise UserError(
+            "the lake keeps assets, not what other ops return: use another IO manager",
+            Section.OWN_ASSET,
+        )
     asset = context.asset_key.path
     if not context.has_asset_partitions:
         return {"": partition_key_of_object(asset, None, None)}

@@ -22,6 +22,7 @@ from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.local.stack import running_generator
 from txn_platform.rows.protection import CardProtector
+from txn_platform.runbook import Section
 from txn_platform.settings import Settings, load_settings
 from txn_platform.source.client import Source, source_api, source_limits
 from txn_platform.source.transport import source_backoff
@@ -98,7 +99,9 @@ def _checked(url: str | None) -> str | None:
     try:
         return http_address(url) if url else None
     except ValueError as error:
-        raise UserError(f"resources.generator.config.url of the run's config {error}") from None
+        raise UserError(
+            f"resources.generator.config.url of the run's config {error}", Section.SETTINGS
+        ) from None
 
 
 class LakeResource(dg.ConfigurableResource["LakeResource"]):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Self, cast
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 from txn_platform.windows import FIRST_WINDOW_START, Window
 
 # The largest difference between the clocks that write and read a cursor.
@@ -108,7 +109,8 @@ class Cursor(BaseModel):
         raise UserError(
             f"the cursor of the sensor on_watermark cannot be read ({reason}): correct it, or"
             " clear it in Dagster's UI (Automation, on_watermark, Edit cursor); it then looks at"
-            " the last TXN_LOOKBACK_HOURS again"
+            " the last TXN_LOOKBACK_HOURS again",
+            Section.SETTINGS,
         )
 
     def to_text(self) -> str:

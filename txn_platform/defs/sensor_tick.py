@@ -33,6 +33,7 @@ from txn_platform.lake.base import explained_reads
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import open_lake
 from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform.runbook import Section
 from txn_platform.settings import Settings
 from txn_platform.source.client import Source
 from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour
@@ -275,13 +276,13 @@ class Tick:
         if ids.get(window.partition_key, published.storage_id) > published.storage_id:
             return ""
         if not self._lake_answers:
-            raise UserError("the lake did not answer in time")
+            raise UserError("the lake did not answer in time", Section.STORE_SILENT)
         reader = ThreadPoolExecutor(1, "footer")
         try:
             return reader.submit(self._read_footer, window).result(_LAKE_SECONDS)
         except TimeoutError:
             self._lake_answers = False
-            raise UserError("the lake did not answer in time") from None
+            raise UserError("the lake did not answer in time", Section.STORE_SILENT) from None
         finally:
             reader.shutdown(wait=False)
 

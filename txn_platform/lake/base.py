@@ -18,6 +18,7 @@ import polars as pl
 from txn_platform.errors import UserError
 from txn_platform.lake.layout import asset_of_key
 from txn_platform.lake.staging import STAGING_SUFFIX, Staged, StagingWriter, room_on_disk
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterator, Sequence
@@ -95,7 +96,8 @@ class Lake(ABC):
     def __reduce__(self) -> Any:
         raise UserError(
             "a lake and its files can't be stored by another IO manager: return rows, as a frame or"
-            " a table"
+            " a table",
+            Section.OWN_ASSET,
         )
 
     def stage(self, schema: pa.Schema, encoding: Encoding) -> StagingWriter:
@@ -205,7 +207,10 @@ class Lake(ABC):
             if digest is not None and self._version(key) == version:
                 return file, digest
             file.close()
-        raise UserError(f"{key} is replaced by other runs again and again: run it again")
+        raise UserError(
+            f"{key} is replaced by other runs again and again: run it again",
+            Section.OBJECT_REPLACED,
+        )
 
     @abstractmethod
     def _version(self, key: str) -> object:
@@ -261,7 +266,8 @@ class Lake(ABC):
     def _missing(self, key: str) -> UserError:
         return UserError(
             f"{self.uri(key)} does not exist: materialize {asset_of_key(key)}"
-            " for this partition first"
+            " for this partition first",
+            Section.INPUT_MISSING,
         )
 
 
@@ -303,4 +309,6 @@ def explained_reads(what: str) -> Generator[None]:
         yield
     except (OSError, pl.exceptions.ComputeError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{what} could not be read: {reason}. Run it again") from None
+        raise UserError(
+            f"{what} could not be read: {reason}. Run it again", Section.STORE_SILENT
+        ) from None

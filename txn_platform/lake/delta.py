@@ -30,6 +30,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.probe import race
 from txn_platform.lake.s3_access import open_bucket
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -165,7 +166,8 @@ class DeltaLake:
                 raise UserError(
                     f"the store of the Delta table {self.uri} does not keep a promise that commits"
                     f" rest on (If-None-Match): {fault}. Of runs that commit at once, one can be"
-                    " lost: use another store, or run one window at a time"
+                    " lost: use another store, or run one window at a time",
+                    Section.DELTA,
                 )
         self._race_commits()
 
@@ -203,7 +205,8 @@ class DeltaLake:
             raise UserError(
                 f"the store of the Delta table {self.uri} loses commits: of {_WRITERS * _ROUNDS}"
                 f" by {_WRITERS} writers at once {found} are there. Use another store, or run one"
-                " window at a time"
+                " window at a time",
+                Section.DELTA,
             )
 
     def _remove_folder(self, name: str) -> None:
@@ -324,7 +327,9 @@ class DeltaLake:
             return table.version(), len(removed)
 
         if not self.exists():
-            raise UserError(f"there is no Delta table at {self.uri} yet: run a window first")
+            raise UserError(
+                f"there is no Delta table at {self.uri} yet: run a window first", Section.DELTA
+            )
         merged = self._until_no_conflict(compact)
         # By the current log, even if the entry of the compaction was lost.
         version, removed = self._until_no_conflict(vacuum)
@@ -368,11 +373,13 @@ class DeltaLake:
             raise UserError(
                 f"the store of the Delta table {self.uri} took a commit {retries.attempt} times,"
                 " and had none or another's in its place afterwards: it loses commits. Use another"
-                " store, or run one window at a time"
+                " store, or run one window at a time",
+                Section.DELTA,
             )
         raise UserError(
             f"the Delta table {self.uri} was changed by others each of the {retries.attempt} times"
-            " that it was tried to: run it again when fewer others do"
+            " that it was tried to: run it again when fewer others do",
+            Section.DELTA,
         )
 
     def _confirm(self, version: int, commit: str) -> None:
@@ -450,7 +457,8 @@ class DeltaLake:
             except TableNotFoundError:
                 raise UserError(
                     f"the store of the Delta table {self.uri} took a new table, and does not have"
-                    " it: it loses data. Use another store"
+                    " it: it loses data. Use another store",
+                    Section.DELTA,
                 ) from None
         columns = {(field.name, str(field.type), field.nullable) for field in wanted.fields}
         differing = columns ^ {(f.name, str(f.type), f.nullable) for f in table.schema().fields}
@@ -458,7 +466,8 @@ class DeltaLake:
             names = ", ".join(sorted({name for name, _, _ in differing})) or "its partitions"
             raise UserError(
                 f"the Delta table {self.uri} is not as in the contract ({names}): name a new place"
-                " in DELTA_LAKE_S3_PATH, and run the windows again to fill it"
+                " in DELTA_LAKE_S3_PATH, and run the windows again to fill it",
+                Section.DELTA,
             )
         return table
 
@@ -484,7 +493,8 @@ class DeltaLake:
         if others and not self.exists():
             raise UserError(
                 f"the folder of the Delta table {self.uri} holds {others[0]}, and no table:"
-                " `txn optimize` would delete it; set DELTA_LAKE_S3_PATH to an empty folder"
+                " `txn optimize` would delete it; set DELTA_LAKE_S3_PATH to an empty folder",
+                Section.DELTA,
             )
 
     def _call(
@@ -508,7 +518,7 @@ class DeltaLake:
             # The text of the error contains the store's answer.
             code = re.search(r"<Code>(\w+)</Code>", str(error))
             said = _explain(code[1] if code else "", str(error))
-            raise UserError(f"the Delta table {self.uri} {said}") from None
+            raise UserError(f"the Delta table {self.uri} {said}", Section.DELTA) from None
 
 
 def open_delta(settings: Settings) -> DeltaLake | None:
@@ -526,7 +536,8 @@ def open_delta(settings: Settings) -> DeltaLake | None:
     except ImportError:
         raise UserError(
             "DELTA_LAKE_S3_PATH is set, but the package deltalake is not installed: install"
-            " txn-platform with its extra `delta`, or unset the variable"
+            " txn-platform with its extra `delta`, or unset the variable",
+            Section.DELTA,
         ) from None
     _require_apart(place, settings)
     if not place.startswith("s3://"):
@@ -536,7 +547,8 @@ def open_delta(settings: Settings) -> DeltaLake | None:
         except OSError as error:
             raise UserError(
                 f"the directory {directory} of the Delta table can't be made ({error.strerror}):"
-                " set DELTA_LAKE_S3_PATH to a place that can be written"
+                " set DELTA_LAKE_S3_PATH to a place that can be written",
+                Section.DELTA,
             ) from None
         return DeltaLake(str(directory), None)
     name = place.removeprefix("s3://").partition("/")[0]
@@ -551,7 +563,9 @@ def require_delta(delta: DeltaLake | None) -> DeltaLake:
         UserError: the settings name none.
     """
     if delta is None:
-        raise UserError("there is no Delta table: set DELTA_LAKE_S3_PATH to where it is to be")
+        raise UserError(
+            "there is no Delta table: set DELTA_LAKE_S3_PATH to where it is to be", Section.DELTA
+        )
     return delta
 
 
@@ -570,7 +584,8 @@ def _require_apart(place: str, settings: Settings) -> None:
     if f"{lake}/".startswith(f"{table}/"):
         raise UserError(
             f"the lake {lake} is in the folder of the Delta table, {table}, where `txn optimize`"
-            " would delete its objects: set DELTA_LAKE_S3_PATH to a folder of its own"
+            " would delete its objects: set DELTA_LAKE_S3_PATH to a folder of its own",
+            Section.DELTA,
         )
 
 

@@ -20,6 +20,7 @@ from txn_platform.lake.base import Capability, Kept, Lake, StoredObject
 from txn_platform.lake.layout import OBJECT_NAME
 from txn_platform.lake.parquet import open_parquet
 from txn_platform.lake.staging import STAGING_SUFFIX
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -46,7 +47,8 @@ class DirectoryLake(Lake):
         except OSError as error:
             raise UserError(
                 f"the lake's directory {self._root} can't be made ({error.strerror}):"
-                " set TXN_HOME to a place that can be written"
+                " set TXN_HOME to a place that can be written",
+                Section.DISK,
             ) from None
 
     @override
@@ -59,7 +61,9 @@ class DirectoryLake(Lake):
             _sync_directory(self._staging)
             path.with_suffix(".replaced").unlink()
         except OSError as error:
-            raise UserError(f"{self._root} can't be written: {error.strerror}") from None
+            raise UserError(
+                f"{self._root} can't be written: {error.strerror}", Section.DISK
+            ) from None
         yield Capability("objects", works=True, needed=True, meaning="a file is replaced whole")
 
     @override
@@ -81,7 +85,7 @@ class DirectoryLake(Lake):
             for directory in entered:
                 _sync_directory(directory)
         except OSError as error:
-            raise UserError(f"{target} can't be written: {error.strerror}") from None
+            raise UserError(f"{target} can't be written: {error.strerror}", Section.DISK) from None
         self._written[key] = mark, staged.sha256
         return StoredObject(str(target), staged.size)
 
@@ -103,7 +107,7 @@ class DirectoryLake(Lake):
                 staged.replace(target)
             _sync_directory(self._root)
         except OSError as error:
-            raise UserError(f"{target} can't be written: {error.strerror}") from None
+            raise UserError(f"{target} can't be written: {error.strerror}", Section.DISK) from None
         finally:
             staged.unlink(missing_ok=True)
 
@@ -188,7 +192,8 @@ def _folders_with(top: Path) -> Iterator[str]:
     def refuse(error: OSError) -> None:
         if error.errno != errno.ENOENT:
             raise UserError(
-                f"{error.filename} can't be read ({error.strerror}): allow it, or remove it"
+                f"{error.filename} can't be read ({error.strerror}): allow it, or remove it",
+                Section.DISK,
             )
 
     for folder, below, names in os.walk(top, onerror=refuse, followlinks=True):

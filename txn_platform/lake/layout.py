@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 from txn_platform.windows import Window
 
 OBJECT_NAME: Final = "part-0.parquet"
@@ -19,7 +20,9 @@ def window_of_key(key: str) -> Window:
     _, _, path = key.partition("/")
     date, _, hour = path.removesuffix(f"/{OBJECT_NAME}").partition("/")
     if not date.startswith("event_date=") or not hour.startswith("event_hour="):
-        raise UserError(f"{key} is not the object of an hour: move it out of the lake")
+        raise UserError(
+            f"{key} is not the object of an hour: move it out of the lake", Section.SETTINGS
+        )
     stamp = f"{date.removeprefix('event_date=')}-{hour.removeprefix('event_hour=')}:00"
     return Window.of_partition(stamp)
 

@@ -28,6 +28,7 @@ from txn_platform.lake.s3_access import S3Access, open_bucket
 from txn_platform.lake.staging import room_on_disk
 from txn_platform.lake.store_errors import StoreError
 from txn_platform.lake.uploads import ABORTED, abort_orphans, abort_upload, list_uploads, put_parts
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -233,7 +234,8 @@ class S3Lake(Lake):
                     if digest != staged.sha256:
                         raise UserError(
                             f"{self.uri(key)} holds other bytes than were sent: the store, or what"
-                            " is in front of it, damages data. Run the partition again"
+                            " is in front of it, damages data. Run the partition again",
+                            Section.STORE_LOSES_DATA,
                         )
                 return StoredObject(self.uri(key), staged.size)
             if there not in {None, before}:
@@ -247,7 +249,8 @@ class S3Lake(Lake):
         if stored is None:
             raise UserError(
                 f"{self.uri(key)} is not what the store has just accepted, nor what another run"
-                " put there since: the store loses data. Run the partition again"
+                " put there since: the store loses data. Run the partition again",
+                Section.STORE_LOSES_DATA,
             )
         return stored
 
@@ -329,7 +332,8 @@ class S3Lake(Lake):
                     if isinstance(error, UserError):
                         raise
                     raise UserError(
-                        f"{self.uri(key)} is no whole Parquet file ({error}): materialize it again"
+                        f"{self.uri(key)} is no whole Parquet file ({error}): materialize it again",
+                        Section.INPUT_MISSING,
                     ) from None
             else:
                 if not left or self._is_unchanged(key, found.get("ETag")):
@@ -346,7 +350,8 @@ class S3Lake(Lake):
     def _require_unchanged(self, key: str, tag: str | None) -> None:
         if not self._is_unchanged(key, tag):
             raise UserError(
-                f"{self.uri(key)} was replaced by another run while it was read: run it again"
+                f"{self.uri(key)} was replaced by another run while it was read: run it again",
+                Section.OBJECT_REPLACED,
             )
 
     @override
@@ -483,7 +488,7 @@ def open_s3_lake(settings: Settings, limits: StoreLimits | None = None) -> S3Lak
         UserError: there are no credentials for the bucket.
     """
     if settings.bucket is None:
-        raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake")
+        raise UserError("AWS_BUCKET_NAME is not set: name the bucket of the lake", Section.SETTINGS)
     bucket, access = open_bucket(settings, settings.bucket, limits or StoreLimits())
     return S3Lake(
         bucket=bucket,

@@ -26,6 +26,7 @@ from txn_platform.lake.base import Capability
 from txn_platform.lake.bucket import Bucket, StoreLimits
 from txn_platform.lake.store_errors import bucket_in_host
 from txn_platform.network import proxy_for, require_certificates
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -79,7 +80,9 @@ class S3Access:
         self._proxy = proxy
 
     def __reduce__(self) -> Any:
-        raise UserError("access to a bucket can't be pickled: it holds credentials")
+        raise UserError(
+            "access to a bucket can't be pickled: it holds credentials", Section.OWN_ASSET
+        )
 
     def filesystem(self) -> Any:
         """A `pyarrow.fs.S3FileSystem`.
@@ -283,7 +286,8 @@ class _SecretScan:
     def __reduce__(self) -> Any:
         raise UserError(
             "a lazy frame that is read through a proxy with a password can't be pickled: store its"
-            ' rows with io_manager_key="lake"'
+            ' rows with io_manager_key="lake"',
+            Section.OWN_ASSET,
         )
 
     def schema(self) -> pl.Schema:
@@ -373,7 +377,8 @@ def _session(settings: Settings, core: Any) -> Any:
         there, absent = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")[:: 1 if key else -1]
         raise UserError(
             f"{there} is set without {absent}: set both in one place, the environment or .env, or"
-            " neither"
+            " neither",
+            Section.SETTINGS,
         )
     # A session token alone belongs to other keys.
     token = settings.session_token if key else None
@@ -391,7 +396,8 @@ def _credentials(session: Any, bucket: str) -> Any:
     if credentials is None:
         raise UserError(
             f"there are no credentials for bucket {bucket!r}: set AWS_ACCESS_KEY_ID and"
-            " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI"
+            " AWS_SECRET_ACCESS_KEY, or log in with the AWS CLI",
+            Section.STORE_REFUSES,
         )
     return credentials
 
@@ -442,7 +448,7 @@ def _endpoint_of_profile(core: Any) -> str | None:
     try:
         return s3_endpoint(configured)
     except ValueError as error:
-        raise UserError(f"the endpoint_url of the AWS profile {error}") from None
+        raise UserError(f"the endpoint_url of the AWS profile {error}", Section.SETTINGS) from None
 
 
 def _ca_bundle_of_profile(core: Any) -> Path | None:
@@ -461,10 +467,11 @@ def _require_no_bucket(endpoint: str, bucket: str) -> None:
     if last == bucket and "://" in head and urlsplit(head).hostname:
         raise UserError(
             f"the endpoint {endpoint} ends with the bucket {bucket!r}: leave it off"
-            f" (AWS_ENDPOINT_URL={head}), it is named by AWS_BUCKET_NAME"
+            f" (AWS_ENDPOINT_URL={head}), it is named by AWS_BUCKET_NAME",
+            Section.SETTINGS,
         )
     if hint and urlsplit(endpoint).netloc.removeprefix(f"{bucket}.").startswith(("s3.", "s3-")):
-        raise UserError(hint)
+        raise UserError(hint, Section.SETTINGS)
 
 
 @contextmanager
@@ -481,5 +488,6 @@ def _explained() -> Generator[None]:
     except (BotoCoreError, ClientError, ValueError) as error:
         raise UserError(
             f"the AWS credentials or configuration can't be used: {error}. Look at AWS_PROFILE,"
-            " AWS_CONFIG_FILE and AWS_ENDPOINT_URL, or log in again"
+            " AWS_CONFIG_FILE and AWS_ENDPOINT_URL, or log in again",
+            Section.STORE_REFUSES,
         ) from None

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.arrow.dictionaries import as_batch, combined, compacted, encoded_schema
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -284,13 +285,15 @@ def room_on_disk(directory: Path) -> Generator[None]:
         if error.errno in _NO_ACCESS:
             raise UserError(
                 f"{directory} can't be written ({os.strerror(error.errno)}): set TXN_HOME to a"
-                " directory that can"
+                " directory that can",
+                Section.DISK,
             ) from None
         if error.errno not in _NO_ROOM:
             raise
         raise UserError(
             f"{directory} can't take more ({os.strerror(error.errno)}): make room there, or set"
-            " TXN_HOME to a directory on a disk that has some"
+            " TXN_HOME to a directory on a disk that has some",
+            Section.DISK,
         ) from None
 
 

@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 
 _RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 # With other statuses: a body that was damaged in transit, or a store that was busy.
@@ -72,7 +73,7 @@ class StoreError(UserError):
     """
 
     def __init__(self, message: str, code: str = "", *, refused: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(message, Section.STORE_REFUSES if refused else Section.STORE_SILENT)
         self.code = code
         self.refused = refused
 

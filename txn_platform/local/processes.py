@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,8 @@ _TWIN = 10_000
 
 class ProcessFailed(UserError):  # noqa: N818 - it says what happened, as in `except ProcessFailed`
     """A managed process ended or did not become ready. The message has its last lines."""
+
+    section = Section.PROCESS
 
 
 class ManagedProcess:

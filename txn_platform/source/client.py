@@ -31,6 +31,7 @@ from txn_platform.contract.schema import (
 )
 from txn_platform.errors import UserError, shown
 from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform.runbook import Section
 from txn_platform.source.decode_limits import Budget, UnreadableError
 from txn_platform.source.decoding import DECODERS, FORMATS, PAGES, UNREADABLE, page
 from txn_platform.source.json_objects import without_repeats
@@ -118,7 +119,8 @@ def source_api(settings: Settings) -> SourceApi:
         # Without the value: a wrong one can be an address with a key.
         raise UserError(
             "the setting GENERATOR_FORMAT is not the name of a format: set it to one of"
-            f" {', '.join(FORMATS)}"
+            f" {', '.join(FORMATS)}",
+            Section.SETTINGS,
         )
     if settings.source_transactions is None:
         paged = f"&limit={_PAGE_ROWS}" if settings.source_format == PAGES else ""
@@ -194,7 +196,8 @@ class Source:
         if window.end > watermark:
             raise UserError(
                 f"partition {window.partition_key} is not complete:"
-                f" the source has complete hours up to {iso(watermark)}"
+                f" the source has complete hours up to {iso(watermark)}",
+                Section.WINDOW_INCOMPLETE,
             )
         return watermark
 
@@ -391,7 +394,8 @@ class Source:
                 raise UserError(
                     f"{self._transport.url} sends pages whose {self._api.next!r} (TXN_SOURCE_NEXT)"
                     " is neither the text of an address nor null: let the setting name the member"
-                    " that has the next page's address"
+                    " that has the next page's address",
+                    Section.SOURCE_UNUSABLE,
                 )
             case "nothing":
                 paged = self._api.format == PAGES
@@ -400,7 +404,8 @@ class Source:
                         f"{self._transport.url} sends pages without {self._api.next!r}"
                         " (TXN_SOURCE_NEXT), so that it is not known whether there are more: let"
                         " the setting name the member that has the next page's address, or set"
-                        " TXN_SOURCE_NEXT_ABSENT=end if the source leaves it out on its last page"
+                        " TXN_SOURCE_NEXT_ABSENT=end if the source leaves it out on its last page",
+                        Section.SOURCE_UNUSABLE,
                     )
             case "null":
                 pass
@@ -417,19 +422,22 @@ class Source:
         if more is not None:
             raise UserError(
                 f"{self._transport.url} says that there are more rows, under {shown(more)}, but"
-                f" does not say where: {remedy}"
+                f" does not say where: {remedy}",
+                Section.SOURCE_UNUSABLE,
             )
         # A source with control totals is compared with these.
         if stated is not None and stated[1] > rows and self._api.totals is None:
             raise UserError(
                 f"{self._transport.url} says that there are {stated[1]:,} rows, under"
-                f" {shown(stated[0])}, and sends {rows:,} of them for {what}: {remedy}"
+                f" {shown(stated[0])}, and sends {rows:,} of them for {what}: {remedy}",
+                Section.SOURCE_UNUSABLE,
             )
 
     def _endless(self, what: str) -> UserError:
         return UserError(
             f"{self._transport.url} leads in a circle: its pages for {what} come to no end; look"
-            " at the address of the next page in its answers, and at TXN_SOURCE_NEXT or {offset}"
+            " at the address of the next page in its answers, and at TXN_SOURCE_NEXT or {offset}",
+            Section.SOURCE_UNUSABLE,
         )
 
     def _document[T](self, path: str, read: Callable[[Body], T]) -> T:

@@ -33,6 +33,7 @@ from urllib3.exceptions import (
 from txn_platform.backoff import Backoff, Retries
 from txn_platform.errors import UserError
 from txn_platform.network import pool_manager
+from txn_platform.runbook import Section
 from txn_platform.source.content_coding import codings_in, decoded
 from txn_platform.source.decode_limits import RefusedError, TooLargeError, UnreadableError
 
@@ -170,12 +171,15 @@ class Transport:
         if isinstance(error, NewConnectionError | ConnectTimeoutError):
             return UserError(
                 f"no source answers at {self.url}: start it (python -m generator_service),"
-                " fix GENERATOR_URL, or unset it to have a generator started for each run"
+                " fix GENERATOR_URL, or unset it to have a generator started for each run",
+                Section.SOURCE_SILENT,
             )
-        remedy = hint if isinstance(error, UnreadableError) else "look at its log"
+        unusable = isinstance(error, UnreadableError)
+        remedy = hint if unusable else "look at its log"
         return UserError(
             f"{self.url} gave no usable answer for {what} in {self.limits.backoff.attempts}"
-            f" attempts; the last {self._fault(error)}: {remedy}"
+            f" attempts; the last {self._fault(error)}: {remedy}",
+            Section.SOURCE_UNUSABLE if unusable else Section.SOURCE_SILENT,
         )
 
     def _fault(self, error: Exception) -> str:
@@ -196,7 +200,8 @@ class Transport:
         """The error of an answer beyond a bound, which `fault` describes."""
         return UserError(
             f"{self.url} was stopped: its answer for {what} {fault}: look at what it sends; if that"
-            " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES"
+            " is right, let it send smaller pages or batches, or raise TXN_SOURCE_MAX_BYTES",
+            Section.SOURCE_UNUSABLE,
         )
 
     def followed(self, page: str, reference: str) -> str:
@@ -217,12 +222,15 @@ class Transport:
             named = urlsplit(urljoin(page, reference))
             same = "@" not in named.netloc and _origin(named) == _origin(base)
         except ValueError:
-            raise UserError(f"{self.url} names a next page that is no address") from None
+            raise UserError(
+                f"{self.url} names a next page that is no address", Section.SOURCE_UNUSABLE
+            ) from None
         if not same:
             origin = _printable(f"{named.scheme}://{named.netloc.rpartition('@')[2]}")
             raise UserError(
                 f"{self.url} names a next page at {origin}: a page of another origin is not"
-                " followed"
+                " followed",
+                Section.SOURCE_UNUSABLE,
             )
         path = named.path
         if base.path and f"{base.path}{path}" == urlsplit(page).path:
@@ -241,7 +249,8 @@ class Transport:
             raise self.stopped(what, str(error)) from None
         except RefusedError as error:
             raise UserError(
-                f"{self.url} sent what cannot be used: its answer for {what} {error}"
+                f"{self.url} sent what cannot be used: its answer for {what} {error}",
+                Section.SOURCE_UNUSABLE,
             ) from None
         except ReadTimeoutError:
             if time.monotonic() < deadline:
@@ -252,7 +261,8 @@ class Transport:
         """The error of answers that took too long."""
         return UserError(
             f"{self.url} was stopped: its answer for {what} took longer than {seconds:g} s; raise"
-            " TXN_SOURCE_WHOLE_SECONDS if it is slow"
+            " TXN_SOURCE_WHOLE_SECONDS if it is slow",
+            Section.SOURCE_SILENT,
         )
 
     def _ask(self, address: str, deadline: float) -> urllib3.HTTPResponse:
@@ -267,7 +277,9 @@ class Transport:
             raise UnreadableError("states its length twice, and not the same") from None
         except (HTTPError, ValueError) as error:
             fault = _printable(str(error))
-            raise UserError(f"GENERATOR_URL {self.url} can't be used: {fault}") from None
+            raise UserError(
+                f"GENERATOR_URL {self.url} can't be used: {fault}", Section.SETTINGS
+            ) from None
         finally:
             _DEADLINE.reset(token)
         return cast("urllib3.HTTPResponse", response)
@@ -283,10 +295,13 @@ class Transport:
         if 300 <= status < 400:
             raise UserError(
                 f"{refused}, a redirect: none is followed; let GENERATOR_URL name the service"
-                " that answers"
+                " that answers",
+                Section.SOURCE_UNUSABLE,
             )
         error = AbsentError if status == 404 else UserError
-        raise error(f"{refused}: {_problem_detail(response) or 'look at its log'}")
+        raise error(
+            f"{refused}: {_problem_detail(response) or 'look at its log'}", Section.SOURCE_UNUSABLE
+        )
 
 
 class Body(io.RawIOBase):

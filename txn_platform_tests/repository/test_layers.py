@@ -35,6 +35,7 @@ _LAYERS: list[set[str]] = [
         "misspelt",
         "network",
         "run_locks",
+        "runbook",
         "settings",
         "tuning",
         "window_ranges",
