@@ -4,6 +4,7 @@ from typing import Final
 
 import dagster as dg
 
+from txn_platform.defs.alerts import alerts
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.automation import (
     LAND_TRANSACTIONS,
@@ -28,7 +29,7 @@ def build_defs() -> dg.Definitions:
         assets=[raw_transactions, validation, s3_parquet_transactions],
         jobs=[LAND_TRANSACTIONS, optimize_delta],
         schedules=[hourly, nightly_optimize],
-        sensors=[on_watermark],
+        sensors=[on_watermark, alerts],
         resources={
             "generator": GeneratorResource(),
             "store": lake,

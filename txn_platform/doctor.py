@@ -18,6 +18,7 @@ from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api, source_limits
+from txn_platform.webhook import Webhook
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
         yield Finding("settings", good=True, message=note, note=True)
     if settings.dagster_home is not None:
         yield _try("dagster", _examine_dagster)
+    yield from _examine_alerts(settings)
     yield _try("card key", lambda: _examine_card_key(settings))
     yield _try("source", lambda: _examine_source(settings))
     yield from _examine_lake(settings)
@@ -90,6 +92,39 @@ def _examine_dagster() -> str:
 
     with dagster_instance() as instance:
         return f"{instance.root_directory} opens, and has {instance.get_runs_count():,} runs"
+
+
+def _examine_alerts(settings: Settings) -> Iterator[Finding]:
+    try:
+        webhook = Webhook.of(settings)
+    except UserError as error:
+        yield Finding("alerts", good=False, message=str(error))
+        return
+    if webhook is None:
+        return
+    message = f"go to TXN_ALERT_WEBHOOK ({webhook.service}), with links to {settings.ui_url}"
+    yield Finding("alerts", good=True, message=message)
+    from txn_platform.defs.alerts import is_turned_on
+    from txn_platform.runs import dagster_instance
+
+    try:
+        with dagster_instance() as instance:
+            if instance.is_ephemeral:
+                message = (
+                    "there is no Dagster home, so no sensor runs that sends them: set DAGSTER_HOME,"
+                    " or start `txn dev`"
+                )
+            elif not is_turned_on(instance):
+                message = (
+                    "the sensor alerts is off, so nothing is sent: turn it on in Dagster's UI under"
+                    " Automation"
+                )
+            else:
+                return
+        yield Finding("alerts", good=True, message=message, note=True)
+    except UserError:
+        # The check of Dagster's home says so.
+        return
 
 
 def _examine_source(settings: Settings) -> str:

@@ -32,7 +32,9 @@ def http_address(value: str) -> str:
     if any(character.isspace() for character in rest):
         raise ValueError("must not hold white space")
     if "?" in rest or "#" in rest:
-        raise ValueError("must end before its ? or #: queries belong in TXN_SOURCE_TRANSACTIONS")
+        raise ValueError(
+            "must end before its ? or # (a query of the source belongs in TXN_SOURCE_TRANSACTIONS)"
+        )
     try:
         parts = urlsplit(value)
         port = parts.port

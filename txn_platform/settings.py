@@ -47,6 +47,7 @@ _ENCODING: Final = "utf-8-sig"
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^\s/]+[/:][A-Za-z0-9._/:-]+")
 _REGION: Final = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+_WEBHOOK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 # Characters without width, which are copied with values from web pages.
 _INVISIBLE: Final = "\ufeff\u200b\u2060"
 # A directory's name may begin or end with a space.
@@ -198,6 +199,18 @@ class Settings(BaseSettings):
         validation_alias="TXN_LOOKBACK_HOURS",
         description="How many whole hours before the watermark the sensor begins when it is"
         " turned on.",
+    )
+    alert_webhook: SecretStr | None = Field(
+        default=None,
+        validation_alias="TXN_ALERT_WEBHOOK",
+        description="Where the sensor `alerts` sends its messages: the address of a webhook of"
+        " Slack, Discord, Teams or one that takes JSON, or any address of apprise. It needs"
+        " the extra `alerts`.",
+    )
+    ui_url: str = Field(
+        default="http://127.0.0.1:3000",
+        validation_alias="TXN_UI_URL",
+        description="The address of Dagster's UI, for the links in alerts.",
     )
     generator_url: str | None = Field(
         default=None,
@@ -371,10 +384,20 @@ class Settings(BaseSettings):
     def _in_lower_case(cls, value: str | None) -> str | None:
         return value.lower() if value else value
 
-    @field_validator("generator_url")
+    @field_validator("generator_url", "ui_url")
     @classmethod
     def _is_http(cls, value: str | None) -> str | None:
         return None if value is None else http_address(value)
+
+    @field_validator("alert_webhook")
+    @classmethod
+    def _is_webhook(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _WEBHOOK.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                "must be one address without white space, such as https://host/path, or"
+                " slack://... as apprise writes it"
+            )
+        return value
 
     @field_validator("endpoint_url")
     @classmethod

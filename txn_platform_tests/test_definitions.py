@@ -58,12 +58,15 @@ def test_schedules_and_sensor_are_off_until_turned_on() -> None:
         "hourly": LAND_TRANSACTIONS.name,
         "optimize_delta_nightly": "optimize_delta",
     }
-    (sensor,) = repository.sensor_defs
-    assert sensor.job_name == LAND_TRANSACTIONS.name
+    sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
+    assert set(sensors) == {"on_watermark", "alerts"}
+    assert sensors["on_watermark"].job_name == LAND_TRANSACTIONS.name
     assert {schedule.default_status for schedule in repository.schedule_defs} == {
         dg.DefaultScheduleStatus.STOPPED
     }
-    assert sensor.default_status is dg.DefaultSensorStatus.STOPPED
+    assert {sensor.default_status for sensor in repository.sensor_defs} == {
+        dg.DefaultSensorStatus.STOPPED
+    }
 
 
 _WITH_ROWS_AS_SENT = {"raw_transactions", "quarantined_transactions"}

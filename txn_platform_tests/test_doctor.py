@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -201,3 +202,33 @@ def test_a_bucket_that_is_absent_is_not_green(monkeypatch: pytest.MonkeyPatch) -
     assert lines == [
         "FAIL lake bucket 'no-such-bucket' does not exist: make it, or fix AWS_BUCKET_NAME"
     ]
+
+
+def _alert_lines(capsys_output: str) -> list[str]:
+    lines = [" ".join(line.split()) for line in capsys_output.splitlines()]
+    return [line for line in lines if line.split()[1:2] == ["alerts"]]
+
+
+def test_alerts_that_are_off_or_cannot_be_sent_are_pointed_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def lines() -> tuple[int, list[str]]:
+        result = CliRunner().invoke(main, ["doctor"])
+        assert "a-secret" not in result.output
+        return result.exit_code, _alert_lines(result.output)
+
+    assert lines() == (0, [])
+    monkeypatch.setenv("TXN_ALERT_WEBHOOK", "https://example.com/a-secret")
+    code, (first, second) = lines()
+    assert code == 0
+    assert first.startswith("ok alerts go to TXN_ALERT_WEBHOOK (JSON)")
+    assert "there is no Dagster home" in second
+    home = tmp_path / "dagster-home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    _, (_, second) = lines()
+    assert "the sensor alerts is off" in second
+    monkeypatch.setenv("TXN_ALERT_WEBHOOK", "slack://a-secret")
+    code, (first,) = lines()
+    assert code == 1
+    assert first.startswith("FAIL alerts TXN_ALERT_WEBHOOK cannot be used")

@@ -119,11 +119,11 @@ class RunHistory:
         ]
         last = finished[0] if finished else None
         return cls(
-            any(_is_unfinished(record, now) for record in records),
+            any(is_unfinished(record, now) for record in records),
             max((request.attempt for request in requests), default=0),
             requests,
             last and last.dagster_run.run_id,
-            last and _ended(last),
+            last and ended_at(last),
         )
 
     def allows(self, instance: dg.DagsterInstance, content: str, now: datetime) -> bool:
@@ -212,7 +212,7 @@ def _requests_of(records: Sequence[dg.RunRecord]) -> tuple[_Request, ...]:
         if key and tags.get(_SENSOR_NAME) == SENSOR:
             # Earlier versions did not number attempts.
             attempt = int(key["attempt"] or 1)
-            found.append(_Request(key["content"], attempt, _utc(record.create_timestamp)))
+            found.append(_Request(key["content"], attempt, utc(record.create_timestamp)))
     return tuple(found)
 
 
@@ -221,26 +221,29 @@ def _publishes(run: dg.DagsterRun) -> bool:
     return run.job_name == JOB or (chosen is not None and dg.AssetKey(checks.PUBLISHED) in chosen)
 
 
-def _is_unfinished(record: dg.RunRecord, now: datetime) -> bool:
+def is_unfinished(record: dg.RunRecord, now: datetime) -> bool:
+    """Whether a run is queued or running, or Dagster is about to retry it."""
     run = record.dagster_run
     if run.status is dg.DagsterRunStatus.NOT_STARTED:
-        return now - _utc(record.create_timestamp) < _SOON
+        return now - utc(record.create_timestamp) < _SOON
     if run.status is dg.DagsterRunStatus.FAILURE:
         return (
             run.tags.get("dagster/will_retry") == "true"
             and "dagster/auto_retry_run_id" not in run.tags
-            and now - _ended(record) < _SOON
+            and now - ended_at(record) < _SOON
         )
     return not run.is_finished
 
 
-def _ended(record: dg.RunRecord) -> datetime:
+def ended_at(record: dg.RunRecord) -> datetime:
+    """When a run ended; when its record last changed if that is not known."""
     if record.end_time is not None:
         return datetime.fromtimestamp(record.end_time, UTC)
-    return _utc(record.update_timestamp)
+    return utc(record.update_timestamp)
 
 
-def _utc(moment: datetime) -> datetime:
+def utc(moment: datetime) -> datetime:
+    """A moment of Dagster's storage, which may lack its zone."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 

@@ -125,6 +125,8 @@ def local_stack_services(
             addresses = {"lake": str(home / "lake")}
         addresses["generator"] = environment["GENERATOR_URL"] = generator_url(generator)
         if ui:
+            if "ui_url" not in settings.model_fields_set:
+                environment["TXN_UI_URL"] = f"http://127.0.0.1:{ui_port}"
             dagster = _start_dagster(home, logs, environment, ui_port, lock)
             processes.append(running.enter_context(dagster))
             addresses["Dagster"] = f"http://127.0.0.1:{ui_port}"

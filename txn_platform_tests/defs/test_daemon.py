@@ -23,6 +23,7 @@ from txn_platform.local.stack import DAGSTER_YAML
 from txn_platform.windows import Window
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 from txn_platform_tests.support.served_source import served
+from txn_platform_tests.support.webhook_receiver import receiving
 
 _DAY = datetime(2026, 11, 3, tzinfo=UTC)
 # On a loaded machine a run takes half a minute.
@@ -250,3 +251,24 @@ def test_a_watermark_that_goes_back_and_forth_loses_no_window(world: World) -> N
         if status is DONE:
             runs[key] += count
     assert runs == {_key(number): 2 if number == 7 else 1 for number in published}
+
+
+def test_alerts_are_told_once_also_when_the_daemon_is_started_again(world: World) -> None:
+    bad = rows_of(_hour(0), 2, country="XX")
+    world.source.hours[_key(0)] = bad
+    with receiving() as receiver:
+        with world.daemon(TXN_ALERT_WEBHOOK=receiver.url) as daemon:
+            world.comes_true(daemon, lambda: bool(receiver.accepted), "a message")
+        # Other rows that are as bad: another run, and it fails for the same cause.
+        world.source.hours[_key(0)] = [*bad, *rows_of(_hour(0), 3)[2:]]
+        with world.daemon(TXN_ALERT_WEBHOOK=receiver.url) as daemon:
+            world.comes_true(daemon, lambda: world.runs_of(0) == [FAILED, FAILED], "another run")
+            world.some_ticks_pass(daemon, 3)
+            assert receiver.titles == [f"{_key(0)} failed: quarantine_share"]
+            world.source.hours[_key(0)] = rows_of(_hour(0), 3)
+            world.comes_true(daemon, lambda: len(receiver.accepted) > 1, "another message")
+            world.some_ticks_pass(daemon, 3)
+    assert receiver.titles == [
+        f"{_key(0)} failed: quarantine_share",
+        f"{_key(0)} is right again: quarantine_share",
+    ]

@@ -38,6 +38,7 @@ _LAYERS: list[set[str]] = [
         "runbook",
         "settings",
         "tuning",
+        "webhook",
         "window_ranges",
         "windows",
     },

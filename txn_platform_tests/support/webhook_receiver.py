@@ -1,0 +1,66 @@
+"""A receiver of webhooks that takes JSON, and that a test can make refuse."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass
+class WebhookReceiver:
+    """The messages that were received.
+
+    Attributes:
+        url: its address, which holds a secret.
+        accepted: the messages that were answered with success.
+        refused: how many were not.
+        status: of its answers.
+    """
+
+    url: str = ""
+    accepted: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    refused: int = 0
+    status: int = 200
+
+    @property
+    def titles(self) -> list[str]:
+        """The titles of the messages that were accepted."""
+        return [message["title"] for message in self.accepted]
+
+
+@contextmanager
+def receiving() -> Iterator[WebhookReceiver]:
+    """Serve a receiver on a free port of the loopback interface."""
+    receiver = WebhookReceiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if receiver.status == 200:
+                receiver.accepted.append(sent)
+            else:
+                receiver.refused += 1
+            self.send_response(receiver.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing is printed."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    receiver.url = f"http://127.0.0.1:{server.server_port}/hooks/a-secret-path?token=secret-too"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
