@@ -391,9 +391,9 @@ def listing() -> str:
     not_run: list[str] = []
     for page in pages():
         for block in blocks(page):
-            lines = [line for line in block.source.splitlines() if line.strip()]
             name = f"`{page.relative_to(CHECKOUT)}`"
-            begins = f"`{lines[0].replace('|', chr(92) + '|')}`" if lines else ""
+            first = next(line for line in block.source.splitlines() if line.strip())
+            begins = f"`` {first.partition('  #')[0].strip()} ``".replace("|", "\\|")
             if block.skipped:
                 not_run.append(f"| {name} | {begins} | {block.skipped} |")
             elif "long" in block.instructions:
