@@ -183,6 +183,40 @@ def test_the_data_package_beside_the_tables_leads_to_them_and_their_rows_hold_it
     )
 
 
+@pytest.mark.readers
+def test_frictionless_reads_the_tables_by_the_package(lake: _Lake) -> None:
+    """One file of each: it reads no pattern of Parquet files, and no lists."""
+    from frictionless import Package
+
+    root = lake.published.parents[3]
+    package = json.loads((root / "datapackage.json").read_text("utf-8"))
+    tables = [each for each in package["resources"] if each["name"] != "quarantined_transactions"]
+    assert len(tables) == 3
+    for table in tables:
+        (path,) = root.glob(table["path"])
+        table["path"] = path.relative_to(root).as_posix()
+    package["resources"] = tables
+    report = Package.from_descriptor(package, basepath=str(root)).validate()
+    assert report.valid, report.flatten(["message"])
+    # It looks at rules.
+    tables[0]["schema"]["fields"][0]["constraints"]["enum"] = ["another"]
+    report = Package.from_descriptor(package, basepath=str(root)).validate()
+    assert [task.valid for task in report.tasks] == [False, True, True]
+
+
+@pytest.mark.readers
+def test_the_contract_has_the_form_of_its_standard(lake: _Lake) -> None:
+    import open_data_contract_standard
+    from jsonschema.validators import validator_for
+
+    path = Path(open_data_contract_standard.__file__).with_name("schema.json")
+    schema = json.loads(path.read_text("utf-8"))
+    validator = validator_for(schema)(schema)
+    text = (lake.published.parents[3] / "contract.odcs.yaml").read_text("utf-8")
+    assert [error.message for error in validator.iter_errors(yaml.safe_load(text))] == []
+    assert list(validator.iter_errors(yaml.safe_load(text) | {"kind": "Table"}))
+
+
 def _breaking(fields: list[dict[str, Any]], row: dict[str, Any]) -> Iterator[str]:
     """The names of the columns whose value breaks a constraint of a Table Schema."""
     for field in fields:
