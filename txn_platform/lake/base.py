@@ -174,7 +174,11 @@ class Lake(ABC):
 
     @abstractmethod
     def find(self, key: str) -> StoredObject | None:
-        """The object at a key, asked of the store; None if there is none."""
+        """The object at a key, asked of the store; None if there is none.
+
+        Raises:
+            UserError: the store can't be reached, or refuses.
+        """
 
     @abstractmethod
     def digest(self, key: str) -> str | None:

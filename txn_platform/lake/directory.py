@@ -119,11 +119,15 @@ class DirectoryLake(Lake):
     def find(self, key: str) -> StoredObject | None:
         path = self._root / key
         # One call: the file may be removed between two.
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        try:
             found = path.stat()
-            if stat.S_ISREG(found.st_mode):
-                return StoredObject(str(path), found.st_size)
-        return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise UserError(
+                f"{path} can't be read ({error.strerror}): allow it", Section.DISK
+            ) from None
+        return StoredObject(str(path), found.st_size) if stat.S_ISREG(found.st_mode) else None
 
     @override
     def digest(self, key: str) -> str | None:
@@ -168,6 +172,11 @@ class DirectoryLake(Lake):
     def keys(self, asset: str) -> list[str]:
         found = (Path(folder, OBJECT_NAME) for folder in _folders_with(self._root / asset))
         return sorted(path.relative_to(self._root).as_posix() for path in found)
+
+    @override
+    def absent(self, keys: Sequence[str]) -> list[str]:
+        # A look at each file is faster than a listing of its folders.
+        return [key for key in keys if self.find(key) is None]
 
     @override
     def kept(self, asset: str) -> Kept:

@@ -116,6 +116,25 @@ def test_a_folder_that_cannot_be_read_is_not_an_empty_one(
         lake.keys("asset")
 
 
+def test_objects_in_a_folder_that_cannot_be_read_are_not_absent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lake = open_lake(load_settings())
+    _publish(lake, _rows(1))
+    other = object_key("asset", Window(datetime(2026, 11, 1, 15, tzinfo=UTC)))
+    assert lake.absent([_KEY, other]) == [other]
+    look = Path.stat
+
+    def refused(path: Path, **options: Any) -> os.stat_result:
+        if path.as_posix().endswith(_KEY):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(UserError, match=f"{_KEY} can't be read .Permission denied.: allow it"):
+        lake.absent([other, _KEY])
+
+
 def test_what_is_published_can_be_read_back(lake: Lake) -> None:
     stored = _publish(lake, _rows(150), _rows(30, "b"))
     assert lake.find(_KEY) == stored
