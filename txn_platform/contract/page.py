@@ -24,7 +24,8 @@ _PAGE = """\
 # The contract, version {version}
 
 Made from `txn_platform/contract/schema.py` by `python -m txn_platform.contract.page`: change it
-there.
+there. In a lake, `datapackage.json` and `contract.odcs.yaml` say the same
+[to other tools](reading.md#descriptors).
 
 ## Published columns
 
