@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, override
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from txn_platform.runs import Summary
     from txn_platform.settings import Settings
+    from txn_platform.source.client import Source
     from txn_platform.window_runs import Result
     from txn_platform.window_states import WindowState
     from txn_platform.windows import Window
@@ -42,6 +44,8 @@ _ELSEWHERE = {
     "scorecard": "Measure how realistic the generator's data is;"
     " exit code 1 when a measure is out of range.",
 }
+# Of ASCII alone: not every terminal has more.
+_SPINNER = "line"
 # The assets' names, without an import of what defines them.
 _RAW = "raw_transactions"
 _QUARANTINED = "quarantined_transactions"
@@ -204,9 +208,11 @@ def run(
         raise click.UsageError("--partition, --last and --from exclude each other.")
     if until is not None and first is None:
         raise click.UsageError("--to needs --from.")
-    choose = _range(first, until) if first is not None else _newest(last or 1)
+    choose = _newest(last or 1)
     if partition is not None:
         choose, force = _one(partition), True
+    elif first is not None:
+        choose = _of_source(_range(first, until))
     with _runs(choose, force=force) as (windows, results):
         ended: list[Result] = []
         for result in results(allow_empty=allow_empty):
@@ -431,12 +437,12 @@ def optimize(keep: timedelta) -> None:
 
 @contextmanager
 def _runs(
-    choose: Callable[[datetime], list[Window]], *, force: bool
+    choose: Callable[[Source], list[Window]], *, force: bool
 ) -> Generator[tuple[list[Window], Callable[..., Iterator[Result]]]]:
     """Prepare runs of windows, with progress on standard error.
 
     Args:
-        choose: the windows, by the watermark of the source.
+        choose: the windows of a source.
         force: also run windows that are as they should be.
 
     Yields:
@@ -464,12 +470,12 @@ def _runs(
         instance_home(settings)
         _say_what_is_in_use(settings, source=True)
         stack.enter_context(handling_logs(ConsoleHandler(console)))
-        with console.status("starting Dagster"):
+        with console.status("starting Dagster", spinner=_SPINNER):
             opened = stack.enter_context(session(settings))
-            windows = choose(opened.source.watermark())
+            windows = choose(opened.source)
         right: dict[str, WindowState] = {}
         if not force:
-            with console.status("comparing with the source") as status:
+            with console.status("comparing with the source", spinner=_SPINNER) as status:
                 right = opened.right(
                     windows,
                     lambda done: status.update(
@@ -492,7 +498,7 @@ def _runs(
             def run(window: Window) -> Summary:
                 what = f"{progress}: {window.partition_key}" if several else window.partition_key
                 # Ended before a result is printed: it would be in the same line.
-                with console.status(what) as status:
+                with console.status(what, spinner=_SPINNER) as status:
                     return opened.run(
                         window,
                         on_progress=lambda doing: status.update(f"{what}: {doing}"),
@@ -520,14 +526,16 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
     from txn_platform.window_runs import started_source
     from txn_platform.window_states import WindowStates
 
-    choose = _range(first, until)
+    windows_until = _range(first, until)
     settings = load_settings()
     remembered = instance_home(settings)
     _say_what_is_in_use(settings, source=True)
     console = Console(stderr=True)
     with ExitStack() as stack:
         stack.enter_context(handling_logs(ConsoleHandler(console)))
-        status = stack.enter_context(console.status("looking at the lake and the source"))
+        status = stack.enter_context(
+            console.status("looking at the lake and the source", spinner=_SPINNER)
+        )
         client = stack.enter_context(started_source(settings))
         _, source = client()
         try:
@@ -536,7 +544,7 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
             # The lake can be shown without it.
             click.echo(f"Error: {error}", err=True)
             source, watermark = None, datetime.now(UTC)
-        windows = choose(watermark)
+        windows = windows_until(watermark)
         failures: dict[str, str] = {}
         if remembered is not None:
             # Dagster takes seconds to import.
@@ -550,18 +558,25 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
         )
 
 
-def _one(partition: str) -> Callable[[datetime], list[Window]]:
+def _one(partition: str) -> Callable[[Source], list[Window]]:
+    """The window of a key, without a question to the source."""
     from txn_platform.windows import Window
 
     window = Window.of_partition(partition)
     return lambda _: [window]
 
 
-def _newest(count: int) -> Callable[[datetime], list[Window]]:
+def _newest(count: int) -> Callable[[Source], list[Window]]:
     """The newest windows that are complete, oldest first, so many or as many as there are."""
     from txn_platform.window_ranges import newest
 
-    return lambda watermark: newest(count, watermark)
+    return _of_source(partial(newest, count))
+
+
+def _of_source(
+    windows_until: Callable[[datetime], list[Window]],
+) -> Callable[[Source], list[Window]]:
+    return lambda source: windows_until(source.watermark())
 
 
 def _range(first: str | None, until: str | None) -> Callable[[datetime], list[Window]]:

@@ -316,3 +316,13 @@ def test_options_that_do_not_fit_together_are_refused(arguments: list[str]) -> N
     result = CliRunner().invoke(main, ["run", *arguments])
     assert result.exit_code == 2
     assert "Error: " in result.stderr
+
+
+def test_an_error_names_the_hour_also_if_no_source_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+    result = CliRunner().invoke(main, ["run", "--partition", "2026-11-01-00:00"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith(
+        "Error: 2026-11-01-00:00: no source answers at http://127.0.0.1:1: "
+    )
