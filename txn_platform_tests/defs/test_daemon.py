@@ -253,6 +253,7 @@ def test_a_watermark_that_goes_back_and_forth_loses_no_window(world: World) -> N
     assert runs == {_key(number): 2 if number == 7 else 1 for number in published}
 
 
+@pytest.mark.long
 def test_alerts_are_told_once_also_when_the_daemon_is_started_again(world: World) -> None:
     bad = rows_of(_hour(0), 2, country="XX")
     world.source.hours[_key(0)] = bad
@@ -265,7 +266,7 @@ def test_alerts_are_told_once_also_when_the_daemon_is_started_again(world: World
             world.comes_true(daemon, lambda: world.runs_of(0) == [FAILED, FAILED], "another run")
             world.some_ticks_pass(daemon, 3)
             assert receiver.titles == [f"{_key(0)} failed: quarantine_share"]
-            world.source.hours[_key(0)] = rows_of(_hour(0), 3)
+            world.source.hours[_key(0)] = rows_of(_hour(0), 4)
             world.comes_true(daemon, lambda: len(receiver.accepted) > 1, "another message")
             world.some_ticks_pass(daemon, 3)
     assert receiver.titles == [

@@ -22,12 +22,14 @@ class WebhookReceiver:
         accepted: the messages that were answered with success.
         refused: how many were not.
         status: of its answers.
+        paths: those that were requested, with their queries.
     """
 
     url: str = ""
     accepted: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     refused: int = 0
     status: int = 200
+    paths: list[str] = field(default_factory=list[str])
 
     @property
     def titles(self) -> list[str]:
@@ -42,6 +44,7 @@ def receiving() -> Iterator[WebhookReceiver]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            receiver.paths.append(self.path)
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if receiver.status == 200:
                 receiver.accepted.append(sent)
