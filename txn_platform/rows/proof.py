@@ -22,6 +22,7 @@ from txn_platform.contract.schema import (
     PUBLISHED_SCHEMA,
 )
 from txn_platform.rows.duplicates import RepeatedIds
+from txn_platform.rows.figures import FIGURE_COLUMNS, WindowFigures
 from txn_platform.rows.reconciliation import ControlTotals
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ if TYPE_CHECKING:
 _COLUMNS: Final = [
     "transaction_id",
     "transaction_type",
-    "amount",
     "card_number",
     *FREE_TEXTS,
     *IDENTIFIERS,
+    *FIGURE_COLUMNS,
 ]
 # Positions that a message names for each column with a card number in clear.
 _NAMED: Final = 10
@@ -56,6 +57,7 @@ class Proof:
         repeated_ids: how many rows share their id with another row.
         differences: how its totals differ from the expected totals.
         cards_in_clear: a phrase for each column that shows card numbers.
+        figures: that describe its rows.
     """
 
     totals: ControlTotals = field(default_factory=ControlTotals)
@@ -63,6 +65,7 @@ class Proof:
     repeated_ids: int = 0
     differences: list[str] = field(default_factory=list[str])
     cards_in_clear: list[str] = field(default_factory=list[str])
+    figures: WindowFigures = field(default_factory=WindowFigures)
 
 
 def prove_published(
@@ -80,6 +83,7 @@ def prove_published(
     if not schema.equals(PUBLISHED_SCHEMA):
         return Proof(schema_faults=[f"not as in the contract: {_differing(schema)}"])
     totals = ControlTotals()
+    figures = WindowFigures()
     repeated = RepeatedIds()
     in_clear = _Positions()
     shows_card = {
@@ -90,6 +94,7 @@ def prove_published(
     before = 0
     for rows in prefetch(batches(_COLUMNS)):
         totals += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
+        figures.add(rows)
         if not clear_cards:
             for name, shows in shows_card.items():
                 in_clear.add(name, before + _rows_with(rows.column(name), shows))
@@ -99,6 +104,7 @@ def prove_published(
         repeated_ids=repeated.rows(batches).height if repeated.suspected else 0,
         differences=totals.differences(expected),
         cards_in_clear=in_clear.faults(),
+        figures=figures,
     )
 
 
