@@ -641,7 +641,7 @@ def _print_summaries(summaries: list[Summary]) -> None:
                     summary.published,
                 )
             ),
-            f"{summary.amount:,}",
+            summary.amount,
             f"{summary.seconds:.1f}",
         )
     _print_table(table)

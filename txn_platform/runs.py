@@ -6,7 +6,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -19,6 +19,7 @@ from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
 from txn_platform.defs.automation import LAND_TRANSACTIONS
 from txn_platform.defs.run_history import failed_runs, failure_of
+from txn_platform.defs.window_metadata import amounts_of, reasons_of
 from txn_platform.errors import UserError
 from txn_platform.homes import instance_home, locked, writable_home
 from txn_platform.run_locks import run_lock, runs_without_process
@@ -40,7 +41,7 @@ class Summary(BaseModel):
         sent: rows from the source: the validated and the quarantined ones.
         reasons: number of rows by reason for quarantine; a row can have several.
         published: rows in the published object.
-        amount: the sum of their amounts, in the currency's unit.
+        amounts: the sums of their amounts by currency, the currency of most rows first.
         seconds: duration of the run.
         uri: the published object.
     """
@@ -51,9 +52,18 @@ class Summary(BaseModel):
     quarantined: int
     reasons: dict[str, int]
     published: int
-    amount: Decimal
+    amounts: dict[str, Decimal]
     seconds: float
     uri: str
+
+    @property
+    def amount(self) -> str:
+        """The sum of the most frequent currency, and how many more currencies there are."""
+        if not self.amounts:
+            return "0"
+        currency, total = next(iter(self.amounts.items()))
+        others = f" +{len(self.amounts) - 1}" if len(self.amounts) > 1 else ""
+        return f"{total:,} {currency}{others}"
 
 
 @contextmanager
@@ -169,24 +179,24 @@ def materialize(
         )
     if not result.success:
         raise _error_of(result)
-    written: dict[str, dict[str, Any]] = {
-        event.asset_key.to_user_string(): {
-            name: value.value for name, value in event.materialization.metadata.items()
-        }
+    written: dict[str, Mapping[str, dg.MetadataValue[Any]]] = {
+        event.asset_key.to_user_string(): event.materialization.metadata
         for event in result.get_asset_materialization_events()
         if event.asset_key is not None
     }
-    rows = {asset: metadata["dagster/partition_row_count"] for asset, metadata in written.items()}
+    rows = {
+        asset: metadata["dagster/partition_row_count"].value for asset, metadata in written.items()
+    }
     return Summary(
         partition=window.partition_key,
         sent=rows[checks.RAW],
         validated=rows[checks.VALIDATED],
         quarantined=rows[checks.QUARANTINED],
-        reasons=written[checks.QUARANTINED]["reasons"],
+        reasons=reasons_of(written[checks.QUARANTINED]),
         published=rows[checks.PUBLISHED],
-        amount=Decimal(written[checks.PUBLISHED]["amount"]),
+        amounts=amounts_of(written[checks.PUBLISHED]),
         seconds=round(time.monotonic() - started, 3),
-        uri=written[checks.PUBLISHED]["dagster/uri"],
+        uri=written[checks.PUBLISHED]["dagster/uri"].value,
     )
 
 

@@ -5,6 +5,8 @@ Each step stages its files, checks them, and then passes them to the IO manager.
 """
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -24,6 +26,8 @@ from txn_platform.contract.schema import (
     RAW_SCHEMA,
 )
 from txn_platform.defs import checks
+from txn_platform.defs.beta import beta_allowed
+from txn_platform.defs.catalogue import asset_out, lineage_metadata
 from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA
 from txn_platform.defs.partitions import HOURS, window_of
@@ -39,6 +43,11 @@ from txn_platform.defs.resources import (
     LakeResource,
     QuarantineResource,
 )
+from txn_platform.defs.window_metadata import (
+    figures_metadata,
+    quarantine_metadata,
+    step_metadata,
+)
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.descriptors import write_descriptors
@@ -46,9 +55,11 @@ from txn_platform.lake.footers import CARD_POLICY, PublishedNotes
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
 from txn_platform.lake.quarantine import LANDED_DIGEST
+from txn_platform.lake.staging import Staged
 from txn_platform.rows.duplicates import RepeatedIds
 from txn_platform.rows.ordering import in_order
 from txn_platform.rows.proof import prove_published
+from txn_platform.rows.reason_tally import rows_by_reason
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.window import validate_window
 from txn_platform.runbook import Section
@@ -82,23 +93,6 @@ _FOR_READERS: Final = Encoding(
 )
 
 
-def _column_schema(schema: pa.Schema) -> dict[str, Any]:
-    """The schema as Dagster's catalogue shows it."""
-    return {
-        "dagster/column_schema": dg.TableSchema(
-            columns=[
-                dg.TableColumn(
-                    field.name,
-                    str(field.type),
-                    description=(field.metadata or {}).get(b"description", b"").decode(),
-                    constraints=dg.TableColumnConstraints(nullable=field.nullable),
-                )
-                for field in schema
-            ]
-        )
-    }
-
-
 class LandingConfig(dg.Config):
     """Options of one run's landing."""
 
@@ -109,16 +103,7 @@ class LandingConfig(dg.Config):
 
 # Dagster allows a check without a result only where a subset can be selected.
 @dg.multi_asset(
-    outs={
-        checks.RAW: dg.AssetOut(
-            io_manager_key="lake",
-            is_required=False,
-            kinds={"http", "parquet"},
-            metadata={CLEAR_CARDS: True, **_column_schema(RAW_SCHEMA)},
-            description="A window as the source sent it: all text, nothing parsed, nothing dropped."
-            " Card numbers stand in clear.",
-        )
-    },
+    outs={checks.RAW: asset_out(checks.RAW, {CLEAR_CARDS: True})},
     name=checks.RAW,
     partitions_def=HOURS,
     group_name="transactions",
@@ -133,6 +118,7 @@ def raw_transactions(
     card_key: CardKeyResource,
 ) -> Iterator[Any]:
     """Land a window, and compare it with the source's control totals."""
+    started = time.monotonic()
     window = window_of(context)
     with failing_for_users():
         # Without a key nothing can be published, so this fails before card numbers are landed.
@@ -163,10 +149,13 @@ def raw_transactions(
             results += checks.landed(landed, stated)
             yield from checks.require(results, recorded)
             if dg.AssetKey(checks.RAW) in context.selected_asset_keys:
-                yield dg.Output(
+                yield _output(
+                    checks.RAW,
                     staged,
-                    output_name=checks.RAW,
-                    metadata=landing_metadata(as_of, watermark),
+                    {
+                        **landing_metadata(as_of, watermark),
+                        **step_metadata(landed.rows, time.monotonic() - started),
+                    },
                 )
             yield from checks.recorded(results, recorded)
 
@@ -200,22 +189,8 @@ class ValidationConfig(dg.Config):
 
 @dg.multi_asset(
     outs={
-        checks.VALIDATED: dg.AssetOut(
-            io_manager_key="lake",
-            is_required=False,
-            kinds={"polars", "parquet"},
-            metadata=_column_schema(PUBLISHED_SCHEMA),
-            description="The rows that hold the contract: typed, in order of time, each id once,"
-            " card numbers replaced by token and mask.",
-        ),
-        checks.QUARANTINED: dg.AssetOut(
-            io_manager_key="lake",
-            is_required=False,
-            kinds={"polars", "parquet"},
-            metadata={CLEAR_CARDS: True, **_column_schema(QUARANTINE_SCHEMA)},
-            description="The rows that do not: as sent, with every reason. Card numbers stand in"
-            " clear.",
-        ),
+        checks.VALIDATED: asset_out(checks.VALIDATED),
+        checks.QUARANTINED: asset_out(checks.QUARANTINED, {CLEAR_CARDS: True}),
     },
     ins={checks.RAW: dg.AssetIn(key=checks.RAW, input_manager_key="lake")},
     name="validation",
@@ -233,6 +208,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
     quarantine: QuarantineResource,
 ) -> Iterator[Any]:
     """Validate every row of a landed window; both outputs come from one pass over it."""
+    started = time.monotonic()
     window = window_of(context)
     with failing_for_users(), ExitStack() as staged:
         protector, policy = card_key.protector(), card_key.policy
@@ -267,20 +243,30 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
                     ordered.write(rows)
             ordered.annotate(notes)
             kept = ordered.finish()
+        rest = quarantined.finish()
+        step = step_metadata(landed.rows, time.monotonic() - started)
         outputs = {
-            checks.VALIDATED: dg.Output(
+            checks.VALIDATED: _output(
+                checks.VALIDATED,
                 kept,
-                output_name=checks.VALIDATED,
-                metadata=checks.totals_metadata(found.validated),
+                {
+                    **checks.totals_metadata(found.validated),
+                    **step,
+                    **lineage_metadata(checks.VALIDATED),
+                },
             ),
-            checks.QUARANTINED: dg.Output(
-                quarantined.finish(),
-                output_name=checks.QUARANTINED,
-                metadata={
-                    "reasons": dg.MetadataValue.json(
-                        {name: found.reasons[name].rows for name in sorted(found.reasons)}
+            checks.QUARANTINED: _output(
+                checks.QUARANTINED,
+                rest,
+                {
+                    **quarantine_metadata(
+                        {name: reason.rows for name, reason in found.reasons.items()},
+                        found.quarantined.rows,
+                        landed.rows,
                     ),
                     "contract_version": CONTRACT_VERSION,
+                    **step,
+                    **lineage_metadata(checks.QUARANTINED),
                 },
             ),
         }
@@ -296,16 +282,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
 
 
 @dg.multi_asset(
-    outs={
-        checks.PUBLISHED: dg.AssetOut(
-            io_manager_key="lake",
-            is_required=False,
-            kinds={"s3", "parquet"},
-            metadata={IN_DELTA: True, **_column_schema(PUBLISHED_SCHEMA)},
-            description="The window as it is published: proven whole against the source's control"
-            " totals.",
-        )
-    },
+    outs={checks.PUBLISHED: asset_out(checks.PUBLISHED, {IN_DELTA: True})},
     ins={
         name: dg.AssetIn(key=name, input_manager_key="lake")
         for name in (checks.RAW, checks.VALIDATED, checks.QUARANTINED)
@@ -324,20 +301,19 @@ def s3_parquet_transactions(
     store: LakeResource,
 ) -> Iterator[Any]:
     """Prove a validated window from its file, and publish it."""
+    started = time.monotonic()
     with failing_for_users():
         raw = raw_transactions.parquet()
         landed = _stated(raw)
         recorded = context.selected_asset_check_keys
-        quarantined = sum(
-            (
-                ControlTotals.of(rows)
-                for rows in read_batches(
-                    quarantined_transactions.parquet(DICTIONARY_ENCODED_COLUMNS),
-                    ["transaction_id", "transaction_type", "amount"],
-                )
-            ),
-            ControlTotals(),
-        )
+        quarantined = ControlTotals()
+        reasons: Counter[str] = Counter()
+        for rows in read_batches(
+            quarantined_transactions.parquet(DICTIONARY_ENCODED_COLUMNS),
+            ["transaction_id", "transaction_type", "amount", "reasons"],
+        ):
+            quarantined += ControlTotals.of(rows)
+            reasons.update({name: len(found) for name, found in rows_by_reason(rows).items()})
         with store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
             # The validated file already has the published layout, so a copy of it is proven.
             with open_parquet(
@@ -355,15 +331,34 @@ def s3_parquet_transactions(
             )
             yield from checks.require(results, recorded)
             staged = writer.finish()
+            by_reason = dict(reasons.most_common())
             metadata = {
                 **checks.totals_metadata(proof.totals),
+                **quarantine_metadata(by_reason, quarantined.rows, landed.rows),
+                **figures_metadata(proof.figures, by_reason),
+                **step_metadata(proof.totals.rows, time.monotonic() - started),
+                **lineage_metadata(checks.PUBLISHED),
                 CARD_POLICY: policy,
                 **_recorded(raw, latest_landing(context.instance, context.partition_key)),
             }
             if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
-                yield dg.Output(staged, output_name=checks.PUBLISHED, metadata=metadata)
+                yield _output(checks.PUBLISHED, staged, metadata)
                 write_descriptors(store.lake, clear_cards=policy == "clear")
             yield from checks.recorded(results, recorded)
+
+
+def _output(asset: str, staged: Staged, metadata: dict[str, Any]) -> dg.Output[Staged]:
+    """A staged file as the output of an asset.
+
+    The same bytes have the same data version. So assets downstream see whether a window changed.
+    """
+    with beta_allowed():
+        return dg.Output(
+            staged,
+            output_name=asset,
+            metadata=metadata,
+            data_version=dg.DataVersion(staged.sha256),
+        )
 
 
 def _note(file: pq.ParquetFile, name: str) -> str:

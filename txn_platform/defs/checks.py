@@ -5,9 +5,11 @@ A new check is a specification in `CHECKS`, and a result in `drift`, `landed`, `
 
 A check that cannot be evaluated has no result. Dagster then shows it as skipped, or as failed to
 execute if the step failed, and never as passed.
+
+Every result has a message of one form: it says what was expected, what was found, and, if the check
+failed, what to do.
 """
 
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
@@ -16,8 +18,10 @@ import dagster as dg
 
 from txn_platform.contract import schema
 from txn_platform.contract.drift import Drift
+from txn_platform.defs.beta import beta_allowed
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
+from txn_platform.defs.window_metadata import reasons_table
 from txn_platform.rows.proof import Proof
 from txn_platform.rows.reason_tally import Reason
 from txn_platform.rows.reconciliation import ControlTotals
@@ -30,11 +34,7 @@ PUBLISHED: Final = schema.PUBLISHED
 
 
 def _check(asset: str, name: str, description: str, *, blocking: bool = True) -> dg.AssetCheckSpec:
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore",
-            message="Specifying a partitions_def on an AssetCheckSpec is currently in preview",
-        )
+    with beta_allowed():
         return dg.AssetCheckSpec(
             name, asset=asset, description=description, blocking=blocking, partitions_def=HOURS
         )
@@ -101,22 +101,49 @@ def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
     return [check for check in CHECKS if check.asset_key == dg.AssetKey(asset)]
 
 
+# The measure against a fault that no source can cause.
+_RUN_AGAIN: Final = (
+    "materialize the whole window again; if it fails again, report this message as an error of the"
+    " platform"
+)
+
+
 def check_result(
     check: dg.AssetCheckSpec,
     faults: Iterable[str],
+    *,
+    expected: str,
+    otherwise: str,
+    to_do: str = _RUN_AGAIN,
     metadata: Mapping[str, Any] | None = None,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> dg.AssetCheckResult:
-    """The result of a check: it has passed if there is no fault. A warning blocks nothing."""
+    """The result of a check: it has passed if there is no fault. A warning blocks nothing.
+
+    Args:
+        check: its specification.
+        faults: a phrase for each fault.
+        expected: a phrase for the state without fault.
+        otherwise: a phrase for the state that was found, if there is no fault.
+        to_do: a phrase for the measure against a fault.
+        metadata: of the result.
+        severity: of a fault.
+    """
     found = list(faults)
     return dg.AssetCheckResult(
         passed=not found,
         asset_key=check.asset_key,
         check_name=check.name,
         severity=severity,
-        description="; ".join(found) or None,
+        description=message(expected, "; ".join(found) or otherwise, to_do if found else None),
         metadata=metadata or {},
     )
+
+
+def message(expected: str, found: str, to_do: str | None = None) -> str:
+    """The message of a result, in the form of all checks."""
+    measure = f" To do: {to_do}." if to_do else ""
+    return f"Expected: {expected}. Found: {found}.{measure}"
 
 
 def require(
@@ -142,9 +169,9 @@ def require(
     ]
     if failed:
         yield from recorded(found, selected)
-        failures = "; ".join(f"{result.check_name}: {result.description}" for result in failed)
+        failures = " ".join(f"{result.check_name}: {result.description}" for result in failed)
         raise failure(
-            f"the window is not published, because checks failed. {failures}",
+            f"the window is not published, because checks failed. {failures.removesuffix('.')}",
             *(str(result.check_name) for result in failed),
         )
 
@@ -165,8 +192,14 @@ def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
     return check_result(
         DRIFT,
         [difference.message for difference in found or []],
-        {"described_by_source": found is not None},
-        dg.AssetCheckSeverity.ERROR if breaking else dg.AssetCheckSeverity.WARN,
+        expected="the source describes its rows as the contract does",
+        otherwise="the source has no description of its rows to compare"
+        if found is None
+        else "each field of the contract, with its type",
+        to_do="ask the source's owner; if the change is meant, change the contract"
+        " (txn_platform/contract/schema.py)",
+        metadata={"described_by_source": found is not None},
+        severity=dg.AssetCheckSeverity.ERROR if breaking else dg.AssetCheckSeverity.WARN,
     )
 
 
@@ -180,7 +213,15 @@ def landed(totals: ControlTotals, stated: ControlTotals | None) -> list[dg.Asset
     results = [_totals_stated(stated)]
     if stated is not None:
         results.append(
-            check_result(LANDED_TOTALS, totals.differences(stated), totals_metadata(totals))
+            check_result(
+                LANDED_TOTALS,
+                totals.differences(stated),
+                expected=f"{stated.rows:,} rows, with the amounts and ids that the source states",
+                otherwise=f"these {totals.rows:,} rows",
+                to_do="run the window again; if it fails again, ask the source's owner which of"
+                " the two is right",
+                metadata=totals_metadata(totals),
+            )
         )
     return results
 
@@ -193,6 +234,9 @@ def _totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
         else [
             "the source states no control totals: that all of its rows were landed is not checked"
         ],
+        expected="control totals from the source",
+        otherwise=f"control totals of {stated.rows if stated else 0:,} rows",
+        to_do="compare the number of rows with the source by other means; nothing is held back",
         severity=dg.AssetCheckSeverity.WARN,
     )
 
@@ -216,7 +260,10 @@ def validated(
         check_result(
             EVERY_ROW_KEPT,
             (found.validated + found.quarantined).differences(landed),
-            {"validated": found.validated.rows, "quarantined": found.quarantined.rows},
+            expected=f"each of {landed.rows:,} landed rows once, validated or quarantined",
+            otherwise=f"{found.validated.rows:,} validated and {found.quarantined.rows:,}"
+            " quarantined rows, which add up",
+            metadata={"validated": found.validated.rows, "quarantined": found.quarantined.rows},
         ),
         _quarantine_share(
             landed.rows,
@@ -241,9 +288,8 @@ def _quarantine_share(
         for reason, limit in allowed_by_reason.items()
     ]
     faults = [
-        f"{count:,} of {rows:,} rows are quarantined{what}, {count / rows:.2%}, and {limit:.2%} is"
-        " allowed: fix the source, or raise the limit (TXN_MAX_QUARANTINE, or the run's"
-        " configuration)"
+        f"{count:,} of {rows:,} rows are quarantined{what}, {count / (rows or 1):.2%}, and"
+        f" {limit:.2%} is allowed"
         for what, count, limit in limits
         if count > limit * rows
     ]
@@ -253,43 +299,25 @@ def _quarantine_share(
             for name, reason in islice(reasons.items(), _COMMONEST)
         )
         faults.append(f"the commonest reasons are {commonest}")
-    metadata = {
-        "share": quarantined / (rows or 1),
-        "allowed": allowed,
-        "quarantined": quarantined,
-        "reasons": _table_of(reasons, rows),
-    }
-    return check_result(QUARANTINE_SHARE, faults, metadata)
+    by_reason = {name: reason.rows for name, reason in reasons.items()}
+    forms = {name: reason.form for name, reason in reasons.items()}
+    return check_result(
+        QUARANTINE_SHARE,
+        faults,
+        expected=f"at most {allowed:.2%} of the rows in quarantine",
+        otherwise=f"{quarantined:,} of {rows:,} rows, {quarantined / (rows or 1):.2%}",
+        to_do="look at the rows with txn quarantine, have the source fix them, and run the window"
+        " again; or raise the limit (TXN_MAX_QUARANTINE, or the run's configuration)",
+        metadata={
+            "share": quarantined / (rows or 1),
+            "allowed": allowed,
+            "quarantined": quarantined,
+            "reasons": reasons_table(by_reason, rows, forms),
+        },
+    )
 
 
 _COMMONEST: Final = 3
-
-
-def _table_of(reasons: Mapping[str, Reason], rows: int) -> dg.TableMetadataValue:
-    """Reasons as Dagster shows them, with the form of a value and never a value."""
-    return dg.MetadataValue.table(
-        [
-            dg.TableRecord(
-                {
-                    "reason": name,
-                    "rows": reason.rows,
-                    "share": f"{reason.rows / (rows or 1):.2%}",
-                    "form": reason.form,
-                }
-            )
-            for name, reason in reasons.items()
-        ],
-        dg.TableSchema(
-            [
-                dg.TableColumn("reason", "string", "Column and problem, see docs/contract.md"),
-                dg.TableColumn("rows", "int", "How many rows it holds for"),
-                dg.TableColumn("share", "string", "Of the rows that were sent"),
-                dg.TableColumn(
-                    "form", "string", "Of one such value: A, a and 9 stand for letters and digits"
-                ),
-            ]
-        ),
-    )
 
 
 def published(
@@ -305,7 +333,12 @@ def published(
     Returns:
         Only the result of `SCHEMA` for a file whose schema is not the contract's.
     """
-    schema = check_result(SCHEMA, proof.schema_faults)
+    schema = check_result(
+        SCHEMA,
+        proof.schema_faults,
+        expected="the columns of the contract, with its types, in its order",
+        otherwise="these columns",
+    )
     if proof.schema_faults:
         return [schema]
     doubled = proof.repeated_ids
@@ -313,20 +346,40 @@ def published(
     return [
         schema,
         check_result(
-            UNIQUE_IDS, [f"{doubled:,} rows share their id with another"] if doubled else []
+            UNIQUE_IDS,
+            [f"{doubled:,} rows share their id with another"] if doubled else [],
+            expected="each transaction_id once",
+            otherwise=f"{proof.totals.rows:,} rows with as many ids",
         ),
         *(
-            check_result(spec, proof.differences, totals_metadata(proof.totals))
+            check_result(
+                spec,
+                proof.differences,
+                expected=_EXPECTED_TOTALS[spec.name],
+                otherwise=f"{proof.totals.rows:,} rows with these totals",
+                metadata=totals_metadata(proof.totals),
+            )
             for spec in comparisons
         ),
-        check_result(NO_CLEAR_CARDS, proof.cards_in_clear, {"card_policy": card_policy}),
+        check_result(
+            NO_CLEAR_CARDS,
+            proof.cards_in_clear,
+            expected="card numbers as they were sent, as TXN_CARD_POLICY=clear asks for"
+            if card_policy == "clear"
+            else "each card number masked, and no text with a card number",
+            otherwise=f"{proof.totals.rows:,} rows"
+            + (", not examined" if card_policy == "clear" else " without a card number in clear"),
+            metadata={"card_policy": card_policy},
+        ),
     ]
 
 
+_EXPECTED_TOTALS: Final = {
+    EVERY_ROW_PUBLISHED.name: "the totals of the landed rows less those of the quarantined rows",
+    PUBLISHED_TOTALS.name: "the source's control totals less those of the quarantined rows",
+}
+
+
 def totals_metadata(totals: ControlTotals) -> dict[str, Any]:
-    """Control totals as Dagster shows them."""
-    return {
-        "rows": totals.rows,
-        "amount": str(totals.amount),
-        "ids_digest": totals.digest,
-    }
+    """Rows and ids as Dagster shows them. Sums of amounts are shown by currency instead."""
+    return {"rows": totals.rows, "ids_digest": totals.digest}

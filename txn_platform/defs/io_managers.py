@@ -94,6 +94,8 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     def _publish(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
         metadata = self._put(context, staged, key)
+        if address := self.lake.lake.browser_address(key):
+            metadata["object"] = dg.MetadataValue.url(address)
         context.log.info(
             "%s: %d rows, %d bytes in %.1f s, %s at %s",
             _name(context),

@@ -172,6 +172,10 @@ class Lake(ABC):
     def uri(self, key: str) -> str:
         """The address of a key, for people and for other tools."""
 
+    def browser_address(self, key: str) -> str | None:  # noqa: ARG002 - for subclasses
+        """The address at which a browser shows the object of a key, if there is one."""
+        return None
+
     @abstractmethod
     def find(self, key: str) -> StoredObject | None:
         """The object at a key, asked of the store; None if there is none.

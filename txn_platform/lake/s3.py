@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, override
+from urllib.parse import urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,6 +46,7 @@ UPLOAD_MARKER_SUFFIX: Final = ".upload"
 # Uploads without a marker on this machine are orphans after this time: no run takes as long.
 DEAD_AFTER_SECONDS: Final = 24 * 3600.0
 
+_AWS: Final = ".amazonaws.com"
 _DIGEST: Final = "sha256"
 # Metadata with a random id of each put: two runs may put the same bytes.
 _PUT: Final = "put"
@@ -282,6 +284,16 @@ class S3Lake(Lake):
     @override
     def uri(self, key: str) -> str:
         return f"s3://{self.bucket.name}/{self._prefix}{key}"
+
+    @override
+    def browser_address(self, key: str) -> str | None:
+        client = self.bucket.client.meta
+        host = urlsplit(client.endpoint_url).hostname or ""
+        if not host.endswith(_AWS):
+            # Other stores show objects only to who signs the request, or in a program of their own.
+            return None
+        query = urlencode({"region": client.region_name, "prefix": f"{self._prefix}{key}"})
+        return f"https://{client.region_name}.console.aws.amazon.com/s3/object/{self.bucket.name}?{query}"
 
     @override
     def find(self, key: str) -> StoredObject | None:

@@ -403,3 +403,32 @@ def test_descriptors_are_sent_once_and_a_store_that_refuses_them_is_a_warning(
     found = store.client().get_object(Bucket=store.bucket, Key=place)
     assert found["Body"].read().decode() == data_package()
     assert found["ContentType"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        (
+            "https://s3.eu-central-1.amazonaws.com",
+            (
+                "https://eu-central-1.console.aws.amazon.com/s3/object/transactions"
+                "?region=eu-central-1&prefix=a+b%2Fs3_parquet_transactions%2Fpart-0.parquet"
+            ),
+        ),
+        ("http://127.0.0.1:9", None),
+        ("https://amazonaws.com.example.org", None),
+    ],
+)
+def test_an_object_of_aws_has_an_address_for_browsers(
+    monkeypatch: pytest.MonkeyPatch, endpoint: str, address: str | None
+) -> None:
+    for name, value in {
+        "AWS_BUCKET_NAME": "transactions",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "eu-central-1",
+        "AWS_ENDPOINT_URL": endpoint,
+        "TXN_LAKE_PREFIX": "a b",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert _lake().browser_address("s3_parquet_transactions/part-0.parquet") == address

@@ -1,0 +1,170 @@
+"""The assets as Dagster's catalogue shows them: descriptions, owners, tags, columns.
+
+The columns and their rules come from the contract.
+"""
+
+from typing import TYPE_CHECKING, Any, Final
+
+import dagster as dg
+
+from txn_platform.contract.catalogue import PERSONAL_DATA, UNIQUE_COLUMN, constraints_of
+from txn_platform.contract.schema import (
+    CONTRACT_VERSION,
+    PUBLISHED_SCHEMA,
+    QUARANTINE_SCHEMA,
+    RAW_SCHEMA,
+    SENT_COLUMNS,
+)
+from txn_platform.defs.checks import PUBLISHED, QUARANTINED, RAW, VALIDATED
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+OWNERS: Final = ("team:data-platform",)
+CODE_VERSION: Final = f"contract-{CONTRACT_VERSION}"
+"""Changes with the contract, so that Dagster shows which windows an older contract made."""
+
+_ZONE: Final = "zone"
+_PII: Final = "pii"
+_CLEAR: Final = "clear"
+_PROTECTED: Final = "protected"
+_LINEAGE: Final = "dagster/column_lineage"
+_EXTRA_FIELDS: Final = "extra_fields"
+
+_DESCRIPTIONS: Final = {
+    RAW: """
+One hour of transactions as the source sent it. Every value is text. Nothing is parsed and nothing
+is dropped; fields that the contract does not know are in `extra_fields`.
+
+Use it as evidence, and to validate an hour again. Rows, amounts and ids were compared with the
+source's control totals before the file was written. **Card numbers stand in clear:** treat it as
+in scope of PCI DSS. `txn expire` removes old hours.
+""",
+    VALIDATED: """
+The rows of an hour that hold the contract: typed, in order of time and id, each id once. A card
+number is replaced by a mask (first six, last four digits) and a token that joins without the
+number.
+
+`s3_parquet_transactions` publishes these rows once they are proven. Read that asset instead.
+""",
+    QUARANTINED: """
+The rows of an hour that break the contract: as they were sent, each with every reason as
+`column.problem`. A row that was landed is in exactly one of validated and quarantined.
+
+`txn quarantine` shows the reasons with masked examples. When the source has fixed its data,
+materialize the hour again: the rows move over. **Card numbers stand in clear:** treat it as in
+scope of PCI DSS. `txn expire` removes old hours.
+""",
+    PUBLISHED: """
+One hour of transactions for everyone who reads them: typed, in order of time and id, each id once,
+card numbers masked and tokenized. Build your own assets on this one.
+
+An hour is visible whole or not at all. Before it is written, its file is read back and compared
+with the contract and with the source's control totals. Materializing an hour again gives the same
+bytes, or replaces it whole when the source has changed it.
+""",
+}
+_TAGS: Final = {
+    RAW: {_ZONE: "raw", _PII: _CLEAR},
+    VALIDATED: {_ZONE: "validated", _PII: _PROTECTED},
+    QUARANTINED: {_ZONE: "quarantine", _PII: _CLEAR},
+    PUBLISHED: {_ZONE: "published", _PII: _PROTECTED},
+}
+_KINDS: Final = {
+    RAW: {"http", "parquet"},
+    VALIDATED: {"polars", "parquet"},
+    QUARANTINED: {"polars", "parquet"},
+    PUBLISHED: {"s3", "parquet"},
+}
+_SCHEMAS: Final = {
+    RAW: RAW_SCHEMA,
+    VALIDATED: PUBLISHED_SCHEMA,
+    QUARANTINED: QUARANTINE_SCHEMA,
+    PUBLISHED: PUBLISHED_SCHEMA,
+}
+# The asset that the columns of an asset come from.
+_SOURCES: Final = {VALIDATED: RAW, QUARANTINED: RAW, PUBLISHED: VALIDATED}
+
+
+def asset_out(asset: str, metadata: dict[str, Any] | None = None) -> dg.AssetOut:
+    """The output of an asset of the platform, kept by the IO manager `lake`.
+
+    Args:
+        asset: its name.
+        metadata: more than the catalogue's.
+    """
+    return dg.AssetOut(
+        io_manager_key="lake",
+        # Dagster allows a check without a result only where a subset can be selected.
+        is_required=False,
+        description=_DESCRIPTIONS[asset].strip(),
+        owners=list(OWNERS),
+        tags=_TAGS[asset],
+        kinds=_KINDS[asset],
+        code_version=CODE_VERSION,
+        metadata={
+            "dagster/column_schema": dg.TableSchema(
+                columns=[_column(asset, field) for field in _SCHEMAS[asset]]
+            ),
+            **lineage_metadata(asset),
+            **(metadata or {}),
+        },
+    )
+
+
+def lineage_metadata(asset: str) -> dict[str, Any]:
+    """The columns that each column comes from, for a definition or a materialization."""
+    return {_LINEAGE: dg.TableColumnLineage(deps)} if (deps := _dependencies(asset)) else {}
+
+
+def _dependencies(asset: str) -> dict[str, list[dg.TableColumnDep]]:
+    source = _SOURCES.get(asset)
+    if source is None:
+        return {}
+    origins = {field.name: _origins(asset, field.name) for field in _SCHEMAS[asset]}
+    return {
+        name: [dg.TableColumnDep(asset_key=dg.AssetKey(source), column_name=each) for each in from_]
+        for name, from_ in origins.items()
+        if from_
+    }
+
+
+def _origins(asset: str, column: str) -> list[str]:
+    """The columns of the asset before that a column is made from."""
+    if asset == PUBLISHED or column in RAW_SCHEMA.names:
+        return [column]
+    if column == "card_token":
+        return ["card_number"]
+    # Every rule may give a row a reason; the other two say when and by what it was validated.
+    return [*SENT_COLUMNS, _EXTRA_FIELDS] if column == "reasons" else []
+
+
+def _column(asset: str, field: "pa.Field[Any]") -> dg.TableColumn:
+    as_sent = asset in {RAW, QUARANTINED}
+    published = not as_sent
+    return dg.TableColumn(
+        field.name,
+        str(field.type),
+        description=_described(asset, field),
+        constraints=dg.TableColumnConstraints(
+            nullable=field.nullable,
+            unique=published and field.name == UNIQUE_COLUMN,
+            other=constraints_of(field.name) if published else [],
+        ),
+        tags=_column_tags(field.name, as_sent=as_sent),
+    )
+
+
+def _described(asset: str, field: "pa.Field[Any]") -> str:
+    """The contract's description, with the origin, which the open-source UI shows nowhere else."""
+    description = (field.metadata or {})[b"description"].decode()
+    origins = _origins(asset, field.name) if asset in _SOURCES else []
+    if len(origins) != 1:
+        return description
+    return f"{description}. From {origins[0]} of {_SOURCES[asset]}"
+
+
+def _column_tags(column: str, *, as_sent: bool) -> dict[str, str]:
+    if as_sent and column in {"card_number", _EXTRA_FIELDS}:
+        return {_PII: _CLEAR}
+    return {_PII: PERSONAL_DATA[column]} if column in PERSONAL_DATA else {}

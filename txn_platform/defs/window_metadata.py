@@ -1,0 +1,136 @@
+"""The metadata of a window's materializations: figures, tables and the picture, for people.
+
+Numbers are numbers, which Dagster plots over the windows. Nothing here holds data of a row.
+"""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from itertools import islice
+from typing import Any, Final
+
+import dagster as dg
+
+from txn_platform.contract.reasons import REASONS
+from txn_platform.defs.picture import markdown_picture
+from txn_platform.rows.figures import WindowFigures
+
+_REASONS: Final = "reasons"
+_AMOUNTS: Final = "amounts"
+# Currencies that have a number of their own; the table has all of them.
+_PLOTTED: Final = 8
+
+_REASON_COLUMNS: Final = [
+    dg.TableColumn("reason", "string", "Column and problem, see docs/contract.md"),
+    dg.TableColumn("rows", "int", "How many rows it holds for; a row can have several reasons"),
+    dg.TableColumn("share", "string", "Of the rows that were sent"),
+    dg.TableColumn("meaning", "string", "The value, as the contract sees it"),
+]
+_FORM_COLUMN: Final = dg.TableColumn(
+    "form", "string", "Of one such value: A, a and 9 stand for letters and digits"
+)
+_AMOUNT_COLUMNS: Final = [
+    dg.TableColumn("currency", "string", "ISO 4217"),
+    dg.TableColumn("rows", "int", "Published rows of the currency"),
+    dg.TableColumn("amount", "string", "Sum of their amounts, exact, in the currency's unit"),
+]
+
+
+def step_metadata(rows: int, seconds: float) -> dict[str, Any]:
+    """How long a step took, and how many rows it handled in a second.
+
+    Args:
+        rows: that the step handled.
+        seconds: until its file was complete and checked; storing it comes on top.
+    """
+    return {"seconds": round(seconds, 3), "rows_per_second": round(rows / max(seconds, 1e-9))}
+
+
+def quarantine_metadata(reasons: Mapping[str, int], quarantined: int, sent: int) -> dict[str, Any]:
+    """How many rows of a window are quarantined, and why.
+
+    Args:
+        reasons: rows by reason, the most frequent first.
+        quarantined: rows with a reason.
+        sent: all rows of the window.
+    """
+    return {
+        "rows_sent": sent,
+        "rows_quarantined": quarantined,
+        "quarantine_rate": quarantined / (sent or 1),
+        _REASONS: reasons_table(reasons, sent),
+    }
+
+
+def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict[str, Any]:
+    """Amounts by currency, the share of fraud, and the picture of a published window.
+
+    Args:
+        figures: of the published rows.
+        reasons: quarantined rows by reason, the most frequent first.
+    """
+    by_currency = figures.by_currency
+    return {
+        "fraud_share": figures.fraud_rows / (figures.rows or 1),
+        **{
+            # A float, because Dagster plots these and no decimals. The table has the exact sums.
+            f"amount_{currency}": float(total.amount)
+            for currency, total in islice(by_currency.items(), _PLOTTED)
+        },
+        _AMOUNTS: dg.MetadataValue.table(
+            [
+                dg.TableRecord(
+                    {"currency": currency, "rows": total.rows, "amount": f"{total.amount:,}"}
+                )
+                for currency, total in by_currency.items()
+            ],
+            dg.TableSchema(_AMOUNT_COLUMNS),
+        ),
+        "picture": dg.MetadataValue.md(markdown_picture(figures, reasons)),
+    }
+
+
+def reasons_table(
+    reasons: Mapping[str, int], sent: int, forms: Mapping[str, str] | None = None
+) -> dg.TableMetadataValue:
+    """Rows by reason as a table.
+
+    Args:
+        reasons: rows by reason, the most frequent first.
+        sent: all rows of the window.
+        forms: the form of a value by reason, if it is to be shown. It is never a value.
+    """
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "reason": reason,
+                    "rows": rows,
+                    "share": f"{rows / (sent or 1):.2%}",
+                    "meaning": REASONS.get(reason, "").replace("\\|", "|"),
+                    **({} if forms is None else {"form": forms[reason]}),
+                }
+            )
+            for reason, rows in reasons.items()
+        ],
+        dg.TableSchema(_REASON_COLUMNS + ([] if forms is None else [_FORM_COLUMN])),
+    )
+
+
+def reasons_of(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, int]:
+    """Rows by reason, from the metadata of a quarantined or a published window."""
+    return {
+        str(row.data["reason"]): int(str(row.data["rows"])) for row in _records(metadata, _REASONS)
+    }
+
+
+def amounts_of(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Decimal]:
+    """The exact sums of amounts by currency, from the metadata of a published window."""
+    return {
+        str(row.data["currency"]): Decimal(str(row.data["amount"]).replace(",", ""))
+        for row in _records(metadata, _AMOUNTS)
+    }
+
+
+def _records(metadata: Mapping[str, dg.MetadataValue[Any]], name: str) -> list[dg.TableRecord]:
+    table = metadata[name]
+    return list(table.records) if isinstance(table, dg.TableMetadataValue) else []
