@@ -43,12 +43,15 @@ def test_definitions_are_complete_and_fresh() -> None:
     assert build_defs() is not defs
 
 
-def test_every_check_but_one_blocks_and_all_have_the_partitions() -> None:
+def test_every_check_of_a_window_but_one_blocks_and_has_the_partitions() -> None:
     graph = build_defs().resolve_asset_graph()
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
-    assert len(specs) == 10
-    assert {spec.name for spec in specs if not spec.blocking} == {"source_states_totals"}
-    assert all(spec.partitions_def for spec in specs)
+    assert len(specs) == 11
+    assert {spec.name for spec in specs if not spec.partitions_def} == {"is_fresh"}
+    assert {spec.name for spec in specs if not spec.blocking} == {
+        "source_states_totals",
+        "is_fresh",
+    }
 
 
 def test_schedules_and_sensor_are_off_until_turned_on() -> None:
@@ -59,7 +62,7 @@ def test_schedules_and_sensor_are_off_until_turned_on() -> None:
         "optimize_delta_nightly": "optimize_delta",
     }
     sensors = {sensor.name: sensor for sensor in repository.sensor_defs}
-    assert set(sensors) == {"on_watermark", "alerts"}
+    assert set(sensors) == {"on_watermark", "freshness", "alerts"}
     assert sensors["on_watermark"].job_name == LAND_TRANSACTIONS.name
     assert {schedule.default_status for schedule in repository.schedule_defs} == {
         dg.DefaultScheduleStatus.STOPPED
