@@ -74,10 +74,10 @@ def test_the_newest_window_counts_and_a_backfill_changes_nothing(
 
 def _tick(instance: dg.DagsterInstance, cursor: str | None) -> tuple[str | None, int]:
     """Evaluate the sensor as the daemon does; its cursor and how many results it reported."""
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=instance, cursor=cursor, resources={"generator": GeneratorResource()}
-    )
-    data = freshness_sensor.evaluate_tick(context)
+    ) as context:
+        data = freshness_sensor.evaluate_tick(context)
     for event in data.asset_events:
         instance.report_runless_asset_event(event)
     assert not data.run_requests
@@ -115,9 +115,9 @@ def test_a_source_that_does_not_answer_changes_nothing(
     _publish(instance, "2026-11-01-05:00")
     cursor, _ = _tick(instance, None)
     there.faults = ["/v1/watermark"]
-    context = dg.build_sensor_context(
+    with dg.build_sensor_context(
         instance=instance, cursor=cursor, resources={"generator": GeneratorResource()}
-    )
-    data = freshness_sensor.evaluate_tick(context)
+    ) as context:
+        data = freshness_sensor.evaluate_tick(context)
     assert data.skip_message
     assert not data.asset_events
