@@ -7,6 +7,7 @@ them. `page` makes the page for people.
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
@@ -58,6 +59,7 @@ _TABLES: Final = {
 }
 
 
+@cache
 def data_package(*, clear_cards: bool = False) -> str:
     """The tables of the lake as a Data Package, version 2.
 
@@ -126,6 +128,7 @@ def _field_rules(name: str, *, clear_cards: bool) -> dict[str, Any]:
     }
 
 
+@cache
 def data_contract(root: str, *, clear_cards: bool = False) -> str:
     """The contract on published transactions in the Open Data Contract Standard, version 3.1.
 
