@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 import pyarrow as pa
@@ -17,6 +19,7 @@ from txn_platform import read_transactions
 from txn_platform.contract.schema import PUBLISHED_COLUMNS, PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
+from txn_platform.local.seaweedfs import REGION
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.support.published_windows import publish_window
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 _DAY = datetime(2026, 11, 1, tzinfo=UTC)
 _ID = "transaction_id"
+_PAGE: Final = Path(__file__).parents[1] / "docs" / "reading.md"
 
 
 @pytest.fixture
@@ -169,18 +173,42 @@ def test_an_argument_that_is_wrong_is_one_sentence(
     assert "\n" not in str(failure.value)
 
 
+def _name_bucket(endpoint: S3Endpoint, prefix: str, patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("AWS_BUCKET_NAME", endpoint.bucket)
+    patch.setenv("AWS_ENDPOINT_URL", endpoint.url)
+    patch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
+    patch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
+    patch.setenv("TXN_LAKE_PREFIX", prefix)
+
+
 def test_a_bucket_is_read_with_the_settings(
     s3_endpoint: S3Endpoint, s3_prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_BUCKET_NAME", s3_endpoint.bucket)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint.url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3_endpoint.access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3_endpoint.secret_key)
-    monkeypatch.setenv("TXN_LAKE_PREFIX", s3_prefix)
+    _name_bucket(s3_endpoint, s3_prefix, monkeypatch)
     sent = publish_window(open_lake(load_settings()), Window(_DAY))
     assert read_transactions("2026-11-01", "2026-11-01T01:00Z").collect().to_dicts() == sent
     reader = read_transactions("2026-11-01", "2026-11-01T01:00Z", columns=[_ID], as_arrow=True)
     assert reader.read_all()[_ID].to_pylist() == _ids(sent)
+
+
+@pytest.mark.parametrize("s3_endpoint", ["seaweedfs"], indirect=True)
+def test_the_examples_for_a_bucket_read_it(
+    s3_endpoint: S3Endpoint, s3_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _name_bucket(s3_endpoint, s3_prefix, monkeypatch)
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    lake = open_lake(load_settings())
+    rows = sum(len(publish_window(lake, Window(_DAY.replace(hour=hour)))) for hour in (0, 1))
+    _, _, section = _PAGE.read_text("utf-8").partition("\n## From a bucket\n")
+    (script,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)
+    assert "my-bucket/lake" in script
+    script = script.replace("my-bucket/lake", f"{s3_endpoint.bucket}/{s3_prefix}")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(rf"\b{rows}\b", done.stdout)) == 3, done.stdout
 
 
 def test_importing_the_package_imports_no_library() -> None:
