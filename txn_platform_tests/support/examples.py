@@ -355,7 +355,7 @@ class Session:
 
 
 def _copy_checkout(target: Path) -> None:
-    """Copy the files of the checkout, with their times, so that `make` has nothing to install."""
+    """Copy the checkout, with an environment in which `make` has nothing to install."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=CHECKOUT,
@@ -368,8 +368,17 @@ def _copy_checkout(target: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A file that git still lists may have been deleted.
         with suppress(FileNotFoundError):
-            shutil.copy2(CHECKOUT / name, path)
-    (target / ".venv").symlink_to(sys.prefix)
+            shutil.copy(CHECKOUT / name, path)
+            # Older than what `make` has installed.
+            os.utime(path, (0, 0))
+    environment = target / ".venv"
+    environment.mkdir()
+    for part in Path(sys.prefix).iterdir():
+        (environment / part.name).symlink_to(part)
+    for stamp in (environment / ".installed", target / ".uv" / "bin" / "uv"):
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.unlink(missing_ok=True)
+        stamp.touch()
 
 
 def _end_group(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
