@@ -131,20 +131,28 @@ $(VENV)/.docs: requirements-docs.lock | setup
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-docs.lock
 	@touch $@
 
+# Prints what uv says as it says it, with the seconds since the start, without the list of packages.
+SAY := while IFS= read -r line; do case "$$line" in " "[+~-]*|"") ;; \
+  *) printf '%4d s  %s\n' "$$SECONDS" "$$line" ;; esac; done
+
 # Depends on pyproject.toml too: its entry points take effect only when the package is installed.
 # --no-build-isolation: the build backend comes from the lock as well.
 $(VENV)/.installed: requirements.lock pyproject.toml | $(UV)
 	@test -x $(BIN)/python || { python="$(PYTHON)"; any='>=3.12,<3.15'; \
 	  if [ -z "$$python" ] && [ "$$UV_PYTHON_DOWNLOADS" = never ] && ! $(UV) python find "$$any" >/dev/null 2>&1; \
 	  then echo "$(NO_PYTHON)" >&2; exit 1; fi; \
+	  echo "Making $(VENV) with $${python:-a Python that uv fetches}"; \
 	  $(UV) venv --quiet --python "$${python:-$$any}" $(VENV); }
-	@$(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	@echo "Installing the packages of requirements.lock into $(VENV): a minute or two the first time"
+	@set -o pipefail; $(UV) pip install --compile-bytecode --python $(BIN)/python --require-hashes \
+	  -r requirements.lock 2>&1 | { $(SAY); }
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .uv/bin/uv: requirements-uv.lock
 	@python="$(PYTHON)"; [ "$$UV_PYTHON_DOWNLOADS" = never ] || : "$${python:=$$(command -v python3)}"; \
 	  if [ -z "$$python" ]; then echo "$(NO_PYTHON) (with uv or an older Python on PATH)" >&2; exit 1; fi; \
+	  echo "Installing uv, which installs the packages, into .uv"; \
 	  "$$python" -m venv .uv
 	@.uv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-uv.lock
 	@touch $@
