@@ -1,0 +1,84 @@
+"""`dg`, Dagster's command line of today, and Dagster's older one, with our definitions.
+
+Also what each entry point says of a first hour that is none, and that no command prints a warning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from txn_platform_tests.test_commands import (
+    LAKE,
+    MATERIALIZE,
+    OBJECTS,
+    PARTITION,
+    SMALL,
+    run_fresh,
+    stored,
+)
+
+_CHECKOUT = Path(__file__).parents[1]
+_LAUNCH = ("dg", "launch", "--partition", PARTITION)
+
+
+@pytest.fixture(autouse=True)
+def checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working directory has what Dagster's commands read of the checkout."""
+    for name in ("pyproject.toml", "dagster.yaml", "txn_platform"):
+        Path(name).symlink_to(_CHECKOUT / name)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_dg_checks_and_lists_the_definitions() -> None:
+    checked = run_fresh("dg", "check", "defs")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert "All definitions loaded successfully." in checked.stdout
+    listed = run_fresh("dg", "list", "defs", "--json")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    found = json.loads(listed.stdout)
+    assets = {asset["asset_key"] for asset in found["assets"]}
+    assert {"raw_transactions", "s3_parquet_transactions"} <= assets
+    assert {"hourly", "optimize_delta_nightly"} <= {each["name"] for each in found["schedules"]}
+    assert "on_watermark" in {each["name"] for each in found["sensors"]}
+
+
+@pytest.mark.parametrize("chosen", [("--job", "land_transactions"), ("--assets", "*")])
+def test_dg_launches_a_partition(chosen: tuple[str, str]) -> None:
+    launched = run_fresh(*_LAUNCH, *chosen, environment=SMALL)
+    assert launched.returncode == 0, launched.stderr
+    assert stored(LAKE) >= OBJECTS
+    warnings = [line for line in launched.stderr.splitlines() if "Warning" in line]
+    # Dagster warns of a parameter of its own when it reads a selection.
+    assert all("antlr_asset_selection.py" in line for line in warnings)
+    assert bool(warnings) == (chosen[0] == "--assets")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("txn", "run"),
+        ("txn", "status"),
+        ("txn", "quarantine"),
+        ("txn", "dev", "--directory"),
+        ("txn", "doctor"),
+        (*MATERIALIZE, "--partition", PARTITION),
+        ("dagster", "definitions", "validate"),
+        ("dg", "check", "defs"),
+        ("dg", "list", "defs"),
+        (*_LAUNCH, "--assets", "*"),
+    ],
+    ids=" ".join,
+)
+def test_a_first_hour_that_is_none_is_one_sentence(command: tuple[str, ...]) -> None:
+    said = run_fresh(*command, environment={"TXN_FIRST_HOUR": "last year"})
+    assert said.returncode == 1
+    printed = said.stdout + said.stderr
+    sentence = "TXN_FIRST_HOUR: must be an hour that is over, in UTC, written as 2026-01-01-00:00"
+    assert printed.count(sentence) == 1
+    assert 'File "' not in printed
+    assert "last year" not in printed
