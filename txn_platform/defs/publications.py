@@ -75,6 +75,17 @@ def latest_landing(instance: dg.DagsterInstance, partition_key: str) -> dict[str
     return {}
 
 
+def landed_before(instance: dg.DagsterInstance, partition_key: str) -> tuple[int, datetime] | None:
+    """Rows and time of the landing before the newest one of a partition; None if there is none."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.RAW), asset_partitions=[partition_key])
+    for record in instance.fetch_materializations(wanted, limit=2).records[1:]:
+        metadata = record.asset_materialization.metadata if record.asset_materialization else {}
+        rows = metadata.get("dagster/partition_row_count")
+        if rows is not None:
+            return int(str(rows.value)), datetime.fromtimestamp(record.timestamp, UTC)
+    return None
+
+
 def latest_ids(
     instance: dg.DagsterInstance, asset: str, partition_keys: Collection[str]
 ) -> dict[str, int]:
