@@ -34,7 +34,7 @@ def card_key(settings: Settings) -> bytes:
     if settings.card_key is not None:
         key = settings.card_key.get_secret_value()
         where = "TXN_CARD_KEY"
-    elif settings.bucket is not None and settings.generator_url is not None:
+    elif _is_shared(settings):
         raise UserError(
             "TXN_CARD_KEY is not set: in a shared lake the card tokens need a key that does not"
             " live on one machine. Make one (openssl rand -hex 32) and keep it with your secrets",
@@ -56,8 +56,7 @@ def existing_fingerprint(settings: Settings) -> str | None:
     Raises:
         UserError: see `card_key`.
     """
-    shared = settings.bucket is not None and settings.generator_url is not None
-    if settings.card_key is None and (shared or not _kept_at(settings.home).exists()):
+    if settings.card_key is None and (_is_shared(settings) or not _kept_at(settings.home).exists()):
         return None
     return fingerprint(card_key(settings))
 
@@ -89,6 +88,12 @@ def kept_card_key(home: Path) -> str:
             " TXN_HOME to a directory that can be written",
             Section.CARD_KEY,
         ) from None
+
+
+def _is_shared(settings: Settings) -> bool:
+    """Whether other machines may write to the lake."""
+    both = settings.bucket is not None and settings.generator_url is not None
+    return both and not settings.of_local_stack
 
 
 def _kept_at(home: Path) -> Path:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, override
 
 import click
 
+from txn_platform.chosen_lake import lake_option
 from txn_platform.errors import UserError
 from txn_platform.tuning import tune_process
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from txn_platform.local.stack import Services
     from txn_platform.runs import Summary
     from txn_platform.settings import Settings
     from txn_platform.source.client import Source
@@ -49,6 +51,7 @@ _SPINNER = "line"
 # The assets' names, without an import of what defines them.
 _RAW = "raw_transactions"
 _QUARANTINED = "quarantined_transactions"
+_PUBLISHED = "s3_parquet_transactions"
 
 
 def _end_without_output(error: OSError) -> NoReturn:
@@ -160,6 +163,7 @@ for _name, _help in _ELSEWHERE.items():
 
 
 @main.command()
+@lake_option
 @click.option("--partition", metavar="KEY", help="The hour to run, as 2026-11-01-00:00 (UTC).")
 @click.option(
     "--last",
@@ -228,6 +232,7 @@ def run(
 
 
 @main.command()
+@lake_option
 @click.option(
     "--from",
     "first",
@@ -280,36 +285,58 @@ def completion(shell: str | None, *, show: bool) -> None:
 @main.command()
 @click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
-def dev(*, directory: bool, port: int) -> None:
+@click.option(
+    "-m",
+    "--module",
+    "modules",
+    multiple=True,
+    default=["txn_platform.definitions"],
+    metavar="MODULE",
+    help="Definitions to load instead of the platform's own, as mine for mine.py.",
+)
+def dev(*, directory: bool, port: int, modules: tuple[str, ...]) -> None:
     """Run the generator, an S3 server and the Dagster UI until Ctrl-C."""
-    from txn_platform.local.stack import local_stack_services
+    from txn_platform.local.stack import local_stack_services, local_ui, require_ui
 
-    with local_stack_services(directory=directory, ui=True, ui_port=port) as services:
-        for name, address in services.addresses.items():
-            _print(f"{name:10} {address}")
-        _print("Ctrl-C stops all of them.")
-        services.wait()
+    require_ui(port, modules)
+    with local_stack_services(directory=directory) as services:
+        _use(services)
+        with local_ui(services, port, modules) as running:
+            for name, address in running.addresses.items():
+                _print(f"{name:10} {address}")
+            _print("Ctrl-C stops all of them.")
+            running.wait()
 
 
 @main.command()
 @click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
 def demo(*, directory: bool) -> None:
     """Run the newest complete hour once, with its own servers, and show the result."""
+    from txn_platform.demo import late_rows, next_steps
+    from txn_platform.lake.opening import open_lake
     from txn_platform.local.stack import local_stack_services
+    from txn_platform.settings import load_settings
 
-    with local_stack_services(directory=directory, ui=False) as services:
+    with local_stack_services(directory=directory) as services:
         for name, address in services.addresses.items():
             _print(f"{name:10} {address}")
-        os.environ.update(services.environment)
+        _use(services)
         with _runs(_newest(1), force=True) as (_, results):
             (result,) = results()
         if result.summary is None:
             raise UserError(f"{result.partition}: {result.error or result.outcome}")
-        _print_published(result.summary)
+        key = _print_published(result.summary)
         _print_summaries([result.summary])
+        if (late := late_rows(result.summary)) is not None:
+            _print(late)
+        settings = load_settings()
+        steps = list(next_steps(settings, open_lake(settings), key, directory=directory))
+    for purpose, command in steps:
+        _print(f"\n{purpose}:\n  {command}")
 
 
 @main.command()
+@lake_option
 def doctor() -> None:
     """Check settings, source and lake, and say what to fix."""
     import logging
@@ -344,6 +371,7 @@ def doctor() -> None:
 
 
 @main.command()
+@lake_option
 @click.option("--partition", metavar="KEY", help="One hour, as 2026-11-01-00:00.  [default: all]")
 def quarantine(partition: str | None) -> None:
     """Show what is quarantined: rows by reason, with masked examples.
@@ -375,6 +403,7 @@ def quarantine(partition: str | None) -> None:
 
 
 @main.command()
+@lake_option
 @click.option("--older-than", type=_Days(), required=True, metavar="30d", help="By its window.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def expire(older_than: timedelta, *, yes: bool) -> None:
@@ -560,9 +589,10 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
 
 def _one(partition: str) -> Callable[[Source], list[Window]]:
     """The window of a key, without a question to the source."""
+    from txn_platform.settings import load_first_hour
     from txn_platform.windows import Window
 
-    window = Window.of_partition(partition)
+    window = Window.of_partition(partition).require_from(load_first_hour())
     return lambda _: [window]
 
 
@@ -584,6 +614,16 @@ def _range(first: str | None, until: str | None) -> Callable[[datetime], list[Wi
     from txn_platform.window_ranges import parse_range
 
     return parse_range(first, until)
+
+
+def _use(services: Services) -> None:
+    """Make this process and those that it starts use the local stack."""
+    from txn_platform.lake.opening import open_lake, require_first_hour
+    from txn_platform.settings import load_settings
+
+    os.environ.update(services.environment)
+    settings = load_settings()
+    require_first_hour(open_lake(settings), _PUBLISHED, settings.first_hour)
 
 
 def _say_what_is_in_use(settings: Settings, *, source: bool = False) -> None:
@@ -626,9 +666,11 @@ def _print_summaries(summaries: list[Summary]) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("partition", overflow="fold")
-    for name in ("sent", "validated", "quarantined", "published", "amount", "s"):
-        table.add_column(name, justify="right", overflow="fold")
+    table.add_column("partition\nUTC", overflow="fold")
+    for name in ("sent", "validated", "quarantined", "published"):
+        table.add_column(f"{name}\nrows", justify="right", overflow="fold")
+    table.add_column("sum of\namounts", justify="right", overflow="fold")
+    table.add_column("run\ns", justify="right", overflow="fold")
     for summary in summaries:
         table.add_row(
             summary.partition,
@@ -655,8 +697,8 @@ def _print_summaries(summaries: list[Summary]) -> None:
         _print(summary.uri)
 
 
-def _print_published(summary: Summary) -> None:
-    """Show the object in the store, and its first rows."""
+def _print_published(summary: Summary) -> str:
+    """Show the object in the store, and its first rows; returns its key."""
     from rich.table import Table
 
     from txn_platform.defs.checks import PUBLISHED
@@ -671,7 +713,7 @@ def _print_published(summary: Summary) -> None:
     if stored is None:
         raise UserError(f"{lake.uri(key)} is not there, although it was just published")
     _print(f"{stored.uri}, {stored.size:,} bytes")
-    columns = ["transaction_at", "card_number", "merchant_name", "transaction_type", "amount"]
+    columns = ["transaction_at", "card_number", "merchant_name", "amount", "currency"]
     batch = next(lake.open(key).iter_batches(batch_size=5, columns=columns))
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
@@ -679,6 +721,7 @@ def _print_published(summary: Summary) -> None:
     for row in batch.to_pylist():
         table.add_row(iso(row.pop("transaction_at")), *(str(value) for value in row.values()))
     _print_table(table)
+    return key
 
 
 def _print_table(table: RenderableType) -> None:

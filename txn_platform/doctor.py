@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
 from txn_platform.lake.delta import open_delta, require_delta
-from txn_platform.lake.opening import open_lake
+from txn_platform.lake.opening import open_lake, require_first_hour
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
 from txn_platform.settings import load_settings
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from txn_platform.settings import Settings
+
+# The asset's name, without an import of what defines it.
+_PUBLISHED: Final = "s3_parquet_transactions"
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,11 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
                 message=f"{found.name}: {found.meaning}",
                 note=not found.works,
             )
+    except UserError as error:
+        yield Finding("lake", good=False, message=str(error))
+        return
+    try:
+        require_first_hour(lake, _PUBLISHED, settings.first_hour)
     except UserError as error:
         yield Finding("lake", good=False, message=str(error))
 

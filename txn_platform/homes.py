@@ -63,14 +63,22 @@ def dagster_home(settings: Settings) -> Path | None:
 
 
 def instance_home(settings: Settings) -> Path | None:
-    """Where runs are recorded: `DAGSTER_HOME`, or else the local stack's, if there is one.
+    """Where runs are recorded: `DAGSTER_HOME`, or else the local stack's, if its lake is used.
+
+    The windows of another lake would look as if they were in that of the stack.
 
     Raises:
         UserError: see `dagster_home`.
     """
-    local = settings.home.absolute() / "dagster"
-    there = (local / "dagster.yaml").is_file()
-    return dagster_home(settings) or (local if there else None)
+    home = settings.home.absolute()
+    of_stack = settings.of_local_stack or (
+        # A stack without an S3 has this directory, also while it does not run.
+        settings.bucket is None
+        and settings.directory == home / "lake"
+        and not (home / "seaweedfs").exists()
+    )
+    there = of_stack and (home / "dagster" / "dagster.yaml").is_file()
+    return dagster_home(settings) or (home / "dagster" if there else None)
 
 
 @contextmanager

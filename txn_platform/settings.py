@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, cast, override
 
 from dotenv.parser import parse_stream
 from pydantic import (
     AliasChoices,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     ValidationInfo,
@@ -35,6 +37,8 @@ from txn_platform.addresses import (
 )
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address, path_template, s3_endpoint
+from txn_platform.running_stack import running_stack
+from txn_platform.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -51,7 +55,11 @@ _WEBHOOK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 # Characters without width, which are copied with values from web pages.
 _INVISIBLE: Final = "\ufeff\u200b\u2060"
 # A directory's name may begin or end with a space.
-_LITERAL: Final = frozenset({"txn_home", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"})
+_LITERAL: Final = frozenset(
+    {"txn_home", "txn_lake_directory", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"}
+)
+# Settings of a running local stack that give way to those of the environment.
+_UNLESS_SET: Final = frozenset({"generator_url", "first_hour"})
 # The placeholders of TXN_SOURCE_TRANSACTIONS.
 _PLACEHOLDERS: Final = ("start", "end", "as_of", "offset", "format")
 
@@ -62,14 +70,15 @@ _TOGETHER: Final = (
     _KEYS,
     frozenset({"aws_endpoint_url", "aws_endpoint_url_s3"}),
     frozenset({"aws_region", "aws_default_region"}),
+    frozenset({"aws_bucket_name", "txn_lake_directory"}),
 )
 
 
-class Settings(BaseSettings):
-    """The platform's settings; an empty variable counts as unset, and hides that of `.env`.
+class LakeSettings(BaseSettings):
+    """The settings that say which lake is used, and when its partitions begin.
 
-    White space around a value does not count, except in the names of places. The credentials are
-    optional: without them boto3's own chain (profile, web identity, instance role) finds some.
+    An empty variable counts as unset, and hides that of `.env`. White space around a value does not
+    count, except in the names of places.
     """
 
     model_config = SettingsConfigDict(
@@ -85,11 +94,163 @@ class Settings(BaseSettings):
         validation_alias="TXN_HOME",
         description="Where local state lives: the directory lake, staging, keys, logs.",
     )
+    bucket: str | None = Field(
+        default=None,
+        validation_alias="AWS_BUCKET_NAME",
+        description="The bucket of the lake. Without it the lake is a directory.",
+    )
+    lake_directory: Path | None = Field(
+        default=None,
+        validation_alias="TXN_LAKE_DIRECTORY",
+        description="The directory of a lake without a bucket. If neither is set, the lake is that"
+        " of the local stack while it runs, and otherwise TXN_HOME/lake.",
+    )
+    first_hour: datetime = Field(
+        default=datetime(2026, 1, 1, tzinfo=UTC),
+        validation_alias="TXN_FIRST_HOUR",
+        description="The first partition, as 2026-01-01-00:00 (UTC). A new local stack begins 30"
+        " days back. An hour after the oldest published window is refused.",
+    )
+
+    # Whether they are those of the local stack that runs under TXN_HOME.
+    _of_local_stack: bool = PrivateAttr(default=False)
+
+    @property
+    def of_local_stack(self) -> bool:
+        """Whether the lake is that of the local stack which runs under `TXN_HOME`."""
+        return self._of_local_stack
+
+    @property
+    def directory(self) -> Path:
+        """The directory of a lake without a bucket."""
+        return (self.lake_directory or self.home / "lake").absolute()
+
+    @classmethod
+    def by_the_rule(cls, given: Mapping[str, Any]) -> Self:
+        """The settings, with the lake as `load_settings` has it."""
+        values: dict[str, Any] = {
+            _names(cls.model_fields[name])[0]: value
+            for name, value in given.items()
+            if value is not None
+        }
+        if "AWS_BUCKET_NAME" in values:
+            values["TXN_LAKE_DIRECTORY"] = None
+        settings = cls(**values)
+        if settings.bucket is not None or settings.lake_directory is not None:
+            return settings
+        stack: dict[str, Any] | None = running_stack(settings.home)
+        if stack is None:
+            return settings
+        for name in _UNLESS_SET & settings.model_fields_set:
+            stack.pop(_names(cls.model_fields[name])[0], None)
+        settings = cls(**stack | values)
+        settings._of_local_stack = True
+        return settings
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read of `.env` only what the environment does not name: what is empty there is unset.
+
+        Of names that belong together, none is read from `.env` when the environment has one.
+        """
+        environment = cast("EnvSettingsSource", env_settings)
+        file = cast("DotEnvSettingsSource", dotenv_settings)
+        # Read as UTF-8, a file in UTF-16 has unprintable characters between letters.
+        if not all(map(str.isprintable, file.env_vars)):
+            raise _unreadable("it is not text in UTF-8")
+        hidden = {name.lower() for name in os.environ}
+        for together in _TOGETHER:
+            if together & hidden:
+                hidden |= together
+        hidden = hidden | {_TOKEN} if _KEYS & hidden else hidden - {_TOKEN}
+        file.env_vars = _stripped(
+            {name: value for name, value in file.env_vars.items() if name not in hidden}
+        )
+        environment.env_vars = _stripped(environment.env_vars)
+        if _KEYS & file.env_vars.keys():
+            # The environment's token does not belong to the keys of `.env`.
+            environment.env_vars = {
+                name: value for name, value in environment.env_vars.items() if name != _TOKEN
+            }
+        return init_settings, environment, file, file_secret_settings
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        # `os.environ` has a lone surrogate for each byte that is not UTF-8.
+        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value):
+            raise ValueError("must be text in UTF-8 on one line, without control characters")
+        return value
+
+    @field_validator("home", "lake_directory", "dagster_home", check_fields=False)
+    @classmethod
+    def _is_directory(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        value = require_directory(value)
+        try:
+            first = next(path for path in (value, *value.absolute().parents) if path.exists())
+        except OSError as error:
+            raise ValueError(
+                f"must be a path that this machine can have: {error.strerror}"
+            ) from None
+        if not first.is_dir():
+            raise ValueError("must be a directory, or one that can be made: it names a file")
+        if info.field_name == "dagster_home" and not value.is_absolute():
+            raise ValueError("must be an absolute path, as Dagster requires")
+        return value
+
+    @field_validator("bucket")
+    @classmethod
+    def _is_bucket(cls, value: str | None) -> str | None:
+        if value is not None and not _BUCKET.fullmatch(value):
+            raise ValueError(
+                "must be the name of a bucket alone, of letters, digits, dots and hyphens: the"
+                " folder in it is TXN_LAKE_PREFIX"
+            )
+        return value
+
+    @field_validator("lake_directory")
+    @classmethod
+    def _is_the_only_lake(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("bucket") is not None:
+            raise ValueError("must be unset while AWS_BUCKET_NAME is set: both name the lake")
+        return value
+
+    @field_validator("first_hour", mode="before")
+    @classmethod
+    def _is_an_hour(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            window = Window.of_partition(value)
+        except UserError:
+            window = None
+        if window is None or window.end > datetime.now(UTC):
+            raise ValueError("must be an hour that is over, in UTC, written as 2026-01-01-00:00")
+        return window.start
+
+
+class Settings(LakeSettings):
+    """The platform's settings.
+
+    The credentials are optional: without them boto3's own chain (profile, web identity, instance
+    role) finds some.
+    """
+
     dagster_home: Path | None = Field(
         default=None,
         validation_alias="DAGSTER_HOME",
         description="Dagster's own directory: absolute, and there already. Unset, `txn run`"
-        " uses the one of `txn dev`, if there is one.",
+        " uses the one of `txn dev` if the lake is that of `txn dev`.",
     )
     lake_prefix: str = Field(
         default="lake",
@@ -215,13 +376,8 @@ class Settings(BaseSettings):
     generator_url: str | None = Field(
         default=None,
         validation_alias="GENERATOR_URL",
-        description="The address of the source, without name, password or query. Unset, each run"
-        " starts a generator.",
-    )
-    bucket: str | None = Field(
-        default=None,
-        validation_alias="AWS_BUCKET_NAME",
-        description="The bucket of the lake; unset, the lake is the directory TXN_HOME/lake.",
+        description="The address of the source, without name, password or query. Unset, it is the"
+        " generator of the local stack if its lake is used; otherwise each run starts one.",
     )
     delta_path: str | None = Field(
         default=None,
@@ -288,83 +444,12 @@ class Settings(BaseSettings):
         description="The same for checksums of answers.",
     )
 
-    @classmethod
-    @override
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read of `.env` only what the environment does not name: what is empty there is unset.
-
-        Of names that belong together, none is read from `.env` when the environment has one.
-        """
-        environment = cast("EnvSettingsSource", env_settings)
-        file = cast("DotEnvSettingsSource", dotenv_settings)
-        # Read as UTF-8, a file in UTF-16 has unprintable characters between letters.
-        if not all(map(str.isprintable, file.env_vars)):
-            raise _unreadable("it is not text in UTF-8")
-        hidden = {name.lower() for name in os.environ}
-        for together in _TOGETHER:
-            if together & hidden:
-                hidden |= together
-        hidden = hidden | {_TOKEN} if _KEYS & hidden else hidden - {_TOKEN}
-        file.env_vars = _stripped(
-            {name: value for name, value in file.env_vars.items() if name not in hidden}
-        )
-        environment.env_vars = _stripped(environment.env_vars)
-        if _KEYS & file.env_vars.keys():
-            # The environment's token does not belong to the keys of `.env`.
-            environment.env_vars = {
-                name: value for name, value in environment.env_vars.items() if name != _TOKEN
-            }
-        return init_settings, environment, file, file_secret_settings
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_text(cls, value: object) -> object:
-        # `os.environ` has a lone surrogate for each byte that is not UTF-8.
-        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value):
-            raise ValueError("must be text in UTF-8 on one line, without control characters")
-        return value
-
-    @field_validator("home", "dagster_home")
-    @classmethod
-    def _is_directory(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is None:
-            return None
-        value = require_directory(value)
-        try:
-            first = next(path for path in (value, *value.absolute().parents) if path.exists())
-        except OSError as error:
-            raise ValueError(
-                f"must be a path that this machine can have: {error.strerror}"
-            ) from None
-        if not first.is_dir():
-            raise ValueError("must be a directory, or one that can be made: it names a file")
-        if info.field_name == "dagster_home" and not value.is_absolute():
-            raise ValueError("must be an absolute path, as Dagster requires")
-        return value
-
     @field_validator("access_key_id", "secret_access_key", "session_token", "raw_sse")
     @classmethod
     def _fits_a_header(cls, value: str | SecretStr | None) -> str | SecretStr | None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""
         if not text.isascii() or " " in text:
             raise ValueError("must be ASCII without white space")
-        return value
-
-    @field_validator("bucket")
-    @classmethod
-    def _is_bucket(cls, value: str | None) -> str | None:
-        if value is not None and not _BUCKET.fullmatch(value):
-            raise ValueError(
-                "must be the name of a bucket alone, of letters, digits, dots and hyphens: the"
-                " folder in it is TXN_LAKE_PREFIX"
-            )
         return value
 
     @field_validator("region")
@@ -416,7 +501,14 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """The settings as the environment and `.env` have them now.
+    """The settings as the environment, `.env` and a running local stack have them now.
+
+    The lake is the first of these:
+
+    1. The one that `given`, the environment or `.env` names, by its bucket or its directory.
+    2. The lake of the local stack that runs under `TXN_HOME`. Its generator is then the source,
+       and its first hour the first partition, unless a setting names others.
+    3. The directory `TXN_HOME/lake`.
 
     Args:
         given: settings by the names of their fields, which come before the environment; None is
@@ -426,15 +518,22 @@ def load_settings(**given: Any) -> Settings:
         UserError: a variable's value is not allowed, or `.env` can't be read; names the variable,
             not the value.
     """
+    return _load(Settings, given)
+
+
+def load_first_hour() -> datetime:
+    """The first partition, by the same rule, without a look at settings that do not bear on it.
+
+    Raises:
+        UserError: as for `load_settings`.
+    """
+    return _load(LakeSettings, {}).first_hour
+
+
+def _load[Kind: LakeSettings](kind: type[Kind], given: Mapping[str, Any]) -> Kind:
     try:
         _require_readable_lines()
-        return Settings(
-            **{
-                _names(Settings.model_fields[name])[0]: value
-                for name, value in given.items()
-                if value is not None
-            }
-        )
+        return kind.by_the_rule(given)
     except ValidationError as error:
         env_file_names = env_file_variables()
         faults = "; ".join(

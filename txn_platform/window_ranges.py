@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 from txn_platform.errors import UserError
-from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour, iso
+from txn_platform.settings import load_first_hour
+from txn_platform.windows import WINDOW_LENGTH, Window, full_hour, iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +30,7 @@ def newest(count: int, watermark: datetime) -> list[Window]:
         UserError: there is none yet.
     """
     end = _end(watermark)
-    count = min(count, (end - FIRST_WINDOW_START) // WINDOW_LENGTH)
+    count = min(count, (end - load_first_hour()) // WINDOW_LENGTH)
     if count < 1:
         raise UserError(f"the source has no complete hour yet: its watermark is {iso(watermark)}")
     return [Window(end - WINDOW_LENGTH * age) for age in range(count, 0, -1)]
@@ -65,7 +66,7 @@ def parse_range(first: str | None, last: str | None) -> Callable[[datetime], lis
                     f" up to {iso(watermark)}"
                 )
         to = end or complete
-        since = start or Window(max(_day(to) - _DAYS_BEFORE, FIRST_WINDOW_START))
+        since = start or Window(max(_day(to) - _DAYS_BEFORE, load_first_hour()))
         return [
             Window(since.start + WINDOW_LENGTH * number)
             for number in range((to.end - since.start) // WINDOW_LENGTH)
@@ -97,7 +98,10 @@ def _bound(option: str, text: str, into_day: timedelta) -> Window:
             f"{option}: partition {window.partition_key!r} is not over yet: the newest that is over"
             f" is {Window(now - WINDOW_LENGTH).partition_key}"
         )
-    return window
+    try:
+        return window.require_from(load_first_hour())
+    except UserError as error:
+        raise UserError(f"{option}: {error}") from None
 
 
 def _end(watermark: datetime) -> datetime:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from txn_platform.errors import UserError
 
 WINDOW_LENGTH = timedelta(hours=1)
-FIRST_WINDOW_START = datetime(2026, 1, 1, tzinfo=UTC)
+EARLIEST_HOUR = datetime(1970, 1, 1, tzinfo=UTC)
+"""No window is before it. The first partition is TXN_FIRST_HOUR."""
 PARTITION_KEY_FORMAT = "%Y-%m-%d-%H:%M"
 
 
@@ -41,20 +42,28 @@ class Window:
         """The window of a partition key.
 
         Raises:
-            UserError: the text is no key, or names a time before the first window.
+            UserError: the text is no key, or names a time before 1970.
         """
         try:
             start = datetime.strptime(key, PARTITION_KEY_FORMAT).replace(tzinfo=UTC)
         except ValueError:
             start = None
-        if start is None or start.minute:
+        if start is None or start.minute or start < EARLIEST_HOUR:
             raise UserError(f"partition {key!r} is not an hour: write it as 2026-11-01-00:00 (UTC)")
-        if start < FIRST_WINDOW_START:
-            raise UserError(
-                f"partition {key!r} is before the first one,"
-                f" {FIRST_WINDOW_START.strftime(PARTITION_KEY_FORMAT)}"
-            )
         return cls(start)
+
+    def require_from(self, first_hour: datetime) -> Window:
+        """This window.
+
+        Raises:
+            UserError: it is before the first hour.
+        """
+        if self.start < first_hour:
+            raise UserError(
+                f"partition {self.partition_key!r} is before the first one,"
+                f" {Window(first_hour).partition_key}: set TXN_FIRST_HOUR to begin earlier"
+            )
+        return self
 
     def __str__(self) -> str:
         return f"[{iso(self.start)}, {iso(self.end)})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -224,6 +225,55 @@ def test_txn_dev_says_where_things_are_and_ctrl_c_takes_all_of_them_down() -> No
     assert process.returncode in {0, 130}
     assert stderr == ""
     assert [path.name for path in Path().iterdir()] == [".txn"]
+
+
+_MINE = """
+import dagster as dg
+import polars as pl
+
+from txn_platform.definitions import build_defs
+
+
+@dg.asset(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"), io_manager_key="lake")
+def spend_by_merchant(s3_parquet_transactions: pl.LazyFrame) -> pl.LazyFrame:
+    return s3_parquet_transactions.group_by("merchant_id").agg(pl.col("amount").sum())
+
+
+defs = dg.Definitions.merge(build_defs(), dg.Definitions(assets=[spend_by_merchant]))
+"""
+PARTITIONS = """{ assetNodeOrError(assetKey: {path: ["s3_parquet_transactions"]}) {
+  ... on AssetNode { partitionKeys assetPartitionStatuses {
+    ... on TimePartitionStatuses { ranges { startKey endKey status } }
+  } }
+} }"""
+
+
+def test_the_hour_of_the_demo_is_there_in_txn_dev_which_loads_a_project_of_ones_own() -> None:
+    Path("mine.py").write_text(_MINE)
+    demo = run("txn", "demo", "--directory", environment=SMALL)
+    assert demo.returncode == 0, demo.stderr
+    (hour,) = re.findall(r"^(\d{4}-\d\d-\d\d-\d\d:00) ", demo.stdout, re.MULTILINE)
+    (port,) = free_ports(1)
+    command = ("txn", "dev", "--directory", "--port", str(port), "-m", "mine")
+    with started(*command, environment=SMALL) as process:
+        addresses = dict(line.split(maxsplit=1) for line in iter_until(process, "Ctrl-C"))
+        dagster = addresses["Dagster"].strip()
+        nodes = ask(dagster, ALL_ASSETS)["assetNodes"]
+        assert {node["assetKey"]["path"][0] for node in nodes} >= {*ASSETS, "spend_by_merchant"}
+        published = ask(dagster, PARTITIONS)["assetNodeOrError"]
+        (found,) = published["assetPartitionStatuses"]["ranges"]
+        assert (found["startKey"], found["endKey"], found["status"]) == (hour, hour, "MATERIALIZED")
+        assert 30 * 24 <= len(published["partitionKeys"]) <= 30 * 24 + 2
+        # Other commands use its lake and its source.
+        status = run("txn", "status", "--from", hour, "--json")
+        assert "of the local stack" in status.stderr
+        assert json.loads(status.stdout.splitlines()[0])["state"] in {"published", "changed"}
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert stderr == ""
+    log = Path(".txn/logs/dagster.log").read_text()
+    assert "SupersessionWarning" not in log
+    assert "BetaWarning" not in log
 
 
 def iter_until(process: subprocess.Popen[str], last: str) -> Iterator[str]:

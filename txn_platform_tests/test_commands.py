@@ -322,9 +322,10 @@ def test_run_shows_progress_on_a_terminal_and_prints_a_table_that_nothing_is_cut
         output = process.stdout.read()
     assert process.returncode == 0
     assert f"{PARTITION}: raw transactions" in progress
-    heading, figures, uri = output.splitlines()
+    heading, units, figures, uri = output.splitlines()
     names = ["partition", "sent", "validated", "quarantined", "published", "amount", "s"]
-    assert heading.split() == names
+    assert heading.split() == [*names[:-2], "sum", "of", "run"]
+    assert units.split() == ["UTC", *["rows"] * 4, "amounts", "s"]
     cells = figures.split()
     summary = dict(zip(names, [*cells[:5], " ".join(cells[5:-1]), cells[-1]], strict=True))
     table = pl.read_parquet(uri)
@@ -513,6 +514,15 @@ def test_doctor_names_a_setting_that_is_not_allowed() -> None:
     assert re.fullmatch(r"FAIL  settings +.*TXN_MAX_QUARANTINE.*\n", result.stdout)
 
 
+def summary_of(printed: str) -> tuple[str, str]:
+    """The figures of the demo's hour, and the address of its object."""
+    lines = printed.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.startswith("partition"))
+    assert lines[heading].split()[:2] == ["partition", "sent"]
+    # Units are below the heading.
+    return lines[heading + 2], lines[heading + 3]
+
+
 @pytest.mark.skipif(not available(), reason="SeaweedFS is not installed")
 def test_demo_ends_with_the_summary_of_the_newest_hour_and_its_object_is_in_the_bucket() -> None:
     # Nothing of the machine's own reaches the servers of the demo.
@@ -525,8 +535,7 @@ def test_demo_ends_with_the_summary_of_the_newest_hour_and_its_object_is_in_the_
         "no_proxy": "",
     }
     printed = succeed("txn", "demo", environment={**SMALL, **others})
-    *_, heading, figures, uri = printed.splitlines()
-    assert heading.split()[:2] == ["partition", "sent"]
+    figures, uri = summary_of(printed)
     hour = datetime.strptime(figures.split()[0], "%Y-%m-%d-%H:%M").replace(tzinfo=UTC)
     assert timedelta(hours=1) <= datetime.now(UTC) - hour < timedelta(hours=3)
     assert not LAKE.exists()
@@ -548,8 +557,7 @@ def test_demo_ends_with_the_summary_of_the_newest_hour_and_its_object_is_in_the_
 def test_demo_in_the_directory_ends_with_the_summary_whatever_bucket_the_env_file_names() -> None:
     Path(".env").write_text(f"AWS_BUCKET_NAME=elsewhere\nAWS_ENDPOINT_URL={NOWHERE}\n")
     output = succeed("txn", "demo", "--directory", environment=SMALL)
-    *_, heading, figures, path = output.splitlines()
-    assert heading.split()[:2] == ["partition", "sent"]
+    figures, path = summary_of(output)
     table = pq.read_table(path)
     assert figures.split()[1] == f"{table.num_rows:,}"
     # The rows shown are of the object, whole, and never show a card number.

@@ -85,8 +85,11 @@ def test_every_column_is_in_the_catalogue() -> None:
         assert ("transaction_id" in nullable) is (key.path[-1] in _WITH_ROWS_AS_SENT)
 
 
-def test_the_three_ways_to_find_the_definitions_agree() -> None:
-    tool = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())["tool"]["dagster"]
+def test_the_four_ways_to_find_the_definitions_agree() -> None:
+    tools = tomllib.loads((_CHECKOUT / "pyproject.toml").read_text())["tool"]
+    tool, dg_project = tools["dagster"], tools["dg"]["project"]
+    assert dg_project["code_location_name"] == tool["code_location_name"]
+    assert dg_project["code_location_target_module"] == tool["module_name"]
     (target,) = yaml.safe_load((_CHECKOUT / "workspace.yaml").read_text())["load_from"]
     assert (
         tool["module_name"] == target["python_module"]["module_name"] == "txn_platform.definitions"

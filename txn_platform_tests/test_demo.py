@@ -26,7 +26,7 @@ def summary(sent: int) -> Summary:
         quarantined=0,
         reasons={},
         published=sent,
-        amount=Decimal(1),
+        amounts={"USD": Decimal(1)},
         seconds=1,
         uri="there",
     )

@@ -82,3 +82,22 @@ def test_a_first_hour_that_is_none_is_one_sentence(command: tuple[str, ...]) -> 
     assert printed.count(sentence) == 1
     assert 'File "' not in printed
     assert "last year" not in printed
+
+
+def test_no_command_of_txn_prints_a_warning() -> None:
+    hours = ("--from", PARTITION, "--to", PARTITION)
+    for command in (
+        ("run", "--partition", PARTITION),
+        ("run", *hours),
+        ("status", *hours),
+        ("quarantine",),
+        ("doctor",),
+        ("expire", "--older-than", "1d", "--yes"),
+        ("scorecard", "--rows", "1000", "--json"),
+    ):
+        said = run_fresh("txn", *command, environment=SMALL)
+        assert said.stderr.count("Warning") == said.stdout.count("Warning") == 0, said.stderr
+        assert "Traceback" not in said.stderr
+        # Which lake and source are used, and what is skipped.
+        known = ("lake: ", "source: ", f"{PARTITION} is published as it should be")
+        assert all(line.startswith(known) for line in said.stderr.splitlines()), said.stderr

@@ -1,5 +1,6 @@
 """Settings: the environment, `.env`, and what is said of values that are not allowed."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from generator_service.settings import Settings as GeneratorSettings
 from generator_service.settings import SettingsError
 from txn_platform.errors import UserError
-from txn_platform.settings import load_settings
+from txn_platform.settings import load_first_hour, load_settings
 
 
 def test_nothing_set_means_the_defaults() -> None:
@@ -121,6 +122,11 @@ KEY_IN_QUERY = "key-in-query"
         ("TXN_HOME", "a" * 300, "that this machine can have"),
         ("DAGSTER_HOME", "relative", "absolute"),
         ("DAGSTER_HOME", "/dev/null", "must be a directory"),
+        ("TXN_FIRST_HOUR", "2026-02-01", "written as 2026-01-01-00:00"),
+        ("TXN_FIRST_HOUR", "2026-01-01-00:30", "written as 2026-01-01-00:00"),
+        ("TXN_FIRST_HOUR", "2999-01-01-00:00", "an hour that is over"),
+        ("TXN_FIRST_HOUR", "1969-12-31-23:00", "written as 2026-01-01-00:00"),
+        ("TXN_LAKE_DIRECTORY", "/dev/null", "must be a directory"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_its_remedy(
@@ -231,6 +237,31 @@ def test_a_line_of_the_env_file_that_cannot_be_read_is_named(text: str, line: in
     assert "sixteen" not in str(raised.value)
     with pytest.raises(SettingsError, match=said):
         GeneratorSettings.load()
+
+
+def test_the_first_hour_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().first_hour == datetime(2026, 1, 1, tzinfo=UTC)
+    monkeypatch.setenv("TXN_FIRST_HOUR", " 2025-06-01-07:00\n")
+    # A value that does not bear on it is not looked at.
+    monkeypatch.setenv("TXN_MAX_QUARANTINE", "nonsense")
+    assert load_first_hour() == datetime(2025, 6, 1, 7, tzinfo=UTC)
+
+
+def test_a_directory_is_a_lake_and_two_lakes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(".env").write_text("AWS_BUCKET_NAME=of-file\n")
+    monkeypatch.setenv("TXN_LAKE_DIRECTORY", "my lake")
+    # One of the environment counts more than any of the file.
+    assert load_settings().bucket is None
+    assert load_settings().directory == tmp_path / "my lake"
+    monkeypatch.setenv("AWS_BUCKET_NAME", "of-environment")
+    with pytest.raises(UserError, match="TXN_LAKE_DIRECTORY: must be unset while AWS_BUCKET_NAME"):
+        load_settings()
+    assert load_settings(bucket="of-a-resource").bucket == "of-a-resource"
+    monkeypatch.delenv("AWS_BUCKET_NAME")
+    monkeypatch.delenv("TXN_LAKE_DIRECTORY")
+    assert load_settings().bucket == "of-file"
 
 
 def test_lines_without_a_value_and_comments_are_read() -> None:

@@ -16,7 +16,8 @@ def test_a_key_names_its_hour() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "2026-11-01", "2026-11-01-14:30", "yesterday", "2026-13-01-00:00"]
+    "key",
+    ["", "2026-11-01", "2026-11-01-14:30", "yesterday", "2026-13-01-00:00", "1969-12-31-23:00"],
 )
 def test_what_is_no_hour_is_refused_with_an_example(key: str) -> None:
     with pytest.raises(UserError, match="write it as 2026-11-01-00:00"):
@@ -24,8 +25,10 @@ def test_what_is_no_hour_is_refused_with_an_example(key: str) -> None:
 
 
 def test_before_the_first_is_refused() -> None:
-    with pytest.raises(UserError, match="before the first one, 2026-01-01-00:00"):
-        Window.of_partition("2025-12-31-23:00")
+    first = Window.of_partition("2026-01-01-00:00")
+    assert first.require_from(first.start) is first
+    with pytest.raises(UserError, match="before the first one, 2026-01-01-00:00: set TXN_FIRST"):
+        Window.of_partition("2025-12-31-23:00").require_from(first.start)
 
 
 def test_moments_are_written_in_utc() -> None:

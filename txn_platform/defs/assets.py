@@ -30,7 +30,7 @@ from txn_platform.defs.beta import beta_allowed
 from txn_platform.defs.catalogue import asset_out, lineage_metadata
 from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA
-from txn_platform.defs.partitions import HOURS, window_of
+from txn_platform.defs.partitions import FIRST_HOUR, HOURS, window_of
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
     landing_metadata,
@@ -53,6 +53,7 @@ from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.descriptors import write_descriptors
 from txn_platform.lake.footers import CARD_POLICY, PublishedNotes
 from txn_platform.lake.layout import object_key
+from txn_platform.lake.opening import require_first_hour
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
 from txn_platform.lake.quarantine import LANDED_DIGEST
 from txn_platform.lake.staging import Staged
@@ -123,6 +124,7 @@ def raw_transactions(
     with failing_for_users():
         # Without a key nothing can be published, so this fails before card numbers are landed.
         card_key.protector()
+        require_first_hour(store.lake, checks.PUBLISHED, FIRST_HOUR)
         source = generator.source()
         watermark = source.require_complete(window)
         results = [checks.drift(source.drift(window))]

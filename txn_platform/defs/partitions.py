@@ -1,12 +1,22 @@
-"""Dagster's partitions: one for each window. `windows.py` has the arithmetic of windows."""
+"""Dagster's partitions: one for each window. `windows.py` has the arithmetic of windows.
 
+The first one is read from the settings when this module is imported, as a code location is loaded.
+"""
+
+import sys
 from datetime import UTC, datetime
 from typing import Any, Final, override
 
 import click
 import dagster as dg
 
-from txn_platform.windows import FIRST_WINDOW_START, PARTITION_KEY_FORMAT, WINDOW_LENGTH, Window
+from txn_platform.errors import UserError
+from txn_platform.settings import load_first_hour
+from txn_platform.windows import PARTITION_KEY_FORMAT, WINDOW_LENGTH, Window
+
+
+class WrongSetting(click.ClickException):
+    """The definitions cannot be loaded; Dagster prints the message as it is."""
 
 
 class UnknownHour(click.ClickException):
@@ -28,12 +38,22 @@ class HourlyWindows(dg.HourlyPartitionsDefinition):
             raise UnknownHour(
                 f"partition {partition_key!r} is not an hour that is over: write it as"
                 f" {Window(newest).partition_key}, which is the newest (UTC);"
-                f" the oldest is {Window(FIRST_WINDOW_START).partition_key}"
+                f" the oldest is {Window(FIRST_HOUR).partition_key}"
             ) from None
 
 
+def _first_hour() -> datetime:
+    try:
+        return load_first_hour()
+    except UserError as error:
+        # A code location that cannot be loaded is shown with its stack, and this one says nothing.
+        sys.tracebacklimit = 0
+        raise WrongSetting(str(error)) from None
+
+
+FIRST_HOUR: Final = _first_hour()
 HOURS: Final = HourlyWindows(
-    start_date=FIRST_WINDOW_START.strftime(PARTITION_KEY_FORMAT),
+    start_date=Window(FIRST_HOUR).partition_key,
     fmt=PARTITION_KEY_FORMAT,
     timezone="UTC",
 )

@@ -20,7 +20,6 @@ from txn_platform.lake.base import Lake
 from txn_platform.lake.delta import DeltaLake, open_delta
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
-from txn_platform.local.stack import running_generator
 from txn_platform.rows.protection import CardProtector
 from txn_platform.runbook import Section
 from txn_platform.settings import Settings, load_settings
@@ -36,8 +35,9 @@ _ANSWER_SECONDS: Final = 8.0
 class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     """The source of transactions.
 
-    Without a URL, here or in `GENERATOR_URL`, a generator is started on a free port, at the latest
-    when the source is first asked for, and stopped when the run ends, whatever happens.
+    Without a URL, here, in `GENERATOR_URL` or of a running local stack, a generator is started on a
+    free port, at the latest when the source is first asked for, and stopped when the run ends,
+    whatever happens.
     """
 
     url: str | None = None
@@ -71,8 +71,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     def source_for_tick(self) -> Source:
         """The client for a tick of a sensor or a schedule, whose questions end within seconds.
 
-        Without a URL it is the generator of the local stack, if one runs. Otherwise a generator is
-        started, and stopped when the tick ends.
+        Without a URL a generator is started, and stopped when the tick ends.
 
         Raises:
             UserError: the generator did not start.
@@ -80,7 +79,6 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         settings = load_settings()
         api = source_api(settings)
         url = _checked(self.url) or settings.generator_url
-        url = url or running_generator(settings.home.absolute())
         if url is None:
             process = self._running.enter_context(start_generator())
             url = generator_url(process, timeout=_GENERATOR_SECONDS)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from txn_platform.errors import UserError
 from txn_platform.runbook import Section
-from txn_platform.windows import FIRST_WINDOW_START, Window
+from txn_platform.windows import EARLIEST_HOUR, Window
 
 # The largest difference between the clocks that write and read a cursor.
 _CLOCKS_DIFFER: Final = timedelta(days=1)
@@ -23,8 +23,8 @@ def _has_been(moment: datetime) -> datetime:
     # A bound or a watermark in the future would silently exclude windows.
     if moment > datetime.now(UTC) + _CLOCKS_DIFFER:
         raise ValueError("it is in the future")
-    if moment < FIRST_WINDOW_START:
-        raise ValueError("it is before the first window")
+    if moment < EARLIEST_HOUR:
+        raise ValueError("it is before 1970")
     return moment.astimezone(UTC)
 
 
@@ -100,7 +100,7 @@ class Cursor(BaseModel):
             if isinstance(written, dict) and "first" not in written:
                 # Earlier versions kept the digest of the totals by window.
                 oldest = min(cast("dict[str, str]", written))
-                written = {"first": oldest, "watermark": FIRST_WINDOW_START}
+                written = {"first": oldest, "watermark": EARLIEST_HOUR}
             return cls.model_validate(written)
         except ValidationError as error:
             reason = _first_fault(error)

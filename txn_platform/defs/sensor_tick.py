@@ -36,7 +36,7 @@ from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.runbook import Section
 from txn_platform.settings import Settings
 from txn_platform.source.client import Source
-from txn_platform.windows import FIRST_WINDOW_START, WINDOW_LENGTH, Window, full_hour
+from txn_platform.windows import WINDOW_LENGTH, Window, full_hour
 
 # Dagster ends a tick after 60 s. The last question may begin just before this.
 BUDGET_SECONDS: Final = 20.0
@@ -100,7 +100,7 @@ class Tick:
         """
         # Dagster has no partitions for hours that are not over by its own clock.
         watermark = full_hour(min(self._source.watermark(), self._now))
-        if watermark <= FIRST_WINDOW_START:
+        if watermark <= self._settings.first_hour:
             return None
         cursor = self._opened(before, watermark)
         outcome = Outcome([], cursor)
@@ -137,7 +137,7 @@ class Tick:
     def _opened(self, before: Cursor | None, watermark: datetime) -> Cursor:
         if before is None:
             lookback = timedelta(hours=self._settings.lookback_hours)
-            first = max(watermark - lookback, FIRST_WINDOW_START)
+            first = max(watermark - lookback, self._settings.first_hour)
             return Cursor.starting(Window(first), watermark)
         cursor = before.model_copy(deep=True)
         # A watermark that goes back changes nothing.
@@ -154,7 +154,8 @@ class Tick:
         published = self._instance.get_materialized_partitions(dg.AssetKey(checks.PUBLISHED))
         confirmed = Window.of_partition(cursor.confirmed or cursor.first)
         found: list[Window] = []
-        for window in _windows_between(cursor.bound, watermark):
+        first = max(cursor.bound, Window(self._settings.first_hour))
+        for window in _windows_between(first, watermark):
             if window.partition_key not in published:
                 found.append(window)
             elif self._source.states_totals:

@@ -241,6 +241,14 @@ class Lake(ABC):
         """The keys of all objects of an asset, or of a folder of it, ascending, so by time."""
 
     @abstractmethod
+    def first_key(self, asset: str) -> str | None:
+        """The first of an asset's `keys`, the oldest window, without listing all of them.
+
+        Raises:
+            UserError: the store can't be reached.
+        """
+
+    @abstractmethod
     def kept(self, asset: str) -> Kept:
         """The objects and versions of an asset, also of removed and replaced objects.
 

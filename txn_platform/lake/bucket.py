@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # Codes of a store that does not implement a request.
 _UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
 READ_BYTES: Final = 1 << 20
+# Other programs' objects may be among the first.
+_FIRST: Final = 20
 _BACKOFF: Final = Backoff(attempts=6, first_pause=0.5, longest_pause=10)
 
 
@@ -213,6 +215,17 @@ class Bucket:
             lambda page: {"ContinuationToken": page["NextContinuationToken"]},
         )
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def first_objects(self, prefix: str) -> list[str]:
+        """The first few keys under a prefix, ascending, by one request.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        page = self.call(
+            lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=_FIRST)
+        )
+        return [entry["Key"] for entry in page.get("Contents", [])]
 
     def pages(
         self,

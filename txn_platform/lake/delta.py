@@ -578,7 +578,7 @@ def _require_apart(place: str, settings: Settings) -> None:
     if settings.bucket is not None:
         lake, table = f"s3://{settings.bucket}/{settings.lake_prefix}".rstrip("/"), place
     elif not place.startswith("s3://"):
-        lake, table = str((settings.home / "lake").resolve()), str(Path(place).resolve())
+        lake, table = str(settings.directory.resolve()), str(Path(place).resolve())
     else:
         return
     if f"{lake}/".startswith(f"{table}/"):

@@ -179,6 +179,14 @@ class DirectoryLake(Lake):
         return [key for key in keys if self.find(key) is None]
 
     @override
+    def first_key(self, asset: str) -> str | None:
+        for date in _folders_of(self._root / asset, "event_date="):
+            for hour in _folders_of(date, "event_hour="):
+                if (hour / OBJECT_NAME).exists():
+                    return (hour / OBJECT_NAME).relative_to(self._root).as_posix()
+        return None
+
+    @override
     def kept(self, asset: str) -> Kept:
         return Kept({key: [""] for key in self.keys(asset)})
 
@@ -213,6 +221,14 @@ def _folders_with(top: Path) -> Iterator[str]:
         below[:] = [
             name for name in below if not above.startswith(f"{Path(folder, name).resolve()}/")
         ]
+
+
+def _folders_of(folder: Path, beginning: str) -> list[Path]:
+    """The folders in a folder whose names begin so, ascending; none if it can't be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.startswith(beginning))
+    except OSError:
+        return []
 
 
 def _mark(path: Path) -> tuple[int, int]:

@@ -381,6 +381,12 @@ class S3Lake(Lake):
         )
 
     @override
+    def first_key(self, asset: str) -> str | None:
+        found = self.bucket.first_objects(f"{self._prefix}{asset}/event_date=")
+        keys = (key.removeprefix(self._prefix) for key in found)
+        return next((key for key in keys if key.endswith(f"/{OBJECT_NAME}")), None)
+
+    @override
     def kept(self, asset: str) -> Kept:
         place = f"{self._prefix}{asset}/"
         plain = {key: [""] for key in self.keys(asset)}

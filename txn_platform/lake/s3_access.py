@@ -407,7 +407,17 @@ def _botocore(settings: Settings) -> Any:
     from botocore.session import Session
 
     named = [os.environ.get(name) for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")]
-    if any(named):
+    if settings.of_local_stack:
+        # The machine's profiles are for other stores.
+        nowhere = (None, None, os.devnull, None)
+        session = Session(
+            session_vars={
+                "profile": (None, None, None, None),
+                "config_file": nowhere,
+                "credentials_file": nowhere,
+            }
+        )
+    elif any(named):
         # A profile would hide other credentials of the environment (web identity).
         session = Session()
     elif settings.profile:

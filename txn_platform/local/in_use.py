@@ -5,15 +5,11 @@ For standard error. Nothing is opened or requested here.
 
 from __future__ import annotations
 
-import fcntl
-import json
 from typing import TYPE_CHECKING, Final
 
-from txn_platform.local.processes import port_is_free
+from txn_platform.running_stack import is_held, running_stack
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from txn_platform.settings import Settings
 
 # The bucket of the local stack's S3.
@@ -24,61 +20,52 @@ _STACK: Final = "`txn dev` or `txn demo`"
 def lake_in_use(settings: Settings) -> str:
     """Where the lake is."""
     if settings.bucket is None:
-        return str((settings.home / "lake").absolute())
-    folder = f"/{settings.lake_prefix}" if settings.lake_prefix else ""
-    at = settings.endpoint_url or "the endpoint of the AWS profile, or AWS"
-    return f"s3://{settings.bucket}{folder} at {at}"
+        where = str(settings.directory)
+    else:
+        at = settings.endpoint_url or "the endpoint of the AWS profile, or AWS"
+        where = f"{_in_bucket(settings.bucket, settings.lake_prefix)} at {at}"
+    return f"{where}, of the local stack" if settings.of_local_stack else where
 
 
 def source_in_use(settings: Settings) -> str:
     """Where the source answers."""
-    return settings.generator_url or "a generator, started for this command"
+    if settings.generator_url is None:
+        return "a generator, started for this command"
+    stack = running_stack(settings.home) if settings.of_local_stack else None
+    of_stack = stack is not None and stack.get("GENERATOR_URL") == settings.generator_url
+    return f"{settings.generator_url}{', of the local stack' if of_stack else ''}"
 
 
 def local_stack(settings: Settings) -> str | None:
-    """A hint that a local stack runs or left data under `TXN_HOME`, if its lake is not this one."""
+    """A note on a local stack that runs or left data under `TXN_HOME`, if its lake is not used."""
+    if settings.of_local_stack:
+        return None
     home = settings.home.absolute()
-    port = _s3_port(home)
-    running = _is_held(home / "stack.lock")
-    folder = f"/{settings.lake_prefix}" if settings.lake_prefix else ""
-    if port is None or (running and port_is_free(port)):
-        if not running or settings.bucket is None:
+    stack = running_stack(home)
+    if stack is not None:
+        bucket = stack.get("AWS_BUCKET_NAME")
+        if bucket is None:
+            lake = str(home / "lake")
+            used = settings.bucket is None and settings.directory == home / "lake"
+        else:
+            lake = f"{_in_bucket(bucket, settings.lake_prefix)} at {stack['AWS_ENDPOINT_URL_S3']}"
+            used = lake == lake_in_use(settings)
+        if used:
             return None
         return (
-            f"{_STACK} runs here with the lake {home / 'lake'}, which is not looked at: to look"
-            " there, unset AWS_BUCKET_NAME"
+            f"{_STACK} runs here with the lake {lake}, which is not looked at: to look there, unset"
+            " AWS_BUCKET_NAME and TXN_LAKE_DIRECTORY, also in .env, and use no --lake"
         )
-    endpoint = f"http://127.0.0.1:{port}"
-    if (settings.bucket, settings.endpoint_url) == (STACK_BUCKET, endpoint):
+    if is_held(home):
+        return f"{_STACK} starts or ends here, and its lake is not looked at"
+    if not (home / "seaweedfs" / "ports.json").exists():
         return None
-    lake = f"s3://{STACK_BUCKET}{folder}"
-    if running:
-        return (
-            f"{_STACK} runs here with the lake {lake} at {endpoint}, which is not looked at: to"
-            f" look there, set AWS_BUCKET_NAME={STACK_BUCKET}, AWS_ENDPOINT_URL={endpoint} and"
-            f" the keys in {home / 's3-keys.json'}"
-        )
     return (
-        f"{_STACK} has left data of the lake {lake} in {home / 'seaweedfs'}, which is not looked"
-        " at: `txn dev` serves it again"
+        f"{_STACK} has left data of the lake {_in_bucket(STACK_BUCKET, settings.lake_prefix)} in"
+        f" {home / 'seaweedfs'}, which is not looked at: `txn dev` serves it again, and so does"
+        " --lake stack for one command"
     )
 
 
-def _s3_port(home: Path) -> int | None:
-    """The last port of the local stack's S3; None if it has no data."""
-    try:
-        ports = json.loads((home / "seaweedfs" / "ports.json").read_text("utf-8"))
-        return int(ports["s3"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+def _in_bucket(bucket: str, folder: str) -> str:
+    return f"s3://{bucket}/{folder}".rstrip("/")

@@ -10,17 +10,17 @@ import fcntl
 import http.client
 import json
 import os
-import re
 import secrets
 import shutil
 import signal
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
-from urllib.parse import urlsplit
 
 from txn_platform.addresses import require_dagster_home
 from txn_platform.card_key import kept_card_key
@@ -35,15 +35,30 @@ from txn_platform.local.processes import (
     start_generator,
 )
 from txn_platform.network import without_proxy_for_loopback
+from txn_platform.running_stack import LOCK, S3_KEYS, announce, running_stack, withdraw
 from txn_platform.settings import load_settings
+from txn_platform.windows import Window, full_hour
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     from txn_platform.settings import Settings
 
 # Configuration of Dagster's instance. A checkout's own `dagster.yaml` is a link to this file.
 DAGSTER_YAML: Final = Path(__file__).with_name("dagster.yaml")
+# How far before its first start a new stack's partitions begin.
+_BACK: Final = timedelta(days=30)
+# Variables for other stores.
+_HIDDEN: Final = (
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_CA_BUNDLE",
+)
+_NO_PROFILES: Final = {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
 
 
 @dataclass(frozen=True)
@@ -55,11 +70,15 @@ class Services:
         environment: the variables that make the platform use the services. An empty value hides
             one of the machine's environment.
         processes: the servers.
+        home: the directory of their state, `TXN_HOME`.
+        lock: the descriptor of the lock on it, for further processes to hold.
     """
 
     addresses: dict[str, str]
     environment: dict[str, str]
     processes: tuple[ManagedProcess, ...]
+    home: Path
+    lock: int
 
     def wait(self) -> None:
         """Return on Ctrl-C.
@@ -75,32 +94,29 @@ class Services:
 
 
 @contextmanager
-def local_stack_services(
-    *, directory: bool = False, ui: bool = False, ui_port: int = 3000
-) -> Generator[Services]:
-    """Run a generator, an S3 server with a bucket, and a Dagster UI with its daemon.
+def local_stack_services(*, directory: bool = False) -> Generator[Services]:
+    """Run a generator and an S3 server with a bucket.
 
     They end with the block, and with this process in whatever way it ends. SIGTERM leaves the block
-    as Ctrl-C does. Stored objects and the S3's keys and address stay for the next start.
+    as Ctrl-C does. Stored objects and the S3's keys and address stay for the next start. Other
+    commands with this `TXN_HOME` use them meanwhile, unless their settings name another lake.
 
     Args:
         directory: use a lake in a directory, as is done where SeaweedFS is not installed.
-        ui: whether to run Dagster.
-        ui_port: the port of its UI.
 
     Raises:
         UserError: another local stack runs with this `TXN_HOME`, or a port is taken.
         ProcessFailed: one of them did not start.
     """
     settings = load_settings()
-    if ui:
-        _require_ui_can_start(settings, ui_port)
-    home = writable_home(settings)
+    home = _home(settings)
     with ExitStack() as running:
         running.enter_context(_sigterm_exits())
         lock = running.enter_context(_lock(home))
         logs = home / "logs"
         logs.mkdir(exist_ok=True)
+        s3_is_used = not directory and seaweedfs.available()
+        first_hour = _first_hour(settings, home, home / ("seaweedfs" if s3_is_used else "lake"))
         # Without a port the generator uses GENERATOR_PORT. It starts while the S3 does.
         generator = running.enter_context(
             start_generator(
@@ -114,87 +130,166 @@ def local_stack_services(
         given = settings.card_key
         environment = {
             "AWS_BUCKET_NAME": "",
+            "TXN_LAKE_DIRECTORY": "",
             "TXN_CARD_KEY": given.get_secret_value() if given else kept_card_key(home),
+            "DAGSTER_HOME": str(_dagster_home(home)),
             **without_proxy_for_loopback(),
         }
-        if not directory and seaweedfs.available():
-            s3, addresses, variables = _start_s3(home, logs, lock)
-            processes.append(running.enter_context(s3).process)
-            environment |= variables
+        announced = {"TXN_FIRST_HOUR": first_hour}
+        if s3_is_used:
+            s3 = running.enter_context(_s3(home, logs, lock))
+            processes.append(s3.process)
+            environment |= _variables_of(s3) | dict.fromkeys(_HIDDEN, "") | _NO_PROFILES
+            environment |= _kept_keys(home / S3_KEYS)
+            announced |= _variables_of(s3)
+            addresses = {
+                "S3": s3.endpoint_url,
+                "bucket": STACK_BUCKET,
+                "keys": str(home / S3_KEYS),
+            }
         else:
             addresses = {"lake": str(home / "lake")}
-        addresses["generator"] = environment["GENERATOR_URL"] = generator_url(generator)
-        if ui:
-            if "ui_url" not in settings.model_fields_set:
-                environment["TXN_UI_URL"] = f"http://127.0.0.1:{ui_port}"
-            dagster = _start_dagster(home, logs, environment, ui_port, lock)
-            processes.append(running.enter_context(dagster))
-            addresses["Dagster"] = f"http://127.0.0.1:{ui_port}"
+        announced["GENERATOR_URL"] = addresses["generator"] = generator_url(generator)
         addresses["logs"] = str(logs)
-        yield Services(addresses, environment, tuple(processes))
+        environment |= announced
+        running.enter_context(_announced(home, announced))
+        yield Services(addresses, environment, tuple(processes), home, lock)
 
 
-def running_generator(home: Path) -> str | None:
-    """Where the generator of the local stack in a state directory answers; None when none does."""
+@contextmanager
+def local_stack_lake() -> Generator[None]:
+    """Serve the lake of the local stack, for commands that are told to use it.
+
+    Nothing is started if a local stack runs.
+
+    Raises:
+        UserError: no local stack has stored anything under this `TXN_HOME`.
+        ProcessFailed: the S3 did not start.
+    """
+    settings = load_settings()
+    home = settings.home.absolute()
+    if running_stack(home) is not None:
+        yield
+        return
+    if not (home / "seaweedfs").exists() or not seaweedfs.available():
+        raise UserError(
+            f"no local stack has left an S3 in {home}: `txn demo` makes one, and `txn demo"
+            " --directory` writes to a directory, which commands use without --lake"
+        )
+    with ExitStack() as running:
+        running.enter_context(_sigterm_exits())
+        lock = running.enter_context(_lock(home))
+        logs = home / "logs"
+        logs.mkdir(exist_ok=True)
+        first_hour = _first_hour(settings, home, home / "seaweedfs")
+        s3 = running.enter_context(_s3(home, logs, lock))
+        variables = {"TXN_FIRST_HOUR": first_hour, **_variables_of(s3)}
+        running.enter_context(_announced(home, variables))
+        yield
+
+
+def require_ui(port: int, modules: Sequence[str]) -> None:
+    """Check, before anything starts, what the Dagster UI needs.
+
+    Raises:
+        UserError: the port is taken, or a module is not there.
+    """
+    if not port_is_free(port):
+        raise UserError(f"Port {port} is in use: choose another for the Dagster UI (--port).")
+    for module in modules:
+        if not _can_be_imported(module):
+            raise UserError(
+                f"there is no module {module} in {Path.cwd()} or among the installed packages:"
+                " name the module with your definitions, as -m mine for mine.py"
+            )
+
+
+def _can_be_imported(module: str) -> bool:
+    names = module.split(".")
+    if not all(map(str.isidentifier, names)):
+        return False
+    # Dagster looks in the working directory first.
+    path = Path(*names)
+    if path.with_suffix(".py").is_file() or path.is_dir():
+        return True
     try:
-        if not _runs((home / "stack.lock").read_text("ascii")):
-            return None
-        log = (home / "logs" / "generator.log").read_text("utf-8", "replace")
-    except (OSError, ValueError):
-        return None
-    listening = re.search(r"^generator_service listening on (http://\S+)$", log, re.MULTILINE)
-    port = urlsplit(listening[1]).port if listening else None
-    return listening[1] if listening and port and _answers(port, "/healthz") else None
+        return find_spec(module) is not None
+    except ImportError:
+        return False
 
 
-def _require_ui_can_start(settings: Settings, port: int) -> None:
-    """Check Dagster's home and its port before anything starts."""
+@contextmanager
+def local_ui(services: Services, port: int, modules: Sequence[str]) -> Generator[Services]:
+    """Run Dagster's UI and daemon beside the services.
+
+    Args:
+        services: that run.
+        port: of the UI.
+        modules: with the definitions that Dagster loads.
+
+    Raises:
+        ProcessFailed: it did not start.
+    """
+    # `dagster dev` is superseded by `dg dev`, which needs another package and shows the same.
+    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
+    command = [sys.executable, *quiet, "-m", "dagster", "dev"]
+    for module in modules:
+        command += ["-m", module]
+    address = f"http://127.0.0.1:{port}"
+    environment = {**os.environ, **services.environment}
+    if "ui_url" not in load_settings().model_fields_set:
+        environment["TXN_UI_URL"] = address
+    with ManagedProcess(
+        "Dagster",
+        [*command, "--host", "127.0.0.1", "--port", str(port)],
+        log=services.home / "logs" / "dagster.log",
+        environment=environment,
+        holds=[services.lock],
+        # Time for its webserver and daemon to finish their work.
+        grace=30,
+    ) as dagster:
+        dagster.wait_until(lambda: _answers(port, "/server_info"), timeout=180)
+        yield replace(
+            services,
+            addresses={**services.addresses, "Dagster": address},
+            processes=(*services.processes, dagster),
+        )
+
+
+def _home(settings: Settings) -> Path:
+    """`TXN_HOME`, in which Dagster can keep its databases."""
     try:
         require_dagster_home(settings.home)
     except ValueError as error:
         raise UserError(f"TXN_HOME {error}") from None
-    if not port_is_free(port):
-        raise UserError(f"Port {port} is in use: choose another for the Dagster UI (--port).")
+    return writable_home(settings)
 
 
-def _start_s3(
-    home: Path, logs: Path, lock: int
-) -> tuple[seaweedfs.SeaweedFS, dict[str, str], dict[str, str]]:
-    """The S3, its addresses by name, and the variables that make the platform use it."""
-    keys = home / "s3-keys.json"
-    access_key, secret_key = _kept_keys(keys)
-    s3 = seaweedfs.SeaweedFS.start(
-        home / "seaweedfs",
-        logs / "seaweedfs",
-        bucket=STACK_BUCKET,
-        access_key=access_key,
-        secret_key=secret_key,
-        holds=[lock],
-    )
-    addresses = {"S3": s3.endpoint_url, "bucket": STACK_BUCKET, "keys": str(keys)}
-    variables = {
-        "AWS_BUCKET_NAME": STACK_BUCKET,
-        "AWS_ACCESS_KEY_ID": access_key,
-        "AWS_SECRET_ACCESS_KEY": secret_key,
-        "AWS_SESSION_TOKEN": "",
-        "AWS_REGION": seaweedfs.REGION,
-        "AWS_ENDPOINT_URL": s3.endpoint_url,
-        # Takes precedence over AWS_ENDPOINT_URL.
-        "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
-        # Hide the machine's AWS profiles and certificates.
-        "AWS_PROFILE": "",
-        "AWS_DEFAULT_PROFILE": "",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-        "AWS_CA_BUNDLE": "",
-        "TXN_S3_ADDRESSING": "path",
-    }
-    return s3, addresses, variables
+def _first_hour(settings: Settings, home: Path, lake: Path) -> str:
+    """The first partition: as the settings say, or as it was when the stack was new.
+
+    A new stack begins 30 days back. One of an earlier version begins where all do by default.
+    """
+    kept = home / "first-hour"
+    new = not (home / "dagster").exists() and not lake.exists()
+    if "first_hour" in settings.model_fields_set:
+        return Window(settings.first_hour).partition_key
+    try:
+        if not kept.exists():
+            start = full_hour(datetime.now(UTC)) - _BACK if new else settings.first_hour
+            draft = kept.with_suffix(".draft")
+            draft.write_text(Window(start).partition_key)
+            draft.replace(kept)
+        return Window.of_partition(kept.read_text("ascii").strip()).partition_key
+    except (OSError, ValueError, UserError):
+        raise UserError(
+            f"{kept} does not hold the first hour of the local stack: write it there, as"
+            " 2026-01-01-00:00, or set TXN_FIRST_HOUR"
+        ) from None
 
 
-def _start_dagster(
-    home: Path, logs: Path, environment: dict[str, str], port: int, lock: int
-) -> ManagedProcess:
+def _dagster_home(home: Path) -> Path:
+    """The directory of the stack's Dagster, with its configuration."""
     dagster_home = home / "dagster"
     configuration = dagster_home / "dagster.yaml"
     if not configuration.exists():
@@ -203,18 +298,40 @@ def _start_dagster(
         draft = configuration.with_suffix(".draft")
         shutil.copyfile(DAGSTER_YAML, draft)
         draft.replace(configuration)
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "txn_platform.definitions"]
-    dagster = ManagedProcess(
-        "Dagster",
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        log=logs / "dagster.log",
-        environment={**os.environ, **environment, "DAGSTER_HOME": str(dagster_home)},
+    return dagster_home
+
+
+def _s3(home: Path, logs: Path, lock: int) -> seaweedfs.SeaweedFS:
+    keys = _kept_keys(home / S3_KEYS)
+    return seaweedfs.SeaweedFS.start(
+        home / "seaweedfs",
+        logs / "seaweedfs",
+        bucket=STACK_BUCKET,
+        access_key=keys["AWS_ACCESS_KEY_ID"],
+        secret_key=keys["AWS_SECRET_ACCESS_KEY"],
         holds=[lock],
-        # Time for its webserver and daemon to finish their work.
-        grace=30,
     )
-    dagster.wait_until(lambda: _answers(port, "/server_info"), timeout=180)
-    return dagster
+
+
+def _variables_of(s3: seaweedfs.SeaweedFS) -> dict[str, str]:
+    """The variables that lead to an S3, without its keys."""
+    return {
+        "AWS_BUCKET_NAME": STACK_BUCKET,
+        "AWS_REGION": seaweedfs.REGION,
+        "AWS_ENDPOINT_URL": s3.endpoint_url,
+        # Takes precedence.
+        "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
+        "TXN_S3_ADDRESSING": "path",
+    }
+
+
+@contextmanager
+def _announced(home: Path, variables: dict[str, str]) -> Generator[None]:
+    announce(home, variables)
+    try:
+        yield
+    finally:
+        withdraw(home)
 
 
 def _answers(port: int, path: str) -> bool:
@@ -248,7 +365,7 @@ def _lock(home: Path) -> Generator[int]:
     this waits for them.
     """
     try:
-        file = (home / "stack.lock").open("a+", encoding="ascii")
+        file = (home / LOCK).open("a+", encoding="ascii")
     except OSError as error:
         raise UserError(
             f"{home} cannot be used for state ({error.strerror}): set TXN_HOME to a directory "
@@ -272,6 +389,8 @@ def _lock(home: Path) -> Generator[int]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        # A killed stack could not.
+        withdraw(home)
         yield file.fileno()
 
 
@@ -285,8 +404,8 @@ def _runs(pid: str) -> bool:
     return True
 
 
-def _kept_keys(path: Path) -> tuple[str, str]:
-    """The access key and the secret in a file, which is created if it is missing."""
+def _kept_keys(path: Path) -> dict[str, str]:
+    """The keys in a file, by variable. The file is created if it is missing."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     if not path.exists():
         draft = path.with_suffix(".draft")
@@ -299,7 +418,7 @@ def _kept_keys(path: Path) -> tuple[str, str]:
         draft.replace(path)
     try:
         keys: dict[str, str] = json.loads(path.read_text())
-        return keys[names[0]], keys[names[1]]
+        return {name: keys[name] for name in names}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} does not hold the keys of the S3 server: delete it. New keys are made; what "

@@ -34,6 +34,7 @@ from txn_platform.lake.layout import object_key
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import gone
+from txn_platform_tests.support.announced_stack import announced_stack
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 from txn_platform_tests.support.served_source import served
 
@@ -572,21 +573,15 @@ def test_a_source_that_is_named_is_used_and_no_generator_is_started(
 def test_a_tick_uses_the_generator_of_the_local_stack(
     auto: Automation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home = Path(".txn")
-    (home / "logs").mkdir(parents=True)
-    (home / "stack.lock").write_text(str(psutil.Process().pid))
-    (home / "logs" / "generator.log").write_text(
-        f"generator_service listening on {auto.source.url}\n"
-    )
+    url = auto.source.url
     monkeypatch.setattr(auto.source, "url", None)
-    monkeypatch.setitem(auto.source.pages, "/healthz", b"{}")
-    assert auto.tick() == _keys(0, 3)
-    # Its process is gone: what answers there is another's.
-    (home / "stack.lock").write_text("999999999")
+    with announced_stack(Path(".txn"), GENERATOR_URL=url):
+        assert auto.tick() == _keys(0, 3)
+    # It has ended: what answers there is another's.
     monkeypatch.setenv("GENERATOR_TPS", "nonsense")
     auto.source.watermark = _hour(4).start
     assert auto.tick() == []
-    assert "generator service" in auto.reason
+    assert "GENERATOR_TPS=nonsense cannot be used" in auto.reason
 
 
 def _no_totals(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -721,7 +716,7 @@ def _asked(*, attempt: int = 1, at: str = "2026-11-03T00:00:00Z") -> str:
         "[" * 100_000,
         '{"hour": "abc"}',
         '{"first": "2026-11-03-00:30", "watermark": "2026-11-03T00:00:00Z"}',
-        '{"first": "1999-11-03-00:00", "watermark": "2026-11-03T00:00:00Z"}',
+        '{"first": "1969-11-03-00:00", "watermark": "2026-11-03T00:00:00Z"}',
         '{"first": 7, "watermark": "2026-11-03T00:00:00Z"}',
         '{"first": "2026-11-03-00:00", "watermark": "2026-11-03T00:00:00"}',
         '{"first": "2026-11-03-00:00", "watermark": "2026-11-03T00:00:00Z", "nxt": null}',

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import socket
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,8 @@ from click.testing import CliRunner, Result
 from txn_platform.cli import main
 from txn_platform.doctor import examine
 from txn_platform.misspelt import misspelt
+from txn_platform.settings import load_settings
+from txn_platform_tests.support.announced_stack import announced_stack
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 if TYPE_CHECKING:
@@ -30,19 +31,21 @@ def txn(*arguments: str) -> Result:
 
 
 @contextmanager
-def stack_with_s3(home: Path, *, running: bool) -> Iterator[str]:
-    """The state that `txn dev` leaves, and what is seen of it while it runs: its endpoint."""
-    (home / "seaweedfs").mkdir(parents=True)
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-        (home / "seaweedfs/ports.json").write_text(json.dumps({"s3": port}))
-        if not running:
-            server.close()
-            yield f"http://127.0.0.1:{port}"
-            return
-        with (home / "stack.lock").open("a+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield f"http://127.0.0.1:{port}"
+def stack_with_s3(home: Path) -> Iterator[str]:
+    """A local stack with an S3 that does not answer: its endpoint."""
+    endpoint = "http://127.0.0.1:1"
+    home.mkdir()
+    keys = {"AWS_ACCESS_KEY_ID": "id-of-stack", "AWS_SECRET_ACCESS_KEY": "key-of-stack"}
+    (home / "s3-keys.json").write_text(json.dumps(keys))
+    with announced_stack(
+        home,
+        AWS_BUCKET_NAME="transactions",
+        AWS_ENDPOINT_URL_S3=endpoint,
+        AWS_REGION="us-east-1",
+        TXN_FIRST_HOUR="2026-10-01-00:00",
+        GENERATOR_URL="http://127.0.0.1:2",
+    ):
+        yield endpoint
 
 
 COMMANDS = [["quarantine"], ["expire", "--older-than", "1d"], ["doctor"]]
@@ -83,29 +86,90 @@ def test_a_bucket_is_named_with_its_endpoint(monkeypatch: pytest.MonkeyPatch) ->
     assert said.startswith("lake: s3://payments/lake at http://127.0.0.1:1\n")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
-def test_a_local_stack_that_runs_is_mentioned_and_not_chosen(
-    command: list[str], tmp_path: Path
+def test_the_lake_of_a_local_stack_is_used_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with stack_with_s3(tmp_path / ".txn", running=True) as endpoint:
-        said = txn(*command).stderr
-    assert said.startswith(f"lake: {tmp_path}/.txn/lake\n")
-    lake = f"s3://transactions/lake at {endpoint}"
-    assert f"note: `txn dev` or `txn demo` runs here with the lake {lake}" in said
-    assert f"AWS_ENDPOINT_URL={endpoint} and the keys in {tmp_path}/.txn/s3-keys.json" in said
-
-
-def test_the_data_of_a_local_stack_that_does_not_run_is_mentioned(tmp_path: Path) -> None:
-    with stack_with_s3(tmp_path / ".txn", running=False):
+    # They are for another store.
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, "of-the-environment")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:3")
+    monkeypatch.setenv("AWS_CA_BUNDLE", "absent.pem")
+    with stack_with_s3(tmp_path / ".txn") as endpoint:
+        settings = load_settings()
         said = txn("quarantine").stderr
+        source = txn("run", "--partition", "2026-09-30-23:00").stderr
+    assert settings.of_local_stack
+    assert (settings.bucket, settings.endpoint_url) == ("transactions", endpoint)
+    assert settings.access_key_id == "id-of-stack"
+    assert settings.secret_access_key is not None
+    assert settings.secret_access_key.get_secret_value() == "key-of-stack"
+    assert (settings.session_token, settings.profile, settings.ca_bundle) == (None, None, None)
+    assert said.startswith(f"lake: s3://transactions/lake at {endpoint}, of the local stack\n")
+    assert "note:" not in said
+    assert "before the first one, 2026-10-01-00:00" in source
+    assert not load_settings().of_local_stack
+    assert load_settings().access_key_id == "of-the-environment"
+
+
+def test_the_generator_of_the_stack_is_the_source_unless_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+    with announced_stack(tmp_path / ".txn", GENERATOR_URL="http://127.0.0.1:2"):
+        said = txn("run", "--last", "1").stderr.splitlines()
+        assert said[0] == f"lake: {tmp_path}/.txn/lake, of the local stack"
+        assert said[1] == "source: http://127.0.0.1:2, of the local stack"
+        monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:3")
+        monkeypatch.setenv("TXN_FIRST_HOUR", "2026-02-01-00:00")
+        settings = load_settings()
+    assert settings.generator_url == "http://127.0.0.1:3"
+    assert settings.first_hour == datetime(2026, 2, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("place", ["environment", ".env", "directory"])
+def test_a_lake_that_is_named_is_used_and_the_stack_that_runs_is_mentioned(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place == "environment":
+        monkeypatch.setenv("AWS_BUCKET_NAME", "payments")
+    elif place == ".env":
+        Path(".env").write_text("AWS_BUCKET_NAME=payments\n")
+    else:
+        monkeypatch.setenv("TXN_LAKE_DIRECTORY", "payments")
+    with stack_with_s3(tmp_path / ".txn") as endpoint:
+        said = txn("quarantine").stderr.splitlines()
+    assert said[0].startswith("lake: ")
+    assert "payments" in said[0]
+    lake = f"s3://transactions/lake at {endpoint}"
+    assert said[1].startswith(f"note: `txn dev` or `txn demo` runs here with the lake {lake}, ")
+    assert "unset AWS_BUCKET_NAME and TXN_LAKE_DIRECTORY" in said[1]
+
+
+def test_the_data_of_a_local_stack_that_does_not_run_is_mentioned_and_not_chosen(
+    tmp_path: Path,
+) -> None:
+    with stack_with_s3(tmp_path / ".txn"):
+        pass
+    (tmp_path / ".txn/seaweedfs").mkdir()
+    (tmp_path / ".txn/seaweedfs/ports.json").write_text("{}")
+    said = txn("quarantine").stderr
+    assert said.startswith(f"lake: {tmp_path}/.txn/lake\n")
     assert "has left data of the lake s3://transactions/lake in" in said
     assert "`txn dev` serves it again" in said
 
 
-def test_a_local_stack_that_is_looked_at_is_not_mentioned(
+def test_a_stack_that_starts_is_mentioned_and_not_chosen(tmp_path: Path) -> None:
+    with announced_stack(tmp_path / ".txn", GENERATOR_URL="http://127.0.0.1:2"):
+        (tmp_path / ".txn/stack.json").unlink()
+        said = txn("quarantine").stderr
+    assert said.startswith(f"lake: {tmp_path}/.txn/lake\n")
+    assert "starts or ends here" in said
+
+
+def test_a_local_stack_that_is_named_is_not_mentioned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with stack_with_s3(tmp_path / ".txn", running=True) as endpoint:
+    with stack_with_s3(tmp_path / ".txn") as endpoint:
         monkeypatch.setenv("AWS_BUCKET_NAME", "transactions")
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
         said = txn("expire", "--older-than", "1d").stderr
@@ -134,7 +198,8 @@ def test_doctor_asks_a_source_that_has_no_watermark(monkeypatch: pytest.MonkeyPa
 def test_a_path_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/tx")
     result = txn("run")
-    assert result.stderr == (
+    assert result.exit_code == 1
+    assert result.stderr.endswith(
         "Error: TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither\n"
     )
     (found,) = [each for each in examine() if each.subject == "source"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import urllib.request
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,9 @@ from txn_platform.errors import UserError
 from txn_platform.local import stack as stack_module
 from txn_platform.local.processes import ManagedProcess, ProcessFailed, free_ports
 from txn_platform.local.seaweedfs import available
-from txn_platform.local.stack import local_stack_services
+from txn_platform.local.stack import local_stack_services, require_ui
+from txn_platform.settings import load_settings
+from txn_platform.windows import Window, full_hour
 from txn_platform_tests.conftest import S3Endpoint, gone
 
 if TYPE_CHECKING:
@@ -175,9 +179,13 @@ def test_the_directory_lake_needs_no_s3(
     if reason != "asked for":
         monkeypatch.setattr(stack_module.seaweedfs, "available", lambda: False)
     with local_stack_services(directory=reason == "asked for") as services:
+        first_hour = full_hour(datetime.now(UTC)) - timedelta(days=30)
         assert services.environment == {
             "GENERATOR_URL": inert_generator,
             "AWS_BUCKET_NAME": "",
+            "TXN_LAKE_DIRECTORY": "",
+            "TXN_FIRST_HOUR": Window(first_hour).partition_key,
+            "DAGSTER_HOME": str(Path.cwd() / ".txn" / "dagster"),
             "TXN_CARD_KEY": (Path.cwd() / ".txn" / "card-key").read_text(),
             "NO_PROXY": "127.0.0.1,localhost,::1",
             "no_proxy": "127.0.0.1,localhost,::1",
@@ -197,8 +205,62 @@ def test_a_ui_port_in_use_is_said_before_anything_starts() -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
         with pytest.raises(UserError, match=f"Port {port} is in use"):
-            local_stack_services(ui=True, ui_port=port).__enter__()
-    assert not list(Path.cwd().iterdir())
+            require_ui(port, ["txn_platform.definitions"])
+
+
+def test_definitions_that_are_not_there_are_said_before_anything_starts() -> None:
+    (port,) = free_ports(1)
+    Path("mine.py").touch()
+    Path("ours").mkdir()
+    Path("ours/assets.py").touch()
+    require_ui(port, ["mine", "ours.assets", "txn_platform.definitions"])
+    for module in ("myne", "mine.py", "txn_platform.absent", ".mine", "a b"):
+        with pytest.raises(UserError, match=f"there is no module {re.escape(module)} in"):
+            require_ui(port, [module])
+
+
+def first_hour_of_a_start() -> str:
+    with local_stack_services(directory=True) as services:
+        return services.environment["TXN_FIRST_HOUR"]
+
+
+def test_a_new_stack_begins_30_days_back_and_stays_there(
+    inert_generator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = first_hour_of_a_start()
+    back = datetime.now(UTC) - Window.of_partition(first).start
+    assert timedelta(days=30) <= back < timedelta(days=30, hours=2)
+    Path(".txn/first-hour").write_text("2026-03-04-05:00\n")
+    assert first_hour_of_a_start() == "2026-03-04-05:00"
+    monkeypatch.setenv("TXN_FIRST_HOUR", "2026-02-01-00:00")
+    assert first_hour_of_a_start() == "2026-02-01-00:00"
+    monkeypatch.delenv("TXN_FIRST_HOUR")
+    assert first_hour_of_a_start() == "2026-03-04-05:00"
+    Path(".txn/first-hour").write_text("yesterday")
+    with pytest.raises(UserError, match="first-hour does not hold the first hour"):
+        first_hour_of_a_start()
+
+
+@pytest.mark.parametrize("left", ["dagster", "lake"])
+def test_a_stack_of_an_earlier_version_keeps_its_partitions(
+    inert_generator: str, left: str
+) -> None:
+    Path(".txn", left).mkdir(parents=True)
+    assert first_hour_of_a_start() == "2026-01-01-00:00"
+    assert first_hour_of_a_start() == "2026-01-01-00:00"
+
+
+def test_a_stack_announces_itself_while_it_runs_and_tells_no_secret(
+    inert_generator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes and more")
+    with local_stack_services(directory=True) as services:
+        assert load_settings().of_local_stack
+        assert load_settings().generator_url == inert_generator
+        told = Path(".txn/stack.json").read_text()
+        assert json.loads(told).keys() == {"GENERATOR_URL", "TXN_FIRST_HOUR"}
+        assert services.environment["TXN_CARD_KEY"] == "a key of sixteen bytes and more"
+    assert not load_settings().of_local_stack
 
 
 def test_a_state_directory_that_cannot_be_made_is_named() -> None:

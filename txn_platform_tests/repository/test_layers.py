@@ -36,6 +36,7 @@ _LAYERS: list[set[str]] = [
         "network",
         "run_locks",
         "runbook",
+        "running_stack",
         "settings",
         "tuning",
         "webhook",
@@ -50,7 +51,7 @@ _LAYERS: list[set[str]] = [
     {"defs"},
     {"definitions"},
     {"runs"},
-    {"doctor", "extensions", "window_runs"},
+    {"chosen_lake", "demo", "doctor", "extensions", "window_runs"},
     {"terminal"},
     {"cli"},
 ]

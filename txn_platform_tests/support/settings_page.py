@@ -7,6 +7,7 @@ Names, defaults, allowed values and meanings come from the fields of `txn_platfo
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
@@ -15,6 +16,7 @@ from pydantic import AliasChoices, SecretStr
 
 from generator_service import settings as generator
 from txn_platform import settings as platform
+from txn_platform.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "settings.md"
 _BOUNDS: Final = ((Ge, "ge", "≥"), (Gt, "gt", ">"), (Le, "le", "≤"), (Lt, "lt", "<"))
+_KINDS: Final = {
+    SecretStr: "a secret",
+    bool: "`true` or `false`",
+    datetime: "an hour that is over",
+    int: "a whole number",
+    float: "a number",
+}
 
 _PAGE: Final = """\
 # Settings
@@ -102,6 +111,8 @@ def _row(names: list[str], field: FieldInfo) -> str:
     default = field.default
     if default is None or default == "":
         shown = ""
+    elif isinstance(default, datetime):
+        shown = f"`{Window(default).partition_key}`"
     else:
         shown = f"`{str(default).lower() if isinstance(default, bool) else default}`"
     assert field.description, names
@@ -115,14 +126,7 @@ def _allowed(field: FieldInfo) -> Iterator[str]:
     for each in types:
         if get_origin(each) is Literal:
             yield " or ".join(f"`{value}`" for value in get_args(each))
-    if SecretStr in types:
-        yield "a secret"
-    if bool in types:
-        yield "`true` or `false`"
-    elif int in types:
-        yield "a whole number"
-    elif float in types:
-        yield "a number"
+    yield from (allowed for kind, allowed in _KINDS.items() if kind in types)
     for kind, name, sign in _BOUNDS:
         for bound in field.metadata:
             if isinstance(bound, kind):
