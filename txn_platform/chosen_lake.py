@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ import click
 from txn_platform.errors import UserError
 
 _STACK: Final = "stack"
+_GIVEN: Final = f"{__name__}.given"
 
 
 def lake_option[Decorated: Any](command: Decorated) -> Decorated:
@@ -29,9 +31,16 @@ def lake_option[Decorated: Any](command: Decorated) -> Decorated:
     )(command)
 
 
+def lake_as_given() -> str:
+    """The option as it was given to the command that runs, for a command to type next."""
+    lake = click.get_current_context().meta.get(_GIVEN)
+    return "" if lake is None else f" --lake {shlex.quote(lake)}"
+
+
 def _use(context: click.Context, _: click.Parameter, lake: str | None) -> None:
     if lake is None or context.resilient_parsing:
         return
+    context.meta[_GIVEN] = lake
     os.environ.update(_variables(lake))
     if lake == _STACK:
         from txn_platform.local.stack import local_stack_lake

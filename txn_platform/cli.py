@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, override
 
 import click
 
-from txn_platform.chosen_lake import lake_option
+from txn_platform.chosen_lake import lake_as_given, lake_option
 from txn_platform.errors import UserError
 from txn_platform.tuning import tune_process
 
@@ -260,7 +260,9 @@ def status(first: str | None, until: str | None, *, as_json: bool) -> None:
     else:
         _print_table(calendar(states))
         if command := advice(states):
-            click.echo(f"To run those that are not as they should be: {command}", err=True)
+            click.echo(
+                f"To run those that are not as they should be: {command}{lake_as_given()}", err=True
+            )
     if any(state.state == "unknown" for state in states):
         sys.exit(1)
 

@@ -59,6 +59,14 @@ def test_a_directory_or_a_folder_in_a_bucket_is_used_whatever_the_settings_say(
         assert said.startswith(f"lake: {used} at http://127.0.0.1:1\n")
 
 
+def test_the_command_that_status_says_to_type_has_the_lake() -> None:
+    with served(ServedSource([sent_row(1)])) as source:
+        environment = {"GENERATOR_URL": source.url}
+        hours = ("--from", "2026-11-01-00:00", "--to", "2026-11-01-01:00")
+        said = run_fresh("txn", "status", "--lake", "my lake", *hours, environment=environment)
+    assert said.stderr.endswith(f"txn run {' '.join(hours)} --lake 'my lake'\n")
+
+
 @pytest.mark.parametrize("lake", ["", "s3://", "gs://bucket/folder", "s3://a/b?c=d", "a-file"])
 def test_what_is_no_lake_is_one_sentence(lake: str) -> None:
     Path("a-file").touch()
