@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -66,10 +67,9 @@ def _section(command: click.Command, name: str, parent: click.Context | None) ->
 
 
 def _paragraphs(text: str) -> str:
-    """Return the paragraphs of a help text, each on one line."""
-    return "\n\n".join(
-        " ".join(part.split()).replace("\b", "").strip() for part in text.split("\n\n")
-    )
+    """Return the paragraphs of a help text, wrapped again: click indents and marks them."""
+    paragraphs = (part.replace("\b", "") for part in text.split("\n\n"))
+    return "\n\n".join(fill(" ".join(part.split()), 100) for part in paragraphs)
 
 
 def _escaped(text: str) -> str:
