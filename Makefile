@@ -133,7 +133,8 @@ $(VENV)/.docs: requirements-docs.lock | setup
 
 # Prints what uv says as it says it, with the seconds since the start, without the list of packages.
 SAY := while IFS= read -r line; do case "$$line" in " "[+~-]*|"") ;; \
-  *) printf '%4d s  %s\n' "$$SECONDS" "$$line" ;; esac; done
+  *) printf '%4d s  %s\n' "$$SECONDS" "$$line" ;; esac; case "$$line" in "Installed "*) \
+  printf '%4d s  %s\n' "$$SECONDS" "Compiling them, so that commands start fast" ;; esac; done
 
 # Depends on pyproject.toml too: its entry points take effect only when the package is installed.
 # --no-build-isolation: the build backend comes from the lock as well.

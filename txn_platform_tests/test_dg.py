@@ -62,12 +62,9 @@ def test_dg_launches_a_partition(chosen: tuple[str, str]) -> None:
     "command",
     [
         ("txn", "run"),
-        ("txn", "status"),
-        ("txn", "quarantine"),
         ("txn", "dev", "--directory"),
         ("txn", "doctor"),
         (*MATERIALIZE, "--partition", PARTITION),
-        ("dagster", "definitions", "validate"),
         ("dg", "check", "defs"),
         ("dg", "list", "defs"),
         (*_LAUNCH, "--assets", "*"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,23 @@ def test_where_there_is_none_make_says_what_to_do(
     assert message.startswith("make: no Python from 3.12 on is on PATH. Install one (apt-get ")
     assert "make UV_PYTHON_DOWNLOADS=automatic" in message
     assert not (machine.directory / ".venv").exists()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_output_of_uv_is_shown_with_times_as_it_comes(machine: _Machine, *, code: int) -> None:
+    says = 'printf " + a==1\\nInstalled 2 packages in 1ms\\n"'
+    ends = f'case "$*" in "pip install --compile"*) {says}; exit {code} ;; esac\n'
+    machine.has("uv", f"{_UV}{ends}")
+    machine.has_python("python3.13", "3.13")
+    made = machine.make("setup")
+    lines = made.stdout.splitlines()
+    assert lines[0].startswith("Making .venv with ")
+    assert lines[1].startswith("Installing the packages of requirements.lock into .venv: ")
+    assert re.fullmatch(r" +\d+ s  Installed 2 packages in 1ms", lines[2])
+    assert lines[3].endswith("Compiling them, so that commands start fast")
+    assert len(lines) == 4
+    assert (made.returncode != 0) == bool(code)
+    assert (machine.directory / ".venv/.installed").exists() == (not code)
 
 
 def test_uv_fetches_one_when_it_may(machine: _Machine) -> None:
