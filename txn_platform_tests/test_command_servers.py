@@ -20,6 +20,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from txn_platform.local.processes import ManagedProcess, free_ports
@@ -220,6 +221,10 @@ def test_txn_dev_says_where_things_are_and_ctrl_c_takes_all_of_them_down() -> No
             assert response.status == 200
         nodes = ask(addresses["Dagster"].strip(), ALL_ASSETS)["assetNodes"]
         assert {node["assetKey"]["path"][0] for node in nodes} == ASSETS
+        # Links in alerts lead to this UI.
+        below = psutil.Process(process.pid).children(recursive=True)
+        (link,) = {each.environ()["TXN_UI_URL"] for each in below if "dagster" in each.cmdline()}
+        assert link == f"http://127.0.0.1:{port}"
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode in {0, 130}

@@ -6,6 +6,7 @@ The receiver is a server of the tests, the instance is kept on disk, and the run
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -302,6 +303,8 @@ def spend(context: dg.AssetExecutionContext) -> None:
             raise ValueError("4111111111111111 is no shop")
         case "message":
             raise dg.Failure("the shops are gone")
+        case "interrupt":
+            raise dg.DagsterExecutionInterruptedError
         case _:
             pass
 
@@ -335,17 +338,40 @@ def _spends(alerting: Alerting, fault: str) -> None:
 def test_assets_of_ones_own_are_told_without_data(
     alerting: Alerting, fault: str, cause: str, section: str, reason: str
 ) -> None:
-    subject = "spend-shops_are_known" if fault == "check" else "spend"
     _spends(alerting, fault)
     (title,) = alerting.tick()
-    assert title.endswith(f"failed: {cause}"), subject
+    step = "spend_shops_are_known" if fault == "check" else "spend"
+    assert title == f"{step} 2026-11-03 failed: {cause}"
     message = alerting.receiver.accepted[0]
     assert reason in message["reason"]
     assert "4111" not in str(message)
     assert message["runbook"] == f"docs/runbook.md#{section}"
     _spends(alerting, "none")
-    (title,) = alerting.tick()
-    assert title.endswith(f"is right again: {cause}")
+    assert alerting.tick() == [f"{step} 2026-11-03 is right again: {cause}"]
+
+
+def test_ctrl_c_in_a_terminal_wakes_nobody(alerting: Alerting) -> None:
+    with suppress(dg.DagsterExecutionInterruptedError):
+        _spends(alerting, "interrupt")
+    (run,) = alerting.instance.get_runs()
+    assert run.status is dg.DagsterRunStatus.FAILURE
+    assert alerting.tick() == []
+
+
+def test_the_upkeep_of_the_delta_table_is_watched(
+    alerting: Alerting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def optimizes() -> bool:
+        job = build_defs().resolve_job_def("optimize_delta")
+        return job.execute_in_process(instance=alerting.instance, raise_on_error=False).success
+
+    assert not optimizes()
+    assert alerting.tick() == ["optimize_delta failed: delta-table"]
+    monkeypatch.setenv("DELTA_LAKE_S3_PATH", "delta-table")
+    assert alerting.run(3)
+    assert alerting.tick() == []
+    assert optimizes()
+    assert alerting.tick() == ["optimize_delta is right again: delta-table"]
 
 
 def test_a_sensor_without_a_webhook_says_so(
