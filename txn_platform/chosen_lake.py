@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import click
 
@@ -33,6 +30,8 @@ def lake_option[Decorated: Any](command: Decorated) -> Decorated:
 
 def lake_as_given() -> str:
     """The option as it was given to the command that runs, for a command to type next."""
+    import shlex
+
     lake = click.get_current_context().meta.get(_GIVEN)
     return "" if lake is None else f" --lake {shlex.quote(lake)}"
 
@@ -55,6 +54,10 @@ def _variables(lake: str) -> dict[str, str]:
     Raises:
         UserError: it is neither a directory nor a folder in a bucket.
     """
+    # `txn --help` must answer at once.
+    from pathlib import Path
+    from urllib.parse import urlsplit
+
     if lake == _STACK:
         return {"AWS_BUCKET_NAME": "", "TXN_LAKE_DIRECTORY": ""}
     parts = urlsplit(lake)
