@@ -20,6 +20,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import open_lake
+from txn_platform.local.in_use import local_stack
 from txn_platform.settings import load_settings
 from txn_platform.windows import PARTITION_KEY_FORMAT, WINDOW_LENGTH, Window, full_hour, iso
 
@@ -117,9 +118,12 @@ def read_transactions(
     chosen = _columns(columns)
     wanted = pl.lit(value=True) if filters is None else _expression(filters)
     _require_fitting(wanted)
-    lake = open_lake(load_settings())
+    settings = load_settings()
+    lake = open_lake(settings)
     windows = _windows(first, after)
-    keys = _published(lake, windows, allow_missing=allow_missing)
+    keys, missing = _published(lake, windows)
+    if missing and not allow_missing:
+        raise _lacking(lake, missing, len(windows), local_stack(settings))
     frame = lake.scan(keys) if keys else _empty().lazy()
     if (first, after) != (windows[0].start, windows[-1].end):
         wanted &= (pl.col("transaction_at") >= first) & (pl.col("transaction_at") < after)
@@ -268,25 +272,32 @@ def _windows(first: datetime, after: datetime) -> list[Window]:
     return [Window(start + WINDOW_LENGTH * number) for number in range(count)]
 
 
-def _published(lake: Lake, windows: Sequence[Window], *, allow_missing: bool) -> list[str]:
-    """The keys of the published objects of windows.
-
-    Raises:
-        UserError: some are not published, and that is not allowed.
-    """
+def _published(lake: Lake, windows: Sequence[Window]) -> tuple[list[str], list[str]]:
+    """The keys of the published objects of windows, and the partition keys of the other windows."""
     keys = {object_key(PUBLISHED, window): window for window in windows}
     absent = set(lake.absent(list(keys)))
-    if absent and not allow_missing:
-        missing = [window.partition_key for key, window in keys.items() if key in absent]
-        named = ", ".join(missing[:_NAMED])
-        if len(missing) > _NAMED:
-            named += f" and {len(missing) - _NAMED:,} more, the last {missing[-1]}"
-        raise UserError(
-            f"{lake.uri(PUBLISHED)} lacks {len(missing):,} of {len(keys):,} windows: {named}. Run"
-            " them (txn run --partition KEY), or read those that are published with"
-            " allow_missing=True"
-        )
-    return [key for key in keys if key not in absent]
+    missing = [window.partition_key for key, window in keys.items() if key in absent]
+    return [key for key in keys if key not in absent], missing
+
+
+def _lacking(lake: Lake, missing: Sequence[str], count: int, beside: str | None) -> UserError:
+    """The error for windows that are not published.
+
+    Args:
+        lake: that was looked at.
+        missing: partition keys of the windows, at least one.
+        count: of all windows of the span.
+        beside: a note on a lake that was not looked at.
+    """
+    named = ", ".join(missing[:_NAMED])
+    if len(missing) > _NAMED:
+        named += f" and {len(missing) - _NAMED:,} more, the last {missing[-1]}"
+    note = f". Note: {beside}" if beside else ""
+    return UserError(
+        f"{lake.uri(PUBLISHED)} lacks {len(missing):,} of {count:,} windows: {named}. Run them"
+        f" (txn run --from {missing[0]} --to {missing[-1]}), or read those that are published with"
+        f" allow_missing=True{note}"
+    )
 
 
 def _reader(frame: pl.LazyFrame, columns: list[str], name: str) -> pa.RecordBatchReader:

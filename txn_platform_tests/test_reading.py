@@ -131,11 +131,22 @@ def test_a_window_that_is_missing_is_an_error_unless_it_is_allowed(
     with pytest.raises(UserError) as failure:
         read_transactions("2026-11-01", "2026-11-02")
     assert "lacks 21 of 24 windows: 2026-11-01-02:00, 2026-11-01-04:00" in str(failure.value)
-    assert "the last 2026-11-01-23:00. Run them" in str(failure.value)
+    assert "the last 2026-11-01-23:00. Run them (txn run --from 2026-11-01-02:00 --to" in str(
+        failure.value
+    )
+    assert "Note" not in str(failure.value)
     read = read_transactions("2026-11-01", "2026-11-02", allow_missing=True).collect()
     assert read.to_dicts() == rows
     empty = read_transactions("2026-12-01", "2026-12-02", allow_missing=True).collect()
     assert (empty.height, empty.schema) == (0, read.schema)
+
+
+def test_a_lake_of_a_local_stack_that_was_not_looked_at_is_mentioned() -> None:
+    memory = load_settings().home / "seaweedfs" / "ports.json"
+    memory.parent.mkdir(parents=True)
+    memory.write_text("{}")
+    with pytest.raises(UserError, match=r"lacks 1 of 1 windows.*Note: .*has left data of the lake"):
+        read_transactions("2026-11-01", "2026-11-01T01:00Z")
 
 
 @pytest.mark.parametrize(
