@@ -10,6 +10,7 @@ import operator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from functools import reduce
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 
 import polars as pl
@@ -236,17 +237,18 @@ def _value(name: str, value: object) -> object:
     kind = PUBLISHED_SCHEMA.field(name).type
     if pa.types.is_timestamp(kind):
         return _moment(value, f"the value for {name} in filters")
-    number = isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+    # Numbers of numpy are numbers too.
+    number = not isinstance(value, bool) and isinstance(value, (Real, Decimal))
     if pa.types.is_decimal(kind) and (number or isinstance(value, str)):
         try:
             # A float's own digits: 12.1 is meant by 12.1.
             return Decimal(str(value))
         except InvalidOperation:
             pass
-    elif (
-        (pa.types.is_floating(kind) and number)
-        or (pa.types.is_boolean(kind) and isinstance(value, bool))
-        or (pa.types.is_string(kind) and isinstance(value, str))
+    elif pa.types.is_floating(kind) and number:
+        return float(cast("Real", value))
+    elif (pa.types.is_boolean(kind) and isinstance(value, bool)) or (
+        pa.types.is_string(kind) and isinstance(value, str)
     ):
         return value
     raise UserError(f"filters compares {name}, a {kind}, with {value!r}: give a value of its type")

@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -91,6 +92,8 @@ def test_columns_are_those_that_were_named_in_their_order(rows: list[dict[str, A
         ([("amount", "==", "12.10")], lambda row: row["amount"] == Decimal("12.10")),
         ([("amount", ">=", Decimal("12.105"))], lambda row: row["amount"] > Decimal("12.10")),
         ([("amount", "in", [3.1, Decimal("4.10"), 5])], lambda row: int(row["amount"]) in {3, 4}),
+        ([("amount", "<", np.int64(5))], lambda row: row["amount"] < 5),
+        ([("latitude", ">", np.float64(48.85))], lambda row: False),
         ([("currency", "not in", ["EUR"])], lambda row: row["currency"] == "USD"),
         ([("currency", "in", [])], lambda row: False),
         (
