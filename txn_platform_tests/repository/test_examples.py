@@ -112,6 +112,7 @@ mkdir inner
 ```sh
 cd inner
 export NAME=value
+unset GENERATOR_TPS
 ```
 
 <!-- example: file inner/mine.py -->
@@ -120,7 +121,7 @@ found = 1
 ```
 
 ```sh
-test $NAME = value
+test $NAME = value -a -z "$GENERATOR_TPS"
 python -c "import mine; print(mine.found + 1, 'rows')"
 ```
 
@@ -137,6 +138,7 @@ false
 ```python
 import os
 assert os.environ["NAME"] == "value"
+assert "GENERATOR_TPS" not in os.environ
 assert os.path.basename(os.getcwd()) == "inner"
 ```
 

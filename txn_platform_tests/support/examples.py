@@ -61,12 +61,12 @@ _SMALL: Final = {
 # Each block is a bash of its own, which begins with the variables and the directory of the last.
 _SHELL: Final = """
 state=$1
-[ ! -e "$state" ] || . "$state"
+[ ! -e "$state" ] || { unset $(compgen -e); . "$state"; }
 set -eo pipefail
 . "$2"
 { export -p; printf 'cd %q\\n' "$PWD"; } >"$state"
 """
-_IN_STATE: Final = '[ ! -e "$0" ] || . "$0"; exec "$@"'
+_IN_STATE: Final = '[ ! -e "$0" ] || { unset $(compgen -e); . "$0"; }; exec "$@"'
 # The Python blocks of a page share their names, as if they were one program.
 _PYTHON: Final = """
 import os, sys, traceback
