@@ -28,6 +28,7 @@ from txn_platform.source.transport import source_backoff
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
 _GENERATOR_SECONDS: Final = 20.0
+_START_SECONDS: Final = 60.0
 _CONNECT_SECONDS: Final = 3.0
 _ANSWER_SECONDS: Final = 8.0
 
@@ -43,6 +44,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     url: str | None = None
 
     _source: Source | None = PrivateAttr(default=None)
+    # The address of the generator that was started, if one was.
+    _started: str | None = PrivateAttr(default=None)
     _running: ExitStack = PrivateAttr(default_factory=ExitStack)
 
     @override
@@ -61,27 +64,21 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         if self._source is None:
             settings = load_settings()
             api, limits = source_api(settings), source_limits(settings)
-            url = _checked(self.url) or settings.generator_url
-            if url is None:
-                process = self._running.enter_context(start_generator())
-                url = generator_url(process)
-            self._source = Source(url, api, limits)
+            self._source = Source(self._address(settings, _START_SECONDS), api, limits)
         return self._source
 
     def source_for_tick(self) -> Source:
         """The client for a tick of a sensor or a schedule, whose questions end within seconds.
 
-        Without a URL a generator is started, and stopped when the tick ends.
+        Without a URL it is the generator that the run has started. If none was, one is started, and
+        stopped when the tick or the run ends.
 
         Raises:
             UserError: the generator did not start.
         """
         settings = load_settings()
         api = source_api(settings)
-        url = _checked(self.url) or settings.generator_url
-        if url is None:
-            process = self._running.enter_context(start_generator())
-            url = generator_url(process, timeout=_GENERATOR_SECONDS)
+        url = self._address(settings, _GENERATOR_SECONDS)
         limits = replace(
             source_limits(settings),
             connect_seconds=_CONNECT_SECONDS,
@@ -91,6 +88,13 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             backoff=source_backoff(attempts=1),
         )
         return Source(url, api, limits)
+
+    def _address(self, settings: Settings, timeout: float) -> str:
+        url = _checked(self.url) or settings.generator_url or self._started
+        if url is None:
+            process = self._running.enter_context(start_generator())
+            url = self._started = generator_url(process, timeout=timeout)
+        return url
 
 
 def _checked(url: str | None) -> str | None:

@@ -57,7 +57,7 @@ def test_the_newest_window_counts_and_a_backfill_changes_nothing(
     _publish(instance, "2026-11-01-02:00")
     found = _evaluate(instance)
     assert not found.passed
-    assert "at most 1 hour before the source's watermark" in (found.description or "")
+    assert "at most 60 minutes before the source's watermark" in (found.description or "")
     assert "published up to 2026-11-01T03:00:00Z" in (found.description or "")
     assert "To do: turn on the sensor on_watermark" in (found.description or "")
     assert (found.description or "").endswith("(docs/runbook.md#freshness).")
@@ -119,5 +119,25 @@ def test_a_source_that_does_not_answer_changes_nothing(
         instance=instance, cursor=cursor, resources={"generator": GeneratorResource()}
     ) as context:
         data = freshness_sensor.evaluate_tick(context)
-    assert data.skip_message
+    assert "watermark" in (data.skip_message or "")
     assert not data.asset_events
+
+
+def test_a_run_that_publishes_from_the_lake_succeeds_while_the_source_is_down(
+    there: ServedSource, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _publish(instance, "2026-11-01-05:00")
+    monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:9")
+    # As `Materialize` in the UI does: with all checks of the asset.
+    job = dg.define_asset_job("again", selection=dg.AssetSelection.assets(_PUBLISHED))
+    defs = dg.Definitions.merge(build_defs(), dg.Definitions(jobs=[job]))
+    result = defs.resolve_job_def("again").execute_in_process(
+        instance=instance, partition_key="2026-11-01-05:00"
+    )
+    assert result.success
+    found = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert found["ids_are_unique"].passed
+    fresh = found["is_fresh"]
+    assert (fresh.passed, fresh.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "Found: no watermark: " in (fresh.description or "")
+    assert "127.0.0.1:9" in (fresh.description or "")
