@@ -676,4 +676,4 @@ def test_txn_alone_says_what_there_is(arguments: list[str]) -> None:
 def test_partition_and_last_exclude_each_other() -> None:
     result = run("txn", "run", "--partition", PARTITION, "--last", "2")
     assert result.returncode == 2
-    assert "--partition and --last exclude each other" in result.stderr
+    assert "--partition, --last and --from exclude each other" in result.stderr

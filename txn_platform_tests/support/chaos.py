@@ -554,7 +554,10 @@ def race(world: World, versions: Sequence[Version], partition: str) -> int:
         winner = next(each for each in versions if each.digests[key] == found[key])
         published, _ = world.read(partition)
         require(published == winner.published, f"published is {published}")
-        reported = {(each["published"], Decimal(each["amount"])) for each in said}
+        reported = {
+            (each["published"], sum(map(Decimal, each["amounts"].values()), Decimal()))
+            for each in said
+        }
         require(published in reported, f"no run says that it published {published}: {reported}")
     else:
         require(found.get(key) == before, "no run says that it published, and one did")

@@ -34,6 +34,7 @@ def quick_alerts(context: dg.SensorEvaluationContext) -> object:
 def _with_quick_sensors(platform: dg.Definitions) -> dg.Definitions:
     return dg.Definitions(
         assets=platform.assets,
+        asset_checks=platform.asset_checks,
         jobs=platform.jobs,
         schedules=platform.schedules,
         sensors=[quick, quick_alerts],
