@@ -92,7 +92,8 @@ class LakeSettings(BaseSettings):
     home: Path = Field(
         default=Path(".txn"),
         validation_alias="TXN_HOME",
-        description="Where local state lives: the directory lake, staging, keys, logs.",
+        description="The local state: directory lake, staging, keys, logs. `~` at its beginning"
+        " is the home directory.",
     )
     bucket: str | None = Field(
         default=None,
