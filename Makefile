@@ -54,7 +54,7 @@ test-long: setup $(VENV)/.docs ## The tests that take longer: an hour of fuzzing
 
 pictures: setup $(VENV)/.docs ## The tests in a browser, which take the pictures of the documentation
 	@mkdir -p docs/pictures
-	@TXN_TEST_PICTURES="$(CURDIR)/docs/pictures" $(BIN)/python -m pytest -n 0 -m pictures --timeout 900
+	@BROWSER_PICTURES="$(CURDIR)/docs/pictures" $(BIN)/python -m pytest -n 0 -m pictures --timeout 900
 
 test-busy: setup ## The tests ten times on a busy machine, to find what fails once
 	@$(BIN)/python benchmarks/repeated.py

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page, Route
 
-PICTURES = "TXN_TEST_PICTURES"
+PICTURES = "BROWSER_PICTURES"
 """The variable with the directory for pictures; without it they go to a temporary one."""
 
-_SIZE = {"width": 1280, "height": 860}
+# Large enough for the graph to show more than the names of its assets.
+_SIZE = {"width": 1400, "height": 860}
 # Servers start and runs end while others use the machine.
 _PATIENCE_MS = 60_000
 
@@ -46,12 +47,17 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page without a network: only servers on this machine are reached."""
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    """A page without a network: only servers on this machine are reached.
+
+    Its last view is kept as `last.png` in the directory of the test.
+    """
     with browser.new_context(viewport=_SIZE, locale="en-GB", timezone_id="UTC") as context:
         context.set_default_timeout(_PATIENCE_MS)
         context.route("**/*", _only_this_machine)
-        yield context.new_page()
+        page = context.new_page()
+        yield page
+        page.screenshot(path=tmp_path / "last.png")
 
 
 def _only_this_machine(route: Route) -> None:
