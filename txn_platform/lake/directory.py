@@ -69,10 +69,10 @@ class DirectoryLake(Lake):
     @override
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         target = self._root / key
-        if _holds(target, staged):
+        if (same := _mark_of_same(target, staged)) is not None:
             # The run that wrote it may have died before it synced the directory.
             _sync_directory(target.parent)
-            self._written[key] = _mark(target), staged.sha256
+            self._written[key] = same, staged.sha256
             return StoredObject(str(target), staged.size, unchanged=True)
         # A new entry survives a power failure once its directory is synced.
         entered = [target.parent]
@@ -80,7 +80,7 @@ class DirectoryLake(Lake):
             entered.append(entered[-1].parent)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            mark = _mark(staged.path)
+            mark = _mark(staged.path.stat())
             staged.path.replace(target)
             for directory in entered:
                 _sync_directory(directory)
@@ -133,7 +133,7 @@ class DirectoryLake(Lake):
     def digest(self, key: str) -> str | None:
         path = self._root / key
         try:
-            if key in self._written and self._written[key][0] == _mark(path):
+            if key in self._written and self._written[key][0] == _mark(path.stat()):
                 return self._written[key][1]
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -143,7 +143,7 @@ class DirectoryLake(Lake):
     @override
     def _version(self, key: str) -> object:
         with contextlib.suppress(FileNotFoundError):
-            return _mark(self._root / key)
+            return _mark((self._root / key).stat())
         return None
 
     @override
@@ -231,20 +231,24 @@ def _folders_of(folder: Path, beginning: str) -> list[Path]:
         return []
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def _mark(found: os.stat_result) -> tuple[int, int]:
     """The identity of a file, which a rename keeps and no other file has."""
-    found = path.stat()
     return found.st_ino, found.st_mtime_ns
 
 
-def _holds(path: Path, staged: Staged) -> bool:
-    """Whether a file has the bytes of a staged file; False if it cannot be read."""
+def _mark_of_same(path: Path, staged: Staged) -> tuple[int, int] | None:
+    """The mark of a file with the bytes of a staged file; None for another or unreadable one.
+
+    From the open file, because another run may replace the one at the path at any time.
+    """
     with contextlib.suppress(OSError), path.open("rb") as file:
-        return (
-            os.fstat(file.fileno()).st_size == staged.size
+        found = os.fstat(file.fileno())
+        if (
+            found.st_size == staged.size
             and hashlib.file_digest(file, "sha256").hexdigest() == staged.sha256
-        )
-    return False
+        ):
+            return _mark(found)
+    return None
 
 
 def _sync_directory(directory: Path) -> None:

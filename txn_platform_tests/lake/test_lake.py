@@ -189,6 +189,22 @@ def test_the_digest_is_of_what_is_there_now() -> None:
     assert lake.digest(_KEY) == hashlib.sha256(b"another's").hexdigest()
 
 
+def test_the_digest_is_of_another_runs_object_that_came_while_the_same_one_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lake = open_lake(load_settings())
+    path = Path(_publish(lake, _rows(50)).uri)
+
+    def replaced_by_another_run(_: Path) -> None:
+        draft = path.with_suffix(".draft")
+        draft.write_bytes(b"another's")
+        draft.replace(path)
+
+    monkeypatch.setattr("txn_platform.lake.directory._sync_directory", replaced_by_another_run)
+    assert _publish(lake, _rows(50)).unchanged
+    assert lake.digest(_KEY) == hashlib.sha256(b"another's").hexdigest()
+
+
 def test_a_damaged_file_of_the_same_size_is_written_again() -> None:
     lake = open_lake(load_settings())
     path = Path(_publish(lake, _rows(50)).uri)
