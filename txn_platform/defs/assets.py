@@ -336,8 +336,8 @@ def s3_parquet_transactions(
             by_reason = dict(reasons.most_common())
             metadata = {
                 **checks.totals_metadata(proof.totals),
-                **quarantine_metadata(by_reason, quarantined.rows, landed.rows),
                 **figures_metadata(proof.figures, by_reason),
+                **quarantine_metadata(by_reason, quarantined.rows, landed.rows),
                 **step_metadata(proof.totals.rows, time.monotonic() - started),
                 **lineage_metadata(checks.PUBLISHED),
                 CARD_POLICY: policy,

@@ -295,7 +295,7 @@ def _quarantine_share(
     ]
     if faults:
         commonest = ", ".join(
-            f"{name} ({reason.rows:,} rows, of a form like {reason.form!r})"
+            f"{name} ({_rows(reason.rows)}, of a form like {reason.form!r})"
             for name, reason in islice(reasons.items(), _COMMONEST)
         )
         faults.append(f"the commonest reasons are {commonest}")
@@ -318,6 +318,10 @@ def _quarantine_share(
 
 
 _COMMONEST: Final = 3
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
 
 
 def published(

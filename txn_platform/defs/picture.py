@@ -104,7 +104,7 @@ def _reasons(panel: int, reasons: Mapping[str, int]) -> Iterator[str]:
         yield _text(left, top + 9, reason)
         yield _text(left + _PANEL, top + 9, f"{rows:,}", anchor="end")
         width = max(_PANEL * rows / highest, 1)
-        yield f'<path fill="{_BAD_BARS}" d="M{left} {top + 12}h{width:.1f}v5H{left}z"/>'
+        yield f'<path fill="{_BAD_BARS}" d="M{left} {top + 13}h{width:.1f}v4H{left}z"/>'
     if len(reasons) > _REASONS_SHOWN:
         more = f"and {len(reasons) - _REASONS_SHOWN:,} more"
         yield _text(left + _PANEL, 10, more, anchor="end")

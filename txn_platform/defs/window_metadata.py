@@ -16,6 +16,8 @@ from txn_platform.rows.figures import WindowFigures
 
 _REASONS: Final = "reasons"
 _AMOUNTS: Final = "amounts"
+# A longer form makes the table wider than Dagster's page, which then clips the message.
+_FORM_CHARACTERS: Final = 30
 # Currencies that have a number of their own; the table has all of them.
 _PLOTTED: Final = 8
 
@@ -62,7 +64,7 @@ def quarantine_metadata(reasons: Mapping[str, int], quarantined: int, sent: int)
 
 
 def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict[str, Any]:
-    """Amounts by currency, the share of fraud, and the picture of a published window.
+    """The picture of a published window, the share of fraud, and amounts by currency.
 
     Args:
         figures: of the published rows.
@@ -70,6 +72,7 @@ def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict
     """
     by_currency = figures.by_currency
     return {
+        "picture": dg.MetadataValue.md(markdown_picture(figures, reasons)),
         "fraud_share": figures.fraud_rows / (figures.rows or 1),
         **{
             # A float, because Dagster plots these and no decimals. The table has the exact sums.
@@ -85,7 +88,6 @@ def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict
             ],
             dg.TableSchema(_AMOUNT_COLUMNS),
         ),
-        "picture": dg.MetadataValue.md(markdown_picture(figures, reasons)),
     }
 
 
@@ -107,13 +109,17 @@ def reasons_table(
                     "rows": rows,
                     "share": f"{rows / (sent or 1):.2%}",
                     "meaning": REASONS.get(reason, "").replace("\\|", "|"),
-                    **({} if forms is None else {"form": forms[reason]}),
+                    **({} if forms is None else {"form": _shortened(forms[reason])}),
                 }
             )
             for reason, rows in reasons.items()
         ],
         dg.TableSchema(_REASON_COLUMNS + ([] if forms is None else [_FORM_COLUMN])),
     )
+
+
+def _shortened(form: str) -> str:
+    return form if len(form) <= _FORM_CHARACTERS else f"{form[: _FORM_CHARACTERS - 1]}…"
 
 
 def reasons_of(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, int]:

@@ -365,7 +365,7 @@ def test_a_share_that_is_too_large_says_what_the_rows_are_quarantined_for(
     evaluation = _check(result, checks.QUARANTINE_SHARE)
     said = (
         "the commonest reasons are amount.format (12 rows, of a form like '9.99 AAA'),"
-        " currency.unknown (12 rows, of a form like 'AAA'), merchant_name.card_number (1 rows, of"
+        " currency.unknown (12 rows, of a form like 'AAA'), merchant_name.card_number (1 row, of"
         " a form like 'Aaa 9999-9999-9999-9999')"
     )
     assert said in (evaluation.description or "")
