@@ -38,10 +38,10 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["mine"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["mine"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "mine", module)
+        spec.loader.exec_module(module)
+        yield module
 
 
 def _run(mine: ModuleType, partition: str | None, *names: str) -> dg.ExecuteInProcessResult:

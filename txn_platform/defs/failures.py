@@ -17,17 +17,23 @@ from txn_platform.errors import UserError
 _RUNBOOK: Final = "runbook"
 
 
-def failure(message: str, *sections: str) -> dg.Failure:
-    """A failure of the step that a retry would not fix.
+def leave_out_tracebacks() -> None:
+    """Print errors without their stacks, until `with_tracebacks` ends.
 
     Dagster prints the stack of every failure, and has no switch for it. Here the stack says
-    nothing that the message does not, so it is left out until `with_tracebacks` ends.
+    nothing that the message does not.
+    """
+    sys.tracebacklimit = 0
+
+
+def failure(message: str, *sections: str) -> dg.Failure:
+    """A failure of the step that a retry would not fix; it is shown without its stack.
 
     Args:
         message: says what is wrong, and what to do.
         sections: the anchors of the runbook's sections on it.
     """
-    sys.tracebacklimit = 0
+    leave_out_tracebacks()
     named = [runbook.place(section) for section in sections]
     return dg.Failure(
         description=f"{message} ({', '.join(named)})",

@@ -3,13 +3,13 @@
 The first one is read from the settings when this module is imported, as a code location is loaded.
 """
 
-import sys
 from datetime import UTC, datetime
 from typing import Any, Final, override
 
 import click
 import dagster as dg
 
+from txn_platform.defs.failures import leave_out_tracebacks
 from txn_platform.errors import UserError
 from txn_platform.settings import load_first_hour
 from txn_platform.windows import PARTITION_KEY_FORMAT, WINDOW_LENGTH, Window
@@ -46,8 +46,7 @@ def _first_hour() -> datetime:
     try:
         return load_first_hour()
     except UserError as error:
-        # A code location that cannot be loaded is shown with its stack, and this one says nothing.
-        sys.tracebacklimit = 0
+        leave_out_tracebacks()
         raise WrongSetting(str(error)) from None
 
 
