@@ -25,6 +25,8 @@ from txn_platform.local import processes
 from txn_platform.local.processes import ManagedProcess
 from txn_platform.local.seaweedfs import REGION, SeaweedFS, available
 from txn_platform_tests.support.faulty_store import FaultyStore
+from txn_platform_tests.support.hourly_source import HourlySource
+from txn_platform_tests.support.served_source import served
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,6 +186,15 @@ def faulty_store(
     with FaultyStore(endpoint.url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
+
+
+@pytest.fixture
+def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[HourlySource]:
+    """The source that the settings name, with as many rows as a test gives it."""
+    with served(HourlySource([])) as source:
+        monkeypatch.setenv("GENERATOR_URL", source.url)
+        assert isinstance(source, HourlySource)
+        yield source
 
 
 @pytest.fixture(scope="session")

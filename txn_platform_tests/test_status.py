@@ -18,26 +18,14 @@ from click.testing import CliRunner
 from txn_platform.cli import main
 from txn_platform.windows import Window
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
-from txn_platform_tests.support.served_source import served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from click.testing import Result
 
 TXN = Path(sys.executable).with_name("txn")
 PUBLISHED = Path(".txn/lake/s3_parquet_transactions")
 DAY = "2026-11-19"
 KEYS = [f"{DAY}-{hour:02}:00" for hour in range(24)]
-
-
-@pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[HourlySource]:
-    """The source that the settings name; complete up to the end of `DAY`."""
-    with served(HourlySource([])) as source:
-        monkeypatch.setenv("GENERATOR_URL", source.url)
-        assert isinstance(source, HourlySource)
-        yield source
 
 
 def txn(*arguments: str) -> Result:

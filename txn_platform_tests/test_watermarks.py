@@ -1,7 +1,6 @@
 """`txn run` takes the newest complete hours, whatever moment the source is complete up to."""
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,16 +9,6 @@ from click.testing import CliRunner
 from txn_platform.cli import main
 from txn_platform.windows import Window
 from txn_platform_tests.support.hourly_source import HourlySource
-from txn_platform_tests.support.served_source import served
-
-
-@pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[HourlySource]:
-    """The source that the settings name."""
-    with served(HourlySource([])) as source:
-        monkeypatch.setenv("GENERATOR_URL", source.url)
-        assert isinstance(source, HourlySource)
-        yield source
 
 
 def test_a_watermark_within_an_hour_completes_the_hours_before_it(source: HourlySource) -> None:

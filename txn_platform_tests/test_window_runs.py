@@ -27,7 +27,6 @@ from txn_platform.local.stack import DAGSTER_YAML
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
-from txn_platform_tests.support.served_source import served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,15 +34,6 @@ if TYPE_CHECKING:
 TXN = Path(sys.executable).with_name("txn")
 PUBLISHED = Path(".txn/lake/s3_parquet_transactions")
 END = datetime(2026, 11, 20, tzinfo=UTC)
-
-
-@pytest.fixture
-def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[HourlySource]:
-    """The source that the settings name; complete up to `END`."""
-    with served(HourlySource([])) as source:
-        monkeypatch.setenv("GENERATOR_URL", source.url)
-        assert isinstance(source, HourlySource)
-        yield source
 
 
 def newest(count: int) -> list[str]:
