@@ -120,6 +120,8 @@ lock: $(UV) ## Resolve the dependencies again
 	  --constraint requirements.lock --extra readers pyproject.toml -o requirements-readers.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  --constraint requirements.lock --extra docs pyproject.toml -o requirements-docs.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
+	  --constraint requirements.lock --extra supply pyproject.toml -o requirements-supply.lock
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  - -o requirements-uv.lock
 
