@@ -30,7 +30,7 @@ FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py cont
   repository/test_reliability_page.py test_windows.py)
 
 .PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
-  site pictures lint format lock clean
+  site pictures lint format lock dist sbom audit clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -101,10 +101,13 @@ site: setup $(VENV)/.docs ## Build the pages of docs/ as a site, into .site/
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/$(BUILDER) build --clean --strict
 	@! grep -rnoE '<(script|link|img|iframe)[^>]*(src|href)="?https?:' .site --include=*.html
 
-lint: setup ## Format check, lint, types, the words of the glossary
+lint: setup ## Format check, lint, types, unsafe code and workflows, the words of the glossary
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/basedpyright
+# It warns of each other string beside a suppressed one.
+	@$(BIN)/bandit --quiet --recursive txn_platform generator_service 2> >(grep -v 'no failed test' >&2)
+	@$(BIN)/zizmor --quiet --offline --pedantic .github
 	@$(BIN)/python -m txn_platform_tests.support.glossary
 
 format: setup ## Format, and fix what lint can fix
@@ -125,12 +128,40 @@ lock: $(UV) ## Resolve the dependencies again
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  - -o requirements-uv.lock
 
+dist: setup ## Build the wheel and the source distribution, into dist/
+	@$(BIN)/python -m hatchling build --clean --directory dist
+
+# Of what a user installs with all extras, in the versions of the lock, on this Python and system.
+sbom: dist .venv-supply/.installed ## The release's bill of materials (CycloneDX), into dist/
+	@rm -rf .venv-release
+	@$(UV) venv --quiet --python $(BIN)/python .venv-release
+	@$(UV) pip compile --quiet --python .venv-release/bin/python --generate-hashes --no-emit-index-url \
+	  --constraint requirements.lock --extra s3server --extra delta --extra alerts pyproject.toml \
+	  -o .venv-release/requirements.txt
+	@$(UV) pip install --quiet --python .venv-release/bin/python --require-hashes -r .venv-release/requirements.txt
+	@$(UV) pip install --quiet --python .venv-release/bin/python --no-deps dist/*.whl
+	@for wheel in dist/*.whl; do .venv-supply/bin/cyclonedx-py environment .venv-release \
+	  --pyproject pyproject.toml --mc-type application --spec-version 1.6 --output-reproducible --validate \
+	  --output-file "$${wheel%%-py3-*}.cdx.json"; done
+	@rm -rf .venv-release
+
+# Each lock as it is, without resolving it again. --strict: what the index does not know fails too.
+audit: .venv-supply/.installed ## Known vulnerabilities in what the locks name, by PyPI's index
+	@failed=; for lock in requirements*.lock; do echo "$$lock:"; \
+	  .venv-supply/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r "$$lock" || failed=yes; \
+	done; [ -z "$$failed" ]
+
 clean: ## Remove the environments and all local state
 	rm -rf $(VENV) .venv-* .uv .txn .site .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
 
 # The extra `docs`: what builds the site, drives the browser and runs the notebook.
 $(VENV)/.docs: requirements-docs.lock | setup
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-docs.lock
+	@touch $@
+
+.venv-supply/.installed: requirements-supply.lock | setup
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-supply
+	@$(UV) pip install --quiet --python .venv-supply/bin/python --require-hashes -r requirements-supply.lock
 	@touch $@
 
 # Prints what uv says as it says it, with the seconds since the start, without the list of packages.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PERSONAL_DATA: Final = {
     "customer_id": "pseudonym",
     "card_number": "masked",
-    "card_token": "token",
+    "card_token": "token",  # nosec B105 # a kind of data
     "latitude": "location",
     "longitude": "location",
 }

@@ -1,10 +1,10 @@
 """The picture of a window for Dagster's UI: an SVG of counts, without data of a row."""
 
 import base64
+import html
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
-from xml.sax.saxutils import escape
 
 from txn_platform.rows.figures import AMOUNT_BOUNDS, WindowFigures
 
@@ -112,4 +112,4 @@ def _reasons(panel: int, reasons: Mapping[str, int]) -> Iterator[str]:
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start") -> str:
     at = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{x:.1f}" y="{y}"{at}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y}"{at}>{html.escape(text, quote=False)}</text>'

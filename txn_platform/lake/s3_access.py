@@ -186,7 +186,7 @@ class S3Access:
             options["aws_session_token"] = key.token
         elif "AWS_SESSION_TOKEN" in os.environ:
             # The token belongs to other keys, but deltalake would read it from the environment.
-            options["aws_session_token"] = ""
+            options["aws_session_token"] = ""  # nosec B105 # none
         return options
 
     def _plain_options(self) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import random
 import re
 import signal
 import socket
-import subprocess
+import subprocess  # nosec B404 # each use has its reason
 import sys
 import threading
 import time
@@ -90,7 +90,7 @@ class ManagedProcess:
         )
         try:
             with log.open("wb") if log else nullcontext(subprocess.PIPE) as output:
-                self._process = subprocess.Popen(  # noqa: S603 - callers give fixed commands
+                self._process = subprocess.Popen(  # nosec B603 # noqa: S603 - fixed commands
                     [*supervisor, *command],
                     stdin=subprocess.PIPE,
                     stdout=output,

@@ -10,7 +10,7 @@ import ctypes
 import os
 import select
 import signal
-import subprocess
+import subprocess  # nosec B404 # each use has its reason
 import sys
 import time
 from contextlib import suppress
@@ -51,7 +51,7 @@ def main(grace: float, command: list[str]) -> int:
             os._exit(_CANNOT_START)
 
     try:
-        process = subprocess.Popen(  # noqa: S603 - running what it is given is its purpose
+        process = subprocess.Popen(  # nosec B603 # noqa: S603 - its purpose
             command,
             stdin=subprocess.DEVNULL,
             start_new_session=True,

@@ -23,24 +23,59 @@ _PAGES: Final = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")])
 
 
 def _recipe(target: str) -> str:
-    (recipe,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)+)", _MAKEFILE, re.MULTILINE)
+    (recipe,) = re.findall(rf"^{target}:.*\n((?:[\t#].*\n)+)", _MAKEFILE, re.MULTILINE)
     return recipe
 
 
-def test_the_workflow_runs_targets_of_the_makefile() -> None:
-    workflow = yaml.safe_load((_ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
-    commands = [
-        step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
-    ]
-    assert {command.split()[:2][1] for command in commands} == {"lint", "site", "test"}
-    assert {"lint", "site", "test"} <= _TARGETS
-    assert all(command.startswith("make ") for command in commands)
+_WORKFLOWS: Final = sorted((_ROOT / ".github/workflows").glob("*.yml"))
+
+
+def _steps(workflow: Path) -> Iterator[dict[str, Any]]:
+    for job in yaml.safe_load(workflow.read_text("utf-8"))["jobs"].values():
+        yield from job["steps"]
+
+
+@pytest.mark.parametrize("workflow", _WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_runs_targets_of_the_makefile(workflow: Path) -> None:
+    commands = [step["run"].split() for step in _steps(workflow) if "run" in step]
+    targets = {words[1] for words in commands if words[0] == "make"}
+    assert targets
+    assert targets <= _TARGETS
+
+
+def test_the_hosted_checks_are_those_of_a_bare_machine() -> None:
+    targets = {
+        step["run"].split()[1]
+        for step in _steps(_ROOT / ".github/workflows/ci.yml")
+        if "run" in step
+    }
+    assert targets == {"lint", "site", "test"}
+    commands = re.findall(
+        r"^[^#\n]*\bmake\b.*", (_ROOT / ".ci/run").read_text("utf-8"), re.MULTILINE
+    )
+    assert targets == set(re.findall(r"\b(lint|site|test)\b(?!=)", " ".join(commands)))
+
+
+@pytest.mark.parametrize("workflow", _WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_names_digests_of_actions_and_the_permissions_of_each_job(
+    workflow: Path,
+) -> None:
+    text = workflow.read_text("utf-8")
+    used = re.findall(r"uses: +(\S+)(.*)", text)
+    assert used
+    for action, comment in used:
+        assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)
+        assert re.fullmatch(r" # v\d+\.\d+\.\d+", comment)
+    content = yaml.safe_load(text)
+    assert content["permissions"] == {}
+    assert all("permissions" in job for job in content["jobs"].values())
 
 
 def test_the_hooks_are_the_commands_of_make_lint() -> None:
     configuration = yaml.safe_load((_ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
     hooks = [hook for repository in configuration["repos"] for hook in repository["hooks"]]
-    linted = re.findall(r"\$\(BIN\)/((?:ruff|basedpyright)\b[ a-z]*)", _recipe("lint"))
+    programs = r"\$\(BIN\)/((?:ruff|basedpyright|bandit|zizmor)\b[ a-z]*)"
+    linted = re.findall(programs, _recipe("lint"))
     assert [hook["name"] for hook in hooks] == [command.strip() for command in linted]
     for hook in hooks:
         assert hook["entry"].startswith(f".venv/bin/{hook['name']}")
