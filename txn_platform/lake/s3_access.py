@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
@@ -20,6 +18,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from txn_platform.aws_session import aws_session, botocore_session, explained_aws_errors
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import s3_endpoint
 from txn_platform.lake.base import Capability
@@ -29,7 +28,7 @@ from txn_platform.network import proxy_for, require_certificates
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Iterator
 
     from mypy_boto3_s3 import S3Client
 
@@ -245,10 +244,10 @@ class CredentialProvider:
             from txn_platform.settings import load_settings
 
             settings = load_settings()
-            with _explained():
-                session = _session(settings, _botocore(settings))
+            with explained_aws_errors():
+                session = aws_session(settings, botocore_session(settings))
                 self._credentials = _credentials(session, settings.bucket or "")
-        with _explained():
+        with explained_aws_errors():
             return self._credentials.get_frozen_credentials()
 
 
@@ -314,9 +313,9 @@ def open_bucket(settings: Settings, name: str, limits: StoreLimits) -> tuple[Buc
     """
     from botocore.config import Config
 
-    with _explained():
-        core = _botocore(settings)
-        session = _session(settings, core)
+    with explained_aws_errors():
+        core = botocore_session(settings)
+        session = aws_session(settings, core)
         credentials = _credentials(session, name)
         configured = settings.endpoint_url or _endpoint_of_profile(core)
         of_profile = core.get_scoped_config().get("s3")
@@ -335,7 +334,7 @@ def open_bucket(settings: Settings, name: str, limits: StoreLimits) -> tuple[Buc
     )
 
     def client(proxies: dict[str, str]) -> S3Client:
-        with _explained():
+        with explained_aws_errors():
             return session.client(
                 "s3",
                 region_name=session.region_name or "us-east-1",
@@ -369,28 +368,6 @@ def open_bucket(settings: Settings, name: str, limits: StoreLimits) -> tuple[Buc
     )
 
 
-def _session(settings: Settings, core: Any) -> Any:
-    import boto3
-
-    key, secret = settings.access_key_id, settings.secret_access_key
-    if (key is None) != (secret is None):
-        there, absent = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")[:: 1 if key else -1]
-        raise UserError(
-            f"{there} is set without {absent}: set both in one place, the environment or .env, or"
-            " neither",
-            Section.SETTINGS,
-        )
-    # A session token alone belongs to other keys.
-    token = settings.session_token if key else None
-    return boto3.Session(
-        botocore_session=core,
-        aws_access_key_id=key,
-        aws_secret_access_key=secret.get_secret_value() if secret else None,
-        aws_session_token=token.get_secret_value() if token else None,
-        region_name=settings.region,
-    )
-
-
 def _credentials(session: Any, bucket: str) -> Any:
     credentials = session.get_credentials()
     if credentials is None:
@@ -400,40 +377,6 @@ def _credentials(session: Any, bucket: str) -> Any:
             Section.STORE_REFUSES,
         )
     return credentials
-
-
-def _botocore(settings: Settings) -> Any:
-    """A new session. The descriptions of AWS, megabytes of JSON, are read once per process."""
-    from botocore.session import Session
-
-    named = [os.environ.get(name) for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")]
-    if settings.of_local_stack:
-        # The machine's profiles are for other stores.
-        nowhere = (None, None, os.devnull, None)
-        session = Session(
-            session_vars={
-                "profile": (None, None, None, None),
-                "config_file": nowhere,
-                "credentials_file": nowhere,
-            }
-        )
-    elif any(named):
-        # A profile would hide other credentials of the environment (web identity).
-        session = Session()
-    elif settings.profile:
-        session = Session(profile=settings.profile)
-    else:
-        # With an empty variable botocore would look for a profile without a name.
-        session = Session(session_vars={"profile": (None, None, None, None)})
-    session.register_component("data_loader", _descriptions())
-    return session
-
-
-@cache
-def _descriptions() -> Any:
-    from botocore.loaders import create_loader
-
-    return create_loader()
 
 
 def _endpoint_of_profile(core: Any) -> str | None:
@@ -482,22 +425,3 @@ def _require_no_bucket(endpoint: str, bucket: str) -> None:
         )
     if hint and urlsplit(endpoint).netloc.removeprefix(f"{bucket}.").startswith(("s3.", "s3-")):
         raise UserError(hint, Section.SETTINGS)
-
-
-@contextmanager
-def _explained() -> Generator[None]:
-    """Explain errors of the AWS configuration or its credentials.
-
-    Raises:
-        UserError: they can't.
-    """
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    try:
-        yield
-    except (BotoCoreError, ClientError, ValueError) as error:
-        raise UserError(
-            f"the AWS credentials or configuration can't be used: {error}. Look at AWS_PROFILE,"
-            " AWS_CONFIG_FILE and AWS_ENDPOINT_URL, or log in again",
-            Section.STORE_REFUSES,
-        ) from None

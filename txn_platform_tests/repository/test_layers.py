@@ -24,6 +24,7 @@ _LAYERS: list[set[str]] = [
     # The ground: settings and their checks, windows, errors, the network's setting.
     {
         "addresses",
+        "aws_session",
         "backoff",
         "card_key",
         "completion",
