@@ -38,7 +38,7 @@ def _steps(workflow: Path) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("workflow", _WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_runs_targets_of_the_makefile(workflow: Path) -> None:
     commands = [step["run"].split() for step in _steps(workflow) if "run" in step]
-    targets = {words[1] for words in commands if words[0] == "make"}
+    targets = {command[1] for command in commands if command[0] == "make"}
     assert targets
     assert targets <= _TARGETS
 
