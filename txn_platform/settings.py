@@ -278,11 +278,29 @@ class Settings(LakeSettings):
         description="The KMS key (id, ARN or alias) that S3 encrypts the raw zone and the"
         " quarantine with.",
     )
+    card_mask: Literal["first6last4", "last4", "none"] = Field(
+        default="first6last4",
+        validation_alias="TXN_CARD_MASK",
+        description="The digits of a card number that are published beside its token: the first"
+        " six and last four, the last four, or none (`****`).",
+    )
     card_key: SecretStr | None = Field(
         default=None,
         validation_alias="TXN_CARD_KEY",
-        description="The key of the card tokens. Unset, it is made once, in TXN_HOME/card-key. A"
-        " bucket with a GENERATOR_URL must be given one.",
+        description="The key of the card tokens, of 128 random bits or more, or a reference to"
+        " it: `aws-sm://name` (AWS Secrets Manager) or `file:///path`. Unset, it is made once, in"
+        " TXN_HOME/card-key. A bucket with a GENERATOR_URL must be given one.",
+    )
+    card_key_previous: SecretStr | None = Field(
+        default=None,
+        validation_alias="TXN_CARD_KEY_PREVIOUS",
+        description="The key before, likewise, while `txn rotate-card-key` replaces it.",
+    )
+    allow_weak_card_key: bool = Field(
+        default=False,
+        validation_alias="TXN_ALLOW_WEAK_CARD_KEY",
+        description="`true` accepts a card key that can be guessed, or in a file that others may"
+        " use, until it is replaced.",
     )
     source_format: str = Field(
         default="arrow",

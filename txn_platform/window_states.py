@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
-from txn_platform.card_key import existing_fingerprint
+from txn_platform.card_key import valid_fingerprints
 from txn_platform.contract.schema import CONTRACT_VERSION, PUBLISHED, RAW
 from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
@@ -79,8 +79,9 @@ class WindowStates:
         delta = open_delta(settings)
         self._in_delta = None if delta is None else delta.lookup()
         self._policy = settings.card_policy
-        # None if there is no key yet: then nothing was published here under one.
-        self._card_key = existing_fingerprint(settings)
+        self._mask = settings.card_mask
+        # Empty if there is no key yet: then nothing was published here under one.
+        self._card_keys = valid_fingerprints(settings)
 
     def of(
         self,
@@ -180,7 +181,9 @@ class WindowStates:
             return f"published under contract {notes.contract_version}, not {CONTRACT_VERSION}"
         if notes.card_policy != self._policy:
             return f"published under the card policy {notes.card_policy}, not {self._policy}"
-        if notes.card_key != self._card_key and self._card_key is not None:
+        if notes.card_mask != self._mask and self._policy == "token":
+            return f"published with the card mask {notes.card_mask}, not {self._mask}"
+        if self._card_keys and notes.card_key not in self._card_keys:
             return "published under another card key"
         return ""
 

@@ -138,7 +138,11 @@ def test_what_is_as_it_should_be_is_skipped(
     source.hours[first][-1]["amount"] = "a lot"
     assert outcomes("--last", "2") == {first: "published", last: "skipped"}
     assert outcomes("--last", "2") == dict.fromkeys(keys, "skipped")
-    for variable, value in (("TXN_CARD_KEY", "another key of bytes"), ("TXN_CARD_POLICY", "clear")):
+    for variable, value in (
+        ("TXN_CARD_KEY", "another key of bytes and more"),
+        ("TXN_CARD_MASK", "last4"),
+        ("TXN_CARD_POLICY", "clear"),
+    ):
         monkeypatch.setenv(variable, value)
         assert outcomes("--last", "2") == dict.fromkeys(keys, "published"), variable
         assert outcomes("--last", "2") == dict.fromkeys(keys, "skipped"), variable

@@ -54,7 +54,9 @@ def constraints_of(name: str) -> list[str]:
     rules = [rule for rule in column.validation_rules(pl.col(name)) if rule != _NULLABILITY]
     phrases: list[str] = []
     for rule in rules:
-        if rule in _LIMITS:
+        if name == "card_number":
+            phrases.append(f"matches {getattr(column, rule)}, unless TXN_CARD_MASK is set")
+        elif rule in _LIMITS:
             phrases.append(_LIMITS[rule](column))
         else:
             check = rule.removeprefix("check__")

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import pyarrow as pa
 
 from txn_platform.contract.schema import (
-    CARD_NUMBER,
+    CARD_MASKS,
     CODES,
     CONTRACT_VERSION,
+    DEFAULT_MASK,
     PUBLISHED,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -23,6 +24,7 @@ from txn_platform.contract.schema import (
     RAW,
     RAW_SCHEMA,
     VALIDATED,
+    CardForm,
     Transaction,
 )
 
@@ -37,7 +39,6 @@ _OBJECTS: Final = "event_date=*/event_hour=*/part-0.parquet"
 _VERSION: Final = f"{CONTRACT_VERSION}.0.0"
 _KEY: Final = "transaction_id"
 _TITLE: Final = "Financial transactions"
-_IN_CLEAR: Final = "The card's number, in clear: this lake is published with TXN_CARD_POLICY=clear"
 
 _TABLES: Final = {
     PUBLISHED: (
@@ -60,13 +61,13 @@ _TABLES: Final = {
 
 
 @cache
-def data_package(*, clear_cards: bool = False) -> str:
+def data_package(*, card_form: CardForm = CARD_MASKS[DEFAULT_MASK]) -> str:
     """The tables of the lake as a Data Package, version 2.
 
     The path of a table is the pattern of its files below the descriptor.
 
     Args:
-        clear_cards: published card numbers are in clear, and not masked.
+        card_form: the form of published card numbers.
 
     Returns:
         JSON.
@@ -85,7 +86,7 @@ def data_package(*, clear_cards: bool = False) -> str:
                 "description": description,
                 "format": "parquet",
                 "mediatype": "application/vnd.apache.parquet",
-                "schema": _table_schema(schema, clear_cards=clear_cards),
+                "schema": _table_schema(schema, card_form),
             }
             for table, (schema, description) in _TABLES.items()
         ],
@@ -93,7 +94,7 @@ def data_package(*, clear_cards: bool = False) -> str:
     return json.dumps(package, ensure_ascii=False, indent=2) + "\n"
 
 
-def _table_schema(schema: pa.Schema, *, clear_cards: bool) -> dict[str, Any]:
+def _table_schema(schema: pa.Schema, card_form: CardForm) -> dict[str, Any]:
     typed = schema is PUBLISHED_SCHEMA
     return {
         "$schema": "https://datapackage.org/profiles/2.0/tableschema.json",
@@ -101,10 +102,10 @@ def _table_schema(schema: pa.Schema, *, clear_cards: bool) -> dict[str, Any]:
             {
                 "name": field.name,
                 "type": _kind(field.type, moment="datetime"),
-                "description": _meaning(field, clear_cards=typed and clear_cards),
+                "description": _meaning(field, card_form if typed else None),
                 "constraints": {
                     "required": not field.nullable,
-                    **(_field_rules(field.name, clear_cards=clear_cards) if typed else {}),
+                    **(_field_rules(field.name, card_form) if typed else {}),
                 },
             }
             for field in schema
@@ -113,10 +114,10 @@ def _table_schema(schema: pa.Schema, *, clear_cards: bool) -> dict[str, Any]:
     }
 
 
-def _field_rules(name: str, *, clear_cards: bool) -> dict[str, Any]:
+def _field_rules(name: str, card_form: CardForm) -> dict[str, Any]:
     """The rules of a published column as constraints of a Table Schema."""
     column = Transaction.columns()[name]
-    pattern = _pattern(name, column, clear_cards=clear_cards)
+    pattern = _pattern(name, column, card_form)
     # Python's regular expressions, which check packages, have no classes of Unicode.
     rules = {"pattern": pattern} if pattern and r"\p" not in pattern else {}
     return {
@@ -129,12 +130,12 @@ def _field_rules(name: str, *, clear_cards: bool) -> dict[str, Any]:
 
 
 @cache
-def data_contract(root: str, *, clear_cards: bool = False) -> str:
+def data_contract(root: str, *, card_form: CardForm = CARD_MASKS[DEFAULT_MASK]) -> str:
     """The contract on published transactions in the Open Data Contract Standard, version 3.1.
 
     Args:
         root: the address of the lake, `s3://...` or a directory.
-        clear_cards: published card numbers are in clear, and not masked.
+        card_form: the form of published card numbers.
 
     Returns:
         YAML.
@@ -170,9 +171,7 @@ def data_contract(root: str, *, clear_cards: bool = False) -> str:
                 "logicalType": "object",
                 "description": _TABLES[PUBLISHED][1],
                 "dataGranularityDescription": "One row is one transaction.",
-                "properties": [
-                    _property(field, clear_cards=clear_cards) for field in PUBLISHED_SCHEMA
-                ],
+                "properties": [_property(field, card_form) for field in PUBLISHED_SCHEMA],
             }
         ],
     }
@@ -181,11 +180,11 @@ def data_contract(root: str, *, clear_cards: bool = False) -> str:
     return yaml.dump(contract, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
-def _property(field: pa.Field[Any], *, clear_cards: bool) -> dict[str, Any]:
+def _property(field: pa.Field[Any], card_form: CardForm) -> dict[str, Any]:
     name = field.name
     column = Transaction.columns()[name]
     options: dict[str, Any] = _bounds(column)
-    if pattern := _pattern(name, column, clear_cards=clear_cards):
+    if pattern := _pattern(name, column, card_form):
         options["pattern"] = pattern
     if length := _max_length(column):
         options["maxLength"] = length
@@ -202,7 +201,7 @@ def _property(field: pa.Field[Any], *, clear_cards: bool) -> dict[str, Any]:
         "name": name,
         "logicalType": _kind(field.type, moment="timestamp"),
         "physicalType": _physical(field.type),
-        "description": _meaning(field, clear_cards=clear_cards),
+        "description": _meaning(field, card_form),
         "required": not field.nullable,
         **({"unique": True, "primaryKey": True, "primaryKeyPosition": 1} if name == _KEY else {}),
         **({"logicalTypeOptions": options} if options else {}),
@@ -210,16 +209,16 @@ def _property(field: pa.Field[Any], *, clear_cards: bool) -> dict[str, Any]:
     }
 
 
-def _meaning(field: pa.Field[Any], *, clear_cards: bool) -> str:
-    if clear_cards and field.name == "card_number":
-        return _IN_CLEAR
+def _meaning(field: pa.Field[Any], card_form: CardForm | None) -> str:
+    if card_form is not None and field.name == "card_number":
+        return card_form.description
     return (field.metadata or {})[b"description"].decode()
 
 
-def _pattern(name: str, column: Column, *, clear_cards: bool) -> str | None:
+def _pattern(name: str, column: Column, card_form: CardForm) -> str | None:
     """The form of a text of a published column."""
-    if clear_cards and name == "card_number":
-        return CARD_NUMBER
+    if name == "card_number":
+        return card_form.pattern
     return getattr(column, "regex", None)
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from txn_platform.contract.card_numbers import false_share
 from txn_platform.contract.reasons import REASONS
 from txn_platform.contract.schema import (
+    CARD_IN_CLEAR,
+    CARD_MASKS,
     CONTRACT_VERSION,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -32,6 +34,12 @@ there. In a lake, `datapackage.json` and `contract.odcs.yaml` say the same
 The columns of `validated_transactions` and `s3_parquet_transactions`.
 
 {published}
+
+The form of `card_number` follows the [settings](security.md#tokens-and-masks):
+
+| setting | form | meaning |
+| --- | --- | --- |
+{card_forms}
 
 ## Sent columns
 
@@ -72,6 +80,13 @@ def page() -> str:
     return _PAGE.format(
         version=CONTRACT_VERSION,
         published=_columns(PUBLISHED_SCHEMA),
+        card_forms="\n".join(
+            f"| `{setting}` | `{form.pattern}` | {form.description} |"
+            for setting, form in (
+                *((f"TXN_CARD_MASK={mask}", form) for mask, form in CARD_MASKS.items()),
+                ("TXN_CARD_POLICY=clear", CARD_IN_CLEAR),
+            )
+        ),
         false_15=false_share(15),
         false_16=false_share(16),
         reasons="\n".join(f"| `{reason}` | {meaning} |" for reason, meaning in REASONS.items()),

@@ -9,9 +9,10 @@ Field terms: ISO 8583 (types), ISO 18245 (merchant category), ISO 4217 (currency
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import dataframely as dy
 import polars as pl
@@ -77,8 +78,46 @@ _UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$
 _REFERENCE = r"^[A-Za-z0-9_-]{1,64}$"
 CARD_NUMBER: Final = r"^[0-9]{13,19}$"
 _PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
-MASKED_CARD_NUMBER: Final = r"^[0-9]{6}\*{3,9}[0-9]{4}$"
 _CARD_TOKEN = r"^[a-z2-7]{52}$"  # nosec B105 # noqa: S105 - the form of a token
+
+
+@dataclass(frozen=True)
+class CardForm:
+    """A form in which the column `card_number` is published.
+
+    Attributes:
+        pattern: a regular expression of its values.
+        description: of the column.
+        first: digits that a mask shows at the beginning of a number.
+        last: digits that it shows at the end.
+    """
+
+    pattern: str
+    description: str
+    first: int = 0
+    last: int = 0
+
+
+type CardMask = Literal["first6last4", "last4", "none"]
+
+DEFAULT_MASK: Final = "first6last4"
+CARD_MASKS: Final[dict[CardMask, CardForm]] = {
+    DEFAULT_MASK: CardForm(
+        r"^[0-9]{6}\*{3,9}[0-9]{4}$", "The card's number, masked: first six, last four", 6, 4
+    ),
+    "last4": CardForm(r"^\*{9,15}[0-9]{4}$", "The card's number, masked: last four", last=4),
+    "none": CardForm(r"^\*{4}$", "`****` for each card: no digit of its number is published"),
+}
+"""The values of `TXN_CARD_MASK`. No mask shows more than PCI DSS 4.0.1 allows (3.4.1)."""
+
+CARD_IN_CLEAR: Final = CardForm(
+    CARD_NUMBER, "The card's number, in clear: this lake is published with TXN_CARD_POLICY=clear"
+)
+
+
+def card_form(policy: str, mask: CardMask) -> CardForm:
+    """The form of the column `card_number` under a `TXN_CARD_POLICY` and a `TXN_CARD_MASK`."""
+    return CARD_IN_CLEAR if policy == "clear" else CARD_MASKS[mask]
 
 
 def _one_of(codes: Iterable[str]) -> dict[str, Callable[[pl.Expr], pl.Expr]]:
@@ -213,7 +252,7 @@ class Transaction(SentTransaction):
     """A transaction as it is published: the card number protected."""
 
     card_number = dy.String(
-        regex=MASKED_CARD_NUMBER, description="The card's number, masked: first six, last four"
+        regex=CARD_MASKS[DEFAULT_MASK].pattern, description=CARD_MASKS[DEFAULT_MASK].description
     )
     card_token = dy.String(
         regex=_CARD_TOKEN,
@@ -291,6 +330,14 @@ PUBLISHED_SCHEMA: Final = pa.schema(
     [_field(name, Transaction.columns()[name]) for name in PUBLISHED_COLUMNS],
     metadata={"contract": f"transaction v{CONTRACT_VERSION}"},
 )
+
+
+def published_schema(mask: CardMask) -> pa.Schema:
+    """`PUBLISHED_SCHEMA`, with the description of a mask."""
+    at = PUBLISHED_SCHEMA.names.index("card_number")
+    described: Any = {"description": CARD_MASKS[mask].description}
+    return PUBLISHED_SCHEMA.set(at, PUBLISHED_SCHEMA.field(at).with_metadata(described))
+
 
 _AS_SENT: Final = [
     pa.field(name, pa.string(), metadata={"description": f"As sent. {column.description}"})

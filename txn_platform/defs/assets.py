@@ -24,6 +24,9 @@ from txn_platform.contract.schema import (
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
+    CardMask,
+    card_form,
+    published_schema,
 )
 from txn_platform.defs import checks
 from txn_platform.defs.beta import beta_allowed
@@ -44,6 +47,7 @@ from txn_platform.defs.resources import (
     QuarantineResource,
 )
 from txn_platform.defs.window_metadata import (
+    card_metadata,
     figures_metadata,
     quarantine_metadata,
     step_metadata,
@@ -51,7 +55,7 @@ from txn_platform.defs.window_metadata import (
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.descriptors import write_descriptors
-from txn_platform.lake.footers import CARD_POLICY, PublishedNotes
+from txn_platform.lake.footers import CARD_KEY, CARD_POLICY, PublishedNotes, mask_of_footer
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import require_first_hour
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
@@ -218,7 +222,8 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
         if allowed is None:
             allowed = quarantine.largest_share()
         raw, digest = raw_transactions.parquet_with_digest(DICTIONARY_ENCODED_COLUMNS)
-        validated = staged.enter_context(store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+        schema = published_schema(protector.mask)
+        validated = staged.enter_context(store.lake.stage(schema, _FOR_READERS))
         quarantined = staged.enter_context(store.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
 
         def write(conforming: pa.RecordBatch, rest: pa.RecordBatch) -> None:
@@ -234,16 +239,16 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
             may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
         )
         landed = _stated(raw)
-        notes = PublishedNotes(landed, policy, protector.key_fingerprint).to_footer()
-        validated.annotate(notes)
+        notes = PublishedNotes(landed, policy, protector.key_fingerprint, protector.mask)
+        validated.annotate(notes.to_footer())
         quarantined.annotate({LANDED_DIGEST: digest})
         kept = validated.finish()
         if not found.in_order:
-            ordered = staged.enter_context(store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS))
+            ordered = staged.enter_context(store.lake.stage(schema, _FOR_READERS))
             with open_parquet(kept.path) as file:
                 for rows in in_order(file, window):
                     ordered.write(rows)
-            ordered.annotate(notes)
+            ordered.annotate(notes.to_footer())
             kept = ordered.finish()
         rest = quarantined.finish()
         step = step_metadata(landed.rows, time.monotonic() - started)
@@ -253,6 +258,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
                 kept,
                 {
                     **checks.totals_metadata(found.validated),
+                    **card_metadata(policy, protector.key_fingerprint, protector.mask),
                     **step,
                     **lineage_metadata(checks.VALIDATED),
                 },
@@ -321,12 +327,14 @@ def s3_parquet_transactions(
             with open_parquet(
                 writer.copy(validated_transactions.copy_to), DICTIONARY_ENCODED_COLUMNS
             ) as file:
-                policy = _note(file, CARD_POLICY)
+                policy, key = _note(file, CARD_POLICY), _note(file, CARD_KEY)
+                mask = _mask(file)
                 proof = prove_published(
                     file.metadata.schema.to_arrow_schema(),
                     partial(read_batches, file),
                     landed - quarantined,
                     clear_cards=policy == "clear",
+                    card_mask=mask,
                 )
             results = checks.published(
                 proof, policy, totals_stated=_says_totals_were_stated(raw) or False
@@ -340,12 +348,12 @@ def s3_parquet_transactions(
                 **quarantine_metadata(by_reason, quarantined.rows, landed.rows),
                 **step_metadata(proof.totals.rows, time.monotonic() - started),
                 **lineage_metadata(checks.PUBLISHED),
-                CARD_POLICY: policy,
+                **card_metadata(policy, key, mask),
                 **_recorded(raw, latest_landing(context.instance, context.partition_key)),
             }
             if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
                 yield _output(checks.PUBLISHED, staged, metadata)
-                write_descriptors(store.lake, clear_cards=policy == "clear")
+                write_descriptors(store.lake, card_form(policy, mask))
             yield from checks.recorded(results, recorded)
 
 
@@ -373,6 +381,18 @@ def _note(file: pq.ParquetFile, name: str) -> str:
             Section.INPUT_MISSING,
         )
     return notes[name.encode()].decode()
+
+
+def _mask(file: pq.ParquetFile) -> CardMask:
+    """The mask of a validated file's card numbers."""
+    try:
+        return mask_of_footer(file.metadata.metadata)
+    except ValueError as error:
+        raise UserError(
+            f"a file of this window was made by another version ({error}): materialize the whole"
+            " window again",
+            Section.INPUT_MISSING,
+        ) from None
 
 
 def _recorded(raw: pq.ParquetFile, landing: dict[str, Any]) -> dict[str, Any]:

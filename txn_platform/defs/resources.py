@@ -162,6 +162,8 @@ class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
     """`TXN_CARD_KEY` when unset, or a key made once and kept under `TXN_HOME`; as `dg.EnvVar`."""
     card_policy: str | None = None
     """`token` or `clear`; `TXN_CARD_POLICY` when unset."""
+    card_mask: str | None = None
+    """`first6last4`, `last4` or `none`; `TXN_CARD_MASK` when unset."""
 
     @property
     def policy(self) -> Literal["token", "clear"]:
@@ -174,11 +176,14 @@ class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
         Raises:
             UserError: see `card_key.card_key`.
         """
-        return CardProtector(card_key(self._settings))
+        settings = self._settings
+        return CardProtector(card_key(settings), settings.card_mask)
 
     @property
     def _settings(self) -> Settings:
-        return load_settings(card_key=self.key, card_policy=self.card_policy)
+        return load_settings(
+            card_key=self.key, card_policy=self.card_policy, card_mask=self.card_mask
+        )
 
 
 class QuarantineResource(dg.ConfigurableResource["QuarantineResource"]):

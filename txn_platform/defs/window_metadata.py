@@ -12,6 +12,7 @@ import dagster as dg
 
 from txn_platform.contract.reasons import REASONS
 from txn_platform.defs.picture import markdown_picture
+from txn_platform.lake.footers import CARD_KEY, CARD_MASK, CARD_POLICY
 from txn_platform.rows.figures import WindowFigures
 
 _REASONS: Final = "reasons"
@@ -61,6 +62,11 @@ def quarantine_metadata(reasons: Mapping[str, int], quarantined: int, sent: int)
         "quarantine_rate": quarantined / (sent or 1),
         _REASONS: reasons_table(reasons, sent),
     }
+
+
+def card_metadata(policy: str, key_fingerprint: str, mask: str) -> dict[str, Any]:
+    """How the card numbers of a window are protected, as its object's footer says."""
+    return {CARD_POLICY: policy, CARD_KEY: key_fingerprint, CARD_MASK: mask}
 
 
 def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from txn_platform.addresses import s3_uri
 from txn_platform.backoff import Backoff, Retries
-from txn_platform.contract.schema import PUBLISHED_SCHEMA
+from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK, PUBLISHED_SCHEMA, card_form
 from txn_platform.errors import UserError
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.probe import race
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
 
+    from txn_platform.contract.schema import CardForm
     from txn_platform.lake.bucket import Bucket
     from txn_platform.lake.s3_access import S3Access
     from txn_platform.settings import Settings
@@ -137,9 +138,21 @@ class DeltaLake:
     Several processes may commit and optimize at the same time.
     """
 
-    def __init__(self, uri: str, s3: tuple[Bucket, S3Access] | None) -> None:
-        """At `s3://bucket/folder` with access to the store, or in a directory without."""
+    def __init__(
+        self,
+        uri: str,
+        s3: tuple[Bucket, S3Access] | None,
+        card_form: CardForm = CARD_MASKS[DEFAULT_MASK],
+    ) -> None:
+        """At `s3://bucket/folder` with access to the store, or in a directory without.
+
+        Args:
+            uri: of the table.
+            s3: access to its bucket; None for a directory.
+            card_form: of its card numbers, which a new table describes.
+        """
         self.uri = uri
+        self._card_form = card_form
         self._s3 = s3
         bucket, _, self._folder = uri.removeprefix("s3://").partition("/")
         self._address = s3_uri(bucket, self._folder) if s3 else uri
@@ -431,7 +444,7 @@ class DeltaLake:
         from deltalake import CommitProperties, DeltaTable, Schema
         from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-        wanted = Schema.from_arrow(_SCHEMA)
+        wanted = Schema.from_arrow(_described(self._card_form))
         try:
             table = self._call(self._open, passing=TableNotFoundError)
         except TableNotFoundError:
@@ -521,6 +534,13 @@ class DeltaLake:
             raise UserError(f"the Delta table {self.uri} {said}", Section.DELTA) from None
 
 
+def _described(form: CardForm) -> pa.Schema:
+    """The table's columns, with the form of its card numbers."""
+    at = _SCHEMA.names.index("card_number")
+    comment: Any = {"comment": form.description}
+    return _SCHEMA.set(at, _SCHEMA.field(at).with_metadata(comment))
+
+
 def open_delta(settings: Settings) -> DeltaLake | None:
     """The Delta table that the settings name; None if they name none.
 
@@ -539,6 +559,7 @@ def open_delta(settings: Settings) -> DeltaLake | None:
             " txn-platform with its extra `delta`, or unset the variable",
             Section.DELTA,
         ) from None
+    form = card_form(settings.card_policy, settings.card_mask)
     _require_apart(place, settings)
     if not place.startswith("s3://"):
         directory = Path(place).absolute()
@@ -550,10 +571,10 @@ def open_delta(settings: Settings) -> DeltaLake | None:
                 " set DELTA_LAKE_S3_PATH to a place that can be written",
                 Section.DELTA,
             ) from None
-        return DeltaLake(str(directory), None)
+        return DeltaLake(str(directory), None, form)
     name = place.removeprefix("s3://").partition("/")[0]
     bucket, access = open_bucket(settings, name, StoreLimits())
-    return DeltaLake(place, (bucket, access))
+    return DeltaLake(place, (bucket, access), form)
 
 
 def require_delta(delta: DeltaLake | None) -> DeltaLake:

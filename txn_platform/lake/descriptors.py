@@ -17,23 +17,24 @@ from txn_platform.contract.descriptors import (
 from txn_platform.errors import UserError
 
 if TYPE_CHECKING:
+    from txn_platform.contract.schema import CardForm
     from txn_platform.lake.base import Lake
 
 _LOG: Final = logging.getLogger(__name__)
 
 
-def write_descriptors(lake: Lake, *, clear_cards: bool) -> None:
+def write_descriptors(lake: Lake, card_form: CardForm) -> None:
     """Put the descriptors into a lake that lacks them, or that has other ones.
 
     A failure is a warning in the log: the rows do not need them, and the next run tries again.
 
     Args:
         lake: that is described.
-        clear_cards: published card numbers are in clear, and not masked.
+        card_form: the form of published card numbers.
     """
     contents = {
-        PACKAGE_NAME: data_package(clear_cards=clear_cards),
-        CONTRACT_NAME: data_contract(lake.uri(""), clear_cards=clear_cards),
+        PACKAGE_NAME: data_package(card_form=card_form),
+        CONTRACT_NAME: data_contract(lake.uri(""), card_form=card_form),
     }
     try:
         for name, content in contents.items():

@@ -10,16 +10,19 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
-from txn_platform.contract.schema import CONTRACT_VERSION
+from txn_platform.contract.schema import CARD_MASKS, CONTRACT_VERSION, DEFAULT_MASK
 from txn_platform.rows.reconciliation import ControlTotals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from txn_platform.contract.schema import CardMask
+
 CARD_POLICY: Final = "card_policy"
 _TOTALS: Final = "source_totals"
 _CONTRACT: Final = "contract_version"
-_CARD_KEY: Final = "card_key_fingerprint"
+CARD_KEY: Final = "card_key_fingerprint"
+CARD_MASK: Final = "card_mask"
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,15 @@ class PublishedNotes:
     Attributes:
         totals: of all its rows, published and quarantined: the source's statement, or counted.
         card_policy: `token` or `clear`.
-        card_key: the fingerprint of the key of its card tokens.
+        card_key: the fingerprint of the key of its card tokens, the key's id.
+        card_mask: a name in `CARD_MASKS`. A footer without it has the default.
         contract_version: of the contract that it was validated against.
     """
 
     totals: ControlTotals
     card_policy: str
     card_key: str
+    card_mask: CardMask = DEFAULT_MASK
     contract_version: str = CONTRACT_VERSION
 
     def to_footer(self) -> dict[str, str]:
@@ -43,7 +48,8 @@ class PublishedNotes:
         return {
             _TOTALS: json.dumps(self.totals.to_display(), sort_keys=True),
             CARD_POLICY: self.card_policy,
-            _CARD_KEY: self.card_key,
+            CARD_KEY: self.card_key,
+            **({} if self.card_mask == DEFAULT_MASK else {CARD_MASK: self.card_mask}),
             _CONTRACT: self.contract_version,
         }
 
@@ -55,8 +61,22 @@ class PublishedNotes:
             return cls(
                 ControlTotals.of_display(json.loads(notes[_TOTALS.encode()])),
                 notes[CARD_POLICY.encode()].decode(),
-                notes[_CARD_KEY.encode()].decode(),
+                notes[CARD_KEY.encode()].decode(),
+                mask_of_footer(metadata),
                 notes[_CONTRACT.encode()].decode(),
             )
         except (KeyError, ValueError, TypeError, AttributeError):
             return None
+
+
+def mask_of_footer(metadata: Mapping[bytes, bytes] | None) -> CardMask:
+    """The mask that the card numbers of a published object have.
+
+    Raises:
+        ValueError: its footer names one that is not known.
+    """
+    named = (metadata or {}).get(CARD_MASK.encode(), DEFAULT_MASK.encode()).decode()
+    for mask in CARD_MASKS:
+        if mask == named:
+            return mask
+    raise ValueError(f"the card mask {named!r} is not known")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from txn_platform.addresses import require_dagster_home
-from txn_platform.card_key import kept_card_key
+from txn_platform.card_key import card_key_for_processes
 from txn_platform.errors import UserError
 from txn_platform.homes import writable_home
 from txn_platform.local import seaweedfs
@@ -127,11 +127,10 @@ def local_stack_services(*, directory: bool = False) -> Generator[Services]:
         )
         processes = [generator]
         # The same key for both kinds of lake, so that a card keeps its token.
-        given = settings.card_key
         environment = {
             "AWS_BUCKET_NAME": "",
             "TXN_LAKE_DIRECTORY": "",
-            "TXN_CARD_KEY": given.get_secret_value() if given else kept_card_key(home),
+            "TXN_CARD_KEY": card_key_for_processes(settings),
             "DAGSTER_HOME": str(_dagster_home(home)),
             **without_proxy_for_loopback(),
         }

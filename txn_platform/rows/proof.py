@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
@@ -16,9 +17,10 @@ from txn_platform.arrow.dictionaries import DictionaryEncoded, PerDictionary, in
 from txn_platform.arrow.prefetch import prefetch
 from txn_platform.contract.card_numbers import holds_card_number
 from txn_platform.contract.schema import (
+    CARD_MASKS,
+    DEFAULT_MASK,
     FREE_TEXTS,
     IDENTIFIERS,
-    MASKED_CARD_NUMBER,
     PUBLISHED_SCHEMA,
 )
 from txn_platform.rows.duplicates import RepeatedIds
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from txn_platform.arrow.dictionaries import Column
+    from txn_platform.contract.schema import CardMask
     from txn_platform.rows.duplicates import Batches
 
 _COLUMNS: Final = [
@@ -69,7 +72,12 @@ class Proof:
 
 
 def prove_published(
-    schema: pa.Schema, batches: Batches, expected: ControlTotals, *, clear_cards: bool
+    schema: pa.Schema,
+    batches: Batches,
+    expected: ControlTotals,
+    *,
+    clear_cards: bool,
+    card_mask: CardMask = DEFAULT_MASK,
 ) -> Proof:
     """Read a file back, and compare it with the contract and with totals.
 
@@ -79,6 +87,7 @@ def prove_published(
         expected: the totals of the landed rows less those of the quarantined rows. The totals of
             the landed rows are known to equal the source's.
         clear_cards: whether card numbers are published as sent; if so, none is looked for.
+        card_mask: the mask that every card number must have otherwise.
     """
     if not schema.equals(PUBLISHED_SCHEMA):
         return Proof(schema_faults=[f"not as in the contract: {_differing(schema)}"])
@@ -87,7 +96,7 @@ def prove_published(
     repeated = RepeatedIds()
     in_clear = _Positions()
     shows_card = {
-        "card_number": PerDictionary(_is_not_masked),
+        "card_number": PerDictionary(partial(_differs, CARD_MASKS[card_mask].pattern)),
         **{name: PerDictionary(_holds_card_number) for name in FREE_TEXTS},
         **{name: PerDictionary(_is_card_number) for name in IDENTIFIERS},
     }
@@ -154,9 +163,9 @@ def _rows_with(
     return np.flatnonzero(np.append(holds, [False])[indices_of(encoded)])
 
 
-def _is_not_masked(values: Column) -> NDArray[np.bool_]:
+def _differs(pattern: str, values: Column) -> NDArray[np.bool_]:
     texts = pl.Series("text", values, dtype=pl.String)
-    return ~texts.str.contains(MASKED_CARD_NUMBER).to_numpy()
+    return ~texts.str.contains(pattern).to_numpy()
 
 
 def _holds_card_number(values: Column) -> NDArray[np.bool_]:

@@ -23,13 +23,16 @@ from txn_platform.arrow.dictionaries import (
     with_values,
 )
 from txn_platform.card_key import SHORTEST_KEY, fingerprint
-from txn_platform.contract.schema import PUBLISHED_COLUMNS
+from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK, PUBLISHED_COLUMNS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CLEAR_PREFIX_DIGITS = 6
-CLEAR_SUFFIX_DIGITS = 4
+    from txn_platform.contract.schema import CardMask
+
+# Of the mask that messages show, whatever is published.
+CLEAR_PREFIX_DIGITS = CARD_MASKS[DEFAULT_MASK].first
+CLEAR_SUFFIX_DIGITS = CARD_MASKS[DEFAULT_MASK].last
 
 # For each length, how many numbers of 13 or more digits are shorter.
 _SHORTER: Final = np.array(
@@ -51,15 +54,20 @@ class CardProtector:
     without the key. A hexadecimal token could have long runs of digits, which scanners would take
     for card numbers.
 
-    The mask keeps the first six and the last four digits, as PCI DSS 4.0 (requirement 3.4.1)
-    allows.
+    The mask keeps the first six and the last four digits, as PCI DSS 4.0.1 (requirement 3.4.1)
+    allows, or less.
 
     Attributes:
         key_fingerprint: tells the key from others; see `card_key.fingerprint`.
+        mask: the name of the mask.
     """
 
-    def __init__(self, key: bytes) -> None:
-        """Args: key: secret, at least `SHORTEST_KEY` bytes.
+    def __init__(self, key: bytes, mask: CardMask = DEFAULT_MASK) -> None:
+        """Make tokens under a key, and masks of a form.
+
+        Args:
+            key: secret, at least `SHORTEST_KEY` bytes.
+            mask: a name in `CARD_MASKS`.
 
         Raises:
             ValueError: the key is shorter.
@@ -67,6 +75,7 @@ class CardProtector:
         if len(key) < SHORTEST_KEY:
             raise ValueError(f"the card key must have at least {SHORTEST_KEY} bytes")
         self.key_fingerprint = fingerprint(key)
+        self.mask: CardMask = mask
         # A copy has the key in it already, which saves half of the hashing.
         self._keyed = hmac.new(key, digestmod=hashlib.sha256)
         # The numbers met so far as integers, ascending, and the indices of their masks and tokens.
@@ -108,20 +117,25 @@ class CardProtector:
     def _remember(self, numbers: Column, values: NDArray[np.uint64]) -> None:
         values, firsts = np.unique(values, return_index=True)
         numbers = take(numbers, firsts)
-        number = pl.col("number")
-        hidden = number.str.len_bytes() - CLEAR_PREFIX_DIGITS - CLEAR_SUFFIX_DIGITS
-        masks = pl.DataFrame({"number": pl.Series(numbers, dtype=pl.String)}).select(
-            number.str.slice(0, CLEAR_PREFIX_DIGITS)
-            + pl.lit("*").repeat_by(hidden).list.join("")
-            + number.str.slice(-CLEAR_SUFFIX_DIGITS)
-        )
-        masks = masks.to_series().to_arrow().cast(pa.string())
+        masks = self._masks_of(numbers)
         at = np.searchsorted(self._numbers, values)
         self._numbers = np.insert(self._numbers, at, values)
         indices = np.arange(len(self._masks), len(self._masks) + len(values))
         self._indices = np.insert(self._indices, at, indices)
         self._masks = pa.concat_arrays([self._masks, masks])
         self._tokens = pa.concat_arrays([self._tokens, self._tokens_of(numbers)])
+
+    def _masks_of(self, numbers: Column) -> Column:
+        if self.mask == "none":
+            return pa.nulls(len(numbers), pa.string()).fill_null("****")
+        number, form = pl.col("number"), CARD_MASKS[self.mask]
+        hidden = number.str.len_bytes() - form.first - form.last
+        masks = pl.DataFrame({"number": pl.Series(numbers, dtype=pl.String)}).select(
+            number.str.slice(0, form.first)
+            + pl.lit("*").repeat_by(hidden).list.join("")
+            + number.str.slice(-form.last)
+        )
+        return masks.to_series().to_arrow().cast(pa.string())
 
     def _tokens_of(self, numbers: Column) -> pa.StringArray:
         digests = list(map(self._digest, pl.Series(numbers, dtype=pl.String).to_list()))

@@ -11,6 +11,9 @@ import yaml
 
 from txn_platform.contract.descriptors import data_contract, data_package
 from txn_platform.contract.schema import (
+    CARD_IN_CLEAR,
+    CARD_MASKS,
+    DEFAULT_MASK,
     PUBLISHED,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
@@ -18,23 +21,26 @@ from txn_platform.contract.schema import (
     RAW,
     RAW_SCHEMA,
     VALIDATED,
+    CardForm,
 )
 
 _ROOTS = ("s3://bucket/lake/", "/home/somebody/.txn/lake")
 
 
-def _resources(*, clear_cards: bool = False) -> dict[str, Any]:
-    package = json.loads(data_package(clear_cards=clear_cards))
+def _resources(card_form: CardForm = CARD_MASKS[DEFAULT_MASK]) -> dict[str, Any]:
+    package = json.loads(data_package(card_form=card_form))
     return {resource["name"]: resource for resource in package["resources"]}
 
 
-def _fields(table: str, *, clear_cards: bool = False) -> dict[str, Any]:
-    schema = _resources(clear_cards=clear_cards)[table]["schema"]
+def _fields(table: str, card_form: CardForm = CARD_MASKS[DEFAULT_MASK]) -> dict[str, Any]:
+    schema = _resources(card_form)[table]["schema"]
     return {field["name"]: field for field in schema["fields"]}
 
 
-def _properties(root: str = _ROOTS[0], *, clear_cards: bool = False) -> dict[str, Any]:
-    contract = yaml.safe_load(data_contract(root, clear_cards=clear_cards))
+def _properties(
+    root: str = _ROOTS[0], card_form: CardForm = CARD_MASKS[DEFAULT_MASK]
+) -> dict[str, Any]:
+    contract = yaml.safe_load(data_contract(root, card_form=card_form))
     (table,) = contract["schema"]
     assert table["name"] == PUBLISHED
     return {each["name"]: each for each in table["properties"]}
@@ -104,16 +110,22 @@ def test_patterns_can_be_read_by_python() -> None:
     assert r"\p{C}" in _properties()["merchant_name"]["logicalTypeOptions"]["pattern"]
 
 
-def test_a_lake_with_card_numbers_in_clear_says_so() -> None:
-    number = "4111111111111111"
-    for clear, holds, breaks in ((False, "411111******1111", number), (True, number, "4111****")):
-        field = _fields(PUBLISHED, clear_cards=clear)["card_number"]
-        each = _properties(clear_cards=clear)["card_number"]
+def test_a_lake_says_how_its_card_numbers_are_published() -> None:
+    holding = {
+        CARD_IN_CLEAR: "4111111111111111",
+        CARD_MASKS["first6last4"]: "411111******1111",
+        CARD_MASKS["last4"]: "************1111",
+        CARD_MASKS["none"]: "****",
+    }
+    for form, holds in holding.items():
+        field = _fields(PUBLISHED, form)["card_number"]
+        each = _properties(card_form=form)["card_number"]
         for pattern in (field["constraints"]["pattern"], each["logicalTypeOptions"]["pattern"]):
-            assert re.search(pattern, holds)
-            assert not re.search(pattern, breaks)
-        assert field["description"] == each["description"]
-        assert ("in clear" in each["description"]) is clear
+            assert [bool(re.search(pattern, value)) for value in holding.values()] == [
+                value == holds for value in holding.values()
+            ]
+        assert field["description"] == each["description"] == form.description
+        assert ("in clear" in each["description"]) is (form is CARD_IN_CLEAR)
 
 
 def test_the_contract_says_where_the_rows_are() -> None:

@@ -25,10 +25,12 @@ from dagster._core.loader import LoadingContextForTest
 from txn_platform.cli import main
 from txn_platform.contract.descriptors import CONTRACT_NAME, PACKAGE_NAME
 from txn_platform.contract.schema import (
+    CARD_MASKS,
     DICTIONARY_ENCODED_COLUMNS,
     PUBLISHED_SCHEMA,
     QUARANTINE_SCHEMA,
     RAW_SCHEMA,
+    CardMask,
 )
 from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
@@ -821,6 +823,44 @@ def test_fictitious_numbers_can_be_published_in_clear_and_the_object_says_so(
     assert set(pl.read_parquet(_PUBLISHED)["card_number"]) == {"411111******1111"}
 
 
+@pytest.mark.parametrize(
+    ("mask", "shown"), [("last4", "************1111"), ("none", "****"), ("first6last4", None)]
+)
+def test_a_mask_that_shows_less_is_told_by_the_object_and_the_contract(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, mask: CardMask, shown: str | None
+) -> None:
+    monkeypatch.setenv("TXN_CARD_MASK", mask)
+    result = _materialize(there)
+    assert result.success
+    assert set(pl.read_parquet(_PUBLISHED)["card_number"]) == {shown or "411111******1111"}
+    notes = pq.read_metadata(_PUBLISHED).metadata or {}
+    # The default adds nothing, so that objects stay as they were.
+    assert notes.get(b"card_mask") == (mask.encode() if shown else None)
+    fingerprint = notes[b"card_key_fingerprint"].decode()
+    told = {
+        event.asset_key.path[-1]: event.materialization.metadata
+        for event in result.get_asset_materialization_events()
+        if event.asset_key is not None
+    }
+    for asset in ("validated_transactions", "s3_parquet_transactions"):
+        assert told[asset]["card_mask"].value == mask
+        assert told[asset]["card_key_fingerprint"].value == fingerprint
+    field = pq.read_schema(_PUBLISHED).field("card_number")
+    assert field.metadata == {b"description": CARD_MASKS[mask].description.encode()}
+    contract = Path(".txn/lake/contract.odcs.yaml").read_text("utf-8")
+    assert CARD_MASKS[mask].pattern in contract.replace("\\\\", "\\")
+    # A file with another mask than it says is not published.
+    if shown:
+        validated = Path(str(_PUBLISHED).replace("s3_parquet", "validated"))
+        table = pq.read_table(validated)
+        wrong = dict(notes) | {b"card_mask": b"first6last4"}
+        wrong.pop(b"ARROW:schema")
+        pq.write_table(table.replace_schema_metadata(wrong), validated)
+        failed = _materialize(there, "s3_parquet_transactions")
+        assert not failed.success
+        assert any("show a card number in card_number" in each for each in _messages(failed))
+
+
 def test_a_shared_lake_without_a_key_is_refused(
     there: ServedSource, s3_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -830,7 +870,7 @@ def test_a_shared_lake_without_a_key_is_refused(
     assert message.startswith("TXN_CARD_KEY is not set")
     monkeypatch.setenv("TXN_CARD_KEY", "short")
     (message,) = _messages(_materialize(there))
-    assert message.startswith("TXN_CARD_KEY: the card key must have at least 16 bytes (docs/")
+    assert message.startswith("TXN_CARD_KEY: the card key must have at least 16 bytes. Make")
     monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes and more")
     assert _materialize(there).success
 

@@ -13,6 +13,7 @@ import pytest
 
 from txn_platform.backoff import Backoff
 from txn_platform.contract.descriptors import PACKAGE_NAME, data_package
+from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile
 from txn_platform.lake.bucket import StoreLimits
@@ -394,7 +395,7 @@ def test_descriptors_are_sent_once_and_a_store_that_refuses_them_is_a_warning(
         proxy.fail(Operation.PUT, Fault.DENIED, times=1)
         for refused, puts in ((True, 1), (False, 3), (False, 3)):
             caplog.clear()
-            write_descriptors(_lake(endpoint_url=proxy.url), clear_cards=False)
+            write_descriptors(_lake(endpoint_url=proxy.url), CARD_MASKS[DEFAULT_MASK])
             assert proxy.seen[Operation.PUT] == puts
             warnings = [record.getMessage() for record in caplog.records]
             assert len(warnings) == refused

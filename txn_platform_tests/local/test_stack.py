@@ -186,7 +186,7 @@ def test_the_directory_lake_needs_no_s3(
             "TXN_LAKE_DIRECTORY": "",
             "TXN_FIRST_HOUR": Window(first_hour).partition_key,
             "DAGSTER_HOME": str(Path.cwd() / ".txn" / "dagster"),
-            "TXN_CARD_KEY": (Path.cwd() / ".txn" / "card-key").read_text(),
+            "TXN_CARD_KEY": (Path.cwd() / ".txn" / "card-key").as_uri(),
             "NO_PROXY": "127.0.0.1,localhost,::1",
             "no_proxy": "127.0.0.1,localhost,::1",
         }

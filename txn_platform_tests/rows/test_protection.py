@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txn_platform.arrow.dictionaries import as_frame
-from txn_platform.contract.schema import Transaction
+from txn_platform.contract.schema import CARD_MASKS, CardMask, Transaction
 from txn_platform.rows.protection import CardProtector
 
 _KEY = b"sixteen bytes ok"
@@ -28,6 +28,25 @@ def test_masks_keep_first_six_and_last_four() -> None:
         "411111******1111",
         "630400*********0000",
     ]
+
+
+@pytest.mark.parametrize(
+    ("mask", "masks"),
+    [
+        ("last4", ["************1111", None, "***********0005", "***************0000"]),
+        ("none", ["****", None, "****", "****"]),
+    ],
+)
+def test_masks_can_keep_less(mask: CardMask, masks: list[str | None]) -> None:
+    protector = CardProtector(_KEY, mask)
+    found, tokens = protector.protect(_ENCODED)
+    assert found.to_pylist() == [*masks[:3], masks[0], masks[3]]
+    assert tokens.equals(CardProtector(_KEY).protect(_ENCODED)[1])
+    shown = pl.Series(masks, dtype=pl.String).drop_nulls()
+    assert shown.str.contains(CARD_MASKS[mask].pattern).all()
+    # A full number is no mask of any form.
+    for form in CARD_MASKS.values():
+        assert not pl.Series(["4111111111111111"]).str.contains(form.pattern).any()
 
 
 def test_tokens_are_hmac_sha256_under_the_key() -> None:
