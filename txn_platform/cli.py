@@ -440,6 +440,92 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
         sys.exit(1)
 
 
+@main.command("rotate-card-key")
+@lake_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rotate_card_key(*, yes: bool) -> None:
+    """Replace the card key, and the tokens of all windows that have a raw object.
+
+    A key under TXN_HOME is replaced by a new one. For another, set TXN_CARD_KEY to the new key and
+    TXN_CARD_KEY_PREVIOUS to the old one first: until the end both are valid. Windows without a raw
+    object keep their tokens, and a mapping from old to new tokens joins them. The same command goes
+    on with a rotation that was stopped. Exit code 1 when a window could not be rewritten.
+    """
+    from rich.console import Console
+
+    from txn_platform.interrupts import Interrupts
+
+    console = Console(stderr=True)
+    stops = "Ctrl-C: stops after this hour. A second Ctrl-C stops at once."
+    interrupts = Interrupts(lambda: console.print(stops, highlight=False, soft_wrap=True))
+    with ExitStack() as stack:
+        # Before imports that start threads, which would receive Ctrl-C too.
+        stack.enter_context(interrupts.received())
+        from txn_platform.card_key_rotation import Rotation
+        from txn_platform.console_logs import ConsoleHandler, handling_logs
+        from txn_platform.lake.opening import open_lake
+        from txn_platform.settings import load_settings
+        from txn_platform.terminal import rotation_groups, stopped
+        from txn_platform.window_runs import run_windows
+
+        settings = load_settings()
+        _say_what_is_in_use(settings)
+        lake = open_lake(settings)
+        stack.enter_context(handling_logs(ConsoleHandler(console)))
+        rotation = Rotation(settings, lake)
+        with console.status("looking at the lake", spinner=_SPINNER) as status:
+            plan = rotation.plan(lambda done: status.update(f"looked at {done:,} objects"))
+        _print_table(rotation_groups(plan))
+        if not yes:
+            click.confirm(f"Replace the card key, {rotation.change}?", abort=True)
+        rotation.begin()
+        _print(f"Card key {rotation.change}.")
+        with console.status("mapping the tokens of all landed cards", spinner=_SPINNER):
+            mapped = rotation.map(plan)
+        _print(f"{mapped.tokens:,} tokens mapped in {mapped.uri}.")
+        if mapped.missing:
+            click.echo(
+                "Tokens that are not mapped, because no raw object has their cards:"
+                f" {mapped.missing:,}.",
+                err=True,
+            )
+        windows = list(plan.rewritten)
+        results: list[Result] = []
+        if windows:
+            from txn_platform.runs import dagster_instance, end_killed_runs, validate_again
+
+            with dagster_instance() as instance:
+                end_killed_runs(instance)
+
+                def run(window: Window) -> Summary:
+                    what = f"{len(results) + 1:,} of {len(windows):,}: {window.partition_key}"
+                    with console.status(what, spinner=_SPINNER) as status:
+                        return validate_again(
+                            window,
+                            instance=instance,
+                            on_progress=lambda doing: status.update(f"{what}: {doing}"),
+                        )
+
+                for result in run_windows(windows, {}, run, interrupts):
+                    results.append(result)
+                    _print_result(result, as_json=False, several=True)
+        if said := stopped(results, windows):
+            click.echo(said, err=True)
+        # Other processes may have published under the old key meanwhile.
+        left = rotation.plan()
+        if left.rewritten:
+            click.echo(
+                f"Windows that still have another key: {len(left.rewritten):,}. See to the errors"
+                " above and to processes with the old key, and run the same command again.",
+                err=True,
+            )
+            sys.exit(1)
+        _print(
+            f"Windows with the new key: {left.done:,}. Windows that keep theirs:"
+            f" {len(left.kept):,}. {rotation.end()}"
+        )
+
+
 @main.command()
 @click.option(
     "--keep",

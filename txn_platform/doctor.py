@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from txn_platform.card_key import card_key
+from txn_platform.card_key import checked_card_key, previous_card_key
 from txn_platform.errors import UserError
+from txn_platform.lake.card_tokens import several_keys
 from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake, require_first_hour
 from txn_platform.local.processes import generator_url, start_generator
@@ -65,7 +66,7 @@ def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
     if settings.dagster_home is not None:
         yield _try("dagster", _examine_dagster)
     yield from _examine_alerts(settings)
-    yield _try("card key", lambda: _examine_card_key(settings))
+    yield from _examine_card_key(settings)
     yield _try("source", lambda: _examine_source(settings))
     yield from _examine_lake(settings)
     if settings.delta_path is not None:
@@ -84,9 +85,24 @@ def _describe(settings: Settings) -> str:
     return f"source: {source}; at most {settings.max_quarantine:.2%} of a window may be quarantined"
 
 
-def _examine_card_key(settings: Settings) -> str:
-    card_key(settings)
-    return "TXN_CARD_KEY" if settings.card_key else f"kept in {settings.home / 'card-key'}"
+def _examine_card_key(settings: Settings) -> Iterator[Finding]:
+    try:
+        key, previous = checked_card_key(settings), previous_card_key(settings)
+    except UserError as error:
+        yield Finding("card key", good=False, message=str(error))
+        return
+    yield Finding("card key", good=True, message=f"{key.place}, with the id {key.fingerprint}")
+    if key.weakness:
+        message = (
+            f"the card key {key.weakness}: TXN_ALLOW_WEAK_CARD_KEY keeps it for now, replace it by"
+            " `txn rotate-card-key`"
+        )
+        yield Finding("card key", good=True, message=message, note=True)
+    if previous is not None:
+        message = (
+            f"a rotation from {previous.fingerprint} is under way: `txn rotate-card-key` goes on"
+        )
+        yield Finding("card key", good=True, message=message, note=True)
 
 
 def _examine_dagster() -> str:
@@ -174,6 +190,8 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
         return
     try:
         require_first_hour(lake, _PUBLISHED, settings.first_hour)
+        if told := several_keys(lake, lake.keys(_PUBLISHED)):
+            yield Finding("card key", good=True, message=told, note=True)
     except UserError as error:
         yield Finding("lake", good=False, message=str(error))
 

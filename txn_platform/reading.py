@@ -7,6 +7,7 @@ get their inputs from `defs/io_managers`.
 from __future__ import annotations
 
 import operator
+import warnings
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
 from functools import reduce
@@ -19,6 +20,7 @@ import pyarrow as pa
 from txn_platform.contract.schema import PUBLISHED, PUBLISHED_COLUMNS, PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
+from txn_platform.lake.card_tokens import several_keys
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.in_use import local_stack
@@ -106,6 +108,10 @@ def read_transactions(
         UserError: an argument is not allowed, a window is not published, or the store can't be
             reached.
 
+    Warns:
+        UserWarning: the windows have card tokens under several card keys, which do not join. Only
+            with `card_token` among the columns.
+
     Example:
         >>> from txn_platform import read_transactions
         >>> frame = read_transactions(
@@ -125,6 +131,9 @@ def read_transactions(
     keys, missing = _published(lake, windows)
     if missing and not allow_missing:
         raise _lacking(lake, missing, len(windows), local_stack(settings))
+    # Columns without tokens need no look at the footers.
+    if "card_token" in chosen and (told := several_keys(lake, keys)):
+        warnings.warn(told, stacklevel=2)
     frame = lake.scan(keys) if keys else _empty().lazy()
     if (first, after) != (windows[0].start, windows[-1].end):
         wanted &= (pl.col("transaction_at") >= first) & (pl.col("transaction_at") < after)

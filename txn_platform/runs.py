@@ -160,6 +160,45 @@ def materialize(
         KeyboardInterrupt: it was interrupted, which Dagster keeps to itself.
         RuntimeError: it failed otherwise; says what Dagster recorded, with the traceback.
     """
+    resources = {"generator": {"config": {"url": source_url}}}
+    return _run(
+        window,
+        instance,
+        on_progress,
+        {
+            "resources": resources,
+            "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
+        },
+    )
+
+
+def validate_again(
+    window: Window, *, instance: dg.DagsterInstance, on_progress: Callable[[str], None]
+) -> Summary:
+    """Validate and publish a landed window again, without a question to the source.
+
+    Args:
+        window: to run.
+        instance: that records the run.
+        on_progress: called with a phrase for each step of the run.
+
+    Raises:
+        UserError: as for `materialize`.
+        KeyboardInterrupt: as for `materialize`.
+        RuntimeError: as for `materialize`.
+    """
+    assets = (checks.VALIDATED, checks.QUARANTINED, checks.PUBLISHED)
+    return _run(window, instance, on_progress, {}, list(map(dg.AssetKey, assets)))
+
+
+def _run(
+    window: Window,
+    instance: dg.DagsterInstance,
+    on_progress: Callable[[str], None],
+    run_config: Mapping[str, Any],
+    selection: list[dg.AssetKey] | None = None,
+) -> Summary:
+    """Run the job for one window, or those of its assets that are selected."""
     started = time.monotonic()
     defs = dg.Definitions.merge(
         build_defs(), dg.Definitions(loggers={_LOGGER: _progress_logger(on_progress)})
@@ -170,11 +209,8 @@ def materialize(
             instance=instance,
             partition_key=window.partition_key,
             run_id=run_id,
-            run_config={
-                "loggers": {_LOGGER: {}},
-                "resources": {"generator": {"config": {"url": source_url}}},
-                "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
-            },
+            run_config={"loggers": {_LOGGER: {}}, **run_config},
+            asset_selection=selection,
             raise_on_error=False,
         )
     if not result.success:
@@ -189,7 +225,7 @@ def materialize(
     }
     return Summary(
         partition=window.partition_key,
-        sent=rows[checks.RAW],
+        sent=written[checks.PUBLISHED]["rows_sent"].value,
         validated=rows[checks.VALIDATED],
         quarantined=rows[checks.QUARANTINED],
         reasons=reasons_of(written[checks.QUARANTINED]),

@@ -18,6 +18,7 @@ from txn_platform.windows import WINDOW_LENGTH, Window
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from txn_platform.card_key_rotation import RotationPlan
     from txn_platform.window_runs import Result
     from txn_platform.window_states import State, WindowState
 
@@ -109,6 +110,19 @@ def stopped(results: Sequence[Result], windows: Sequence[Window]) -> str:
         f"Stopped by Ctrl-C: {outcomes['published']:,} published, {outcomes['skipped']:,} skipped,"
         f" {outcomes['failed']:,} failed, {not_run:,} not run. The same command runs the rest."
     )
+
+
+def rotation_groups(plan: RotationPlan) -> Table:
+    """The windows of a rotation of the card key: those that are rewritten, and those that stay."""
+    table = _table("with another key", "windows", "keys", "partitions")
+    table.columns[2].justify = table.columns[3].justify = "left"
+    for name, windows in (
+        ("landed: rewritten", plan.rewritten),
+        ("not landed: mapped", plan.kept),
+    ):
+        spans = ", ".join(_ranges(list(windows))) if windows else ""
+        table.add_row(name, f"{len(windows):,}", ", ".join(sorted(set(windows.values()))), spans)
+    return table
 
 
 def calendar(states: Sequence[WindowState]) -> Group:

@@ -53,7 +53,7 @@ _LAYERS: list[set[str]] = [
     {"definitions"},
     {"runs"},
     {"chosen_lake", "demo", "doctor", "extensions", "window_runs"},
-    {"terminal"},
+    {"card_key_rotation", "terminal"},
     {"cli"},
 ]
 
