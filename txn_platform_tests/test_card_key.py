@@ -24,8 +24,8 @@ from txn_platform.card_key import (
 )
 from txn_platform.cli import main
 from txn_platform.errors import UserError
+from txn_platform.local.seaweedfs import REGION
 from txn_platform.settings import load_settings
-from txn_platform_tests.conftest import REGION
 
 if TYPE_CHECKING:
     from collections.abc import Callable

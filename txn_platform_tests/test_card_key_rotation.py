@@ -22,13 +22,20 @@ from txn_platform import read_transactions
 from txn_platform.card_key import card_key, fingerprint
 from txn_platform.cli import main
 from txn_platform.contract.card_numbers import luhn_is_valid
+from txn_platform.lake.layout import object_key
+from txn_platform.lake.opening import open_lake
+from txn_platform.local.seaweedfs import REGION
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from click.testing import Result
+
+    from txn_platform_tests.conftest import S3Endpoint
 
 DAY = "2026-11-19"
 KEYS = [f"{DAY}-{hour:02}:00" for hour in range(4)]
@@ -160,6 +167,43 @@ def test_given_keys_are_both_valid_until_the_rotation_ends(
     assert "Windows with the new key: 3. Windows that keep theirs: 1." in again.stdout
     monkeypatch.setenv("TXN_CARD_KEY_PREVIOUS", new)
     assert "are the same key" in txn("rotate-card-key", "--yes", code=1).output
+
+
+def test_a_bucket_is_rotated_and_the_mapping_is_encrypted_as_the_raw_zone(
+    source: HourlySource,
+    s3_servers: Callable[[str], S3Endpoint],
+    s3_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = s3_servers("moto")
+    for name, value in {
+        "AWS_BUCKET_NAME": store.bucket,
+        "AWS_ACCESS_KEY_ID": store.access_key,
+        "AWS_SECRET_ACCESS_KEY": store.secret_key,
+        "AWS_REGION": REGION,
+        "AWS_ENDPOINT_URL": store.url,
+        "TXN_LAKE_PREFIX": s3_prefix,
+        "TXN_RAW_SSE": "alias/raw-zone",
+        "TXN_CARD_KEY": secrets.token_hex(32),
+    }.items():
+        monkeypatch.setenv(name, value)
+    hours = KEYS[:2]
+    assert source.url
+    txn("run", "--from", hours[0], "--to", hours[1])
+    lake = open_lake(load_settings())
+    window = Window.of_partition(hours[0])
+    for asset in ("raw_transactions", "quarantined_transactions"):
+        lake.erase(object_key(asset, window), [""])
+    monkeypatch.setenv("TXN_CARD_KEY_PREVIOUS", os.environ["TXN_CARD_KEY"])
+    monkeypatch.setenv("TXN_CARD_KEY", secrets.token_hex(32))
+    txn("rotate-card-key", "--yes")
+    with pytest.warns(UserWarning, match="under 2 card keys"):
+        rows = read_transactions(hours[0], f"{DAY}T02:00:00Z").collect()
+    (key,) = lake.keys("card_token_mappings")
+    pairs = lake.scan([key]).collect()
+    assert set(pairs.row(0)) == set(rows["card_token"])
+    found = store.client().head_object(Bucket=store.bucket, Key=f"{s3_prefix}/{key}")
+    assert found["ServerSideEncryption"] == "aws:kms"
 
 
 def test_tokens_of_the_key_before_the_last_are_mapped_to_the_newest(hours: list[str]) -> None:

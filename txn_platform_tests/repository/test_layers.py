@@ -52,8 +52,8 @@ _LAYERS: list[set[str]] = [
     {"defs"},
     {"definitions"},
     {"runs"},
-    {"chosen_lake", "demo", "doctor", "extensions", "window_runs"},
-    {"card_key_rotation", "terminal"},
+    {"card_key_rotation", "chosen_lake", "demo", "doctor", "extensions", "window_runs"},
+    {"terminal"},
     {"cli"},
 ]
 
