@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from txn_platform.addresses import require_dagster_home
 from txn_platform.errors import UserError
+from txn_platform.private_files import make_private_directory
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def writable_home(settings: Settings) -> Path:
-    """`TXN_HOME` as an absolute path, created if necessary.
+    """`TXN_HOME` as an absolute path, for its owner alone, created if necessary.
 
     Raises:
         UserError: it cannot be made or written.
     """
     home = settings.home.absolute()
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        make_private_directory(home)
         with TemporaryFile(dir=home):
             return home
     except OSError as error:

@@ -92,8 +92,8 @@ class LakeSettings(BaseSettings):
     home: Path = Field(
         default=Path(".txn"),
         validation_alias="TXN_HOME",
-        description="The local state: directory lake, staging, keys, logs. `~` at its beginning"
-        " is the home directory.",
+        description="The local state: directory lake, staging, keys, logs. Only its owner may enter"
+        " it (0700). `~` at its beginning is the home directory.",
     )
     bucket: str | None = Field(
         default=None,

@@ -124,6 +124,16 @@ class LakeResource(dg.ConfigurableResource["LakeResource"]):
     delta_path: str | None = None
     """`DELTA_LAKE_S3_PATH` when unset; without both there is no table."""
 
+    @override
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self]:
+        """For as long as a run lasts. Nothing staged stays after it."""
+        try:
+            yield self
+        finally:
+            if "lake" in vars(self):
+                self.lake.discard_staged()
+
     @cached_property
     def lake(self) -> Lake:
         """The lake.

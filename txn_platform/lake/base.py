@@ -12,12 +12,14 @@ import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 import polars as pl
 
 from txn_platform.errors import UserError
 from txn_platform.lake.layout import asset_of_key
 from txn_platform.lake.staging import STAGING_SUFFIX, Staged, StagingWriter, room_on_disk
+from txn_platform.private_files import make_private_directory
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -88,10 +90,16 @@ class Kept:
 class Lake(ABC):
     """A place for objects under keys; see `object_key` for the layout."""
 
-    def __init__(self, staging: Path, *, durable: bool) -> None:
-        """Args: staging: its directory; durable: whether staged files must survive a power cut."""
+    def __init__(self, staging: Path, *, durable: bool, home: Path | None = None) -> None:
+        """Args:
+        staging: the directory of staged files.
+        durable: whether staged files must survive a power cut.
+        home: `TXN_HOME`, if the staging directory is in it.
+        """
         self._staging = staging
         self._durable = durable
+        self._home = home
+        self._writers = WeakSet[StagingWriter]()
 
     def __reduce__(self) -> Any:
         raise UserError(
@@ -108,14 +116,30 @@ class Lake(ABC):
         """
         self.require_writable()
         with room_on_disk(self._staging):
-            self._staging.mkdir(parents=True, exist_ok=True)
+            self._make_staging()
             self.sweep()
             path = self._staging / f"{uuid.uuid4().hex}{STAGING_SUFFIX}"
             try:
-                return StagingWriter(path, schema, encoding, durable=self._durable)
+                writer = StagingWriter(path, schema, encoding, durable=self._durable)
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
+        self._writers.add(writer)
+        return writer
+
+    def discard_staged(self) -> None:
+        """Remove the staged files of this process that were not published.
+
+        A step that failed may not leave the contexts of its writers until the process ends.
+        """
+        for writer in list(self._writers):
+            writer.discard()
+
+    def _make_staging(self) -> None:
+        """Make the directory of staged files, which may hold card numbers, for its owner alone."""
+        if self._home is not None:
+            make_private_directory(self._home)
+        make_private_directory(self._staging)
 
     def sweep(self) -> int:
         """Remove files and uploads of writers that died; returns their number."""

@@ -17,9 +17,10 @@ import polars as pl
 
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Capability, Kept, Lake, StoredObject
-from txn_platform.lake.layout import OBJECT_NAME
+from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import open_parquet
 from txn_platform.lake.staging import STAGING_SUFFIX
+from txn_platform.private_files import make_private
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
 class DirectoryLake(Lake):
     """A lake in a local directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, home: Path | None = None) -> None:
+        """Args: root: the directory; home: `TXN_HOME`, if it is in there."""
         # Within the root: a rename is atomic only within one file system.
-        super().__init__(root / ".staging", durable=True)
+        super().__init__(root / ".staging", durable=True, home=home)
         self._root = root
         # For published files: their identity, and their digest.
         self._written: dict[str, tuple[tuple[int, int], str]] = {}
@@ -43,7 +45,7 @@ class DirectoryLake(Lake):
     @override
     def require_writable(self) -> None:
         try:
-            self._staging.mkdir(parents=True, exist_ok=True)
+            self._make_staging()
         except OSError as error:
             raise UserError(
                 f"the lake's directory {self._root} can't be made ({error.strerror}):"
@@ -69,6 +71,10 @@ class DirectoryLake(Lake):
     @override
     def publish(self, staged: Staged, key: str, *, clear_cards: bool = False) -> StoredObject:
         target = self._root / key
+        if clear_cards:
+            # As earlier versions made them.
+            make_private(self._root / asset_of_key(key))
+            make_private(target)
         if (same := _mark_of_same(target, staged)) is not None:
             # The run that wrote it may have died before it synced the directory.
             _sync_directory(target.parent)
@@ -79,7 +85,12 @@ class DirectoryLake(Lake):
         while not entered[-1].exists():
             entered.append(entered[-1].parent)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for directory in entered[-2::-1]:
+                directory.mkdir(0o700 if clear_cards else 0o777, exist_ok=True)
+            if not clear_cards:
+                # As the umask had it for the folder. Some file systems have no permissions.
+                with contextlib.suppress(PermissionError):
+                    staged.path.chmod(target.parent.stat().st_mode & 0o666)
             mark = _mark(staged.path.stat())
             staged.path.replace(target)
             for directory in entered:

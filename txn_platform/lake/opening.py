@@ -27,7 +27,9 @@ def open_lake(settings: Settings) -> Lake:
         UserError: there are no credentials for the bucket.
     """
     if settings.bucket is None:
-        return DirectoryLake(settings.directory)
+        home = settings.home.absolute()
+        inside = settings.directory.is_relative_to(home)
+        return DirectoryLake(settings.directory, home if inside else None)
     from txn_platform.lake.s3 import open_s3_lake
 
     return open_s3_lake(settings)

@@ -29,6 +29,7 @@ from txn_platform.lake.s3_access import S3Access, open_bucket
 from txn_platform.lake.staging import room_on_disk
 from txn_platform.lake.store_errors import StoreError
 from txn_platform.lake.uploads import ABORTED, abort_orphans, abort_upload, list_uploads, put_parts
+from txn_platform.private_files import make_private_directory
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -82,13 +83,15 @@ class S3Lake(Lake):
         *,
         bucket: Bucket,
         prefix: str,
-        staging: Path,
+        home: Path,
         access: S3Access,
         kms_key: str | None,
     ) -> None:
         # Not durable: after a power cut the run stages its file again.
-        super().__init__(staging, durable=False)
+        super().__init__(home / "staging", durable=False, home=home)
         self.bucket = bucket
+        # Apart from staged files: a marker stays when the store cannot abort its upload.
+        self._markers = home / "uploads"
         self._prefix = f"{prefix}/" if prefix else ""
         self._access = access
         self._encryption = (
@@ -131,12 +134,14 @@ class S3Lake(Lake):
     @override
     def sweep(self) -> int:
         removed = super().sweep()
-        # A marker is beside the staged file of its upload, which exists while its process lives. A
-        # marker alone names an upload that was killed, or whose abort failed.
-        for marker in self._staging.glob(f"*{UPLOAD_MARKER_SUFFIX}"):
-            if not marker.with_suffix("").exists():
-                with suppress(StoreError, FileNotFoundError):
-                    removed += abort_orphans(self.bucket, marker)
+        # A marker has the name of the staged file of its upload, which exists while its process
+        # lives. A marker alone names an upload that was killed, or whose abort failed. Earlier
+        # versions kept both in one directory.
+        for directory in (self._markers, self._staging):
+            for marker in directory.glob(f"*{UPLOAD_MARKER_SUFFIX}"):
+                if not (self._staging / marker.stem).exists():
+                    with suppress(StoreError, FileNotFoundError):
+                        removed += abort_orphans(self.bucket, marker)
         return removed
 
     @override
@@ -199,7 +204,8 @@ class S3Lake(Lake):
             try:
                 if staged.size <= self.bucket.limits.part_bytes:
                     return self.bucket.put(staged.path, place, staged.sha256, properties)
-                marker = staged.path.with_name(staged.path.name + UPLOAD_MARKER_SUFFIX)
+                make_private_directory(self._markers)
+                marker = self._markers / (staged.path.name + UPLOAD_MARKER_SUFFIX)
                 return put_parts(self.bucket, staged.path, place, properties, marker)
             except StoreError as error:
                 # The store may have completed a request without an answer.
@@ -511,7 +517,7 @@ def open_s3_lake(settings: Settings, limits: StoreLimits | None = None) -> S3Lak
     return S3Lake(
         bucket=bucket,
         prefix=settings.lake_prefix,
-        staging=(settings.home / "staging").absolute(),
+        home=settings.home.absolute(),
         access=access,
         kms_key=settings.raw_sse,
     )

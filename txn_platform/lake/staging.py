@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.arrow.dictionaries import as_batch, combined, compacted, encoded_schema
 from txn_platform.errors import UserError
+from txn_platform.private_files import open_new_private
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -96,17 +97,24 @@ class StagingWriter:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # If it cannot be closed, it was not finished, and is removed.
-        self._encoder.shutdown(cancel_futures=True)
-        self._written.close()
-        with contextlib.suppress(Exception):
-            if not self._copied:
-                self._writer.close()
-        self._path.unlink(missing_ok=True)
-        self._lock.close()
+        self.discard()
         if isinstance(error, OSError):
             with room_on_disk(self._path.parent):
                 raise error
+
+    def discard(self) -> None:
+        """Remove the file unless it was published. Doing so again does nothing."""
+        try:
+            self._encoder.shutdown(cancel_futures=True)
+            self._written.close()
+            # If it cannot be closed, it was not finished.
+            with contextlib.suppress(Exception):
+                if not self._copied:
+                    self._writer.close()
+        finally:
+            # Also after a second Ctrl-C.
+            self._path.unlink(missing_ok=True)
+            self._lock.close()
 
     def write(self, rows: pa.RecordBatch | pl.DataFrame) -> None:
         """Append rows. Columns are put into the order and types of the schema; values stay."""
@@ -300,7 +308,7 @@ def room_on_disk(directory: Path) -> Generator[None]:
 def _locked(path: Path) -> BufferedWriter:
     """A new file that is locked before a sweep can remove it."""
     while True:
-        file = path.open("wb")
+        file = open_new_private(path)
         fcntl.flock(file, fcntl.LOCK_EX)
         # A sweep may have removed it before the lock was taken.
         with contextlib.suppress(FileNotFoundError):

@@ -61,6 +61,7 @@ class ManagedProcess:
         directory: where it runs; by default, where this process does.
         watches_stdin: the command itself ends when its standard input closes, and starts no
             processes of its own.
+        umask: of the command; by default, this process's.
         holds: file descriptors (say, of a lock) kept open until the command has ended.
         grace: seconds between SIGTERM and SIGKILL.
 
@@ -77,6 +78,7 @@ class ManagedProcess:
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
         watches_stdin: bool = False,
+        umask: int = -1,
         holds: Sequence[int] = (),
         grace: float = 10.0,
     ) -> None:
@@ -97,6 +99,7 @@ class ManagedProcess:
                     stderr=subprocess.STDOUT,
                     env=environment,
                     cwd=directory,
+                    umask=umask,
                     pass_fds=holds,
                     start_new_session=True,
                 )

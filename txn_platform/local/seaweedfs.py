@@ -21,6 +21,7 @@ from botocore.session import Session
 
 from txn_platform.errors import UserError
 from txn_platform.local.processes import ManagedProcess, ProcessFailed, free_ports, port_is_free
+from txn_platform.private_files import make_private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +93,7 @@ class SeaweedFS:
                 "(Linux on x86-64 or ARM64, macOS), or name another S3 by AWS_ENDPOINT_URL."
             )
         data, logs = data.resolve(), logs.resolve()
-        data.mkdir(parents=True, exist_ok=True)
+        make_private_directory(data)
         logs.mkdir(parents=True, exist_ok=True)
         for left in reversed(range(_STARTS)):
             ports = _choose_ports(data / "ports.json")
@@ -114,6 +115,8 @@ class SeaweedFS:
                     "AWS_SECRET_ACCESS_KEY": secret_key,
                 },
                 directory=data,
+                # Card numbers in clear are in its files.
+                umask=0o077,
                 holds=holds,
             )
             server = cls(process, f"http://127.0.0.1:{ports['s3']}")

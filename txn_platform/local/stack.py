@@ -35,6 +35,7 @@ from txn_platform.local.processes import (
     start_generator,
 )
 from txn_platform.network import without_proxy_for_loopback
+from txn_platform.private_files import write_private
 from txn_platform.running_stack import LOCK, S3_KEYS, announce, running_stack, withdraw
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window, full_hour
@@ -407,17 +408,11 @@ def _kept_keys(path: Path) -> dict[str, str]:
     """The keys in a file, by variable. The file is created if it is missing."""
     names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     if not path.exists():
-        draft = path.with_suffix(".draft")
-        draft.touch(mode=0o600)
-        draft.write_text(
-            json.dumps(
-                dict(zip(names, (secrets.token_hex(10), secrets.token_hex(20)), strict=True))
-            )
-        )
-        draft.replace(path)
+        keys = (secrets.token_hex(10), secrets.token_hex(20))
+        write_private(path, json.dumps(dict(zip(names, keys, strict=True))))
     try:
-        keys: dict[str, str] = json.loads(path.read_text())
-        return {name: keys[name] for name in names}
+        kept: dict[str, str] = json.loads(path.read_text())
+        return {name: kept[name] for name in names}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             f"{path} does not hold the keys of the S3 server: delete it. New keys are made; what "

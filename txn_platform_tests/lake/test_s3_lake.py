@@ -232,13 +232,13 @@ def test_an_upload_whose_marker_is_half_written_is_found_by_its_key(store: S3End
     neighbour = client.create_multipart_upload(Bucket=store.bucket, Key=f"{place}.other")[
         "UploadId"
     ]
-    staging = Path(".txn/staging")
-    staging.mkdir(parents=True, exist_ok=True)
+    markers = Path(".txn/uploads")
+    markers.mkdir(parents=True, exist_ok=True)
     first = json.dumps([store.bucket, place])
     for number, text in enumerate([f"{first}\n", f"{first}\n{upload[:3]}", first[:5], ""]):
-        (staging / f"{number}.staging.upload").write_text(text)
+        (markers / f"{number}.staging.upload").write_text(text)
     assert lake.sweep() == 1
-    assert not list(staging.iterdir())
+    assert not list(markers.iterdir())
     listed = client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])
     assert [each["UploadId"] for each in listed if each["Key"].startswith(place)] == [neighbour]
     client.abort_multipart_upload(Bucket=store.bucket, Key=f"{place}.other", UploadId=neighbour)
@@ -252,9 +252,9 @@ def test_the_upload_of_a_live_run_of_the_same_object_is_left_alone(store: S3Endp
     dead, live = (
         client.create_multipart_upload(Bucket=store.bucket, Key=place)["UploadId"] for _ in range(2)
     )
-    staging = Path(".txn/staging")
-    staging.mkdir(parents=True, exist_ok=True)
-    marker = staging / "1.staging.upload"
+    markers = Path(".txn/uploads")
+    markers.mkdir(parents=True, exist_ok=True)
+    marker = markers / "1.staging.upload"
     marker.write_text(json.dumps([store.bucket, place]) + f"\n{dead}\n")
     assert lake.sweep() == 1
     listed = client.list_multipart_uploads(Bucket=store.bucket).get("Uploads", [])
@@ -264,9 +264,9 @@ def test_the_upload_of_a_live_run_of_the_same_object_is_left_alone(store: S3Endp
 
 def test_the_upload_of_another_bucket_is_left_to_runs_of_that_bucket(store: S3Endpoint) -> None:
     lake = _lake()
-    staging = Path(".txn/staging")
-    staging.mkdir(parents=True, exist_ok=True)
-    marker = staging / "1.staging.upload"
+    markers = Path(".txn/uploads")
+    markers.mkdir(parents=True, exist_ok=True)
+    marker = markers / "1.staging.upload"
     marker.write_text(json.dumps(["another-bucket", "key"]) + "\nid\n")
     assert lake.sweep() == 0
     assert marker.exists()

@@ -35,6 +35,7 @@ _LAYERS: list[set[str]] = [
         "interrupts",
         "misspelt",
         "network",
+        "private_files",
         "run_locks",
         "runbook",
         "running_stack",
