@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 # Codes of a store that does not implement a request.
-_UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
+UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
 READ_BYTES: Final = 1 << 20
 # Other programs' objects may be among the first.
 _FIRST: Final = 20
@@ -300,7 +300,7 @@ class Bucket:
         except StoreError as error:
             if not error.refused:
                 raise
-            if error.code in _UNKNOWN_CALL:
+            if error.code in UNKNOWN_CALL:
                 return ""
         found = self.call(
             lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1)

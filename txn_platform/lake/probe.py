@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.lake.base import Capability
+from txn_platform.lake.bucket import UNKNOWN_CALL
 from txn_platform.lake.store_errors import StoreError
 from txn_platform.lake.uploads import list_uploads, put_parts
 
@@ -65,6 +66,81 @@ def probe(bucket: Bucket, prefix: str) -> Generator[Capability]:
         bucket.erase(key)
     yield _old_versions(bucket, prefix)
     yield _dead_uploads(bucket, prefix)
+
+
+def raw_zone_encryption(bucket: Bucket, prefix: str, properties: dict[str, Any]) -> Capability:
+    """The encryption of the objects with card numbers in clear, as the store states it.
+
+    Args:
+        bucket: whose store.
+        prefix: under which keys may be made.
+        properties: of these objects, as arguments of boto3; empty without `TXN_RAW_SSE`.
+
+    Raises:
+        StoreError: the store can't be reached.
+    """
+    works = needed = False
+    try:
+        if properties:
+            works = _encrypts(bucket, f"{prefix}probe-{uuid.uuid4().hex}", properties)
+            meaning = (
+                "SSE-KMS, under the key that TXN_RAW_SSE names"
+                if works
+                else "the store took an object for the key that TXN_RAW_SSE names, and does not say"
+                " that it encrypted it: do not rely on it"
+            )
+        else:
+            rule = _default_encryption(bucket)
+            works = rule is not None
+            meaning = (
+                f"{rule}, as the bucket has it for all objects"
+                if works
+                else "the bucket has no default encryption: give it one, or name a KMS key by"
+                " TXN_RAW_SSE"
+            )
+    except StoreError as error:
+        if not error.refused:
+            raise
+        needed = bool(properties)
+        if needed:
+            meaning = f"{error}. TXN_RAW_SSE names a key that can't be used, so nothing is landed"
+        elif error.code in UNKNOWN_CALL:
+            meaning = "the store does not say: see to it where the store keeps its data"
+        else:
+            meaning = f"not known, because it may not be asked for: {error}"
+    return Capability("encryption of the raw zone", works=works, needed=needed, meaning=meaning)
+
+
+def _encrypts(bucket: Bucket, key: str, properties: dict[str, Any]) -> bool:
+    """Whether the store says that it encrypted an object with these properties."""
+    try:
+        bucket.call(
+            lambda: bucket.client.put_object(Bucket=bucket.name, Key=key, Body=_FIRST, **properties)
+        )
+        found = bucket.head(key) or {}
+    finally:
+        bucket.erase(key)
+    return found.get("ServerSideEncryption") == properties["ServerSideEncryption"]
+
+
+def _default_encryption(bucket: Bucket) -> str | None:
+    """The encryption that the bucket gives to objects; None if it gives none."""
+    answer = bucket.call(
+        lambda: bucket.client.get_bucket_encryption(Bucket=bucket.name),
+        none_for=("ServerSideEncryptionConfigurationNotFoundError",),
+        attempts=bucket.limits.first_attempts,
+    )
+    rules = (answer or {}).get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
+    for rule in rules:
+        default = rule.get("ApplyServerSideEncryptionByDefault", {})
+        match default.get("SSEAlgorithm"):
+            case None:
+                pass
+            case "AES256":
+                return "SSE-S3, under keys of the store"
+            case _:
+                return f"SSE-KMS, under {default.get('KMSMasterKeyID', 'the key of the account')}"
+    return None
 
 
 def race(bucket: Bucket, prefix: str) -> str:

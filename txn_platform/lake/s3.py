@@ -24,7 +24,7 @@ from txn_platform.lake.base import OPENINGS, Kept, Lake, StoredObject, explained
 from txn_platform.lake.bucket import READ_BYTES, Bucket, StoreLimits, base64_digest
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import parquet_of
-from txn_platform.lake.probe import probe
+from txn_platform.lake.probe import probe, raw_zone_encryption
 from txn_platform.lake.s3_access import S3Access, open_bucket
 from txn_platform.lake.staging import room_on_disk
 from txn_platform.lake.store_errors import StoreError
@@ -118,6 +118,8 @@ class S3Lake(Lake):
             if objects.works:
                 yield from self._access.probe(f"{self._prefix}probe-{uuid.uuid4().hex}")
             yield from capabilities
+        if objects.works:
+            yield raw_zone_encryption(self.bucket, self._prefix, self._encryption)
 
     def dead_uploads(self, *, attempts: int | None = None) -> list[Upload]:
         """Orphans among the uploads of this lake's objects, from any machine.

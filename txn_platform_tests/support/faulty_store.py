@@ -35,6 +35,7 @@ class Operation(StrEnum):
     DELETE_VERSION = "delete a version"
     VERSIONS = "list versions"
     VERSIONING = "ask whether versions are kept"
+    ENCRYPTION = "ask for the encryption"
 
 
 class Fault(StrEnum):
@@ -238,6 +239,7 @@ def _operation(method: str, path: str) -> Operation:
             ("GET", "list-type", Operation.LIST),
             ("GET", "versions", Operation.VERSIONS),
             ("GET", "versioning", Operation.VERSIONING),
+            ("GET", "encryption", Operation.ENCRYPTION),
             ("GET", None, Operation.GET),
         )
         if method == of and (name is None or name in query)
