@@ -125,7 +125,7 @@ def s3_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[s
 
 
 def _start_moto(servers: ExitStack, directory: Path) -> S3Endpoint:
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    command = [sys.executable, "-m", "txn_platform_tests.support.moto_server"]
     moto = servers.enter_context(ManagedProcess("moto", command, log=directory / "moto.log"))
     running = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
     url = moto.wait_until(lambda: running.search(moto.output()), timeout=60)[1]

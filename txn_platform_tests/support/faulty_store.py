@@ -11,7 +11,6 @@ import struct
 import threading
 import time
 from collections import Counter
-from contextlib import nullcontext
 from enum import StrEnum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -91,7 +90,6 @@ class FaultyStore:
         self.ignores: frozenset[str] = frozenset()
         self._faults: dict[Operation, tuple[Fault, int | None, int]] = {}
         self._lock = threading.Lock()
-        self._one_put = threading.Lock()
         store = self
         host = urlsplit(upstream).netloc
 
@@ -146,10 +144,7 @@ class FaultyStore:
             if self.check_then_write is not None and request.headers.get("If-None-Match"):
                 time.sleep(self.check_then_write)
                 del request.headers["If-None-Match"]
-            # The upstream of tests, moto, checks the condition before it writes, in two steps.
-            atomic = operation is Operation.PUT and "If-None-Match" in request.headers
-            with self._one_put if atomic else nullcontext():
-                head, content = _forward(upstream, request, body)
+            head, content = _forward(upstream, request, body)
             if after:
                 after()
             if fault is Fault.CUT:
