@@ -1,7 +1,7 @@
-"""moto's S3 on 127.0.0.1, one request at a time: `python -m txn_platform_tests.support.moto_server`.
+"""moto's S3 on 127.0.0.1, one request at a time; `conftest.py` starts it as a process.
 
-moto checks the condition of a write, and later writes. Between the two, another thread of it may
-write too, or free the object that a third one reads. No store whose promises the tests need does so.
+moto checks the condition of a write, and writes later. In between, another thread of it may write
+too, or free the object that a third one reads. A lake needs a store that does neither.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ def one_at_a_time(app: WSGIApplication) -> WSGIApplication:
 
     def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         # Not within the lock: a client that sends half a body would stop all others.
-        size = -1 if environ.get("wsgi.input_terminated") else int(environ["CONTENT_LENGTH"] or 0)
+        chunked = environ.get("wsgi.input_terminated")
+        size = -1 if chunked else int(environ.get("CONTENT_LENGTH") or 0)
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(size))
         with lock:
             return app(environ, start_response)
