@@ -1,8 +1,7 @@
 """`txn doctor` about stores that are absent, no S3, lose what they take, or refuse a part."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from txn_platform.lake.s3 import S3Lake
 from txn_platform.lake.store_errors import StoreError
 from txn_platform.settings import load_settings
 from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation
+from txn_platform_tests.support.served_handler import served_by
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 _PAGE = b"<!DOCTYPE html><html><title>Welcome</title><body>It works<br></body></html>"
@@ -36,9 +36,6 @@ class _Page(BaseHTTPRequestHandler):
             self.wfile.write(_PAGE)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer  # noqa: N815 - the library's names
-
-    def log_message(self, *_: object) -> None:
-        """Nothing is printed."""
 
 
 @pytest.fixture(autouse=True)
@@ -88,11 +85,9 @@ def test_a_closed_port_is_not_green(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("status", [200, 404, 502])
 def test_a_web_page_is_not_green(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     handler = type("Handler", (_Page,), {"status": status})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    with served_by(handler) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         code, lines = _doctor()
-        server.shutdown()
     assert code == 1
     (line,) = lines
     assert line.startswith("FAIL lake bucket 'transactions' is not answered by an S3: a web page")

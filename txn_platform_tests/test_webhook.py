@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 from txn_platform.webhook import Message, Webhook
+from txn_platform_tests.support.served_handler import served_by
 from txn_platform_tests.support.webhook_receiver import receiving
 
 _MESSAGE = Message("a title", "a\ntext", good=False, fields={"subject": "2026-11-01-05:00"})
@@ -102,15 +102,8 @@ def redirecting() -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Nothing is printed."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/hook"
-        server.shutdown()
-        thread.join()
+    with served_by(Handler) as address:
+        yield f"{address}/hook"
 
 
 def test_a_redirect_is_no_delivery(redirecting: str) -> None:

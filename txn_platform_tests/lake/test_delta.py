@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.error import HTTPError
@@ -48,6 +48,7 @@ from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.support.run_resources import run_resources
+from txn_platform_tests.support.served_handler import served_by
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 from txn_platform_tests.test_commands import run
 
@@ -912,8 +913,6 @@ class _ForgetsConditions(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_DELETE = do_POST = do_HEAD = _pass_on  # noqa: N815
 
-    def log_message(self, *_: Any) -> None: ...
-
 
 @pytest.mark.parametrize("fault", ["the last wins", "commits are lost"])
 def test_doctor_says_no_to_a_store_that_loses_commits(faulty: FaultyStore, fault: str) -> None:
@@ -935,19 +934,17 @@ def test_doctor_tells_stores_that_can_from_those_that_cannot(
     handler = type("Handler", (_ForgetsConditions,), {"store": endpoint.url})
     with (
         served(ServedSource([])) as transactions,
-        ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        served_by(handler) as forgetful,
     ):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", endpoint.access_key)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", endpoint.secret_key)
         monkeypatch.setenv("DELTA_LAKE_S3_PATH", f"s3://{endpoint.bucket}/{s3_prefix}")
         monkeypatch.setenv("GENERATOR_URL", transactions.url)
         said: list[tuple[bool, str]] = []
-        for url in (endpoint.url, f"http://127.0.0.1:{server.server_port}"):
+        for url in (endpoint.url, forgetful):
             monkeypatch.setenv("AWS_ENDPOINT_URL", url)
             (found,) = [finding for finding in examine() if finding.subject == "delta"]
             said.append((found.good, found.message))
-        server.shutdown()
     assert said[0] == (
         True,
         f"s3://{endpoint.bucket}/{s3_prefix} takes commits, also several at once",

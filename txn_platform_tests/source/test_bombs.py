@@ -6,12 +6,11 @@ import io
 import json
 import re
 import sys
-import threading
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -23,6 +22,7 @@ from txn_platform.source.client import Source, source_api, source_limits
 from txn_platform.windows import Window
 from txn_platform_tests.support import forked
 from txn_platform_tests.support.bombs import BOMBS, MEGABYTE, Bomb
+from txn_platform_tests.support.served_handler import served_by
 from txn_platform_tests.support.served_source import sent_row
 
 if TYPE_CHECKING:
@@ -62,17 +62,8 @@ def _served(bodies: dict[str, bytes]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served_by(Handler) as address:
+        yield address
 
 
 def _peak() -> int:

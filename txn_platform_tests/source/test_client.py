@@ -2,12 +2,11 @@
 
 import io
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from typing import ClassVar, Literal
 from urllib.parse import parse_qsl, urlsplit
@@ -24,6 +23,7 @@ from txn_platform.source import client as source_module
 from txn_platform.source.client import Source, SourceApi, source_api, source_limits
 from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
+from txn_platform_tests.support.served_handler import served_by
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
@@ -227,20 +227,16 @@ class _OffsetPages(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None: ...
-
 
 def test_a_source_that_is_not_ours_works_by_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GENERATOR_FORMAT", "json")
     monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/api/tx?from={start}&to={end}&skip={offset}")
     monkeypatch.setenv("TXN_SOURCE_ITEMS", "result.records")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _OffsetPages) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        source = Source(f"http://127.0.0.1:{server.server_port}", source_api(load_settings()))
+    with served_by(_OffsetPages) as address:
+        source = Source(address, source_api(load_settings()))
         source.require_complete(_WINDOW)
         assert source.control_totals(_WINDOW, _AS_OF) is None
         rows = pl.concat(map(as_frame, source.batches(_WINDOW, _AS_OF)))
-        server.shutdown()
     assert rows.drop("position", "extra_fields").to_dicts() == _OffsetPages.rows
 
 

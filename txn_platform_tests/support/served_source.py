@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 from txn_platform.arrow.dictionaries import as_batch
 from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
 from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform_tests.support.served_handler import served_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,15 +137,5 @@ def served(source: ServedSource) -> Iterator[ServedSource]:
             else:
                 self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    source.url = f"http://127.0.0.1:{server.server_port}"
-    try:
+    with served_by(Handler) as source.url:
         yield source
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
+
+from txn_platform_tests.support.served_handler import served_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,16 +55,6 @@ def receiving() -> Iterator[WebhookReceiver]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Nothing is printed."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    receiver.url = f"http://127.0.0.1:{server.server_port}/hooks/a-secret-path?token=secret-too"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with served_by(Handler) as address:
+        receiver.url = f"{address}/hooks/a-secret-path?token=secret-too"
         yield receiver
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
