@@ -366,9 +366,12 @@ def _copy_checkout(target: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A file that git still lists may have been deleted.
         with suppress(FileNotFoundError):
-            shutil.copy(CHECKOUT / name, path)
-            # Older than what `make` has installed.
-            os.utime(path, (0, 0))
+            # With its time, which is older than what `make` has installed.
+            shutil.copy2(CHECKOUT / name, path)
+    # Compiled modules, so that each page need not compile them.
+    for package in ("generator_service", "txn_platform"):
+        for cache in (CHECKOUT / package).rglob("__pycache__"):
+            shutil.copytree(cache, target / cache.relative_to(CHECKOUT))
     environment = target / ".venv"
     environment.mkdir()
     for part in Path(sys.prefix).iterdir():
