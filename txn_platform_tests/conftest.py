@@ -48,7 +48,9 @@ def pytest_configure() -> None:
     # A shell's background jobs ignore Ctrl-C, and so do their children.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    # A third of the time of a run is spent on waiting for the disk, otherwise.
+    # Else each worker and each process of a test compiles all modules that it imports.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # Else a third of the time of a run is spent on waiting for the disk.
     if _has_room(_MEMORY_FILES):
         for variable in ("PYTEST_DEBUG_TEMPROOT", "TMPDIR"):
             os.environ.setdefault(variable, str(_MEMORY_FILES))
