@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, files
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 REGION = "us-east-1"
 
 _SERVERS = ("s3", "master", "volume", "filer", "admin")
+# SeaweedFS has no option for it.
+_SOCKETS = Path("/tmp")  # nosec B108 # noqa: S108 - nothing is written there
 _STARTS = 3
 _PROBE = ".ready"
 
@@ -44,16 +47,18 @@ def available() -> bool:
 class SeaweedFS:
     """A running SeaweedFS with one bucket, whose S3 accepts one pair of keys.
 
-    For the local stack and for tests. Its S3 checks every request. The parts of SeaweedFS talk to
-    each other on 127.0.0.1 without keys, so other users of the machine are trusted.
+    For the local stack and for tests. Its S3 checks every request. So do the servers behind it,
+    which listen on 127.0.0.1 too: see `seaweedfs_keys`.
 
     Attributes:
         process: the server.
         endpoint_url: of its S3.
+        sockets: files outside its directories, which it leaves behind.
     """
 
     process: ManagedProcess
     endpoint_url: str
+    sockets: tuple[Path, ...] = ()
 
     @classmethod
     def start(
@@ -95,6 +100,10 @@ class SeaweedFS:
         data, logs = data.resolve(), logs.resolve()
         make_private_directory(data)
         logs.mkdir(parents=True, exist_ok=True)
+        # Not installed without SeaweedFS.
+        from txn_platform.local.seaweedfs_keys import inner_keys
+
+        inner = inner_keys(data)
         for left in reversed(range(_STARTS)):
             ports = _choose_ports(data / "ports.json")
             process = ManagedProcess(
@@ -113,13 +122,14 @@ class SeaweedFS:
                     "GOMEMLIMIT": f"{memory_mib}MiB",
                     "AWS_ACCESS_KEY_ID": access_key,
                     "AWS_SECRET_ACCESS_KEY": secret_key,
+                    **inner,
                 },
                 directory=data,
                 # Card numbers in clear are in its files.
                 umask=0o077,
                 holds=holds,
             )
-            server = cls(process, f"http://127.0.0.1:{ports['s3']}")
+            server = cls(process, f"http://127.0.0.1:{ports['s3']}", _sockets(ports))
             client = _client(server.endpoint_url, access_key, secret_key)
             try:
                 process.wait_until(partial(_serves, client, bucket), timeout=60)
@@ -134,6 +144,9 @@ class SeaweedFS:
     def stop(self) -> None:
         """Stop it, which takes a second or two. Stopping it again does nothing."""
         self.process.stop()
+        for socket in self.sockets:
+            with suppress(OSError):
+                socket.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -198,6 +211,13 @@ def _choose_ports(memo: Path) -> dict[str, int]:
         ports = dict(zip(_SERVERS, free_ports(len(_SERVERS)), strict=True))
         memo.write_text(json.dumps(ports), "utf-8")
     return ports
+
+
+def _sockets(ports: dict[str, int]) -> tuple[Path, ...]:
+    """The sockets of its gRPC."""
+    return tuple(
+        _SOCKETS / f"seaweedfs-{server}-grpc-{port + 10_000}.sock" for server, port in ports.items()
+    )
 
 
 def _options(ports: dict[str, int]) -> list[str]:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
+import struct
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import grpc
 import psutil
 import pytest
 from botocore.exceptions import ClientError
@@ -80,6 +86,80 @@ def test_without_keys_no_object_can_be_read(server: SeaweedFS) -> None:
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=10)
         assert caught.value.code in {403, 404}
+
+
+@needs_seaweedfs
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_who_knows_the_address_of_a_chunk_gets_nothing(server: SeaweedFS, method: str) -> None:
+    data = Path(weed_of(server).cwd())
+    ports = json.loads((data / "ports.json").read_text())
+    # The address of the first chunk, as the volume's file has it.
+    cookie, number = struct.unpack(">IQ", (data / "transactions_1.dat").read_bytes()[8:20])
+    address = f"http://127.0.0.1:{ports['volume']}/1,{number:x}{cookie:08x}"
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=10)
+    assert caught.value.code == 401
+
+
+@needs_seaweedfs
+def test_grpc_answers_its_own_servers_alone(server: SeaweedFS) -> None:
+    ports = json.loads((Path(weed_of(server).cwd()) / "ports.json").read_text())
+    targets = [f"127.0.0.1:{port + 10_000}" for port in ports.values()]
+    targets += [f"unix:{socket}" for socket in server.sockets if socket.exists()]
+    assert len(targets) > len(ports)
+    for target in targets:
+        with grpc.insecure_channel(target) as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/filer_pb.SeaweedFiler/LookupDirectoryEntry")(b"", timeout=30)
+        # Without TLS, each would answer: the filer with an entry, the others with UNIMPLEMENTED.
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert "closed" in caught.value.details()
+
+
+# Search a directory and connect to sockets, as a user given by its number. It becomes that user
+# when Python has started, because others may not be allowed to read the packages.
+SEARCH = """
+import json, os, socket, sys
+user, directory, looked_for, *sockets = sys.argv[1:]
+if int(user):
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
+found = []
+for at, _, names in os.walk(directory):
+    for path in (os.path.join(at, name) for name in names):
+        try:
+            with open(path, "rb") as file:
+                if looked_for.encode() in file.read():
+                    found.append(path)
+        except OSError:
+            pass
+for path in sockets:
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+            found.append(path)
+        except OSError:
+            pass
+print(json.dumps(found))
+"""
+
+
+@needs_seaweedfs
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user of the machine")
+def test_another_user_of_the_machine_reads_no_object_and_no_key() -> None:
+    # All may enter this directory, unlike those of pytest.
+    with TemporaryDirectory() as name, start(Path(name)) as server:
+        Path(name).chmod(0o755)
+        endpoint_of(server).client().put_object(Bucket="transactions", Key="a", Body=b"rows")
+        sockets = [str(socket) for socket in server.sockets if socket.exists()]
+
+        def found(user: int, looked_for: str) -> list[str]:
+            command = [sys.executable, "-c", SEARCH, str(user), name, looked_for, *sockets]
+            return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+
+        for looked_for in ("rows", "PRIVATE KEY"):
+            assert len(found(0, looked_for)) > len(sockets) > 0
+            assert found(65534, looked_for) == []
 
 
 @needs_seaweedfs
