@@ -20,8 +20,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import psutil
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from txn_platform.local.processes import ManagedProcess, free_ports
 from txn_platform_tests.conftest import eventually
@@ -227,11 +230,33 @@ def test_txn_dev_says_where_things_are_and_ctrl_c_takes_all_of_them_down() -> No
         below = psutil.Process(process.pid).children(recursive=True)
         (link,) = {each.environ()["TXN_UI_URL"] for each in below if "dagster" in each.cmdline()}
         assert link == f"http://127.0.0.1:{port}"
+        refuses_other_sites(f"http://127.0.0.1:{port}")
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode in {0, 130}
     assert stderr == ""
     assert [path.name for path in Path().iterdir()] == [".txn"]
+
+
+def refuses_other_sites(address: str) -> None:
+    """See that only its own pages, and programs, use the UI."""
+    mutation = {"query": "mutation { reloadWorkspace { __typename } }"}
+    other = {"Origin": "http://evil.example"}
+    graphql = f"{address}/graphql"
+    assert httpx.post(graphql, json=mutation, headers={"Origin": address}, timeout=60).is_success
+    assert httpx.post(graphql, json=mutation, headers=other).status_code == 403
+    assert httpx.post(graphql, params=mutation, headers=other).status_code == 403
+    assert httpx.get(graphql, params=mutation).status_code == 405
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 403
+    socket_address = f"{address.replace('http', 'ws')}/graphql"
+    with connect(socket_address, origin=address, subprotocols=["graphql-ws"]) as websocket:
+        websocket.send(json.dumps({"type": "connection_init"}))
+        assert json.loads(websocket.recv(timeout=60)) == {"type": "connection_ack"}
+    with (
+        pytest.raises(InvalidStatus, match="403"),
+        connect(socket_address, origin="http://evil.example", subprotocols=["graphql-ws"]),
+    ):
+        pass
 
 
 _MINE = """
@@ -278,7 +303,8 @@ def test_the_hour_of_the_demo_is_there_in_txn_dev_which_loads_a_project_of_ones_
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert stderr == ""
-    log = Path(".txn/logs/dagster.log").read_text()
+    log = "".join(each.read_text() for each in Path(".txn/logs").glob("dagster-*.log"))
+    assert "Shutting down" in log or "shut down" in log
     assert "SupersessionWarning" not in log
     assert "BetaWarning" not in log
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from txn_platform.addresses import require_dagster_home
@@ -230,30 +231,64 @@ def local_ui(services: Services, port: int, modules: Sequence[str]) -> Generator
     Raises:
         ProcessFailed: it did not start.
     """
-    # `dagster dev` is superseded by `dg dev`, which needs another package and shows the same.
-    quiet = ["-W", "ignore:Function `dev_command` is superseded"]
-    command = [sys.executable, *quiet, "-m", "dagster", "dev"]
-    for module in modules:
-        command += ["-m", module]
     address = f"http://127.0.0.1:{port}"
-    environment = {**os.environ, **services.environment}
-    if "ui_url" not in load_settings().model_fields_set:
-        environment["TXN_UI_URL"] = address
-    with ManagedProcess(
-        "Dagster",
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        log=services.home / "logs" / "dagster.log",
-        environment=environment,
-        holds=[services.lock],
-        # Time for its webserver and daemon to finish their work.
-        grace=30,
-    ) as dagster:
-        dagster.wait_until(lambda: _answers(port, "/server_info"), timeout=180)
+    settings = load_settings()
+    opened = settings.ui_url if "ui_url" in settings.model_fields_set else address
+    # As `dagster dev` starts its processes, but for the webserver, which checks who asks.
+    environment = {
+        **os.environ,
+        **services.environment,
+        "TXN_UI_URL": opened,
+        "DAGSTER_IS_DEV_CLI": "1",
+    }
+    started: list[ManagedProcess] = []
+    with ExitStack() as running:
+
+        def start(name: str, log: str, *arguments: str) -> ManagedProcess:
+            process = ManagedProcess(
+                name,
+                [sys.executable, "-m", *arguments],
+                log=services.home / "logs" / f"{log}.log",
+                environment=environment,
+                holds=[services.lock],
+                # Time to finish their work.
+                grace=30,
+            )
+            started.append(running.enter_context(process))
+            return process
+
+        # For this user alone: who reaches a code server's socket can run code.
+        directory = Path(running.enter_context(TemporaryDirectory(prefix="txn-dev-")))
+        sockets = {module: directory / f"{n}.sock" for n, module in enumerate(modules)}
+        for number, (module, socket) in enumerate(sockets.items()):
+            command = ["dagster", "code-server", "start", "--module-name", module]
+            command += ["--socket", str(socket), "--use-python-environment-entry-point"]
+            command += ["--log-level", "warning", "--inject-env-vars-from-instance"]
+            start("Dagster's code server", f"dagster-code-{number}", *command)
+        for process, socket in zip(started, sockets.values(), strict=True):
+            process.wait_until(socket.is_socket, timeout=180)
+        workspace = directory / "workspace.yaml"
+        workspace.write_text(_workspace(sockets), "utf-8")
+        start("Dagster's daemon", "dagster-daemon", "dagster._daemon", "run", "-w", str(workspace))
+        webserver = ["txn_platform.webserver", str(workspace), str(port), opened]
+        start("Dagster's webserver", "dagster-webserver", *webserver).wait_until(
+            lambda: _answers(port, "/server_info"), timeout=180
+        )
         yield replace(
             services,
             addresses={**services.addresses, "Dagster": address},
-            processes=(*services.processes, dagster),
+            processes=(*services.processes, *started),
         )
+
+
+def _workspace(sockets: dict[str, Path]) -> str:
+    """Dagster's workspace file for code servers, by the module that each one loads."""
+    locations = [
+        {"grpc_server": {"socket": str(socket), "location_name": module}}
+        for module, socket in sockets.items()
+    ]
+    # JSON is YAML.
+    return json.dumps({"load_from": locations})
 
 
 def _home(settings: Settings) -> Path:
