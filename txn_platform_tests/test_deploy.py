@@ -6,7 +6,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster_aws.s3.compute_log_manager import S3ComputeLogManager
+from dagster_webserver.app import create_app_from_workspace_process_context
+from starlette.testclient import TestClient
 
 import txn_platform
 from txn_platform.local.stack import DAGSTER_YAML
@@ -56,3 +60,25 @@ def test_every_instance_runs_a_partition_once_at_a_time_and_gives_up_lost_runs(
         assert loaded.run_monitoring_enabled
         assert 0 < loaded.run_monitoring_max_runtime_seconds <= 7200
         assert not loaded.telemetry_enabled
+
+
+# Each is a kind of its own, for which Dagster asks for a permission.
+_MUTATIONS = (
+    'deletePipelineRun(runId: "a") { __typename }',
+    "wipeAssets(assetPartitionRanges: []) { __typename }",
+    'shutdownRepositoryLocation(repositoryLocationName: "a") { __typename }',
+)
+
+
+def test_the_webserver_for_viewers_refuses_mutations(tmp_path: Path) -> None:
+    with (
+        dg.DagsterInstance.local_temp(str(tmp_path)) as instance,
+        WorkspaceProcessContext(instance, EmptyWorkspaceTarget(), read_only=True) as context,
+    ):
+        client = TestClient(create_app_from_workspace_process_context(context))
+        for mutation in _MUTATIONS:
+            answer = client.post("/graphql", json={"query": f"mutation {{ {mutation} }}"}).json()
+            (kind,) = {each["__typename"] for each in answer["data"].values()}
+            assert kind == "UnauthorizedError"
+        assert not client.post("/report_asset_materialization/a").is_success
+        assert not instance.fetch_materializations(dg.AssetKey("a"), limit=1).records
