@@ -1,4 +1,4 @@
-"""`python -m generator_service`: serve, or run one of the commands `generate` and `scorecard`."""
+"""`python -m generator_service`: serve, or run a command: `generate`, `scorecard`, `keys`."""
 
 from __future__ import annotations
 

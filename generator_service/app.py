@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -14,11 +15,15 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from generator_service import faults, models, wire
+from generator_service.access import Access
 from generator_service.defects import describe, parse_drifts
-from generator_service.html_style import ICON
-from generator_service.middleware import AnswerHead, LogFailures, NameGenerator
+from generator_service.html_style import ICON, content_policy
+from generator_service.keys import KeysError, KeysFile, KnownKeys
+from generator_service.metrics import Metrics
+from generator_service.middleware import AnswerHead, DescribeResponse, LogFailures, Measure
 from generator_service.routes import router
 from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import VERSION, Window
@@ -26,16 +31,21 @@ from generator_service.source import Source, clock
 
 _DOCS = "/docs"
 _SWAGGER_FILES = f"{_DOCS}/swagger"
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+# Every route answers GET, and HEAD as GET.
+_ALLOW = {"Allow": "GET, HEAD"}
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     """Return the problem of an error; an error that the client did not cause is a 500."""
     problem = _problem(request, error)
-    headers = None
+    headers = dict(error.headers) if isinstance(error, models.RequestError) else {}
+    if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers |= _ALLOW
     if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-        # This response does not pass the middleware, and uvicorn closes the connection after it. A
-        # client that is not told would send its next request into it.
-        headers = {**request.app.state.source.headers, "Connection": "close"}
+        # uvicorn closes the connection after it. A client that is not told would send its next
+        # request into it.
+        headers["Connection"] = "close"
     return Response(
         problem.model_dump_json(),
         problem.status,
@@ -65,19 +75,58 @@ def _problem(request: Request, error: Exception) -> models.Problem:
 
 class _Service(FastAPI):
     @override
+    def build_middleware_stack(self) -> ASGIApp:
+        """Put around everything, errors too, what applies to every response."""
+        measured = Measure(
+            super().build_middleware_stack(),
+            metrics=self.state.metrics,
+            log=self.state.settings.access_log,
+        )
+        return AnswerHead(DescribeResponse(measured))
+
+    @override
     def openapi(self) -> dict[str, Any]:
         """Add what FastAPI cannot describe: examples, drifts, faults, the problems' media type."""
         description = copy.deepcopy(super().openapi())
-        _add_examples(description, self.state.source)
+        settings, needs_keys = self.state.settings, self.state.keys.required()
+        # With keys, rows are for those who have one.
+        if not needs_keys:
+            _add_examples(description, self.state.source)
+            _leave_out_keys(description)
         transaction = description["components"]["schemas"]["Transaction"]
-        describe(transaction, parse_drifts(self.state.settings.drift), self.state.now())
-        faults.describe(description)
+        describe(transaction, parse_drifts(settings.drift), self.state.now())
+        faults.describe(description, settings.faults)
         for path in description["paths"].values():
             for operation in path.values():
-                content = operation["responses"]["4XX"]["content"]
-                if "application/json" in content:
-                    content["application/problem+json"] = content.pop("application/json")
+                _describe_bounds(operation, settings)
+                for status, response in operation["responses"].items():
+                    content = response.get("content", {})
+                    if not status.startswith("2") and "application/json" in content:
+                        content["application/problem+json"] = content.pop("application/json")
         return description
+
+
+def _leave_out_keys(description: dict[str, Any]) -> None:
+    description["components"].pop("securitySchemes")
+    for path in description["paths"].values():
+        for operation in path.values():
+            operation.pop("security", None)
+            for status in ("401", "429"):
+                operation["responses"].pop(status, None)
+
+
+def _describe_bounds(operation: dict[str, Any], settings: Settings) -> None:
+    """Add the bounds that the settings of the service decide."""
+    for parameter in operation.get("parameters", ()):
+        match parameter["name"]:
+            case "limit":
+                parameter["schema"]["anyOf"][0] |= {"minimum": 1, "maximum": settings.max_limit}
+            case "end":
+                parameter["description"] += (
+                    f"; after the start, and at most {settings.max_window_hours} hours"
+                )
+            case _:
+                pass
 
 
 def _add_examples(description: dict[str, Any], source: Source) -> None:
@@ -101,7 +150,7 @@ def _add_examples(description: dict[str, Any], source: Source) -> None:
 def _swagger_ui(request: Request) -> Response:
     """Return the page of /docs; its files are served by the service, too."""
     app, root = request.app, request.scope.get("root_path", "").rstrip("/")
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=f"{root}{app.openapi_url}",
         title=app.title,
         swagger_js_url=f"{root}{_SWAGGER_FILES}/swagger-ui-bundle.js",
@@ -109,14 +158,20 @@ def _swagger_ui(request: Request) -> Response:
         swagger_favicon_url=ICON,
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
+    # The scripts of the template; nothing in it comes from the request.
+    page.headers.update(content_policy(*_INLINE_SCRIPT.findall(bytes(page.body).decode())))
+    return page
 
 
-def create_app(settings: Settings, *, now: Callable[[], int] = clock) -> FastAPI:
+def create_app(
+    settings: Settings, *, now: Callable[[], int] = clock, local: bool = False
+) -> FastAPI:
     """Return the service; its simulator is built when it starts.
 
     Args:
         settings: the settings of the service.
         now: the clock, in microseconds since the epoch.
+        local: answer this machine only, without keys, whatever the settings say.
     """
 
     @asynccontextmanager
@@ -136,16 +191,23 @@ def create_app(settings: Settings, *, now: Callable[[], int] = clock) -> FastAPI
         redoc_url=None,
     )
     app.state.settings, app.state.now = settings, now
+    app.state.keys = KnownKeys(
+        None if local else KeysFile(settings.keys_path),
+        must_exist=settings.keys_file is not None,
+    )
+    app.state.metrics = Metrics()
     app.include_router(router)
-    app.add_route(_DOCS, _swagger_ui, include_in_schema=False)
-    app.mount(_SWAGGER_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    if settings.docs:
+        app.add_route(_DOCS, _swagger_ui, include_in_schema=False)
+        app.mount(_SWAGGER_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
     app.add_middleware(
         faults.FaultsMiddleware, setting=settings.faults, seed=settings.seed, refuse=_refuse
     )
     # Outside of the faults: those that break a connection on purpose are no failures.
     app.add_middleware(LogFailures)
-    app.add_middleware(NameGenerator)
-    app.add_middleware(AnswerHead)
+    app.add_middleware(
+        Access, known=app.state.keys, is_open=settings.open and not local, refuse=_refuse
+    )
     for kind in (models.RequestError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _refuse)
     return app
@@ -156,7 +218,9 @@ def __getattr__(name: str) -> FastAPI:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return create_app(Settings.load())
-    except SettingsError as error:
+        made = create_app(Settings.load())
+        made.state.keys.required()
+    except (SettingsError, KeysError) as error:
         print(f"generator_service: {error}", file=sys.stderr)  # noqa: T201 -- the one message
         raise SystemExit(2) from None
+    return made

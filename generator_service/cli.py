@@ -1,4 +1,4 @@
-"""The command line of the generator: serve, `generate` and `scorecard`.
+"""The command line of the generator: serve, `generate`, `scorecard` and `keys`.
 
 The platform offers the last two as `txn generate` and `txn scorecard`, through the entry point
 group `txn.commands`. Each command imports its dependencies when it runs, so that help is fast.
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from generator_service.keys import KeysFile
     from generator_service.scorecard import Scorecard
     from generator_service.settings import Settings
     from generator_service.simulator import Simulator, Window
@@ -99,9 +100,14 @@ class _Port(click.ParamType[int]):
     is_flag=True,
     help="Stop when standard input ends, to end with the process that started this one.",
 )
+@click.option(
+    "--local",
+    is_flag=True,
+    help="Serve this machine only, without keys and HTTPS, whatever the settings say.",
+)
 @click.pass_context
 def main(
-    ctx: click.Context, host: str | None, port: int | None, *, until_stdin_closes: bool
+    ctx: click.Context, host: str | None, port: int | None, *, until_stdin_closes: bool, local: bool
 ) -> None:
     """Serve synthetic transactions over HTTP, or run a command.
 
@@ -110,8 +116,8 @@ def main(
     if ctx.invoked_subcommand is None:
         from generator_service.server import serve
 
-        ctx.exit(serve(host, port, until_stdin_closes=until_stdin_closes))
-    if host is not None or port is not None or until_stdin_closes:
+        ctx.exit(serve(host, port, until_stdin_closes=until_stdin_closes, local=local))
+    if host is not None or port is not None or until_stdin_closes or local:
         raise click.UsageError(f"{ctx.invoked_subcommand} takes none of the options for serving.")
 
 
@@ -209,6 +215,96 @@ def scorecard(
         _print_table(_table(card))
     if not card.in_range:
         sys.exit(1)
+
+
+@main.group()
+def keys() -> None:
+    """Add, list and revoke the keys of the service.
+
+    Their file has no key, only what recognizes one. A running service notices each change.
+    """
+
+
+@keys.command("add")
+@click.argument("name", help="Who uses the key; logs show it.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["transactions", "reference", "faults", "metrics"]),
+    default=["transactions"],
+    show_default=True,
+    help="What the key may ask for; several times for several.",
+)
+@click.option(
+    "--requests-per-minute",
+    type=click.IntRange(1, 1_000_000),
+    default=3_000,
+    show_default=True,
+    help="How many requests each process of the service allows it.",
+)
+def add_key(name: str, scopes: tuple[str, ...], requests_per_minute: int) -> None:
+    """Add a key for NAME, and print it; it cannot be shown again."""
+    from generator_service.keys import Scope
+
+    file = _keys_file()
+    with _reporting():
+        key = file.add(name, tuple(map(Scope, dict.fromkeys(scopes))), requests_per_minute)
+    with writing():
+        click.echo(key)
+    click.echo(
+        f"Added to {file.path}. The key is shown this once; send it as Authorization: Bearer.",
+        err=True,
+    )
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """List the keys: id, name, scopes, requests a minute, when each was added."""
+    from rich.table import Table
+
+    file = _keys_file()
+    with _reporting():
+        known = file.read() or ()
+    table = Table("id", "name", "scopes", "requests a minute", "added")
+    for key in known:
+        limit = f"{key.requests_per_minute:,}"
+        table.add_row(key.id, key.name, ", ".join(key.scopes), limit, key.created)
+    if known:
+        _print_table(table)
+    else:
+        click.echo(f"{file.path} has no keys", err=True)
+
+
+@keys.command("revoke")
+@click.argument("name", help="The name or the id of the key.")
+def revoke_key(name: str) -> None:
+    """Revoke a key: no request with it is answered any more."""
+    file = _keys_file()
+    with _reporting():
+        revoked = file.revoke(name)
+    click.echo(f"Revoked {revoked.name} ({revoked.id})", err=True)
+
+
+def _keys_file() -> KeysFile:
+    from generator_service.keys import KeysFile
+    from generator_service.settings import Settings, SettingsError
+
+    try:
+        return KeysFile(Settings.load().keys_path)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+
+
+@contextmanager
+def _reporting() -> Generator[None]:
+    """Show an error of the keys as the one of the command."""
+    from generator_service.keys import KeysError
+
+    try:
+        yield
+    except KeysError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _simulator(start: datetime, end: datetime) -> tuple[Simulator, Window, Settings]:

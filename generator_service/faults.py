@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_NOT_ALLOWED = ("faults-not-allowed", "This service injects no faults on request")
 HEADER = "X-Generator-Faults"
 """The header of a request for faults."""
 
@@ -75,8 +76,8 @@ that is set. An empty value asks for no faults.
 """
 
 
-def describe(openapi: dict[str, Any]) -> None:
-    """Add the header to every route of an OpenAPI description."""
+def describe(openapi: dict[str, Any], setting: str) -> None:
+    """Add the header to every route of an OpenAPI description, and the statuses of faults."""
     parameter = {
         "name": HEADER,
         "in": "header",
@@ -88,6 +89,8 @@ def describe(openapi: dict[str, Any]) -> None:
     for path in openapi["paths"].values():
         for operation in path.values():
             operation.setdefault("parameters", []).append(parameter)
+            if setting.strip():
+                operation["responses"]["default"] = {"description": "A fault"}
 
 
 # The faults that a request asks for.
@@ -204,7 +207,7 @@ class FaultsMiddleware:
             if not self._allowed:
                 expected = f"no such header, or set the service's GENERATOR_FAULTS to {BY_HEADER}"
                 error = FieldError(field=HEADER, given=asked, expected=expected)
-                raise RequestError(HTTPStatus.FORBIDDEN, error)
+                raise RequestError(HTTPStatus.FORBIDDEN, error, kind=_NOT_ALLOWED)
             try:
                 faults = parse_faults(asked)
             except ValueError as error:

@@ -38,7 +38,7 @@ body {{ max-width: 80rem; }}
 iframe {{ border: 1px solid var(--line); width: 100%; height: 40rem; }}
 """
 # The page asks for itself and takes the table from the answer, so that one program writes it.
-_SCRIPT = f"""
+SCRIPT = f"""
 setInterval(async () => {{
   if (document.hidden) return;
   const status = document.getElementById("status");
@@ -53,10 +53,23 @@ setInterval(async () => {{
   }}
 }}, {_REFRESH_SECONDS * 1_000});
 """
+"""The script of the page."""
+
+_TRY = '<a href="docs">Try the routes in the browser</a>, or read'
+_LIVE = f"""<h2>Scorecard</h2>
+<p>How realistic the rows are. It takes a few seconds.
+<a href="v1/scorecard?format=html">Open it alone</a></p>
+<iframe src="v1/scorecard?format=html" title="Scorecard" loading="lazy"></iframe>
+<script>{SCRIPT}</script>
+"""
 
 
 def render_home(
-    description: Mapping[str, Any], configuration: Configuration, rows: Sequence[Mapping[str, Any]]
+    description: Mapping[str, Any],
+    configuration: Configuration,
+    rows: Sequence[Mapping[str, Any]] | None,
+    *,
+    docs: bool,
 ) -> str:
     """Return the start page as HTML.
 
@@ -64,10 +77,16 @@ def render_home(
         description: the OpenAPI description of the service, with examples of all parameters that
             a request needs.
         configuration: the settings that decide the rows.
-        rows: recent transactions as JSON carries them, the newest first.
+        rows: recent transactions as JSON carries them, the newest first; None if these, and the
+            scorecard, need a key.
+        docs: whether there is a page at /docs.
     """
     title, about = (html.escape(description["info"][name]) for name in ("title", "description"))
-    settings = ", ".join(f"{name} {value}" for name, value in asdict(configuration).items())
+    made_by = description["info"]["version"]
+    if rows is not None:
+        # Whoever knows the settings can make the rows.
+        settings = (f"{name} {value}" for name, value in asdict(configuration).items())
+        made_by = f"{made_by}: {', '.join(settings)}"
     routes = "\n".join(
         f'<tr><td><a href="{html.escape(_example(path, operation["get"]))}">'
         f"{html.escape(path)}</a></td><td>{html.escape(_summary(operation['get']))}</td></tr>"
@@ -82,15 +101,9 @@ def render_home(
 <style>{_STYLE}</style>
 <h1>{title}</h1>
 <p>{about} All of them are invented.</p>
-<p><a href="docs">Try the routes in the browser</a>, or read their
-<a href="openapi.json">OpenAPI description</a>.</p>
-<p><small>Generator {html.escape(description["info"]["version"])}:
-{html.escape(settings)}.</small></p>
-<h2>Just now</h2>
-<p>The newest transactions, up to now. The page updates them every {_REFRESH_SECONDS} seconds.
-<span id="status" class="bad" role="status"></span></p>
-<div class="wide">{_table(rows)}</div>
-<h2>Routes</h2>
+<p>{_TRY if docs else "Read"} the <a href="openapi.json">OpenAPI description</a>.</p>
+<p><small>Generator {html.escape(made_by)}.</small></p>
+{_just_now(rows)}<h2>Routes</h2>
 <p>Each link is an example. Add <code>format=csv</code>, <code>ndjson</code>, <code>arrow</code> or
 <code>parquet</code> to those that return rows.</p>
 <div class="wide"><table>
@@ -99,12 +112,17 @@ def render_home(
 {routes}
 </tbody>
 </table></div>
-<h2>Scorecard</h2>
-<p>How realistic the rows are. It takes a few seconds.
-<a href="v1/scorecard?format=html">Open it alone</a></p>
-<iframe src="v1/scorecard?format=html" title="Scorecard" loading="lazy"></iframe>
-<script>{_SCRIPT}</script>
-</html>
+{"" if rows is None else _LIVE}</html>
+"""
+
+
+def _just_now(rows: Sequence[Mapping[str, Any]] | None) -> str:
+    if rows is None:
+        return "<p>The rows need a key, which requests carry in the header Authorization.</p>\n"
+    return f"""<h2>Just now</h2>
+<p>The newest transactions, up to now. The page updates them every {_REFRESH_SECONDS} seconds.
+<span id="status" class="bad" role="status"></span></p>
+<div class="wide">{_table(rows)}</div>
 """
 
 

@@ -23,6 +23,8 @@ from generator_service.wire import MEDIA_TYPES, Format, Types
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _CHECKSUM_BYTES = 6
+_LONGEST_CURSOR = 2_000
+_LONGEST_DEFECTS = 2_000
 EXAMPLE_MOMENT = "2026-11-01T00:00:00Z"
 """The start of the window that messages, /docs and the start page use as an example."""
 
@@ -35,12 +37,15 @@ _MOMENT = re.compile(
 
 _PROBLEMS = {
     HTTPStatus.BAD_REQUEST: ("invalid-cursor", "The cursor does not belong to this request"),
-    HTTPStatus.FORBIDDEN: ("faults-not-allowed", "This service injects no faults on request"),
+    HTTPStatus.UNAUTHORIZED: ("unauthorized", "This service needs a key"),
+    HTTPStatus.FORBIDDEN: ("forbidden", "This request is not allowed"),
     HTTPStatus.NOT_FOUND: ("not-found", "There is nothing at this address"),
     HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", "This address cannot do that"),
     HTTPStatus.NOT_ACCEPTABLE: ("not-acceptable", "No format that is accepted can be made"),
     HTTPStatus.UNPROCESSABLE_ENTITY: ("invalid-parameter", "A parameter cannot be used"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("too-many-requests", "The key has made too many requests"),
     HTTPStatus.INTERNAL_SERVER_ERROR: ("internal-error", "The generator failed"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("unavailable", "The service cannot answer now"),
 }
 
 
@@ -65,24 +70,81 @@ class Problem(BaseModel):
 
 
 class RequestError(Exception):
-    """A request that cannot be answered; the response is its problem."""
+    """A request that cannot be answered; the response is its problem.
 
-    def __init__(self, status: HTTPStatus, *errors: FieldError) -> None:
+    Args:
+        status: of the response.
+        errors: what is wrong with the request.
+        detail: a sentence in place of the one about the first error.
+        headers: of the response.
+        kind: the problem's name and title in place of those of its status.
+    """
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        *errors: FieldError,
+        detail: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        kind: tuple[str, str] | None = None,
+    ) -> None:
         super().__init__(status, *errors)
-        self.problem = problem(status, errors)
+        self.problem = problem(status, errors, detail, kind)
+        self.headers = headers or {}
 
 
-def problem(status: HTTPStatus, errors: Sequence[FieldError]) -> Problem:
-    """Return the problem of a status; its sentence is about the first error."""
-    slug, title = _PROBLEMS[status]
-    detail = "The request is sound; the service's log says what failed."
-    if errors:
-        first = errors[0]
-        said = "is missing" if first.given is None else f"is {first.given!r}"
-        detail = f"{first.field} {said}; send {first.expected}."
+def problem(
+    status: HTTPStatus,
+    errors: Sequence[FieldError],
+    detail: str | None = None,
+    kind: tuple[str, str] | None = None,
+) -> Problem:
+    """Return the problem of a status; without a detail, its sentence is about the first error."""
+    name, title = kind or _PROBLEMS[status]
     return Problem(
-        type=f"/problems/{slug}", title=title, status=status, detail=detail, errors=list(errors)
+        type=f"/problems/{name}",
+        title=title,
+        status=status,
+        detail=detail or _sentence(errors),
+        errors=list(errors),
     )
+
+
+def _sentence(errors: Sequence[FieldError]) -> str:
+    if not errors:
+        return "The request is sound; the service's log says what failed."
+    first = errors[0]
+    said = "is missing" if first.given is None else f"is {first.given!r}"
+    return f"{first.field} {said}; send {first.expected}."
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the problems with these statuses to OpenAPI."""
+    return {
+        status: {
+            "model": Problem,
+            "description": _PROBLEMS[HTTPStatus(status)][1],
+            "headers": _PROBLEM_HEADERS.get(HTTPStatus(status), {}),
+        }
+        for status in statuses
+    }
+
+
+def _header(description: str, kind: str) -> dict[str, Any]:
+    return {"description": description, "schema": {"type": kind}}
+
+
+_RETRY_AFTER = {"Retry-After": _header("Seconds until the next request", "integer")}
+_PROBLEM_HEADERS = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": _header("The scheme, Bearer", "string")},
+    HTTPStatus.TOO_MANY_REQUESTS: _RETRY_AFTER,
+    HTTPStatus.SERVICE_UNAVAILABLE: _RETRY_AFTER,
+}
+ROWS_HEADERS = {
+    "X-Total-Rows": _header("The number of rows on all pages", "integer"),
+    "Link": _header("The address of the next page, RFC 8288", "string"),
+}
+"""The headers of responses with rows, as OpenAPI describes them."""
 
 
 def refused(field: str, given: object, expected: str) -> RequestError:
@@ -290,7 +352,12 @@ class PageParameters(FormatParameters):
         "others. Without it JSON gives pages, the other formats all rows. Copies that `defects` "
         "adds do not count",
     )
-    cursor: str | None = Field(None, description="Where to go on: from `next` or Link, unchanged")
+    cursor: str | None = Field(
+        None,
+        # A longer one is no cursor of the service, which is another problem.
+        json_schema_extra={"maxLength": _LONGEST_CURSOR},
+        description="Where to go on: from `next` or Link, unchanged",
+    )
 
 
 class WindowParameters(_Parameters):
@@ -333,6 +400,7 @@ class TotalsParameters(WindowParameters):
 
     defects: str | None = Field(
         None,
+        max_length=_LONGEST_DEFECTS,
         description="The share of rows with each kind of defect, see /v1/defects: `all:0.02`, or "
         "`amount_scale:0.01,duplicate_id:0.005`; empty for none. Without it, the setting of the "
         "service",
@@ -353,6 +421,7 @@ class DefectParameters(TransactionParameters):
 
     defects: str | None = Field(
         None,
+        max_length=_LONGEST_DEFECTS,
         description="The `defects` of the request to /v1/transactions",
         examples=["all:0.02"],
     )

@@ -11,12 +11,15 @@ from typing import Annotated, Any, Self
 from urllib.parse import urlencode
 
 import pyarrow as pa
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, Security
 from fastapi.responses import HTMLResponse
 
 from generator_service import models, wire
+from generator_service.access import scopes_allowed
 from generator_service.defects import ACCOUNT_SCHEMA, DefectInjector, page_of_kinds
-from generator_service.home import render_home
+from generator_service.home import SCRIPT, render_home
+from generator_service.html_style import content_policy
+from generator_service.keys import Scope
 from generator_service.middleware import HEAD
 from generator_service.models import moment_text
 from generator_service.responses import Answer, bodiless, json_response, respond
@@ -35,6 +38,7 @@ _COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
 _ENCODED_FROM = 200_000
 _SCORECARD_HOURS = 744
 _HOME_ROWS = 10
+_LONGEST_ID = 64
 
 
 def _source(request: Request) -> Source:
@@ -48,12 +52,19 @@ def _is_head(request: Request) -> bool:
 From = Annotated[Source, Depends(_source)]
 # Whether only the head of the response is asked for, so that its body need not be computed.
 HeadOnly = Annotated[bool, Depends(_is_head)]
-router = APIRouter(responses={"4XX": {"model": models.Problem, "description": "What to fix"}})
+router = APIRouter(responses=models.problems(403, 422, 500, 503))
+# The scopes that a key needs, and the answers without them.
+_TRANSACTIONS = [Security(scopes_allowed, scopes=[Scope.TRANSACTIONS])]
+_REFERENCE = [Security(scopes_allowed, scopes=[Scope.REFERENCE])]
+_METRICS = [Security(scopes_allowed, scopes=[Scope.METRICS])]
+_BY_KEY = models.problems(401, 429)
 
 
-def _rows(model: type[models.BaseModel]) -> dict[int | str, dict[str, Any]]:
+def _rows(model: type[models.BaseModel], *statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe a response with rows to OpenAPI; the model is of its JSON."""
-    return {200: {"model": model, "content": {kind: {} for kind in wire.MEDIA_TYPES.values()}}}
+    content = {kind: {} for kind in wire.MEDIA_TYPES.values()}
+    rows = {"model": model, "content": content, "headers": models.ROWS_HEADERS}
+    return {200: rows, **_BY_KEY, **models.problems(406, *statuses)}
 
 
 @dataclass(frozen=True)
@@ -140,17 +151,26 @@ def _next(request: Request, cursor: str) -> str:
 @router.get("/", include_in_schema=False)
 def home(request: Request, source: From, head_only: HeadOnly) -> Response:
     """Return the start page: links, recent transactions, the scorecard."""
+    policy = content_policy(SCRIPT)
     if head_only:
-        return bodiless("text/html")
-    window, recent = _recent(source, _HOME_ROWS)
-    injector = source.injector(window, defects="")
-    items = wire.json_items(injector.batches(recent.to_batches(), wire.Format.JSON))
-    rows = json.loads(b"[" + items + b"]")
-    page = render_home(request.app.openapi(), source.settings.configuration(), rows)
-    return HTMLResponse(page)
+        return bodiless("text/html", policy)
+    rows = None
+    if not request.app.state.keys.required():
+        window, recent = _recent(source, _HOME_ROWS)
+        injector = source.injector(window, defects="")
+        items = wire.json_items(injector.batches(recent.to_batches(), wire.Format.JSON))
+        rows = json.loads(b"[" + items + b"]")
+    description, settings = request.app.openapi(), source.settings
+    page = render_home(description, settings.configuration(), rows, docs=settings.docs)
+    return HTMLResponse(page, headers=policy)
 
 
-@router.get("/v1/transactions", response_class=Response, responses=_rows(models.TransactionPage))
+@router.get(
+    "/v1/transactions",
+    response_class=Response,
+    responses=_rows(models.TransactionPage, 400),
+    dependencies=_TRANSACTIONS,
+)
 def transactions(
     request: Request,
     asked: Annotated[models.TransactionParameters, Query()],
@@ -233,7 +253,8 @@ def _total_rows(
 @router.get(
     "/v1/defects",
     response_class=Response,
-    responses=_rows(models.DefectPage),
+    responses=_rows(models.DefectPage, 400),
+    dependencies=_TRANSACTIONS,
     description=page_of_kinds(),
 )
 def defects(
@@ -273,6 +294,7 @@ def _account(
     "/v1/transactions/sample",
     response_class=Response,
     responses=_rows(models.TransactionSample),
+    dependencies=_TRANSACTIONS,
 )
 def sample(
     request: Request, asked: Annotated[models.SampleParameters, Query()], source: From
@@ -308,9 +330,12 @@ def _recent(source: Source, rows: int) -> tuple[Window, pa.Table]:
 @router.get(
     "/v1/transactions/{transaction_id}",
     response_class=Response,
-    responses={200: {"model": models.OneTransaction}},
+    responses={200: {"model": models.OneTransaction}, **_BY_KEY, **models.problems(404)},
+    dependencies=_TRANSACTIONS,
 )
-def transaction(transaction_id: str, source: From) -> Response:
+def transaction(
+    transaction_id: Annotated[str, Path(max_length=_LONGEST_ID)], source: From
+) -> Response:
     """Return one transaction, found by its id alone."""
     row = source.simulator.transaction(transaction_id)
     if row is None:
@@ -322,7 +347,12 @@ def transaction(transaction_id: str, source: From) -> Response:
     return json_response([item], {"generator": source.generator.model_dump()})
 
 
-@router.get("/v1/control-totals", response_model=models.WindowTotals)
+@router.get(
+    "/v1/control-totals",
+    response_model=models.WindowTotals,
+    responses=_BY_KEY,
+    dependencies=_TRANSACTIONS,
+)
 def control_totals(
     asked: Annotated[models.TotalsParameters, Query()], source: From, head_only: HeadOnly
 ) -> models.WindowTotals | Response:
@@ -358,7 +388,8 @@ def control_totals(
 @router.get(
     "/v1/scorecard",
     response_class=Response,
-    responses={200: {"content": {"application/json": {}, "text/html": {}}}},
+    responses={200: {"content": {"application/json": {}, "text/html": {}}}, **_BY_KEY},
+    dependencies=_TRANSACTIONS,
 )
 def scorecard(
     request: Request,
@@ -375,6 +406,8 @@ def scorecard(
     too_small = models.refused("start", moment_text(window.start), expected)
     as_html = _wants_html(asked, request)
     kind, headers = "text/html" if as_html else "application/json", {"Vary": "Accept"}
+    if as_html:
+        headers |= content_policy()
     if head_only:
         if source.count(window) < FEWEST_ROWS:
             raise too_small
@@ -400,7 +433,7 @@ def _wants_html(asked: models.ScorecardParameters, request: Request) -> bool:
     return "text/html" in request.headers.get("accept", "")
 
 
-@router.get("/v1/watermark")
+@router.get("/v1/watermark", responses=_BY_KEY, dependencies=_TRANSACTIONS)
 async def watermark(source: From) -> models.Watermark:
     """Return the end of the newest complete hour."""
     return models.Watermark(watermark=moment_text(source.now() // HOUR * HOUR))
@@ -409,7 +442,8 @@ async def watermark(source: From) -> models.Watermark:
 @router.get(
     "/v1/customers",
     response_class=Response,
-    responses=_rows(models.ReferencePage[models.Customer]),
+    responses=_rows(models.ReferencePage[models.Customer], 400),
+    dependencies=_REFERENCE,
 )
 def customers(
     request: Request, asked: Annotated[models.PageParameters, Query()], source: From
@@ -419,7 +453,10 @@ def customers(
 
 
 @router.get(
-    "/v1/cards", response_class=Response, responses=_rows(models.ReferencePage[models.Card])
+    "/v1/cards",
+    response_class=Response,
+    responses=_rows(models.ReferencePage[models.Card], 400),
+    dependencies=_REFERENCE,
 )
 def cards(
     request: Request, asked: Annotated[models.PageParameters, Query()], source: From
@@ -431,13 +468,26 @@ def cards(
 @router.get(
     "/v1/merchants",
     response_class=Response,
-    responses=_rows(models.ReferencePage[models.Merchant]),
+    responses=_rows(models.ReferencePage[models.Merchant], 400),
+    dependencies=_REFERENCE,
 )
 def merchants(
     request: Request, asked: Annotated[models.PageParameters, Query()], source: From
 ) -> Response:
     """Return the merchants, who are paid."""
     return _reference(request, asked, source, source.simulator.merchants())
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}, **_BY_KEY},
+    dependencies=_METRICS,
+)
+async def metrics(request: Request) -> Response:
+    """Return the metrics of this process of the service, as Prometheus reads them."""
+    content, kind = request.app.state.metrics.render(request.headers.get("accept", ""))
+    return Response(content, media_type=kind, headers={"Vary": "Accept"})
 
 
 @router.get("/healthz")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import sys
 import threading
 from typing import Any, override
@@ -15,9 +16,13 @@ from typing import Any, override
 import uvicorn
 
 from generator_service import standard_output
+from generator_service.access import is_loopback
 from generator_service.app import create_app
+from generator_service.keys import KeysError
 from generator_service.settings import Settings, SettingsError
 
+# For programs that start a service of their own.
+_LOCAL = {"host": "127.0.0.1", "ssl_certfile": None, "ssl_keyfile": None}
 # Seconds that responses have to finish when the service stops.
 _GRACE = 1
 _LOGGING: dict[str, Any] = {
@@ -27,10 +32,14 @@ _LOGGING: dict[str, Any] = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {
         "generator_service": {"handlers": ["stderr"], "level": "WARNING"},
+        "generator_service.access": {"level": "INFO"},
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING"},
-        "uvicorn.access": {"level": "INFO"},
     },
 }
+
+
+class _NotLocalError(Exception):
+    """A service without keys would serve other machines."""
 
 
 class _Server(uvicorn.Server):
@@ -76,26 +85,35 @@ def _stop_with_stdin(server: _Server) -> None:
     server.stop()
 
 
-def serve(host: str | None, port: int | None, *, until_stdin_closes: bool = False) -> int:
+def serve(
+    host: str | None, port: int | None, *, until_stdin_closes: bool = False, local: bool = False
+) -> int:
     """Serve until a signal, or the end of standard input, ends the service.
 
     Args:
         host: the host to listen on; None is the setting's.
         port: the port to listen on; 0 is any free port, None the setting's.
         until_stdin_closes: stop when standard input ends.
+        local: serve this machine only, without keys and without HTTPS, whatever the settings say.
 
     Returns:
         The exit code: 1 when it cannot listen, 2 for unusable settings, else 0.
     """
-    given = {"host": host, "port": port}
+    given: dict[str, Any] = {"host": host, "port": port}
+    given = {name: value for name, value in given.items() if value is not None}
+    if local:
+        given |= _LOCAL
     try:
-        settings = Settings.load(
-            **{name: value for name, value in given.items() if value is not None}
-        )
-    except SettingsError as error:
+        settings = Settings.load(**given)
+        app = create_app(settings, local=local)
+        _require_certificate(settings)
+        needs_keys = app.state.keys.required()
+    except (SettingsError, KeysError) as error:
         return _fail(str(error), 2)
     try:
-        listener = _listen(settings.host, settings.port)
+        listener = _listen(settings, needs_keys=needs_keys)
+    except _NotLocalError as error:
+        return _fail(str(error), 2)
     except (OSError, UnicodeError) as error:
         where = f"{settings.host}:{settings.port}"
         reason = (isinstance(error, OSError) and error.strerror) or "that is no name of a host"
@@ -107,21 +125,32 @@ def serve(host: str | None, port: int | None, *, until_stdin_closes: bool = Fals
     bound_host, bound_port = listener.getsockname()[:2]
     url_host = f"[{bound_host}]" if ":" in bound_host else bound_host
     config = uvicorn.Config(
-        create_app(settings),
+        app,
         log_config=_LOGGING,
-        access_log=settings.access_log,
+        # The service has its own, with the ids of requests and without queries.
+        access_log=False,
+        server_header=False,
+        ssl_certfile=settings.ssl_certfile,
+        ssl_keyfile=settings.ssl_keyfile,
     )
-    server = _Server(config, f"http://{url_host}:{bound_port}")
+    scheme = "http" if settings.ssl_certfile is None else "https"
+    server = _Server(config, f"{scheme}://{url_host}:{bound_port}")
     if until_stdin_closes:
         threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
     server.run(sockets=[listener])
     return 0
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(settings: Settings, *, needs_keys: bool) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]
+    if not (needs_keys or settings.open or is_loopback(str(address[0]))):
+        raise _NotLocalError(
+            f"cannot serve other machines on {settings.host} without keys: add one (python -m"
+            " generator_service keys add), leave out --host and GENERATOR_HOST, or set"
+            " GENERATOR_OPEN=true to let everyone in who reaches it."
+        )
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -130,6 +159,29 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise
     return listener
+
+
+def _require_certificate(settings: Settings) -> None:
+    """Raise SettingsError when the certificate and its key cannot be used."""
+    if settings.ssl_certfile is None:
+        return
+
+    def no_password() -> str:
+        raise SettingsError(
+            "GENERATOR_SSL_KEYFILE cannot be used: it needs a password; write the key without one."
+        )
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            settings.ssl_certfile, settings.ssl_keyfile, no_password
+        )
+    except OSError as error:
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else error.reason
+        raise SettingsError(
+            f"GENERATOR_SSL_CERTFILE={settings.ssl_certfile} cannot be used"
+            f" ({reason or 'it is not PEM'}): name a certificate in PEM, and its key in"
+            " GENERATOR_SSL_KEYFILE or in the same file."
+        ) from None
 
 
 def _fail(message: str, code: int) -> int:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _PREFIX = "GENERATOR_"
 _ENV_FILE = ".env"
+_KEYS_FILE = ".generator-keys.json"
 # Zero-width characters, which are copied from web pages along with a value.
 _INVISIBLE = "\ufeff\u200b\u2060"
 # Longest part of a value that a message shows.
@@ -108,6 +109,27 @@ class Settings(BaseSettings):
     access_log: bool = Field(
         default=False, description="Whether each request is a line on standard error."
     )
+    keys_file: Path | None = Field(
+        None,
+        description="The file of the keys that `python -m generator_service keys` makes. Unset, it"
+        " is `.generator-keys.json` in the working directory, if there is one. With it, each"
+        " request needs a key; without it, the service answers this machine only.",
+    )
+    open: bool = Field(
+        default=False,
+        description="Whether a service without keys also answers other machines, and requests that"
+        " a proxy forwards.",
+    )
+    docs: bool = Field(default=True, description="Whether there is a page at `/docs`.")
+    ssl_certfile: Path | None = Field(
+        None,
+        description="The certificates of the service, PEM. With it the service speaks HTTPS only.",
+    )
+    ssl_keyfile: Path | None = Field(
+        None,
+        description="The private key of the certificate, PEM, without a password. Unset, it is in"
+        " the file of the certificates.",
+    )
 
     @classmethod
     @override
@@ -175,6 +197,17 @@ class Settings(BaseSettings):
                 f"{_PREFIX}MAX_LIMIT={self.max_limit}."
             )
         return self
+
+    @model_validator(mode="after")
+    def _key_has_its_certificate(self) -> Self:
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ValueError(f"{_PREFIX}SSL_KEYFILE needs {_PREFIX}SSL_CERTFILE beside it.")
+        return self
+
+    @property
+    def keys_path(self) -> Path:
+        """The file of the keys, whether or not there is one."""
+        return self.keys_file or Path(_KEYS_FILE)
 
     @classmethod
     def load(cls, **given: Any) -> Self:

@@ -218,7 +218,7 @@ def start_generator(
     environment: Mapping[str, str] | None = None,
     holds: Sequence[int] = (),
 ) -> ManagedProcess:
-    """Start the generator service on 127.0.0.1, without waiting for it.
+    """Start the generator service on 127.0.0.1, without keys, and without waiting for it.
 
     Args:
         port: its port; 0 is any free port, `None` the port of the service's own settings.
@@ -227,7 +227,8 @@ def start_generator(
         holds: as for `ManagedProcess`.
     """
     command = [sys.executable, "-m", "generator_service", "--until-stdin-closes"]
-    command += ["--host", "127.0.0.1"]
+    # The keys of a service that others use are no concern of this one.
+    command.append("--local")
     return ManagedProcess(
         "The generator service",
         command if port is None else [*command, "--port", str(port)],

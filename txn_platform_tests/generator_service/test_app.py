@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -448,6 +449,7 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
         "/v1/cards",
         "/v1/merchants",
         "/healthz",
+        "/metrics",
     }
     operation = description["paths"]["/v1/transactions"]["get"]
     assert {parameter["name"] for parameter in operation["parameters"]} == {
@@ -455,7 +457,10 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
         "X-Generator-Faults",
     }
     assert set(operation["responses"]["200"]["content"]) == set(MEDIA_TYPES.values())
-    assert set(operation["responses"]["4XX"]["content"]) == {"application/problem+json"}
+    statuses = {"400", "403", "406", "422", "500", "503"}
+    assert set(operation["responses"]) == {"200", *statuses}
+    for status in statuses:
+        assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
     assert service.get("/docs").status_code == 200
 
 
@@ -606,8 +611,11 @@ def test_an_unknown_route_is_answered_with_the_nearest(service: Service):
     assert "/docs" in problem(service.get("/nothing/like/it"), 404)["detail"]
 
 
-def test_another_method_is_refused(service: Service):
-    assert "send GET" in problem(service.client.post(WINDOW_PATH), 405)["detail"]
+@pytest.mark.parametrize("path", [WINDOW_PATH, "/healthz", "/", "/docs", "/openapi.json"])
+def test_another_method_is_refused(service: Service, path: str):
+    answer = service.client.post(path)
+    assert "send GET" in problem(answer, 405)["detail"]
+    assert answer.headers["Allow"] == "GET, HEAD"
 
 
 @given(st.integers(FIRST_MOMENT, parse_moment("9999-01-01T00:00:00Z")))
@@ -685,7 +693,7 @@ def test_an_error_after_the_first_row_breaks_the_connection(
     with pytest.raises(httpx.RemoteProtocolError):
         service.get(WINDOW_PATH, **HOUR, format=form)
     assert eventually(lambda: failures(caplog))
-    assert failures(caplog) == ["GET /v1/transactions broke off: RuntimeError"]
+    assert failures(caplog) == ["GET /v1/transactions broke off: RuntimeError, request ID"]
 
 
 def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -693,7 +701,7 @@ def failures(caplog: pytest.LogCaptureFixture) -> list[str]:
     ours = [record for record in caplog.records if record.name.startswith("generator_service")]
     assert {record.levelname for record in ours} <= {"ERROR"}
     assert not any(record.exc_info for record in ours)
-    return [record.getMessage() for record in ours]
+    return [re.sub("request [0-9a-f]{32}$", "request ID", line.getMessage()) for line in ours]
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -717,7 +725,7 @@ def test_a_failure_is_logged_by_its_route_without_id_and_query(
     assert answer.status_code == 500
     assert eventually(lambda: failures(caplog))
     assert failures(caplog) == [
-        f"{method} /v1/transactions/{{transaction_id}} failed: RuntimeError"
+        f"{method} /v1/transactions/{{transaction_id}} failed: RuntimeError, request ID"
     ]
 
 
@@ -781,7 +789,7 @@ def test_head_is_get_without_a_body(service: Service, path: str, parameters: dic
     got = service.get(path, **parameters)
     head = service.client.head(path, params=parameters)
     assert (head.status_code, head.content) == (got.status_code, b"")
-    of_the_body = {"date", "content-length", "transfer-encoding"}
+    of_the_body = {"date", "content-length", "transfer-encoding", "x-request-id"}
     said = {name: value for name, value in head.headers.items() if name not in of_the_body}
     full = {name: value for name, value in got.headers.items() if name not in of_the_body}
     assert said.items() <= full.items()

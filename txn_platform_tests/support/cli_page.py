@@ -38,8 +38,24 @@ def page() -> str:
         "".join(_section(_loaded(name), f"txn {name}", context))
         for name in txn.list_commands(context)
     ]
-    parts.append("".join(_section(generator, "python -m generator_service", None)))
+    parts += _sections_of_the_generator("python -m generator_service")
     return _PAGE.format(commands="\n".join(parts).strip())
+
+
+def _sections_of_the_generator(program: str) -> Iterator[str]:
+    """Yield the section of its program, and those of its commands that `txn` does not have."""
+    parent = click.Context(generator, info_name=program, **generator.context_settings)
+    shared = {name for name in generator.commands if name in txn.commands}
+    names = ", ".join(f"[`{each}`](#txn-{each})" for each in sorted(shared))
+    yield "".join(_section(generator, program, None))
+    yield f"These of its commands are also those of `txn`: {names}.\n"
+    for name in sorted(generator.commands.keys() - shared):
+        command = generator.commands[name]
+        yield "".join(_section(command, f"{program} {name}", parent))
+        if isinstance(command, click.Group):
+            inner = click.Context(command, parent, info_name=name)
+            for each in command.list_commands(inner):
+                yield "".join(_section(command.commands[each], f"{program} {name} {each}", inner))
 
 
 def _loaded(name: str) -> click.Command:
@@ -61,9 +77,6 @@ def _section(command: click.Command, name: str, parent: click.Context | None) ->
     ]
     yield "\n| option | meaning |\n| --- | --- |\n"
     yield from (f"| {names} | {meaning} |\n" for names, meaning in rows)
-    if isinstance(command, click.Group):
-        names = ", ".join(f"[`{each}`](#txn-{each})" for each in command.list_commands(context))
-        yield f"\nIts commands are those of `txn`: {names}.\n"
 
 
 def _paragraphs(text: str) -> str:

@@ -140,7 +140,13 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 def _server_context(ca_file: Path, server_file: Path) -> ssl.SSLContext:
-    """Return a context for `localhost`; write the certificates of CA and server, and its key."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server_certificate(ca_file, server_file))
+    return context
+
+
+def server_certificate(ca_file: Path, server_file: Path) -> Path:
+    """Write the certificates of a CA and of `localhost`, with its key; return the latter's file."""
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a CA of the tests")])
     ca = (
@@ -182,9 +188,7 @@ def _server_context(ca_file: Path, server_file: Path) -> ssl.SSLContext:
             serialization.NoEncryption(),
         )
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(server_file)
-    return context
+    return server_file
 
 
 def _certificate(
