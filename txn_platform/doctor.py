@@ -18,7 +18,7 @@ from txn_platform.lake.opening import open_lake, require_first_hour
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
 from txn_platform.settings import load_settings
-from txn_platform.source.client import Source, source_api, source_limits
+from txn_platform.source.client import Source, source_api, source_limits, source_token
 from txn_platform.webhook import Webhook
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
@@ -159,7 +159,8 @@ def _examine_source(settings: Settings) -> str:
 
 def _asked(url: str, settings: Settings) -> str:
     """Ask the source for its newest hour: totals and rows, as a run does."""
-    source = Source(url, source_api(settings), source_limits(settings))
+    token = source_token(settings, url)
+    source = Source(url, source_api(settings), source_limits(settings), token)
     watermark = source.watermark()
     window = Window(watermark - WINDOW_LENGTH)
     as_of = datetime.now(UTC)

@@ -144,6 +144,9 @@ class LakeSettings(BaseSettings):
             return settings
         for name in _UNLESS_SET & settings.model_fields_set:
             stack.pop(_names(cls.model_fields[name])[0], None)
+        if "GENERATOR_URL" in stack:
+            # The token is for the source that a setting names.
+            stack["GENERATOR_TOKEN"] = None
         settings = cls(**stack | values)
         settings._of_local_stack = True
         return settings
@@ -398,6 +401,12 @@ class Settings(LakeSettings):
         description="The address of the source, without name, password or query. Unset, it is the"
         " generator of the local stack if its lake is used; otherwise each run starts one.",
     )
+    source_token: SecretStr | None = Field(
+        default=None,
+        validation_alias="GENERATOR_TOKEN",
+        description="The bearer token of the source: a key of the generator, or of a gateway before"
+        " it. It is sent to the origin of GENERATOR_URL only.",
+    )
     delta_path: str | None = Field(
         default=None,
         validation_alias="DELTA_LAKE_S3_PATH",
@@ -463,7 +472,9 @@ class Settings(LakeSettings):
         description="The same for checksums of answers.",
     )
 
-    @field_validator("access_key_id", "secret_access_key", "session_token", "raw_sse")
+    @field_validator(
+        "access_key_id", "secret_access_key", "session_token", "raw_sse", "source_token"
+    )
     @classmethod
     def _fits_a_header(cls, value: str | SecretStr | None) -> str | SecretStr | None:
         text = value.get_secret_value() if isinstance(value, SecretStr) else value or ""

@@ -18,7 +18,7 @@ from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
-from txn_platform.source.client import Source, source_api, source_limits
+from txn_platform.source.client import Source, source_api, source_limits, source_token
 from txn_platform.window_states import WindowStates
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def started_source(settings: Settings) -> Generator[Callable[[], tuple[str, Sour
 
         def client() -> tuple[str, Source]:
             url = settings.generator_url or (generator_url(generator) if generator else "")
-            return url, Source(url, source_api(settings), source_limits(settings))
+            token = source_token(settings, url)
+            return url, Source(url, source_api(settings), source_limits(settings), token)
 
         yield client
 

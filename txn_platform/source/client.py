@@ -35,11 +35,19 @@ from txn_platform.runbook import Section
 from txn_platform.source.decode_limits import Budget, UnreadableError
 from txn_platform.source.decoding import DECODERS, FORMATS, PAGES, UNREADABLE, page
 from txn_platform.source.json_objects import without_repeats
-from txn_platform.source.transport import AbsentError, Limits, Transport, source_backoff
+from txn_platform.source.transport import (
+    AbsentError,
+    Limits,
+    Transport,
+    same_origin,
+    source_backoff,
+)
 from txn_platform.windows import Window, iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from pydantic import SecretStr
 
     from txn_platform.contract.drift import Drift
     from txn_platform.settings import Settings
@@ -149,6 +157,17 @@ def source_limits(settings: Settings) -> Limits:
     )
 
 
+def source_token(settings: Settings, url: str) -> SecretStr | None:
+    """The token for the source at an address: that of `GENERATOR_TOKEN`, if it is for there.
+
+    It is for the origin of `GENERATOR_URL`. A generator that the platform starts needs none, and an
+    address in a run's config must not get it.
+    """
+    if settings.generator_url is None or not same_origin(url, settings.generator_url):
+        return None
+    return settings.source_token
+
+
 class Source:
     """A generator service, or another source of transactions.
 
@@ -156,11 +175,15 @@ class Source:
     """
 
     def __init__(
-        self, url: str, api: SourceApi | None = None, limits: Limits | None = None
+        self,
+        url: str,
+        api: SourceApi | None = None,
+        limits: Limits | None = None,
+        token: SecretStr | None = None,
     ) -> None:
-        """Args: url: its address; api: its API; limits: the limits on its answers."""
+        """Args: url: its address; api: its API; limits: on its answers; token: see Transport."""
         self._api = api or SourceApi()
-        self._transport = Transport(url.rstrip("/"), limits or Limits())
+        self._transport = Transport(url.rstrip("/"), limits or Limits(), token)
 
     @property
     def limits(self) -> Limits:

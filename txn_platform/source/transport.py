@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
+    from pydantic import SecretStr
+
 # Compressed bytes read at a time, and the size that they may always inflate to.
 _COMPRESSED_BYTES: Final = 1 << 16
 _INFLATED_BYTES: Final = 1 << 21
@@ -116,17 +118,27 @@ class AbsentError(UserError):
 
 
 class Transport:
-    """Makes requests to one source; safe for any number of threads."""
+    """Makes requests to one source; safe for any number of threads.
 
-    def __init__(self, url: str, limits: Limits) -> None:
-        """Args: url: its address, without a slash at the end; limits: on its answers."""
+    All of them go to the origin of its address: no redirect is followed, and no page elsewhere.
+    """
+
+    def __init__(self, url: str, limits: Limits, token: SecretStr | None = None) -> None:
+        """Args: url: its address, without a slash at the end; limits: on its answers; token: ours.
+
+        The token is sent as a bearer token (RFC 6750).
+        """
         self.url = url
         self.limits = limits
+        self._has_token = token is not None
+        headers = {"User-Agent": "txn_platform"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.get_secret_value()}"
         self._pool = pool_manager(
             url,
             maxsize=_CONNECTIONS,
             timeout=urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds),
-            headers={"User-Agent": "txn_platform"},
+            headers=headers,
         )
         self._pool.pool_classes_by_scheme = _POOLS
 
@@ -292,6 +304,8 @@ class Transport:
             after = map(_seconds, response.headers.getlist("Retry-After"))
             raise _FailedError(status, max(after, default=0.0))
         refused = f"{self.url} refused {what} with status {status}"
+        if status in {401, 403}:
+            raise UserError(f"{refused}: {self._to_be_let_in()}", Section.SOURCE_UNUSABLE)
         if 300 <= status < 400:
             raise UserError(
                 f"{refused}, a redirect: none is followed; let GENERATOR_URL name the service"
@@ -301,6 +315,15 @@ class Transport:
         error = AbsentError if status == 404 else UserError
         raise error(
             f"{refused}: {_problem_detail(response) or 'look at its log'}", Section.SOURCE_UNUSABLE
+        )
+
+    def _to_be_let_in(self) -> str:
+        makes = "the generator's are made by python -m generator_service keys add"
+        if self._has_token:
+            return f"it does not let GENERATOR_TOKEN read this; set another key of it ({makes})"
+        return (
+            "set GENERATOR_TOKEN to a key of it that may read this, and GENERATOR_URL to its"
+            f" address ({makes})"
         )
 
 
@@ -538,6 +561,11 @@ def _stated_rows(headers: Mapping[str, str]) -> tuple[str, int] | None:
             return name, int(text[:18])
     complete = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
     return complete and ("Content-Range", int(complete[1]))
+
+
+def same_origin(url: str, other: str) -> bool:
+    """Whether two addresses of servers have the same origin (RFC 6454)."""
+    return _origin(urlsplit(url)) == _origin(urlsplit(other))
 
 
 def _origin(address: SplitResult) -> tuple[str, str, int | None]:
