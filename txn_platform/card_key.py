@@ -263,7 +263,8 @@ def _given(value: str, variable: str, settings: Settings) -> CardKey:
         return _key(_from_secrets_manager(match[2], variable, settings), variable)
     parts = urlsplit(value)
     path = Path(unquote(parts.path))
-    if scheme != "file" or parts.netloc or parts.query or parts.fragment or not path.name:
+    others = parts.netloc + parts.query + parts.fragment
+    if scheme != "file" or others or not path.name or not str(path).isprintable():
         raise UserError(
             f"{variable} is a reference that is not known: write aws-sm://name for a secret of AWS"
             " Secrets Manager, file:///path for a file, or the key itself",
@@ -346,8 +347,8 @@ def _from_secrets_manager(name: str, variable: str, settings: Settings) -> str:
         asked = client({urlsplit(endpoint).scheme: proxy.url}) if proxy else direct
         text: str | None = asked.get_secret_value(SecretId=name).get("SecretString")
     except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "no code")
-        reason = f"AWS Secrets Manager refused it ({code})"
+        code = str(error.response.get("Error", {}).get("Code"))
+        reason = f"AWS Secrets Manager refused it ({code if code.isalnum() else 'no code'})"
     except (BotoCoreError, ValueError) as error:
         reason = f"AWS Secrets Manager can't be asked ({type(error).__name__})"
     else:

@@ -114,6 +114,7 @@ def test_a_key_file_that_others_may_read_is_refused(
         ("file://relative/key", "a reference that is not known"),
         ("file:///", "a reference that is not known"),
         ("file:///etc", "can't be made or read"),
+        ("file:///key%0A", "a reference that is not known"),
         ("file:///key?version=2", "a reference that is not known"),
         ("vault://secret/card-key", "a reference that is not known"),
         ("AWS-SSM://card-key-of-the-platform", "a reference that is not known"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
+from txn_platform_tests.support.served_source import served
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,20 +76,39 @@ def mapping() -> pl.DataFrame:
     return pl.read_parquet(LAKE / "card_token_mappings/**/*.parquet", hive_partitioning=True)
 
 
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a lake and a Delta table of four hours; the first was landed long ago."""
+    place = tmp_path_factory.mktemp("published")
+    with served(HourlySource([])) as source, pytest.MonkeyPatch.context() as patch:
+        assert isinstance(source, HourlySource)
+        source.hours.update(_rows())
+        patch.chdir(place)
+        patch.setenv("GENERATOR_URL", source.url)
+        patch.setenv("DELTA_LAKE_S3_PATH", str(place / "table"))
+        txn("run", "--from", KEYS[0], "--to", KEYS[-1])
+        for asset in ("raw_transactions", "quarantined_transactions"):
+            object_of(KEYS[0], asset).unlink()
+    return place
+
+
 @pytest.fixture
-def hours(source: HourlySource, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Four published hours of the same three cards; the first was landed long ago."""
-    numbers = cards(3)
-    for key in KEYS:
-        source.hours[key] = [
-            row | {"card_number": number}
-            for row, number in zip(rows_of(Window.of_partition(key), 3), numbers, strict=True)
-        ]
+def hours(published: Path, source: HourlySource, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Four published hours of the same three cards, in the directory of the test."""
+    source.hours.update(_rows())
+    shutil.copytree(published, Path.cwd(), dirs_exist_ok=True)
     monkeypatch.setenv("DELTA_LAKE_S3_PATH", str(Path("table").absolute()))
-    txn("run", "--from", KEYS[0], "--to", KEYS[-1])
-    for asset in ("raw_transactions", "quarantined_transactions"):
-        object_of(KEYS[0], asset).unlink()
     return KEYS
+
+
+def _rows() -> dict[str, list[dict[str, str | None]]]:
+    return {
+        key: [
+            row | {"card_number": number}
+            for row, number in zip(rows_of(Window.of_partition(key), 3), cards(3), strict=True)
+        ]
+        for key in KEYS
+    }
 
 
 def test_windows_with_a_raw_object_get_new_tokens_and_the_others_a_mapping(
