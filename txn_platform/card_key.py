@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from txn_platform.errors import UserError
+from txn_platform.private_files import make_private, make_private_directory
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ def kept_card_key(home: Path) -> str:
     path = _kept_at(home)
     try:
         if not path.exists():
-            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_directory(home)
             _make_once(path, secrets.token_hex(32))
     except OSError as error:
         raise _unreadable(path, str(error.strerror), _VARIABLE) from None
@@ -227,6 +228,8 @@ def begin_kept_rotation(home: Path) -> None:
             _make_once(following, secrets.token_hex(32))
             with suppress(FileExistsError):
                 os.link(kept, previous)
+            # Others may have read it, and need not read it again.
+            make_private(previous)
         with suppress(FileNotFoundError):
             following.replace(kept)
         _sync_directory(home)

@@ -214,3 +214,19 @@ def test_a_kept_key_is_replaced_once_wherever_the_replacement_stops(
     assert sorted(path.name for path in home.iterdir()) == ["card-key", retired.name]
     for path in home.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_weak_kept_key_can_be_replaced_though_it_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / ".txn"
+    home.mkdir()
+    for weak, mode in (("0123456789abcdef" * 2, 0o600), (STRONG, 0o644)):
+        (home / "card-key").write_text(weak)
+        (home / "card-key").chmod(mode)
+        with pytest.raises(UserError, match="rotate-card-key"):
+            card_key(load_settings())
+        done = CliRunner().invoke(main, ["rotate-card-key", "--yes"])
+        assert done.exit_code == 0, done.output
+        assert weak not in done.output
+        assert card_key(load_settings()) != weak.encode()
+    for path in home.glob("card-key*"):
+        assert path.stat().st_mode & 0o077 == 0

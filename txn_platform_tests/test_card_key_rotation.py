@@ -141,6 +141,9 @@ def test_windows_with_a_raw_object_get_new_tokens_and_the_others_a_mapping(
     assert joined.sort("transaction_id")["new_token"].to_list() == tokens_of(hours[1])
     (path,) = (LAKE / "card_token_mappings").rglob("*.parquet")
     assert path.parts[-3:-1] == (f"old_key={fingerprint(old)}", f"new_key={fingerprint(new)}")
+    # As restricted as the raw zone.
+    for made in (path, *path.parents[:3]):
+        assert made.stat().st_mode & 0o077 == 0
     table = pl.DataFrame(DeltaTable("table").to_pyarrow_table())
     for key in hours:
         window = table.filter(pl.col("event_hour") == Window.of_partition(key).start.hour)
