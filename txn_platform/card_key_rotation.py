@@ -32,6 +32,7 @@ from txn_platform.lake.card_tokens import (
 )
 from txn_platform.lake.delta import open_delta
 from txn_platform.lake.layout import object_key, window_of_key
+from txn_platform.lake.opening import require_first_hour
 from txn_platform.rows.protection import CardProtector
 from txn_platform.runbook import Section
 
@@ -123,8 +124,11 @@ class Rotation:
             on_progress: called with the number of objects that were looked at.
 
         Raises:
-            UserError: the lake or the Delta table can't be read.
+            UserError: the lake or the Delta table can't be read, or a window is before
+                `TXN_FIRST_HOUR`.
         """
+        # Dagster would not run an older window.
+        require_first_hour(self._lake, PUBLISHED, self._settings.first_hour)
         published = _by_window(self._lake.keys(PUBLISHED))
         validated = _by_window(self._lake.keys(VALIDATED))
         landed = _by_window(self._lake.keys(RAW)).keys()
