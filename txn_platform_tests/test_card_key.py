@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import threading
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from click.testing import CliRunner
+from moto.moto_server.werkzeug_app import create_backend_app
+from werkzeug.serving import make_server
 
 from txn_platform.card_key import (
     begin_kept_rotation,
@@ -28,9 +31,7 @@ from txn_platform.local.seaweedfs import REGION
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from txn_platform_tests.conftest import S3Endpoint
+    from collections.abc import Callable, Iterator
 
 STRONG = "fd8a1c5b7e2a94d03f6c8e1b25a7d94063b1e8f7"
 WEAK = {
@@ -130,24 +131,35 @@ def test_a_reference_that_leads_to_no_key_is_refused(
         monkeypatch.delenv(variable)
 
 
+@pytest.fixture
+def secrets_manager() -> Iterator[str]:
+    """The address of a served Secrets Manager."""
+    server = make_server("127.0.0.1", 0, create_backend_app("secretsmanager"), threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
 def test_a_secret_of_aws_can_be_the_key(
-    s3_servers: Callable[[str], S3Endpoint], monkeypatch: pytest.MonkeyPatch
+    secrets_manager: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = s3_servers("moto")
     name = f"card-key-{uuid.uuid4().hex}"
     secret: Any = boto3.client(
         "secretsmanager",
-        endpoint_url=store.url,
-        aws_access_key_id=store.access_key,
-        aws_secret_access_key=store.secret_key,
+        endpoint_url=secrets_manager,
+        aws_access_key_id="key",
+        aws_secret_access_key="secret",
         region_name=REGION,
     )
     arn = secret.create_secret(Name=name, SecretString=f" {STRONG}\n")["ARN"]
     secret.create_secret(Name=f"{name}-binary", SecretBinary=b"\xff" * 32)
-    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", store.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", secrets_manager)
     monkeypatch.setenv("AWS_REGION", REGION)
     # The settings' own credentials count, also those of `.env`.
-    Path(".env").write_text(f"AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY={store.secret_key}\n")
+    Path(".env").write_text("AWS_ACCESS_KEY_ID=key\nAWS_SECRET_ACCESS_KEY=secret\n")
     for named in (name, arn):
         monkeypatch.setenv("TXN_CARD_KEY", f"aws-sm://{named}")
         assert card_key(load_settings()) == STRONG.encode()
