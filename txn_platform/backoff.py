@@ -6,17 +6,18 @@ errors are worth a retry.
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from txn_platform.logs import logger
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logger(__name__)
 
 
 @dataclass(frozen=True)

@@ -378,7 +378,8 @@ def doctor() -> None:
 def quarantine(partition: str | None) -> None:
     """Show what is quarantined: rows by reason, with masked examples.
 
-    A landed hour that was not published since is validated now; nothing is written.
+    A landed hour that was not published since is validated now; the lake stays as
+    it is. Each hour that is read has a line in the audit log.
     """
     from rich.table import Table
 

@@ -17,6 +17,7 @@ from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake, require_first_hour
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
+from txn_platform.redaction import shown_address
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api, source_limits, source_token
 from txn_platform.webhook import Webhook
@@ -81,7 +82,9 @@ def _try(subject: str, look: Callable[[], str]) -> Finding:
 
 
 def _describe(settings: Settings) -> str:
-    source = settings.generator_url or "a generator started for each run"
+    source = "a generator started for each run"
+    if settings.generator_url is not None:
+        source = shown_address(settings.generator_url)
     return f"source: {source}; at most {settings.max_quarantine:.2%} of a window may be quarantined"
 
 
@@ -121,7 +124,8 @@ def _examine_alerts(settings: Settings) -> Iterator[Finding]:
         return
     if webhook is None:
         return
-    message = f"go to TXN_ALERT_WEBHOOK ({webhook.service}), with links to {settings.ui_url}"
+    links = shown_address(settings.ui_url)
+    message = f"go to TXN_ALERT_WEBHOOK ({webhook.service}), with links to {links}"
     yield Finding("alerts", good=True, message=message)
     from txn_platform.defs.alerts import is_turned_on
     from txn_platform.runs import dagster_instance
@@ -148,7 +152,8 @@ def _examine_alerts(settings: Settings) -> Iterator[Finding]:
 
 def _examine_source(settings: Settings) -> str:
     if settings.generator_url is not None:
-        return f"{settings.generator_url} {_asked(settings.generator_url, settings)}"
+        asked = _asked(settings.generator_url, settings)
+        return f"{shown_address(settings.generator_url)} {asked}"
     if settings.source_transactions is not None:
         raise UserError(
             "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"

@@ -27,10 +27,11 @@ def http_address(value: str) -> str:
     scheme, separator, rest = value.partition("://")
     if not separator or scheme.lower() not in {"http", "https"}:
         raise ValueError("must begin with http:// or https://")
-    if "@" in rest.partition("/")[0]:
-        raise ValueError("must not hold a name or password: addresses are shown in messages")
-    if any(character.isspace() for character in rest):
-        raise ValueError("must not hold white space")
+    # A password with a slash ends the host too early, so an @ is refused in the whole address.
+    if "@" in rest:
+        raise ValueError("must not hold a name or password (write %40 for an @ of its path)")
+    if any(character.isspace() or character == "\\" for character in rest):
+        raise ValueError("must not hold white space or a backslash")
     if "?" in rest or "#" in rest:
         raise ValueError(
             "must end before its ? or # (a query of the source belongs in TXN_SOURCE_TRANSACTIONS)"

@@ -155,7 +155,8 @@ def _parsed(url: str) -> Proxy:
     parts = urlsplit(url)
     usual = _PORTS[parts.scheme]
     port = usual if parts.port is None else parts.port
-    if port == 0 or parts.query or parts.fragment:
+    # Also for `user:pa/ss@host`, which looks like a host, a port and a path.
+    if port == 0 or parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise ValueError("no address of a server alone")
     host = parts.hostname or ""
     require_host(host)

@@ -142,7 +142,7 @@ def materialize(
     window: Window,
     *,
     instance: dg.DagsterInstance,
-    source_url: str,
+    source_url: str | None,
     on_progress: Callable[[str], None],
     allow_empty: bool = False,
 ) -> Summary:
@@ -151,7 +151,8 @@ def materialize(
     Args:
         window: to run.
         instance: that records the run.
-        source_url: address of the source.
+        source_url: address of the generator that was started for the run; None for the source of
+            the settings, whose address Dagster does not keep then.
         on_progress: called with a phrase for each step of the run.
         allow_empty: accept a window without rows even if the lake has rows of it.
 
@@ -160,13 +161,13 @@ def materialize(
         KeyboardInterrupt: it was interrupted, which Dagster keeps to itself.
         RuntimeError: it failed otherwise; says what Dagster recorded, with the traceback.
     """
-    resources = {"generator": {"config": {"url": source_url}}}
+    started = {"generator": {"config": {"url": source_url}}} if source_url else {}
     return _run(
         window,
         instance,
         on_progress,
         {
-            "resources": resources,
+            "resources": started,
             "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
         },
     )

@@ -18,6 +18,7 @@ from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
+from txn_platform.redaction import redacted
 from txn_platform.source.client import Source, source_api, source_limits, source_token
 from txn_platform.window_states import WindowStates
 
@@ -144,7 +145,8 @@ def session(settings: Settings) -> Generator[Session]:
         with dagster_instance() as instance:
             end_killed_runs(instance)
             url, source = client()
-            run = partial(materialize, instance=instance, source_url=url)
+            started = None if settings.generator_url else url
+            run = partial(materialize, instance=instance, source_url=started)
             yield Session(settings, source, run)
 
 
@@ -184,7 +186,7 @@ def run_windows(
             yield Result(key, "failed", error=str(error))
         except Exception as error:
             told = str(error) if type(error) is RuntimeError else traceback.format_exc()
-            yield Result(key, "failed", error=told.rstrip())
+            yield Result(key, "failed", error=redacted(told.rstrip()))
         else:
             yield Result(key, "published", summary=summary)
         if interrupts.stopping:

@@ -20,14 +20,22 @@ def test_addresses_that_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("said", "shown"),
     [
-        ("at http://u:pass@h:1/tx?key=S#f: fix it", "at http://h:1/tx fix it"),
+        ("at http://u:pass@h:1/tx?key=S#f: fix it", "at http://h:1/…: fix it"),
+        (
+            "(http://[::1]:8000), [http://h]; https://h.",
+            "(http://[::1]:8000), [http://h]; https://h.",
+        ),
+        ("at http://u:pa/S@h:1/x, or http://u:1/S@h", "at http://…, or http://…"),
+        ("HTTPS://h/services/S/S", "https://h/…"),
+        ("slack://S/S/S failed", "slack://… failed"),
+        ("s3://K:S/S@bucket/a, s3://S@bucket/a", "s3://…, s3://…"),
         ("url: /tx?key=S&a=1 (Caused by", "url: /tx (Caused by"),
-        ("postgresql://u:S@db/x failed", "postgresql://db/x failed"),
-        ("'http://h/tx?S' is wrong? No.", "'http://h/tx' is wrong? No."),
+        ("postgresql://u:S@db/x failed", "postgresql://… failed"),
+        ("'http://h/tx?S' is wrong? No.", "'http://h/…' is wrong? No."),
         ("s3://bucket/a?b=c/key", "s3://bucket/a?b=c/key"),
     ],
 )
-def test_no_message_for_users_shows_a_query_or_a_password(said: str, shown: str) -> None:
+def test_a_message_for_users_shows_of_an_address_what_has_no_secret(said: str, shown: str) -> None:
     assert str(UserError(said)) == shown
 
 

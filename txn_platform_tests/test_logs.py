@@ -1,5 +1,6 @@
 """The log of a run: a line for each object, and a warning for each retry."""
 
+import json
 import logging
 import os
 import re
@@ -66,7 +67,15 @@ def test_the_run_page_has_a_line_for_each_object_and_the_retries(tmp_path: Path)
         ]
     retries = [message for level, message in logged if level == logging.WARNING]
     assert [bool(_RETRY.search(message)) for message in retries] == [True, True]
-    lines = [message for level, message in logged if level == logging.INFO]
+    informed = [message for level, message in logged if level == logging.INFO]
+    audited = [json.loads(message) for message in informed if message.startswith("{")]
+    assert [line["asset"] for line in audited if line["action"] == "publish"] == [
+        "raw_transactions",
+        "validated_transactions",
+        "quarantined_transactions",
+        "s3_parquet_transactions",
+    ]
+    lines = [message for message in informed if not message.startswith("{")]
     said = {line.partition(":")[0]: line for line in lines}
     assert set(said) == {
         "raw_transactions",

@@ -13,13 +13,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from txn_platform.audit import audited
+from txn_platform.contract.schema import QUARANTINED, RAW
 from txn_platform.defs.failures import failing_for_users, with_tracebacks
 from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
 from txn_platform.defs.layout import partition_key_of_object
 from txn_platform.defs.resources import LakeResource
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile, StoredObject, explained_reads
-from txn_platform.lake.layout import window_of_key
+from txn_platform.lake.layout import partition_of_key, window_of_key
 from txn_platform.lake.parquet import Encoding
 from txn_platform.lake.staging import Staged
 from txn_platform.runbook import Section
@@ -93,7 +95,17 @@ class LakeIOManager(dg.ConfigurableIOManager):
             return self._publish(context, staged, key)
 
     def _publish(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
-        metadata = self._put(context, staged, key)
+        with audited(
+            "publish",
+            window=partition_of_key(key),
+            run=context.run_id,
+            asset=_name(context),
+            object=self.lake.lake.uri(key),
+            rows=staged.rows,
+            sha256=staged.sha256,
+        ) as line:
+            metadata = self._put(context, staged, key)
+            line |= {name: name in metadata for name in ("unchanged", "superseded")}
         if address := self.lake.lake.browser_address(key):
             metadata["object"] = dg.MetadataValue.url(address)
         context.log.info(
@@ -175,6 +187,17 @@ class LakeIOManager(dg.ConfigurableIOManager):
         return {partition: key for partition, key in objects.items() if key not in absent}
 
     def _load(self, context: dg.InputContext, kind: Any, keys: list[str]) -> Any:
+        if _has_clear_cards(context):
+            for key in keys:
+                with audited(
+                    "read",
+                    window=partition_of_key(key),
+                    run=_run_of(context),
+                    asset=_name(context),
+                    object=self.lake.lake.uri(key),
+                ):
+                    # A frame or a file is read when the asset asks for its rows.
+                    pass
         match kind:
             case type() if kind in {LakeFile, pq.ParquetFile}:
                 if len(keys) != 1:
@@ -212,6 +235,21 @@ class LakeIOManager(dg.ConfigurableIOManager):
             return pa.concat_tables(self.lake.lake.open(key).read() for key in keys)
         except pa.ArrowInvalid:
             raise _differing(context, pa.Table) from None
+
+
+def _has_clear_cards(context: dg.InputContext) -> bool:
+    """Whether an input is an asset with card numbers in clear."""
+    source = context.upstream_output
+    is_marked = source is not None and bool((source.definition_metadata or {}).get(CLEAR_CARDS))
+    return is_marked or _name(context) in {RAW, QUARANTINED}
+
+
+def _run_of(context: dg.InputContext) -> str | None:
+    """The id of an input's run; None if a person loads the asset."""
+    try:
+        return context.step_context.run_id
+    except dg.DagsterInvariantViolationError:
+        return None
 
 
 def _differing(context: dg.InputContext, kind: type) -> UserError:

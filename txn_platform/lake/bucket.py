@@ -15,7 +15,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.backoff import Backoff, Retries
-from txn_platform.errors import without_queries
 from txn_platform.lake.store_errors import StoreError, explained, failed
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ class Bucket:
                 if not passing:
                     raise fault from None
             message = str(fault)
-            if not retries.again(without_queries(message).partition(". ")[0]):
+            if not retries.again(message.partition(". ")[0]):
                 number, seconds = retries.attempt, retries.seconds
                 tried = f" (tried {number} times in {seconds:.0f} s)" if number > 1 else ""
                 raise StoreError(message + tried, fault.code)

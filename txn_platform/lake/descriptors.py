@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Final
 
 from txn_platform.contract.descriptors import (
@@ -15,12 +14,13 @@ from txn_platform.contract.descriptors import (
     data_package,
 )
 from txn_platform.errors import UserError
+from txn_platform.logs import logger
 
 if TYPE_CHECKING:
     from txn_platform.contract.schema import CardForm
     from txn_platform.lake.base import Lake
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logger(__name__)
 
 
 def write_descriptors(lake: Lake, card_form: CardForm) -> None:

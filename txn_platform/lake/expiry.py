@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from txn_platform.audit import audited
 from txn_platform.errors import UserError
-from txn_platform.lake.layout import window_of_key
+from txn_platform.lake.layout import asset_of_key, partition_of_key, window_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -89,16 +90,26 @@ def expiring(lake: Lake, assets: Iterable[str], limit: datetime) -> Expiring:
 
 
 def remove(lake: Lake, found: Expiring) -> Expired:
-    """Remove the found objects and versions for good.
+    """Remove the found objects and versions for good, each with a line of the audit log.
 
     Raises:
-        UserError: the store can't be reached; the next run finds the remaining ones.
+        UserError: the store can't be reached, or the audit log can't be written; the next run finds
+            the remaining ones.
     """
     removed = 0
     stays: list[str] = []
     for key in found.versions | found.markers:
         versions = found.versions.get(key, [])
-        if reason := lake.erase(key, [*versions, *found.markers.get(key, [])]):
+        with audited(
+            "expire",
+            window=partition_of_key(key),
+            asset=asset_of_key(key),
+            object=lake.uri(key),
+            versions=len(versions),
+        ) as line:
+            reason = lake.erase(key, [*versions, *found.markers.get(key, [])])
+            line["remains"] = bool(reason)
+        if reason:
             stays.append(reason)
         elif versions:
             removed += 1

@@ -27,6 +27,14 @@ def window_of_key(key: str) -> Window:
     return Window.of_partition(stamp)
 
 
+def partition_of_key(key: str) -> str | None:
+    """The partition key of an object's window; None if it is not the object of an hour."""
+    try:
+        return window_of_key(key).partition_key
+    except UserError:
+        return None
+
+
 def asset_of_key(key: str) -> str:
     """The asset of an object's key."""
     return key.partition("/")[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from txn_platform.audit import audited
 from txn_platform.contract.schema import DICTIONARY_ENCODED_COLUMNS
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
@@ -37,7 +38,7 @@ class Quarantine:
 
 
 def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> Quarantine:
-    """Count the quarantined rows; nothing is written.
+    """Count the quarantined rows; nothing but a line of the audit log is written for each window.
 
     Args:
         lake: that has them.
@@ -54,11 +55,14 @@ def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> 
     for each in windows:
         landed = lake.digest(object_key(raw, each))
         key = object_key(quarantined, each)
-        if landed and not (lake.find(key) and _is_of(lake, key, landed)):
-            validated.append(each)
-            _validate(lake, object_key(raw, each), each, tally)
-        else:
-            with lake.open(key) as file:
+        is_validated = not landed or bool(lake.find(key) and _is_of(lake, key, landed))
+        asset, read = (quarantined, key) if is_validated else (raw, object_key(raw, each))
+        with audited("read", window=each.partition_key, asset=asset, object=lake.uri(read)):
+            if not is_validated:
+                validated.append(each)
+                _validate(lake, read, each, tally)
+                continue
+            with lake.open(read) as file:
                 for rows in read_batches(file):
                     tally.add(rows, rows_by_reason(rows))
     return Quarantine(tally.most_common(), validated)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from txn_platform.redaction import shown_address
 from txn_platform.running_stack import is_held, running_stack
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ def lake_in_use(settings: Settings) -> str:
     if settings.bucket is None:
         where = str(settings.directory)
     else:
-        at = settings.endpoint_url or "the endpoint of the AWS profile, or AWS"
+        at = "the endpoint of the AWS profile, or AWS"
+        if settings.endpoint_url is not None:
+            at = shown_address(settings.endpoint_url)
         where = f"{_in_bucket(settings.bucket, settings.lake_prefix)} at {at}"
     return f"{where}, of the local stack" if settings.of_local_stack else where
 
@@ -33,7 +36,8 @@ def source_in_use(settings: Settings) -> str:
         return "a generator, started for this command"
     stack = running_stack(settings.home) if settings.of_local_stack else None
     of_stack = stack is not None and stack.get("GENERATOR_URL") == settings.generator_url
-    return f"{settings.generator_url}{', of the local stack' if of_stack else ''}"
+    address = shown_address(settings.generator_url)
+    return f"{address}, of the local stack" if of_stack else address
 
 
 def local_stack(settings: Settings) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +29,7 @@ from txn_platform.contract.schema import (
     SENT_COLUMNS,
 )
 from txn_platform.errors import UserError, shown
+from txn_platform.logs import logger
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.runbook import Section
 from txn_platform.source.decode_limits import Budget, UnreadableError
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from txn_platform.source.decoding import NextPage
     from txn_platform.source.transport import Body
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logger(__name__)
 
 # A slice is in memory until it is complete. In formats that stream, retries repeat a slice.
 _SLICE_ROWS: Final = 1 << 19

@@ -27,12 +27,15 @@ from urllib3.exceptions import (
     InvalidHeader,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ReadTimeoutError,
+    SSLError,
 )
 
 from txn_platform.backoff import Backoff, Retries
-from txn_platform.errors import UserError
+from txn_platform.errors import UserError, shown
 from txn_platform.network import pool_manager
+from txn_platform.redaction import quoted
 from txn_platform.runbook import Section
 from txn_platform.source.content_coding import codings_in, decoded
 from txn_platform.source.decode_limits import RefusedError, TooLargeError, UnreadableError
@@ -47,12 +50,10 @@ if TYPE_CHECKING:
 _COMPRESSED_BYTES: Final = 1 << 16
 _INFLATED_BYTES: Final = 1 << 21
 _BUFFER_BYTES: Final = 1 << 16
-_DETAIL_BYTES: Final = 1 << 16
-_DETAIL_CHARACTERS: Final = 500
+_REFUSAL_BYTES: Final = 1 << 16
 _TAIL_BYTES: Final = 8
 _CONNECTIONS: Final = 16
 _LONGEST_CHUNK_LINE: Final = 1 << 12
-_LONGEST_SHOWN: Final = 40
 # The pages of a slice together may take this many times as long as one answer.
 _ANSWERS_OF_A_SLICE: Final = 12
 
@@ -67,6 +68,23 @@ _LINK: Final = re.compile(r'<([^>]*)>((?:\s*;[^;,="<]*(?:=\s*(?:"[^"]*"|[^",;<]*
 _CONTENT_RANGE: Final = re.compile(
     r"\s*(?:(?!bytes\s)[^\s/]+\s+)?[^\s/]+/([0-9]{1,18})\s*", re.IGNORECASE
 )
+# The media types that a message names; a source can write anything there.
+_MEDIA_TYPES: Final = frozenset(
+    {
+        "application/json",
+        "application/octet-stream",
+        "application/problem+json",
+        "application/vnd.apache.arrow.stream",
+        "application/x-ndjson",
+        "application/xml",
+        "text/csv",
+        "text/html",
+        "text/plain",
+        "text/xml",
+    }
+)
+# The members of a refusal that say why (RFC 9457, and others that are usual).
+_REASONS: Final = ("detail", "title", "message", "error_description", "error")
 _RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 
@@ -238,10 +256,9 @@ class Transport:
                 f"{self.url} names a next page that is no address", Section.SOURCE_UNUSABLE
             ) from None
         if not same:
-            origin = _printable(f"{named.scheme}://{named.netloc.rpartition('@')[2]}")
             raise UserError(
-                f"{self.url} names a next page at {origin}: a page of another origin is not"
-                " followed",
+                f"{self.url} names a next page at {named.scheme}://{named.netloc}: a page of"
+                " another origin is not followed",
                 Section.SOURCE_UNUSABLE,
             )
         path = named.path
@@ -287,10 +304,16 @@ class Transport:
             raise
         except InvalidHeader:
             raise UnreadableError("states its length twice, and not the same") from None
-        except (HTTPError, ValueError) as error:
-            fault = _printable(str(error))
+        except (SSLError, ProxyError) as error:
             raise UserError(
-                f"GENERATOR_URL {self.url} can't be used: {fault}", Section.SETTINGS
+                f"GENERATOR_URL {self.url} can't be used: {error}", Section.SETTINGS
+            ) from None
+        except (HTTPError, ValueError):
+            # Their messages have the whole address.
+            raise UserError(
+                f"GENERATOR_URL {self.url} can't be used: it is no address of a server, or a path"
+                " that the settings name cannot be requested",
+                Section.SETTINGS,
             ) from None
         finally:
             _DEADLINE.reset(token)
@@ -305,7 +328,10 @@ class Transport:
             raise _FailedError(status, max(after, default=0.0))
         refused = f"{self.url} refused {what} with status {status}"
         if status in {401, 403}:
-            raise UserError(f"{refused}: {self._to_be_let_in()}", Section.SOURCE_UNUSABLE)
+            raise UserError(
+                f"{refused} ({_described(response)}): {self._to_be_let_in()}",
+                Section.SOURCE_UNUSABLE,
+            )
         if 300 <= status < 400:
             raise UserError(
                 f"{refused}, a redirect: none is followed; let GENERATOR_URL name the service"
@@ -313,9 +339,7 @@ class Transport:
                 Section.SOURCE_UNUSABLE,
             )
         error = AbsentError if status == 404 else UserError
-        raise error(
-            f"{refused}: {_problem_detail(response) or 'look at its log'}", Section.SOURCE_UNUSABLE
-        )
+        raise error(f"{refused} ({_described(response)}): look at its log", Section.SOURCE_UNUSABLE)
 
     def _to_be_let_in(self) -> str:
         makes = "the generator's are made by python -m generator_service keys add"
@@ -533,8 +557,7 @@ def _is_delimited(response: urllib3.HTTPResponse) -> bool:
     """
     transfer = ", ".join(response.headers.getlist("Transfer-Encoding")).strip().lower()
     if transfer not in {"", "identity", "chunked"}:
-        shown = _printable(transfer)[:_LONGEST_SHOWN]
-        raise UnreadableError(f"has the transfer coding {shown!r}, which is not known")
+        raise UnreadableError(f"has the transfer coding {shown(transfer)}, which is not known")
     lengths = _lengths(response.headers.getlist("Content-Length"))
     if transfer != "chunked" and (
         len(lengths) > 1 or not all(one.isascii() and one.isdecimal() for one in lengths)
@@ -588,15 +611,32 @@ def _seconds(retry_after: str) -> float:
         return 0.0
 
 
-def _problem_detail(response: urllib3.HTTPResponse) -> str:
-    """The detail of an RFC 9457 problem, for a message."""
+def _described(response: urllib3.HTTPResponse) -> str:
+    """Media type and length of a refusal, and the plain words that it begins with."""
     try:
-        detail = str(json.loads(response.read(_DETAIL_BYTES))["detail"])
-    except (HTTPError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        content = response.read(_REFUSAL_BYTES + 1)
+    except (HTTPError, OSError):
+        content = b""
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if media_type and media_type not in _MEDIA_TYPES:
+        media_type = "another media type"
+    size = f"{len(content):,} bytes"
+    if len(content) > _REFUSAL_BYTES:
+        size = f"more than {_REFUSAL_BYTES:,} bytes"
+    described = f"{media_type or 'no media type'}, {size}"
+    reason = _reason(content, media_type)
+    return f"{described}, {reason!r}" if any(map(str.isalpha, reason)) else described
+
+
+def _reason(content: bytes, media_type: str) -> str:
+    """What a refusal says, as `quoted`; empty for content that is not for people."""
+    text = content[:_REFUSAL_BYTES].decode(errors="replace")
+    try:
+        members = json.loads(text)
+    except (ValueError, RecursionError):
+        return quoted(text) if media_type == "text/plain" else ""
+    if not isinstance(members, dict):
         return ""
-    return _printable(detail)
-
-
-def _printable(text: str) -> str:
-    """Foreign text in a form that fits a message: one short line."""
-    return "".join(filter(str.isprintable, text))[:_DETAIL_CHARACTERS]
+    named = cast("dict[str, Any]", members)
+    reasons = (reason for name in _REASONS if isinstance(reason := named.get(name), str))
+    return quoted(next(reasons, ""))

@@ -24,6 +24,7 @@ _LAYERS: list[set[str]] = [
     # The ground: settings and their checks, windows, errors, the network's setting.
     {
         "addresses",
+        "audit",
         "aws_session",
         "backoff",
         "card_key",
@@ -33,9 +34,11 @@ _LAYERS: list[set[str]] = [
         "homes",
         "http_addresses",
         "interrupts",
+        "logs",
         "misspelt",
         "network",
         "private_files",
+        "redaction",
         "run_locks",
         "runbook",
         "running_stack",

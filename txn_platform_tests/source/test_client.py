@@ -161,8 +161,58 @@ def test_a_refusal_says_what_the_source_said(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (422, b'{"detail": "start is naive"}'))
-    with pytest.raises(UserError, match="with status 422: start is naive"):
+    with pytest.raises(UserError, match=r"422 \(no media type, 28 bytes, 'start is naive'\)"):
         _all(Source(there.url))
+
+
+_FULL_WIDTH = "".join(chr(0xFF10 + int(digit)) for digit in "4111111111111111")
+_SAID_BY_SOURCES = [
+    # What a source says in its words is shown; numbers and tokens are not.
+    ('{"detail": "the end must be after the start"}', "the end must be after the start"),
+    ('{"detail": "limit must be at most 1000, not 5"}', "limit must be at most …, not …"),
+    ('{"error": {"message": "S"}, "title": "Not Found"}', "Not Found"),
+    ('{"detail": "card 4111111111111111 is unknown"}', "card … is unknown"),
+    ('{"detail": "card 4111 1111-1111.1111 is unknown"}', "card … is unknown"),
+    (
+        (json.dumps({"detail": f"card {_FULL_WIDTH} is unknown"}), "card … is unknown"),
+        "card … is unknown",
+    ),
+    ('{"detail": "Bearer AbCdEfGh was revoked"}', "Bearer … revoked"),
+    ('{"detail": "the token: swordfish, is not allowed"}', "the token: … not allowed"),
+    ('{"detail": "key=sk_live_a ak-b, see http://u:pa/ss@h/x?key=c"}', "…, see http:…"),
+    ('{"detail": "AKIAIOSFODNNEXAMPLEK was denied"}', "… was denied"),
+    ('{"detail": ["swordfish"]}', None),
+    ('["swordfish"]', None),
+    ("<html>swordfish</html>", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("body", "said"), _SAID_BY_SOURCES)
+def test_of_a_refusal_only_plain_words_are_shown(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, body: str, said: str | None
+) -> None:
+    monkeypatch.setattr(there, "answer", lambda *_: (422, body.encode()))
+    there.headers["Content-Type"] = "application/problem+json; charset=utf-8"
+    with pytest.raises(UserError) as raised:
+        Source(there.url).watermark()
+    quote = "" if said is None else f", '{said}'"
+    assert str(raised.value) == (
+        f"{there.url} refused /v1/watermark with status 422"
+        f" (application/problem+json, {len(body.encode())} bytes{quote}): look at its log"
+    )
+
+
+def test_a_text_is_quoted_and_a_media_type_of_its_own_is_not_named(
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(there, "answer", lambda *_: (400, b"No such hour.\r\nTry later."))
+    there.headers["Content-Type"] = "Text/Plain"
+    with pytest.raises(UserError, match=r"\(text/plain, 25 bytes, 'No such hour. Try later.'\)"):
+        Source(there.url).watermark()
+    there.headers["Content-Type"] = "application/sk-live-4111111111111111"
+    with pytest.raises(UserError, match=r"status 400 \(another media type, 25 bytes\): look"):
+        Source(there.url).watermark()
 
 
 def test_a_source_that_always_fails_is_given_up(

@@ -142,8 +142,8 @@ _ANSWERS: dict[str, Callable[[dict[str, str], str], _Answer]] = {
     "next-circle": lambda query, _: _circle(query),
     "next-empty": _counting(0),
     "next-endless": _counting(100),
-    "forbidden-endless": _fixed(lambda: _endless(_X, status="403 Forbidden")),
-    "detail": _fixed(lambda: _whole(_BAD_DETAIL, status="403 Forbidden")),
+    "forbidden-endless": _fixed(lambda: _endless(_X, status="422 Unprocessable Content")),
+    "detail": _fixed(lambda: _whole(_BAD_DETAIL, status="422 Unprocessable Content")),
     "deep": _fixed(lambda: _whole(_DEEP)),
 }
 

@@ -1,0 +1,125 @@
+"""The text that messages, logs and events may show: no secret and no card number.
+
+`shown_address` is the one form of an address. `redacted` gives this form to each address in a text,
+and hides card numbers. `quoted` is for text of another server.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import accumulate
+from typing import Final
+
+# In an address of these schemes the path is a place, without secrets.
+_STORES: Final = frozenset({"s3", "s3a", "s3n", "gs", "file"})
+_SERVERS: Final = frozenset({"http", "https"})
+_HIDDEN: Final = "…"
+_ADDRESS: Final = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s'\"<>`]*", re.IGNORECASE)
+_AFTER_ADDRESS: Final = ".,:;!?)}"
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+# The query of a path alone, as urllib3 writes it.
+_QUERY: Final = re.compile(r"((?<![\w:/])/[^\s?'\"<>]*)\?[^\s'\"<>=]*=[^\s'\"<>]*")
+
+# Digests and UUIDs are kept. Groups of a card number may have separators between them.
+_NUMBER: Final = re.compile(
+    r"(?P<kept>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
+    r"|\b(?=[0-9]*[a-f])[0-9a-f]{32,128}\b)|\d(?:[\s._/-]{0,2}\d){12,}"
+)
+_CARD_DIGITS: Final = range(13, 20)
+
+_WORD: Final = re.compile(r"[^\s\"'{}\[\]()<>,;:!?|]+")
+# A word of a sentence. Tokens have digits, other characters, mixed case, or are longer.
+_PLAIN: Final = re.compile(r"(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,6})\.?")
+# A secret can follow these words.
+_TELLING: Final = re.compile(
+    r"(?:api)?key|token|secret|password|passwd|pwd|bearer|basic|authorization|credentials?|auth"
+    r"|session|signature|pin|cvv|cvc|login|user|username",
+    re.IGNORECASE,
+)
+_HIDDEN_AFTER_TELLING: Final = 2
+_QUOTED_CHARACTERS: Final = 200
+
+
+def shown_address(address: str) -> str:
+    """The form of an address that may be shown.
+
+    Of a server it is scheme, host and port, with `/…` for a path: a path can hold a token, as in
+    a webhook. The place of an object (`s3://bucket/key`) is whole. Of all others, and where a
+    name or password may stand in another part, it is the scheme alone.
+
+    Args:
+        address: any text with `://`.
+    """
+    scheme, _, rest = address.partition("://")
+    scheme = scheme.lower()
+    server = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if scheme in _STORES and not {":", "@"} & set(server):
+        return address
+    beyond = rest[len(server) :]
+    host = server.rpartition("@")[2]
+    # `user:pa/ss@host` looks like a host, a port and a path.
+    if scheme not in _SERVERS or "@" in beyond or not _HOST.fullmatch(host):
+        return f"{scheme}://{_HIDDEN}"
+    has_path = beyond[:1] == "/" and beyond[1:2] not in {"", "?", "#"}
+    return f"{scheme}://{host}{f'/{_HIDDEN}' if has_path else ''}"
+
+
+def redacted(text: str) -> str:
+    """A text whose addresses have their shown form, without queries and card numbers."""
+    text = _ADDRESS.sub(_shown_in_text, text)
+    text = _QUERY.sub(r"\1", text)
+    return _NUMBER.sub(_shown_number, text)
+
+
+def quoted(text: str) -> str:
+    """The beginning of another server's text: its plain words, on one line.
+
+    All else can be a token, a number or a name, and is `…`, as are the words after *password* and
+    the like.
+    """
+    hidden_until = 0
+
+    def shown(word: re.Match[str]) -> str:
+        nonlocal hidden_until
+        position = next(positions)
+        if _TELLING.fullmatch(word[0]):
+            hidden_until = position + _HIDDEN_AFTER_TELLING
+            return word[0]
+        is_plain = _PLAIN.fullmatch(word[0]) and position > hidden_until
+        return word[0] if is_plain else _HIDDEN
+
+    positions = accumulate(iter(lambda: 1, 0))
+    shown_text = _WORD.sub(shown, text[: 10 * _QUOTED_CHARACTERS])
+    line = " ".join("".join(filter(_is_printable, shown_text)).split())
+    line = re.sub(rf"{_HIDDEN}(?:[^\w{_HIDDEN}]*{_HIDDEN})+", _HIDDEN, line)
+    return line if len(line) <= _QUOTED_CHARACTERS else f"{line[:_QUOTED_CHARACTERS]}{_HIDDEN}"
+
+
+def _is_printable(character: str) -> bool:
+    return character.isprintable() or character.isspace()
+
+
+def _shown_in_text(found: re.Match[str]) -> str:
+    # The bracket of an IPv6 address belongs to it.
+    sentence = _AFTER_ADDRESS if "[" in found[0] else f"{_AFTER_ADDRESS}]"
+    address = found[0].rstrip(sentence)
+    return f"{shown_address(address)}{found[0].removeprefix(address)}"
+
+
+def _shown_number(found: re.Match[str]) -> str:
+    if found["kept"] is not None:
+        return found[0]
+    digits = [unicodedata.decimal(character) for character in found[0] if character.isdecimal()]
+    is_card = any(
+        _has_check_digit(digits[start : start + length])
+        for length in _CARD_DIGITS
+        for start in range(len(digits) - length + 1)
+    )
+    return _HIDDEN if is_card else found[0]
+
+
+def _has_check_digit(digits: list[int]) -> bool:
+    """Whether the last digit is right by Luhn's formula (ISO/IEC 7812-1)."""
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
