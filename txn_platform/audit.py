@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from txn_platform.errors import UserError
 from txn_platform.logs import logger
+from txn_platform.private_files import make_private, make_private_directory
 from txn_platform.runbook import Section
 from txn_platform.settings import load_settings
 
@@ -106,10 +107,9 @@ def _user() -> str:
 def _opened(path: Path) -> int:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_directory(path.parent)
         descriptor = os.open(path, flags, 0o600)
-        if os.fstat(descriptor).st_mode & 0o077:
-            os.fchmod(descriptor, 0o600)
+        make_private(path)
     except OSError as error:
         raise _unwritable(path, error) from None
     return descriptor

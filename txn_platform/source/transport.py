@@ -629,7 +629,7 @@ def _described(response: urllib3.HTTPResponse) -> str:
 
 
 def _reason(content: bytes, media_type: str) -> str:
-    """What a refusal says, as `quoted`; empty for content that is not for people."""
+    """The reason in a refusal, as `quoted`; empty for content that is not for people."""
     text = content[:_REFUSAL_BYTES].decode(errors="replace")
     try:
         members = json.loads(text)

@@ -167,16 +167,13 @@ def test_a_refusal_says_what_the_source_said(
 
 _FULL_WIDTH = "".join(chr(0xFF10 + int(digit)) for digit in "4111111111111111")
 _SAID_BY_SOURCES = [
-    # What a source says in its words is shown; numbers and tokens are not.
+    # Plain words are shown; numbers and tokens are not.
     ('{"detail": "the end must be after the start"}', "the end must be after the start"),
     ('{"detail": "limit must be at most 1000, not 5"}', "limit must be at most …, not …"),
     ('{"error": {"message": "S"}, "title": "Not Found"}', "Not Found"),
     ('{"detail": "card 4111111111111111 is unknown"}', "card … is unknown"),
     ('{"detail": "card 4111 1111-1111.1111 is unknown"}', "card … is unknown"),
-    (
-        (json.dumps({"detail": f"card {_FULL_WIDTH} is unknown"}), "card … is unknown"),
-        "card … is unknown",
-    ),
+    (json.dumps({"detail": f"card {_FULL_WIDTH} is unknown"}), "card … is unknown"),
     ('{"detail": "Bearer AbCdEfGh was revoked"}', "Bearer … revoked"),
     ('{"detail": "the token: swordfish, is not allowed"}', "the token: … not allowed"),
     ('{"detail": "key=sk_live_a ak-b, see http://u:pa/ss@h/x?key=c"}', "…, see http:…"),
@@ -189,7 +186,7 @@ _SAID_BY_SOURCES = [
 
 
 @pytest.mark.parametrize(("body", "said"), _SAID_BY_SOURCES)
-def test_of_a_refusal_only_plain_words_are_shown(
+def test_of_a_refusal_plain_text_is_shown_alone(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch, body: str, said: str | None
 ) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (422, body.encode()))
