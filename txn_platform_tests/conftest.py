@@ -39,6 +39,20 @@ settings.register_profile("any speed", deadline=None, suppress_health_check=[Hea
 settings.load_profile("any speed")
 
 _OTHERS_SETTINGS = ("AWS_", "GENERATOR_", "TXN_", "DAGSTER_", "DELTA_")
+# Those with single tests of five seconds and more, in such an order that shares take equally long.
+_LONGEST = (
+    "test_examples.py",
+    "test_command_servers.py",
+    "test_daemon.py",
+    "test_window_runs.py",
+    "test_chaos.py",
+    "test_commands.py",
+    "test_wheel.py",
+    "test_dg.py",
+    "test_status.py",
+    "test_chosen_lake.py",
+    "test_readme_example.py",
+)
 _MEMORY_FILES = Path("/dev/shm")  # noqa: S108 - pytest makes a directory of its own there
 _ROOM = 2 << 30
 
@@ -54,6 +68,27 @@ def pytest_configure() -> None:
     if _has_room(_MEMORY_FILES):
         for variable in ("PYTEST_DEBUG_TEMPROOT", "TMPDIR"):
             os.environ.setdefault(variable, str(_MEMORY_FILES))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each worker begin with its share of the files whose tests take longest.
+
+    A long test that begins last keeps one worker busy when the others have ended. xdist gives each
+    worker an equal part of the tests, in their order.
+    """
+    workers: int = getattr(config, "workerinput", {"workercount": 0})["workercount"]
+    rest = [item for item in items if item.path.name not in _LONGEST]
+    files = {name: [item for item in items if item.path.name == name] for name in _LONGEST}
+    ordered: list[pytest.Item] = []
+    for number in range(workers):
+        share = (len(items) - len(ordered)) // (workers - number)
+        begin = [item for name in _LONGEST[number::workers] for item in files[name]]
+        filled = max(0, share - len(begin))
+        ordered += begin + rest[:filled]
+        del rest[:filled]
+    if workers:
+        items[:] = ordered + rest
 
 
 def _has_room(directory: Path) -> bool:

@@ -151,7 +151,7 @@ def _limits_of(case: StoreCase) -> StoreLimits:
     limits = _PATIENT if case.times else _BRIEF
     if case.fault is Fault.STALL:
         # A busy machine may need seconds for an answer that does not stall.
-        return replace(limits, read_timeout=4)
+        return replace(limits, read_timeout=2)
     return limits
 
 
