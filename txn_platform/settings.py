@@ -393,7 +393,8 @@ class Settings(LakeSettings):
     ui_url: str = Field(
         default="http://127.0.0.1:3000",
         validation_alias="TXN_UI_URL",
-        description="The address of Dagster's UI, for the links in alerts.",
+        description="The address of Dagster's UI, as its users open it: for the links in alerts."
+        " `txn dev` serves its UI under this name and those of loopback only.",
     )
     generator_url: str | None = Field(
         default=None,
