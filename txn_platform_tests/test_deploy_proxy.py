@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -17,9 +20,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+from dotenv import dotenv_values
 
 import txn_platform
-from txn_platform.local.processes import ManagedProcess, free_ports
+from txn_platform.local.processes import ManagedProcess, free_ports, generator_url
 from txn_platform.local.seaweedfs_keys import inner_keys
 from txn_platform_tests.conftest import eventually
 
@@ -30,7 +34,7 @@ DEPLOY = Path(txn_platform.__file__).parents[1] / "deploy"
 OPERATORS = "dagster.example.com"
 VIEWERS = "view.dagster.example.com"
 GENERATOR = "generator.example.com"
-NAMES = {3000: "operators", 3001: "viewers", 4180: "sign_in", 8000: "generator"}
+NAMES = {3000: "operators", 3001: "viewers", 4180: "sign_in"}
 NGINX = shutil.which("nginx")
 
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
@@ -66,8 +70,9 @@ class _Upstream(BaseHTTPRequestHandler):
 class _Proxy:
     """A client of the proxy, which names a host as a browser does."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, key: str) -> None:
         self.port = port
+        self.key = {"Authorization": f"Bearer {key}"}
         self._client = httpx.Client(verify=False, timeout=30)  # noqa: S501 - the test's own server
 
     def send(
@@ -79,6 +84,35 @@ class _Proxy:
             headers={"Host": host, **headers},
             extensions={"sni_hostname": host},
         )
+
+
+@contextmanager
+def _generator(directory: Path) -> Iterator[tuple[str, str]]:
+    """The port of a generator with the settings of `deploy/`, and a key of it."""
+    (port,) = free_ports(1)
+    environment = {
+        **os.environ,
+        **dotenv_values(DEPLOY / "generator.env"),
+        "GENERATOR_PORT": str(port),
+        "GENERATOR_KEYS_FILE": f"{directory}/keys.json",
+        "GENERATOR_CURSOR_KEY": "a secret of a store of secrets",
+        "GENERATOR_CUSTOMERS": "200",
+        "GENERATOR_MERCHANTS": "100",
+    }
+    command = [sys.executable, "-m", "generator_service"]
+    added = subprocess.run(
+        [*command, "keys", "add", "platform"],
+        env=environment,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    generator = ManagedProcess(
+        "generator", [*command, "--until-stdin-closes"], environment=environment, watches_stdin=True
+    )
+    with generator:
+        assert generator_url(generator) == f"http://127.0.0.1:{port}"
+        yield str(port), added.stdout.strip()
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +130,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Proxy]:
             configuration = configuration.replace(
                 f"127.0.0.1:{real};", f"127.0.0.1:{server.server_port};"
             )
+        generator, key = running.enter_context(_generator(directory))
+        configuration = configuration.replace("127.0.0.1:8000;", f"127.0.0.1:{generator};")
         configuration = configuration.replace("listen 443", f"listen 127.0.0.1:{port}")
         configuration = configuration.replace("listen 80", f"listen 127.0.0.1:{plain}")
         configuration = re.sub(r"/etc/nginx/tls/\S+;", f"{directory}/tls.pem;", configuration)
@@ -108,11 +144,11 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Proxy]:
         options = f"daemon off; master_process off; pid {directory}/pid;"
         command = [str(NGINX), "-c", f"{directory}/nginx.conf", "-e", "stderr", "-g", options]
         process = running.enter_context(ManagedProcess("nginx", command))
-        client = _Proxy(port)
+        client = _Proxy(port, key)
 
         def answers() -> bool:
             try:
-                return client.send(GENERATOR).is_success
+                return client.send(GENERATOR, "/healthz").is_success
             except httpx.TransportError:
                 return False
 
@@ -194,22 +230,21 @@ def test_another_site_and_a_query_by_get_are_refused(
 @needs_nginx
 def test_a_name_that_leads_here_by_chance_gets_no_connection(proxy: _Proxy) -> None:
     with pytest.raises(httpx.ConnectError):
-        _Proxy(proxy.port).send("evil.example")
+        _Proxy(proxy.port, "").send("evil.example")
     # On a connection that is open.
     assert proxy.send("evil.example").status_code == 421
 
 
 @needs_nginx
-def test_the_generator_gets_the_key_and_the_client_and_its_metrics_stay_inside(
-    proxy: _Proxy,
-) -> None:
-    sent = {"Authorization": "Bearer a-key", "X-Forwarded-For": "192.0.2.1"}
-    got = proxy.send(GENERATOR, "/v1/watermark", **sent).json()
-    assert (got["name"], got["path"]) == ("generator", "/v1/watermark")
-    assert got["Authorization"] == "Bearer a-key"
-    assert got["X-Forwarded-For"] == "127.0.0.1"
-    assert re.fullmatch("[0-9a-f]{32}", got["X-Request-ID"])
-    assert proxy.send(GENERATOR, "/metrics").status_code == 404
+def test_the_generator_answers_for_a_key_alone_and_its_metrics_stay_inside(proxy: _Proxy) -> None:
+    path = "/v1/transactions?start=2026-11-01T00:00:00Z&end=2026-11-01T00:01:00Z&limit=1"
+    answer = proxy.send(GENERATOR, path, **proxy.key)
+    assert len(answer.json()["data"]) == 1
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+    assert proxy.send(GENERATOR, path).status_code == 401
+    assert proxy.send(GENERATOR, path, Authorization="Bearer another").status_code == 401
+    for address in ("/metrics", "/docs"):
+        assert proxy.send(GENERATOR, address, **proxy.key).status_code == 404
 
 
 @needs_nginx
