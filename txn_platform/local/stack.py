@@ -266,9 +266,9 @@ def local_ui(services: Services, port: int, modules: Sequence[str]) -> Generator
             command = ["dagster", "code-server", "start", "--module-name", module]
             command += ["--socket", str(socket), "--use-python-environment-entry-point"]
             command += ["--log-level", "warning", "--inject-env-vars-from-instance"]
-            start("Dagster's code server", f"dagster-code-{number}", *command)
-        for process, socket in zip(started, sockets.values(), strict=True):
-            process.wait_until(socket.is_socket, timeout=180)
+            server = start("Dagster's code server", f"dagster-code-{number}", *command)
+            # One after another: the first one makes Dagster's databases.
+            server.wait_until(socket.is_socket, timeout=180)
         workspace = directory / "workspace.yaml"
         workspace.write_text(_workspace(sockets), "utf-8")
         start("Dagster's daemon", "dagster-daemon", "dagster._daemon", "run", "-w", str(workspace))
