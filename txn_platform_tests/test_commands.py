@@ -489,6 +489,8 @@ def test_doctor_finds_nothing_to_fix_where_a_run_would_succeed(
         ["ok", "source"],
         ["ok", "lake"],
         *[["ok", "store"]] * 10,
+        # No default encryption of the raw zone.
+        ["note", "store"],
     ]
     assert not stored_in(s3_endpoint, s3_environment["TXN_LAKE_PREFIX"])
 

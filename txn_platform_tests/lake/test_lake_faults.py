@@ -540,7 +540,7 @@ def test_doctor_says_what_a_store_cannot_do_and_what_that_means(
 
     def notes() -> dict[str, str]:
         found = [finding for finding in examine() if finding.subject == "store"]
-        assert len(found) == 10
+        assert len(found) == 11
         assert all(finding.good for finding in found)
         return {
             name: meaning
@@ -550,7 +550,7 @@ def test_doctor_says_what_a_store_cannot_do_and_what_that_means(
         }
 
     # moto verifies no checksum of one PUT, and says so by not stating any.
-    able = {"incomplete uploads"} | (
+    able = {"incomplete uploads", "encryption of the raw zone"} | (
         {"checksums"} if "moto" in place.endpoint.access_key else set()
     )
     assert set(notes()) == able
@@ -568,6 +568,7 @@ def test_doctor_says_what_a_store_cannot_do_and_what_that_means(
         "list and abort of uploads",
         "checksums",
         "incomplete uploads",
+        "encryption of the raw zone",
     }
     assert "have the store itself expire incomplete uploads" in found["list and abort of uploads"]
     assert "read back whole" in found["checksums"]
