@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from txn_platform.audit import audited
 from txn_platform.card_key import (
     CardKey,
     begin_kept_rotation,
@@ -169,10 +170,12 @@ class Rotation:
         Raises:
             UserError: it can't be made.
         """
-        if self._kept_key:
-            begin_kept_rotation(self._settings.home)
-            self._old = previous_card_key(self._settings) or self._old
-            self._new = self._strong()
+        with audited("key_change", step="begin", old=self._old.fingerprint) as line:
+            if self._kept_key:
+                begin_kept_rotation(self._settings.home)
+                self._old = previous_card_key(self._settings) or self._old
+                self._new = self._strong()
+            line["new"] = self._new.fingerprint if self._new else None
 
     def map(self, plan: RotationPlan) -> Mapped:
         """Write the mapping for all cards that are found in clear in the lake.
@@ -209,7 +212,9 @@ class Rotation:
         Raises:
             UserError: its file can't be renamed.
         """
-        retired = end_kept_rotation(self._settings.home, self._old) if self._kept_key else None
+        new = self._new.fingerprint if self._new else None
+        with audited("key_change", step="end", old=self._old.fingerprint, new=new):
+            retired = end_kept_rotation(self._settings.home, self._old) if self._kept_key else None
         if retired is None:
             return "Unset TXN_CARD_KEY_PREVIOUS, and destroy the old key when nobody needs it."
         return f"The old key is in {retired}: destroy it when nobody needs it."

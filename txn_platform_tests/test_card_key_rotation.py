@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -141,6 +142,15 @@ def test_windows_with_a_raw_object_get_new_tokens_and_the_others_a_mapping(
     assert joined.sort("transaction_id")["new_token"].to_list() == tokens_of(hours[1])
     (path,) = (LAKE / "card_token_mappings").rglob("*.parquet")
     assert path.parts[-3:-1] == (f"old_key={fingerprint(old)}", f"new_key={fingerprint(new)}")
+    lines = [json.loads(line) for line in Path(".txn/audit.log").read_text().splitlines()]
+    changes = [line for line in lines if line["action"] == "key_change"]
+    assert [line["step"] for line in changes] == ["begin", "end"]
+    ids = (fingerprint(old), fingerprint(new))
+    assert all((line["old"], line["new"]) == ids for line in changes)
+    begun, ended = (lines.index(line) for line in changes)
+    between = lines[begun:ended]
+    read = {line["window"] for line in between if line["action"] == "read" and not line["run"]}
+    assert read == set(hours[1:])
     # As restricted as the raw zone.
     for made in (path, *path.parents[:3]):
         assert made.stat().st_mode & 0o077 == 0

@@ -16,11 +16,12 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import empty
+from txn_platform.audit import audited
 from txn_platform.contract.schema import CARD_NUMBER
 from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
 from txn_platform.lake.footers import CARD_KEY
-from txn_platform.lake.layout import OBJECT_NAME
+from txn_platform.lake.layout import OBJECT_NAME, asset_of_key, partition_of_key
 from txn_platform.lake.parquet import Encoding
 from txn_platform.runbook import Section
 
@@ -134,7 +135,16 @@ def map_tokens(
     """
     found = [_stored(lake, mapping_key(old.key_fingerprint, new.key_fingerprint))]
     for key in sources:
-        with explained_reads(lake.uri(key)), lake.open(key, ["card_number"]) as file:
+        with (
+            audited(
+                "read",
+                window=partition_of_key(key),
+                asset=asset_of_key(key),
+                object=lake.uri(key),
+            ),
+            explained_reads(lake.uri(key)),
+            lake.open(key, ["card_number"]) as file,
+        ):
             for group in range(file.num_row_groups):
                 column = file.read_row_group(group, columns=["card_number"]).column(0)
                 found.append(_tokens(column, old, new))
