@@ -74,7 +74,9 @@ def tokens_of(key: str) -> list[str]:
 
 
 def mapping() -> pl.DataFrame:
-    return pl.read_parquet(LAKE / "card_token_mappings/**/*.parquet", hive_partitioning=True)
+    # An id of digits alone would be read as a number.
+    ids = {"old_key": pl.String(), "new_key": pl.String()}
+    return pl.read_parquet(LAKE / "card_token_mappings/**/*.parquet", hive_schema=ids)
 
 
 @pytest.fixture(scope="module")
