@@ -6,12 +6,14 @@ log, which it removes.
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from txn_platform.card_key import checked_card_key, previous_card_key
 from txn_platform.errors import UserError
+from txn_platform.homes import writable_home
 from txn_platform.lake.card_tokens import several_keys
 from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake, require_first_hour
@@ -64,6 +66,7 @@ def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
     yield Finding("settings", good=True, message=_describe(settings))
     for note in notes:
         yield Finding("settings", good=True, message=note, note=True)
+    yield from _examine_home(settings)
     if settings.dagster_home is not None:
         yield _try("dagster", _examine_dagster)
     yield from _examine_alerts(settings)
@@ -86,6 +89,20 @@ def _describe(settings: Settings) -> str:
     if settings.generator_url is not None:
         source = shown_address(settings.generator_url)
     return f"source: {source}; at most {settings.max_quarantine:.2%} of a window may be quarantined"
+
+
+def _examine_home(settings: Settings) -> Iterator[Finding]:
+    try:
+        home = writable_home(settings)
+    except UserError as error:
+        yield Finding("home", good=False, message=str(error))
+        return
+    if mode := stat.S_IMODE(home.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+        message = (
+            f"other users may enter {home}, where card numbers in clear and keys are (permissions"
+            f" {mode:04o}): let TXN_HOME name a directory of your own, with chmod 700"
+        )
+        yield Finding("home", good=True, message=message, note=True)
 
 
 def _examine_card_key(settings: Settings) -> Iterator[Finding]:

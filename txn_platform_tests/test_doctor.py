@@ -227,3 +227,18 @@ def test_alerts_that_are_off_or_cannot_be_sent_are_pointed_out(
     code, (first,) = lines()
     assert code == 1
     assert first.startswith("FAIL alerts TXN_ALERT_WEBHOOK cannot be used")
+
+
+def test_a_home_that_other_users_may_enter_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a directory for all users, such as /tmp, the permissions stay."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    for home, noted in ((shared, True), (tmp_path / "own", False)):
+        monkeypatch.setenv("TXN_HOME", str(home))
+        result = CliRunner().invoke(main, ["doctor"])
+        assert result.exit_code == 0
+        assert ("chmod 700" in result.output) is noted
+        assert (" home " in result.output) is noted

@@ -142,8 +142,14 @@ def luhn_is_valid(numbers: pl.Series) -> pl.Series:
 
 _BREAK: Final = -2
 _SEPARATOR: Final = -1
+# Digits that may also be letters are counted from here.
+_EITHER: Final = 10
 # Letters that are invisible.
 _FILLERS: Final = "\u115f\u1160\u3164\uffa0"
+_CHINESE_DIGITS: Final = "零一二三四五六七八九"
+_DIGIT: Final = rf"[\p{{N}}{_CHINESE_DIGITS}]"
+# Where the groups of a number begin as it is printed on a card, by its length.
+_PRINTED_GROUPS: Final = {14: (4, 10), 15: (4, 10), 16: (4, 8, 12), 19: (4, 8, 12, 16)}
 # Texts that are searched at a time.
 _BLOCK: Final = 1 << 14
 
@@ -152,13 +158,15 @@ def holds_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool = False) 
     """Whether a text holds a card number.
 
     A card number has 13 to 19 digits of any script, of a network's range and length, with the right
-    check digit. Anything but letters may separate its digits. It begins and ends with a group of
-    digits: it never takes only a part of a group.
+    check digit. Anything but letters may separate its digits. One letter may separate its groups,
+    if they are as on a card (4-4-4-4). It begins and ends with a group of digits: it never takes
+    only a part of a group, except that zeros before it do not count.
 
     Args:
         texts: n values.
-        whole: whether the text must be a card number from end to end. Identifiers are validated
-            so, because one in thirty numbers of 15 digits holds a card number by chance.
+        whole: whether the text must be a card number from end to end, with no zeros before it.
+            Identifiers are validated so, because one in thirty numbers of 15 digits holds a card
+            number by chance.
 
     Returns:
         n booleans; false for null.
@@ -167,7 +175,7 @@ def holds_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool = False) 
     found = np.zeros(len(column), dtype=np.bool_)
     long = column.str.len_bytes() >= LENGTHS[0]
     suspects = long.fill_null(value=False).arg_true()
-    digits = column.gather(suspects).str.count_matches(r"\p{N}") >= LENGTHS[0]
+    digits = column.gather(suspects).str.count_matches(_DIGIT) >= LENGTHS[0]
     suspects = suspects.filter(digits)
     for start in range(0, len(suspects), _BLOCK):
         block = suspects.slice(start, _BLOCK)
@@ -192,28 +200,49 @@ class _Windows:
 
 
 def _find(texts: Sequence[str], *, whole: bool) -> _Windows:
-    # A letter between two texts separates their digits.
-    joined = "x".join(["", *texts, ""])
-    kinds = kinds_of(joined)
-    text_ends = np.cumsum([0, *(len(text) + 1 for text in texts)], dtype=np.int64)
-    letters = np.cumsum(kinds == _BREAK)
+    # Two letters between texts: one letter may be within a number.
+    kinds = kinds_of("xx".join(["", *texts, ""]))
+    text_ends = np.cumsum([0, *(len(text) + 2 for text in texts)], dtype=np.int64)
+    either = kinds >= _EITHER
+    found = [_card_numbers(np.where(either, kinds - _EITHER, kinds), text_ends, whole=whole)]
+    if either.any():
+        found.append(_card_numbers(np.where(either, _BREAK, kinds), text_ends, whole=whole))
+    first, last = np.concatenate(found, axis=1)
+    text = np.searchsorted(text_ends, first)
+    before = text_ends[text - 1] + 2
+    return _Windows(text - 1, first - before, last - before + 1)
+
+
+def _card_numbers(
+    kinds: NDArray[np.int8], text_ends: NDArray[np.int64], *, whole: bool
+) -> NDArray[np.int64]:
+    """The positions of the first and the last digit of m card numbers; two times m."""
     positions = np.flatnonzero(kinds >= 0)
     digits = kinds[positions].astype(np.int64)
-    # Digits of one run have the same number of letters before them.
-    runs = letters[positions]
-    of_runs = np.bincount(runs)
     apart = np.diff(positions, prepend=-1, append=len(kinds) + 1) > 1
     begins, ends = apart[:-1], apart[1:]
+    # Digits of one run have the same number of letters before them.
+    runs = np.cumsum(kinds == _BREAK)[positions]
+    letters = _letters_before(kinds)
+    letters_of_digits = letters[positions]
+    starts = begins if whole else _first_nonzero(digits, begins)
+    edges = np.searchsorted(positions, text_ends)
     sums = _sums(digits)
     found: list[NDArray[np.int64]] = []
     for length in LENGTHS:
-        first = np.flatnonzero(begins[: max(len(positions) - length + 1, 0)])
+        first = np.flatnonzero(starts[: max(len(positions) - length + 1, 0)])
         last = first + length - 1
-        first = first[ends[last] & (runs[first] == runs[last])]
+        together = runs[first] == runs[last]
+        if length in _PRINTED_GROUPS:
+            as_printed = letters_of_digits[first] == letters_of_digits[last]
+            for group in _PRINTED_GROUPS[length]:
+                as_printed &= begins[first + group]
+            together |= as_printed
+        first = first[ends[last] & together]
         if whole:
             text = np.searchsorted(text_ends, positions[first])
-            no_letters = letters[text_ends[text]] - letters[text_ends[text - 1]] == 1
-            first = first[no_letters & (of_runs[runs[first]] == length)]
+            alone = edges[text] - edges[text - 1] == length
+            first = first[alone & (letters[text_ends[text]] - letters[text_ends[text - 1]] == 2)]
         prefixes = digits[first] * 1000 + digits[first + 1] * 100
         prefixes += digits[first + 2] * 10 + digits[first + 3]
         known = _LENGTHS_BY_PREFIX[prefixes] >> np.uint32(length) & np.uint32(1)
@@ -221,13 +250,29 @@ def _find(texts: Sequence[str], *, whole: bool) -> _Windows:
         behind = first + length
         parity = (behind - 1) % 2
         first = first[(sums[parity, behind] - sums[parity, first]) % 10 == 0]
-        found.append(np.column_stack([first, first + length - 1]))
-    windows = np.concatenate(found)
-    text = np.searchsorted(text_ends, positions[windows[:, 0]])
-    before = text_ends[text - 1] + 1
-    return _Windows(
-        text - 1, positions[windows[:, 0]] - before, positions[windows[:, 1]] - before + 1
-    )
+        found.append(positions[np.stack([first, first + length - 1])])
+    return np.concatenate(found, axis=1)
+
+
+def digit_runs(text: str) -> list[NDArray[np.int64]]:
+    """The indices of the digits of a text, in runs with at most one letter between two digits."""
+    kinds = kinds_of(text)
+    digits = np.flatnonzero(kinds >= 0)
+    return np.split(digits, np.flatnonzero(np.diff(_letters_before(kinds)[digits])) + 1)
+
+
+def _letters_before(kinds: NDArray[np.int8]) -> NDArray[np.int64]:
+    """How many letters come up to each character, without single letters between two digits."""
+    letters = kinds == _BREAK
+    letters[1:-1] &= (kinds[:-2] < 0) | (kinds[2:] < 0)
+    return np.cumsum(letters)
+
+
+def _first_nonzero(digits: NDArray[np.int64], begins: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each digit is the first of its group that is not zero."""
+    before = np.cumsum(digits != 0) - (digits != 0)
+    group = np.maximum.accumulate(np.where(begins, np.arange(len(digits)), 0))
+    return (digits != 0) & (before == before[group])
 
 
 def _sums(digits: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -245,7 +290,8 @@ def kinds_of(text: str) -> NDArray[np.int8]:
 
     A separator is a character that is neither a letter nor a number: a space, a dash, punctuation,
     a symbol, a mark or an invisible character. Letters that only modify others are separators too,
-    such as the Japanese long vowel mark.
+    such as the Japanese long vowel mark. Characters that are read both as digits and as letters,
+    such as the Chinese and the Roman digits, have ten more than their digit.
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
     kinds = _OF_ASCII[np.minimum(codes, 127)]
@@ -262,7 +308,10 @@ def _kind(character: str) -> int:
     if digit is not None:
         return digit
     category = unicodedata.category(character)
-    is_letter = category[0] in "LN" and category != "Lm" and character not in _FILLERS
+    if category[0] == "N" or character in _CHINESE_DIGITS:
+        number = unicodedata.numeric(character, -1.0)
+        return _EITHER + int(number) if number in range(10) else _BREAK
+    is_letter = category[0] == "L" and category != "Lm" and character not in _FILLERS
     return _BREAK if is_letter else _SEPARATOR
 
 

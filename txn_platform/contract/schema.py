@@ -78,7 +78,7 @@ _UUID7 = r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$
 _REFERENCE = r"^[A-Za-z0-9_-]{1,64}$"
 CARD_NUMBER: Final = r"^[0-9]{13,19}$"
 _PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]+$"
-_CARD_TOKEN = r"^[a-z2-7]{52}$"  # nosec B105 # noqa: S105 - the form of a token
+CARD_TOKEN: Final = r"^[a-z2-7]{52}$"  # nosec B105 # noqa: S105 - the form of a token
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class Transaction(SentTransaction):
         regex=CARD_MASKS[DEFAULT_MASK].pattern, description=CARD_MASKS[DEFAULT_MASK].description
     )
     card_token = dy.String(
-        regex=_CARD_TOKEN,
+        regex=CARD_TOKEN,
         description="HMAC-SHA256 of the number under TXN_CARD_KEY, in base32: joins without it",
     )
 

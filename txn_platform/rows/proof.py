@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
-from txn_platform.arrow.dictionaries import DictionaryEncoded, PerDictionary, indices_of
+from txn_platform.arrow.dictionaries import DictionaryEncoded, PerDictionary, boolean, indices_of
 from txn_platform.arrow.prefetch import prefetch
+from txn_platform.arrow.text import by_length
 from txn_platform.contract.card_numbers import holds_card_number
 from txn_platform.contract.schema import (
     CARD_MASKS,
+    CARD_TOKEN,
     DEFAULT_MASK,
-    FREE_TEXTS,
+    DICTIONARY_ENCODED_COLUMNS,
     IDENTIFIERS,
     PUBLISHED_SCHEMA,
 )
@@ -30,21 +33,19 @@ from txn_platform.rows.reconciliation import ControlTotals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from txn_platform.arrow.dictionaries import Column
     from txn_platform.contract.schema import CardMask
     from txn_platform.rows.duplicates import Batches
 
-_COLUMNS: Final = [
-    "transaction_id",
-    "transaction_type",
-    "card_number",
-    *FREE_TEXTS,
-    *IDENTIFIERS,
-    *FIGURE_COLUMNS,
-]
+_TEXTS: Final = [field.name for field in PUBLISHED_SCHEMA if field.type == pa.string()]
+_COLUMNS: Final = list(dict.fromkeys([*_TEXTS, *FIGURE_COLUMNS]))
+# Of a card: neither may have another form than its own.
+_PROTECTED: Final = ("card_number", "card_token")
+# The length of a UUID in bytes, and where it has hyphens (RFC 9562).
+_UUID_LENGTH: Final = 36
+_HYPHENS: Final = [8, 13, 18, 23]
 # Positions that a message names for each column with a card number in clear.
 _NAMED: Final = 10
 
@@ -95,11 +96,7 @@ def prove_published(
     figures = WindowFigures()
     repeated = RepeatedIds()
     in_clear = _Positions()
-    shows_card = {
-        "card_number": PerDictionary(partial(_differs, CARD_MASKS[card_mask].pattern)),
-        **{name: PerDictionary(_holds_card_number) for name in FREE_TEXTS},
-        **{name: PerDictionary(_is_card_number) for name in IDENTIFIERS},
-    }
+    shows_card = {name: _shows_card(name, card_mask) for name in _TEXTS}
     before = 0
     for rows in prefetch(batches(_COLUMNS)):
         totals += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
@@ -156,11 +153,24 @@ def _rows_with(
     column: Column, condition: Callable[[Column], NDArray[np.bool_]]
 ) -> NDArray[np.int64]:
     """The indices of the rows whose value meets a condition; null never does."""
+    if not isinstance(column, pa.DictionaryArray):
+        there = pl.Series(column).is_not_null().arg_true().to_numpy().astype(np.int64)
+        return there[condition(column.drop_null())]
     encoded = cast("DictionaryEncoded", column)
     holds = condition(encoded.dictionary)
     if not holds.any():
         return np.empty(0, np.int64)
     return np.flatnonzero(np.append(holds, [False])[indices_of(encoded)])
+
+
+def _shows_card(name: str, card_mask: CardMask) -> Callable[[Column], NDArray[np.bool_]]:
+    """Tells which values of a column of text show a card number."""
+    if name not in DICTIONARY_ENCODED_COLUMNS:
+        return _is_no_uuid_and_holds_card_number
+    if name in _PROTECTED:
+        pattern = CARD_TOKEN if name == "card_token" else CARD_MASKS[card_mask].pattern
+        return PerDictionary(partial(_differs, pattern))
+    return PerDictionary(_is_card_number if name in IDENTIFIERS else _holds_card_number)
 
 
 def _differs(pattern: str, values: Column) -> NDArray[np.bool_]:
@@ -170,6 +180,17 @@ def _differs(pattern: str, values: Column) -> NDArray[np.bool_]:
 
 def _holds_card_number(values: Column) -> NDArray[np.bool_]:
     return holds_card_number(values).to_numpy()
+
+
+def _is_no_uuid_and_holds_card_number(values: Column) -> NDArray[np.bool_]:
+    """In a UUID the digits of a card number are there by chance."""
+    holds = np.ones(len(values), np.bool_)
+    for rows, texts in by_length(values):
+        if texts.shape[1] == _UUID_LENGTH:
+            holds[rows] = (texts[:, _HYPHENS] != ord("-")).any(axis=1)
+    if holds.any():
+        holds[holds] = _holds_card_number(values.filter(boolean(holds)))
+    return holds
 
 
 def _is_card_number(values: Column) -> NDArray[np.bool_]:

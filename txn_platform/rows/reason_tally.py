@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
-from txn_platform.contract.card_numbers import card_number_spans, kinds_of
+from txn_platform.contract.card_numbers import card_number_spans, digit_runs
 from txn_platform.contract.reasons import DUPLICATE_FIELD_ROW
 from txn_platform.contract.schema import DUPLICATE_FIELD, UNREADABLE
 from txn_platform.rows.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGITS
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
 _EXAMPLES: Final = 3
 _LONGEST: Final = 60
 _LONGEST_FORM: Final = 40
-# Digits that may be a mistyped card number, with the separators that people and forms use.
-_NUMBER: Final = re.compile(
-    r"\d(?:[\s_\-\u00ad\u200b-\u2015\u2060\u2212\ufe58\ufe63\ufeff\uff0d]*\d){11,}"
+# A value may have megabytes.
+_LONGEST_SEARCHED: Final = 2000
+# So many digits, with at most one letter between two, may be a card number that was mistyped.
+_FEWEST_DIGITS: Final = 12
+# No network's numbers begin with a year of these centuries.
+_TIME: Final = re.compile(
+    r"(19|20)[0-9]{2}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]{1,9})?)?"
+    r"(Z|[+-][0-9]{2}:?[0-9]{2})?"
 )
 
 
@@ -103,17 +108,26 @@ def masked(value: str | None) -> str:
     if value is None:
         return "(absent)"
     hidden = list(value)
-    spans = [*(found.span() for found in _NUMBER.finditer(value)), *card_number_spans(value)]
-    for start, end in spans:
-        digits = [
-            start + index for index, kind in enumerate(kinds_of(value[start:end])) if kind >= 0
-        ]
+    for digits in _numbers(value[:_LONGEST_SEARCHED]):
         for index in digits[CLEAR_PREFIX_DIGITS:-CLEAR_SUFFIX_DIGITS]:
             hidden[index] = "*"
     short = "".join(hidden[:_LONGEST])
     if len(value) > _LONGEST:
         short += f"… ({len(value):,} characters)"
     return short if short.isprintable() else short.encode("unicode_escape").decode()
+
+
+def _numbers(value: str) -> list[list[int]]:
+    """The indices of the digits of each card number, and of each that may be a mistyped one."""
+    if _TIME.fullmatch(value):
+        return []
+    runs = digit_runs(value)
+    digits = np.concatenate(runs)
+    numbers = [
+        digits[(digits >= start) & (digits < end)] for start, end in card_number_spans(value)
+    ]
+    numbers += [run for run in runs if len(run) >= _FEWEST_DIGITS]
+    return [number.tolist() for number in numbers]
 
 
 def form_of(value: str | None) -> str:

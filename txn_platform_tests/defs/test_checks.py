@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from txn_platform.contract.card_numbers import card_number_spans
 from txn_platform.contract.schema import (
     DICTIONARY_ENCODED_COLUMNS,
     FREE_TEXTS,
@@ -31,6 +32,7 @@ from txn_platform.lake.parquet import open_parquet, read_batches
 from txn_platform.rows.proof import Proof, prove_published
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import Validator
+from txn_platform_tests.support.card_spellings import PARTS, SPELLINGS
 from txn_platform_tests.support.run_resources import run_resources
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
@@ -184,6 +186,27 @@ def test_a_card_number_of_every_length_is_found(
     frame = _with(published, 77, **{column: number})
     found = _failed(frame, tmp_path / "file", ControlTotals.of(frame))
     assert set(found) == {"no_card_number_in_clear"}
+
+
+@pytest.mark.parametrize(
+    "column", [field.name for field in PUBLISHED_SCHEMA if field.type == pa.string()]
+)
+def test_every_spelling_is_found_in_every_column_of_text(
+    published: pl.DataFrame, tmp_path: Path, column: str
+) -> None:
+    texts = [
+        text
+        for spelling, text in SPELLINGS.items()
+        if column not in IDENTIFIERS or spelling not in PARTS
+    ]
+    sound = published[column][len(texts) :]
+    frame = published.with_columns(pl.Series(column, [*texts, *sound], pl.String))
+    found = _failed(frame, tmp_path / "file", ControlTotals.of(frame))
+    message = found["no_card_number_in_clear"]
+    assert f"Found: {len(texts)} rows show a card number in {column}, at the positions 0, 1, 2" in (
+        message
+    )
+    assert not card_number_spans(message)
 
 
 def test_many_rows_with_card_numbers_are_counted_and_the_first_named(

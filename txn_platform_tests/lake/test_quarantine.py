@@ -190,6 +190,20 @@ def test_a_number_is_masked_however_it_is_spelled(spelling: str) -> None:
     assert not card_number_spans(shown)
 
 
+@pytest.mark.parametrize("spelling", [name for name in SPELLINGS if "1111" in SPELLINGS[name]])
+def test_a_mistyped_number_is_masked_too(spelling: str) -> None:
+    before, one, after = SPELLINGS[spelling].rpartition("1111")
+    shown = masked(f"{before}{one[:-1]}2{after}")
+    assert shown.count("*") - before.count("*") >= 6
+
+
+@pytest.mark.parametrize(
+    "time", ["2026-11-01T12:30:45.123456+00:00", "2026-02-30 25:61:00", "2026-11-01T12:30Z"]
+)
+def test_a_time_is_shown_whole(time: str) -> None:
+    assert masked(time) == time
+
+
 @given(st.text("0123456789 -x", max_size=60))
 @example("95053549535--55")
 def test_no_card_number_is_shown(value: str) -> None:
