@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import threading
 import uuid
@@ -81,12 +82,20 @@ def test_random_keys_of_128_bits_are_strong(make: Callable[[], str]) -> None:
     assert [weakness(make()) for _ in range(300)] == [""] * 300
 
 
-def test_the_key_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TXN_CARD_KEY", STRONG)
+def test_doctor_warns_of_a_weak_key_that_is_allowed_and_no_key_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = WEAK["a repeated word"]
+    monkeypatch.setenv("TXN_CARD_KEY", key)
+    monkeypatch.setenv("TXN_ALLOW_WEAK_CARD_KEY", "true")
     found = find_card_key(load_settings())
-    assert STRONG not in repr(found) + str(found) + repr(load_settings())
-    assert found.fingerprint in CliRunner().invoke(main, ["doctor"]).output
+    told = CliRunner().invoke(main, ["doctor"]).output
+    assert re.search(
+        rf"ok +card key +TXN_CARD_KEY, with the id {found.fingerprint}$", told, re.MULTILINE
+    )
+    assert re.search("note +card key .*follows a pattern.*`txn rotate-card-key`", told)
     assert len(found.fingerprint) == 8
+    assert key not in repr(found) + str(found) + repr(load_settings()) + told
 
 
 @pytest.mark.parametrize(("mode", "others"), [(0o640, "its group"), (0o604, "others")])
