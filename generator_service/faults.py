@@ -185,7 +185,8 @@ class FaultsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, with the faults that are due."""
-        if scope["type"] != "http":
+        # No route has another method, which is refused as such.
+        if scope["type"] != "http" or scope["method"] != "GET":
             await self._app(scope, receive, send)
             return
         try:
