@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from generator_service.app import create_app
+from generator_service.keys import KeysFile, Scope
 from generator_service.models import moment_text, parse_moment
 from generator_service.settings import Settings
 from txn_platform_tests.support.served_app import served_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from playwright.sync_api import Page
 
@@ -51,7 +53,7 @@ def test_every_example_of_the_docs_is_executed_without_a_network(
     page.goto(f"{source}/docs")
     operations = page.locator(".opblock")
     operations.first.wait_for()
-    assert operations.count() == 11
+    assert operations.count() == 12
     for number in range(operations.count()):
         operation = operations.nth(number)
         operation.locator(".opblock-summary-control").click()
@@ -65,6 +67,33 @@ def test_every_example_of_the_docs_is_executed_without_a_network(
             operation.locator(".live-responses-table").scroll_into_view_if_needed()
             picture(page, "source-docs")
         operation.locator(".opblock-summary-control").click()
+    assert failures == []
+
+
+def test_a_key_is_given_to_the_docs_once(tmp_path: Path, page: Page) -> None:
+    file = KeysFile(tmp_path / "keys.json")
+    key = file.add("reader", tuple(Scope), 1_000)
+    settings = Settings.load(customers=500, merchants=100, keys_file=file.path)
+    failures: list[str] = []
+    page.on("pageerror", lambda error: failures.append(str(error)))
+    page.on(
+        "console",
+        lambda message: failures.append(message.text) if "Policy" in message.text else None,
+    )
+    with served_app(create_app(settings)) as source:
+        page.goto(source)
+        page.get_by_text("The rows need a key").wait_for()
+        page.get_by_text("Try the routes").click()
+        page.get_by_role("button", name="Authorize").first.click()
+        page.get_by_label("auth-bearer-value").fill(key)
+        page.get_by_role("dialog").get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("dialog").get_by_role("button", name="Close").first.click()
+        operation = page.locator(".opblock", has_text="/v1/watermark")
+        operation.locator(".opblock-summary-control").click()
+        operation.get_by_role("button", name="Execute").click()
+        status = operation.locator(".live-responses-table .response-col_status").last
+        status.wait_for()
+        assert status.inner_text().split() == ["200"]
     assert failures == []
 
 
