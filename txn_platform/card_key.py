@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from txn_platform.errors import UserError
+from txn_platform.permissions import with_roles
 from txn_platform.private_files import make_private, make_private_directory
 from txn_platform.runbook import Section
 
@@ -360,7 +361,7 @@ def _from_secrets_manager(name: str, variable: str, settings: Settings) -> str:
         reason = "it is binary, and must be text"
     raise UserError(
         f"{variable}: the secret {name} can't be read: {reason}. See to its name, to the region,"
-        " to the permission secretsmanager:GetSecretValue, and to"
+        f" to the permission {with_roles('secretsmanager:GetSecretValue')}, and to"
         " AWS_ENDPOINT_URL_SECRETS_MANAGER if AWS_ENDPOINT_URL names another store",
         Section.CARD_KEY,
     )

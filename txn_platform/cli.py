@@ -414,6 +414,9 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
 
     Validated and published objects stay.
     """
+    from rich.console import Console
+
+    from txn_platform.console_logs import ConsoleHandler, handling_logs
     from txn_platform.lake.expiry import expiring, remove
     from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
@@ -421,18 +424,19 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     settings = load_settings()
     _say_what_is_in_use(settings)
     lake = open_lake(settings)
-    # Files of killed runs may have card numbers too.
-    lake.sweep()
-    found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
-    stays = Counter(found.unseen)
-    for stranger in found.strangers:
-        click.echo(f"{lake.uri(stranger)} is no hour's object, and stays.", err=True)
-    what = f"{_RAW} and {_QUARANTINED}"
-    if found.versions:
-        what = f"{found.count} of {what}, {found.span}"
-        if not yes:
-            click.confirm(f"Remove {what}, from {lake.uri('')} for good?", abort=True)
-    done = remove(lake, found)
+    with handling_logs(ConsoleHandler(Console(stderr=True))):
+        # Files of killed runs may have card numbers too.
+        lake.sweep()
+        found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
+        stays = Counter(found.unseen)
+        for stranger in found.strangers:
+            click.echo(f"{lake.uri(stranger)} is no hour's object, and stays.", err=True)
+        what = f"{_RAW} and {_QUARANTINED}"
+        if found.versions:
+            what = f"{found.count} of {what}, {found.span}"
+            if not yes:
+                click.confirm(f"Remove {what}, from {lake.uri('')} for good?", abort=True)
+        done = remove(lake, found)
     stays.update(done.stays)
     _print(f"{done.removed:,} objects removed of {what}, from {lake.uri('')}.")
     for reason, count in stays.items():

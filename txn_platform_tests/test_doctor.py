@@ -174,7 +174,7 @@ def test_a_permission_that_lacks_is_named(
     assert code == 1
     (line, *_) = [line for line in lines if line.startswith("FAIL")]
     assert "refused the credentials (AccessDenied for " in line
-    assert f"allow them {permission} there" in line
+    assert f"allow them {permission} (deploy/iam: role" in line
 
 
 @pytest.mark.parametrize("operation", [Operation.ABORT, Operation.UPLOADS])

@@ -19,6 +19,7 @@ import polars as pl
 from txn_platform.errors import UserError
 from txn_platform.lake.layout import asset_of_key
 from txn_platform.lake.staging import STAGING_SUFFIX, Staged, StagingWriter, room_on_disk
+from txn_platform.lake.store_errors import denied_permission
 from txn_platform.private_files import make_private_directory
 from txn_platform.runbook import Section
 
@@ -348,6 +349,12 @@ def explained_reads(what: str) -> Generator[None]:
     try:
         yield
     except (OSError, pl.exceptions.ComputeError) as error:
+        if permission := denied_permission(str(error)):
+            raise UserError(
+                f"{what} could not be read, since the store refused the credentials: allow them"
+                f" {permission}",
+                Section.STORE_REFUSES,
+            ) from None
         reason = str(error).partition("\n")[0]
         raise UserError(
             f"{what} could not be read: {reason}. Run it again", Section.STORE_SILENT

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mypy_boto3_s3 import S3Client
+
+_LOG: Final = logging.getLogger(__name__)
 
 # Codes of a store that does not implement a request.
 UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})
@@ -96,6 +99,7 @@ class Bucket:
         *,
         needs: tuple[str, ...] = (),
         none_for: tuple[str, ...] = (),
+        permission: str | None = None,
         attempts: int | None = None,
         stop: threading.Event | None = None,
     ) -> Any:
@@ -105,6 +109,8 @@ class Bucket:
             request: makes it once.
             needs: fields of every complete answer; one without them was cut in transit.
             none_for: codes of errors for which None is returned.
+            permission: that it needs, such as `s3:DeleteObjectVersion`, if its operation does not
+                say so.
             attempts: how often at most, instead of the backoff's number.
             stop: once it is set, nothing is retried.
 
@@ -124,7 +130,7 @@ class Bucket:
                     return answer
                 fault = failed("an answer was cut on its way", self.name, endpoint)
             except (BotoCoreError, ClientError, ResponseParserError) as error:
-                fault, passing = explained(error, self.name, endpoint)
+                fault, passing = explained(error, self.name, endpoint, permission)
                 if fault.code in none_for:
                     return None
                 if not passing:
@@ -265,7 +271,10 @@ class Bucket:
             StoreError: as for `call`.
         """
         which: Any = {} if version is None else {"VersionId": version}
-        answer = self.call(lambda: self.client.delete_object(Bucket=self.name, Key=key, **which))
+        answer = self.call(
+            lambda: self.client.delete_object(Bucket=self.name, Key=key, **which),
+            permission="s3:DeleteObject" if version is None else "s3:DeleteObjectVersion",
+        )
         return version is None and bool(answer.get("DeleteMarker"))
 
     def erase(self, key: str) -> None:
@@ -301,6 +310,7 @@ class Bucket:
                 raise
             if error.code in UNKNOWN_CALL:
                 return ""
+            _LOG.warning("an object shows whether versions are kept, since %s", error)
         found = self.call(
             lambda: self.client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1)
         )
@@ -319,9 +329,11 @@ class Bucket:
             found = self.call(
                 lambda: self.client.head_object(Bucket=self.name, Key=key, **which),
                 none_for=("404", "405", "NoSuchKey", "MethodNotAllowed"),
+                permission="s3:GetObjectVersion" if version else None,
                 attempts=1,
             )
-        except StoreError:
+        except StoreError as error:
+            _LOG.warning("whether %s is locked is not known: %s", key, error)
             return ""
         if not found:
             return ""

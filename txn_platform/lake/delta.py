@@ -30,6 +30,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.probe import race
 from txn_platform.lake.s3_access import open_bucket
+from txn_platform.lake.store_errors import denied_permission
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -649,26 +650,28 @@ def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
 
 def _explain(code: str, said: str) -> str:
     """Explain an error of the store to a user, by its code or its text."""
-    match code:
-        case "NoSuchBucket":
-            return "is in a bucket that does not exist: make it, or fix DELTA_LAKE_S3_PATH"
-        case "AccessDenied" | "InvalidAccessKeyId" | "SignatureDoesNotMatch" as refused:
-            return (
-                f"refused the credentials ({refused}): fix AWS_ACCESS_KEY_ID and"
-                " AWS_SECRET_ACCESS_KEY (or the profile), or let them read and write there"
-            )
-        case _ if "No files in log segment" in said:
-            return "does not have in its log what it took: it loses data. Use another store"
-        case "ExpiredToken":
-            return "refused the credentials, which have expired: log in again"
-        case _ if "<html" in said.lower():
-            return (
-                "is not answered by an S3, but with a web page: fix AWS_ENDPOINT_URL, or see to the"
-                " proxy or gateway in front of the store"
-            )
-        case _:
-            # A chain of causes, one per line, the first one last, with colour codes.
-            plain = re.sub(r"\x1b\[[0-9]*m|↳", "", said)
-            causes = [line.strip() for line in plain.splitlines() if line.strip()]
-            cause = f"{causes[0]} ... {causes[-1]}"[:_LONGEST_CAUSE]
-            return f"can't be read or written: {cause}. Look at the place and at AWS_ENDPOINT_URL"
+    permission = denied_permission(said)
+    if code == "NoSuchBucket":
+        text = "is in a bucket that does not exist: make it, or fix DELTA_LAKE_S3_PATH"
+    elif permission or code in {"InvalidAccessKeyId", "SignatureDoesNotMatch"}:
+        text = (
+            f"refused the credentials ({code or 'AccessDenied'}):"
+            f"{f' allow them {permission}, or' if permission else ''}"
+            " fix AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile)"
+        )
+    elif "No files in log segment" in said:
+        text = "does not have in its log what it took: it loses data. Use another store"
+    elif code == "ExpiredToken":
+        text = "refused the credentials, which have expired: log in again"
+    elif "<html" in said.lower():
+        text = (
+            "is not answered by an S3, but with a web page: fix AWS_ENDPOINT_URL, or see to the"
+            " proxy or gateway in front of the store"
+        )
+    else:
+        # A chain of causes, one per line, the first one last, with colour codes.
+        plain = re.sub(r"\x1b\[[0-9]*m|↳", "", said)
+        causes = [line.strip() for line in plain.splitlines() if line.strip()]
+        cause = f"{causes[0]} ... {causes[-1]}"[:_LONGEST_CAUSE]
+        text = f"can't be read or written: {cause}. Look at the place and at AWS_ENDPOINT_URL"
+    return text

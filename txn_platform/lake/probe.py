@@ -276,7 +276,11 @@ class _Probed:
                 self._client.abort_multipart_upload(UploadId=upload_id, **self._place)
             return listed and not self._listed(upload_id)
 
-        works = self._try(attempt)
+        why = ""
+        try:
+            works = self._bucket.call(attempt, attempts=1)
+        except StoreError as error:
+            works, why = False, f", or {error}" if error.denied else ""
         return Capability(
             "list and abort of uploads",
             works=works,
@@ -284,7 +288,7 @@ class _Probed:
             meaning="what killed runs leave of their uploads is found and removed"
             if works
             else "uploads that killed runs leave can't be found: have the store itself expire"
-            " incomplete uploads (a lifecycle rule)",
+            f" incomplete uploads (a lifecycle rule){why}",
         )
 
     def checksums(self) -> Capability:
@@ -405,8 +409,9 @@ def _dead_uploads(bucket: Bucket, prefix: str) -> Capability:
     name = "incomplete uploads"
     try:
         found = list_uploads(bucket, prefix)
-    except StoreError:
-        return Capability(name, works=False, needed=False, meaning="the store has no list of them")
+    except StoreError as error:
+        meaning = str(error) if error.denied else "the store has no list of them"
+        return Capability(name, works=False, needed=False, meaning=meaning)
     oldest = max((upload.age for upload in found), default=0.0)
     return Capability(
         name,

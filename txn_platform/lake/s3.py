@@ -28,7 +28,15 @@ from txn_platform.lake.probe import probe, raw_zone_encryption
 from txn_platform.lake.s3_access import S3Access, open_bucket
 from txn_platform.lake.staging import room_on_disk
 from txn_platform.lake.store_errors import StoreError
-from txn_platform.lake.uploads import ABORTED, abort_orphans, abort_upload, list_uploads, put_parts
+from txn_platform.lake.uploads import (
+    ABORTED,
+    abort_orphans,
+    abort_upload,
+    list_uploads,
+    orphans_may_stay,
+    put_parts,
+)
+from txn_platform.permissions import with_roles
 from txn_platform.private_files import make_private_directory
 from txn_platform.runbook import Section
 
@@ -106,7 +114,7 @@ class S3Lake(Lake):
             self.bucket.require(self._prefix)
             self._known_writable = True
             # Once per process: orphans of other machines are a day old at least.
-            with suppress(StoreError):
+            with orphans_may_stay():
                 for upload in self.dead_uploads(attempts=1):
                     abort_upload(self.bucket, upload.key, upload.upload_id)
 
@@ -142,7 +150,7 @@ class S3Lake(Lake):
         for directory in (self._markers, self._staging):
             for marker in directory.glob(f"*{UPLOAD_MARKER_SUFFIX}"):
                 if not (self._staging / marker.stem).exists():
-                    with suppress(StoreError, FileNotFoundError):
+                    with orphans_may_stay(), suppress(FileNotFoundError):
                         removed += abort_orphans(self.bucket, marker)
         return removed
 
@@ -350,6 +358,8 @@ class S3Lake(Lake):
                 if not left or self._is_unchanged(key, found.get("ETag")):
                     require_unchanged()
                     if isinstance(error, UserError):
+                        if error.section is Section.STORE_REFUSES:
+                            self._require_readable(place)
                         raise
                     raise UserError(
                         f"{self.uri(key)} is no whole Parquet file ({error}): materialize it again",
@@ -374,10 +384,22 @@ class S3Lake(Lake):
                 Section.OBJECT_REPLACED,
             )
 
+    def _require_readable(self, place: str) -> None:
+        """Read a byte through boto3, whose errors have AWS's reason: a permission of KMS, say."""
+        client = self.bucket.client
+        answer = self.bucket.call(
+            lambda: client.get_object(Bucket=self.bucket.name, Key=place, Range="bytes=0-0"),
+            attempts=1,
+        )
+        answer["Body"].close()
+
     @override
     def scan(self, keys: list[str]) -> pl.LazyFrame:
         for key in self.absent(keys):
             raise self._missing(key)
+        # A listing does not show whether objects may be read, and the frame is read elsewhere.
+        for key in keys[1:2]:
+            self.find(key)
         return self._access.scan([self.uri(key) for key in keys])
 
     @override
@@ -406,7 +428,8 @@ class S3Lake(Lake):
         except StoreError as error:
             if not error.refused:
                 raise
-            return Kept(plain, unseen=self._versions_stay(place, error.code))
+            unseen = self._versions_stay(place, error.code, "s3:ListBucketVersions")
+            return Kept(plain, unseen=unseen)
         versions: dict[str, list[str]] = {}
         markers: dict[str, list[str]] = {}
         for version in reversed(found):
@@ -423,16 +446,22 @@ class S3Lake(Lake):
         for version in versions:
             try:
                 if self.bucket.delete(place, version or None):
-                    reason = self._versions_stay(_asset_folder(place), "they can't be listed")
+                    reason = self._versions_stay(
+                        _asset_folder(place), "they can't be listed", "s3:ListBucketVersions"
+                    )
             except StoreError as error:
                 if not error.refused:
                     raise
                 if lock := self.bucket.lock_of(place, version):
                     reason = f"{self.uri(key)}: {lock}"
                     continue
-                reason = f"{error} (s3:DeleteObject is needed)"
-                if version:
-                    reason = self._versions_stay(_asset_folder(place), error.code)
+                reason = (
+                    self._versions_stay(_asset_folder(place), error.code, "s3:DeleteObjectVersion")
+                    + ". A lock of theirs shows only with s3:GetObjectRetention and"
+                    " s3:GetObjectLegalHold"
+                    if version
+                    else str(error)
+                )
                 break
         if reason and versions[0]:
             # A delete marker hides it from readers, and rules for old versions apply to it.
@@ -441,12 +470,11 @@ class S3Lake(Lake):
                     self.bucket.delete(place)
         return reason
 
-    def _versions_stay(self, place: str, reason: str) -> str:
+    def _versions_stay(self, place: str, reason: str, permission: str) -> str:
         return (
             f"old versions under s3://{self.bucket.name}/{place} stay, or may stay ({reason}):"
-            " allow s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion and"
-            " run it again, or give the bucket a lifecycle rule for this prefix that expires"
-            " noncurrent versions (NoncurrentVersionExpiration)"
+            f" allow {with_roles(permission)} and run it again, or give the bucket a lifecycle rule"
+            " for this prefix that expires noncurrent versions (NoncurrentVersionExpiration)"
         )
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.errors import UserError
+from txn_platform.permissions import with_roles
 from txn_platform.runbook import Section
+
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
 
 _RETRIED_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 # With other statuses: a body that was damaged in transit, or a store that was busy.
@@ -28,9 +33,10 @@ _RETRIED_CODES: Final = frozenset(
 )
 _EXPLAINED: Final = {
     ("404", "NoSuchBucket"): "does not exist: make it, or fix AWS_BUCKET_NAME",
-    ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"): "refused the"
-    " credentials ({code} for {operation}): fix AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or"
-    " the profile), or allow them {permission} there",
+    ("403", "AccessDenied"): "refused the credentials ({code} for {operation}): allow them"
+    " {permission}, or fix AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile)",
+    ("InvalidAccessKeyId", "SignatureDoesNotMatch"): "refused the credentials ({code} for"
+    " {operation}): fix AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the profile)",
     ("301", "PermanentRedirect", "AuthorizationHeaderMalformed"): "is in another region: set"
     " AWS_REGION to the bucket's",
     ("ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"): "refused"
@@ -54,14 +60,32 @@ _WEB_PAGE: Final = (
 )
 # S3's permissions that are not named as the operation is.
 _PERMISSIONS: Final = {
-    "ListObjectsV2": "ListBucket",
-    "ListObjectVersions": "ListBucketVersions",
-    "ListMultipartUploads": "ListBucketMultipartUploads",
-    "GetBucketEncryption": "GetEncryptionConfiguration",
-    "HeadObject": "GetObject",
-    "CreateMultipartUpload": "PutObject",
-    "UploadPart": "PutObject",
     "CompleteMultipartUpload": "PutObject",
+    "CreateMultipartUpload": "PutObject",
+    "DeleteObjects": "DeleteObject",
+    "GetBucketEncryption": "GetEncryptionConfiguration",
+    "HeadBucket": "ListBucket",
+    "HeadObject": "GetObject",
+    "ListMultipartUploads": "ListBucketMultipartUploads",
+    "ListObjectVersions": "ListBucketVersions",
+    "ListObjects": "ListBucket",
+    "ListObjectsV2": "ListBucket",
+    "UploadPart": "PutObject",
+}
+# AWS names the permission in its message, also one of KMS.
+_NAMED: Final = re.compile(r"not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)")
+# As object_store (of polars and deltalake) and the SDK of pyarrow describe a request.
+_REQUESTS: Final = (
+    re.compile(r"performing (?P<operation>[A-Z]+) https?://[^/\s]+(?P<path>\S*)"),
+    re.compile(r"during (?P<operation>[A-Z][A-Za-z]+) operation"),
+)
+_DENIED: Final = re.compile(r"AccessDenied|ACCESS_DENIED|403 Forbidden|HTTP status code 403")
+_OF_METHODS: Final = {
+    "DELETE": "DeleteObject",
+    "GET": "GetObject",
+    "HEAD": "HeadObject",
+    "POST": "PutObject",
+    "PUT": "PutObject",
 }
 
 
@@ -71,21 +95,49 @@ class StoreError(UserError):
     Attributes:
         code: of the error in S3's protocol; empty if there was no answer.
         refused: the store answered, and would refuse the same request again.
+        denied: it refused because the credentials lack a permission.
     """
 
     def __init__(self, message: str, code: str = "", *, refused: bool = False) -> None:
         super().__init__(message, Section.STORE_REFUSES if refused else Section.STORE_SILENT)
         self.code = code
         self.refused = refused
+        self.denied = code in {"403", "AccessDenied"}
 
 
-def explained(error: Exception, bucket: str, endpoint: str) -> tuple[StoreError, bool]:
+def denied_permission(text: str) -> str:
+    """The permission that a library's error lacks, with its roles; empty for another error.
+
+    Args:
+        text: of an error of polars, deltalake or pyarrow.
+    """
+    if not _DENIED.search(text):
+        return ""
+    if named := _NAMED.search(text):
+        return with_roles(named[1])
+    for request in _REQUESTS:
+        if found := request.search(text):
+            operation = _OF_METHODS.get(found["operation"], found["operation"])
+            if "list-type=" in found.groupdict().get("path", ""):
+                operation = "ListObjectsV2"
+            return with_roles(_permission(operation))
+    return "what they need (deploy/iam)"
+
+
+def _permission(operation: str) -> str:
+    return f"s3:{_PERMISSIONS.get(operation, operation)}"
+
+
+def explained(
+    error: Exception, bucket: str, endpoint: str, permission: str | None = None
+) -> tuple[StoreError, bool]:
     """Explain an error of boto3 to a user.
 
     Args:
         error: raised by a request.
         bucket: its name.
         endpoint: the store's address.
+        permission: that the request needs; by default the one of its operation.
 
     Returns:
         The error to raise, and whether the same request may succeed later.
@@ -106,11 +158,22 @@ def explained(error: Exception, bucket: str, endpoint: str) -> tuple[StoreError,
         code=code,
         off=f"{abs(off):,.0f} s {'ahead of' if off > 0 else 'behind'}",
         operation=error.operation_name,
-        permission=f"s3:{_PERMISSIONS.get(error.operation_name, error.operation_name)}",
+        permission=_lacking(error, permission),
         status=details.get("HTTPStatusCode"),
     )
     message = f"bucket {bucket!r} {message}{_hinted(bucket, endpoint)}"
     return StoreError(message, code, refused=not passing), passing
+
+
+def _lacking(error: ClientError, permission: str | None) -> str:
+    """The permission that a refused request lacks, with its roles."""
+    if named := _NAMED.search(error.response.get("Error", {}).get("Message", "")):
+        return with_roles(named[1])
+    allowed = with_roles(permission or _permission(error.operation_name))
+    if error.operation_name == "HeadObject":
+        # The answer has no body, so it names nothing.
+        allowed += ", and s3:ListBucket, without which S3 also refuses what is absent"
+    return allowed
 
 
 def failed(cause: str, bucket: str, endpoint: str) -> StoreError:

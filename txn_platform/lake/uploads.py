@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, override
 
@@ -15,9 +16,12 @@ from txn_platform.lake.bucket import base64_digest
 from txn_platform.lake.store_errors import StoreError, store_time
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from txn_platform.lake.bucket import Bucket
+
+_LOG: Final = logging.getLogger(__name__)
 
 # The code of the error about an upload that was completed or aborted.
 ABORTED: Final = "NoSuchUpload"
@@ -67,7 +71,7 @@ def put_parts(
             file.write(f"{upload_id}\n")
         digests = _send_and_complete(bucket, path, key, upload_id)
     except BaseException:
-        with suppress(StoreError):
+        with orphans_may_stay():
             abort_orphans(bucket, marker)
         raise
     marker.unlink()
@@ -107,6 +111,19 @@ def abort_orphans(bucket: Bucket, marker: Path) -> int:
             abort_upload(bucket, key, upload_id)
     marker.unlink()
     return len(found)
+
+
+@contextmanager
+def orphans_may_stay() -> Generator[None]:
+    """Go on after an error of the store: another run aborts what stays, or the store itself does.
+
+    A permission that lacks is a warning in the log, since no other run will do better.
+    """
+    try:
+        yield
+    except StoreError as error:
+        if error.denied:
+            _LOG.warning("orphans of uploads may stay: %s", error)
 
 
 def list_uploads(bucket: Bucket, prefix: str, *, attempts: int | None = None) -> list[Upload]:
@@ -164,7 +181,7 @@ def _create(bucket: Bucket, key: str, properties: dict[str, Any]) -> str:
     upload_id: str = bucket.call(request, needs=("UploadId",))["UploadId"]
     if tries > 1:
         # A lost answer may have left an upload whose id is unknown.
-        with suppress(StoreError):
+        with orphans_may_stay():
             for upload in list_uploads(bucket, key, attempts=1):
                 if upload.key == key and upload.upload_id != upload_id:
                     abort_upload(bucket, key, upload.upload_id)

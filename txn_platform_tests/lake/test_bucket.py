@@ -94,7 +94,11 @@ def test_a_code_that_may_pass_is_tried_again_whatever_its_status(code: str) -> N
 @pytest.mark.parametrize(
     ("code", "status", "message"),
     [
-        ("AccessDenied", 403, "allow them s3:GetObject there"),
+        (
+            "AccessDenied",
+            403,
+            r"allow them s3:GetObject \(deploy/iam: roles reader, platform",
+        ),
         ("NoSuchBucket", 404, "does not exist: make it, or fix AWS_BUCKET_NAME"),
         ("PermanentRedirect", 301, "is in another region: set AWS_REGION"),
         ("ExpiredToken", 400, "which have expired .*: log in again"),

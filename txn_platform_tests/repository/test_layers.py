@@ -37,6 +37,7 @@ _LAYERS: list[set[str]] = [
         "logs",
         "misspelt",
         "network",
+        "permissions",
         "private_files",
         "redaction",
         "run_locks",

@@ -34,6 +34,7 @@ class Operation(StrEnum):
     DELETE_VERSION = "delete a version"
     VERSIONS = "list versions"
     VERSIONING = "ask whether versions are kept"
+    OTHER = "another request"
     ENCRYPTION = "ask for the encryption"
 
 
@@ -116,6 +117,17 @@ class FaultyStore:
         self._server.shutdown()
         self._server.server_close()
 
+    def refusal(self, upstream: str, request: BaseHTTPRequestHandler, body: bytes) -> bytes:
+        """The answer to a request that this store refuses; empty if it does not."""
+        del body
+        if self._condition_fails(upstream, request, _operation(request.command, request.path)):
+            return _refusal(Fault.EXISTS, head=False)
+        return b""
+
+    def hides(self) -> frozenset[str]:
+        """How the names of headers begin that are left out of answers, in lower case."""
+        return frozenset()
+
     def handle(self, request: _Handler, upstream: str) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         operation = _operation(request.command, request.path)
@@ -138,13 +150,13 @@ class FaultyStore:
             )
         elif fault is not None and fault is not Fault.CUT:
             request.connection.sendall(_refusal(fault, head=operation is Operation.HEAD))
-        elif self._condition_fails(upstream, request, operation):
-            request.connection.sendall(_refusal(Fault.EXISTS, head=False))
+        elif refusal := self.refusal(upstream, request, body):
+            request.connection.sendall(refusal)
         else:
             if self.check_then_write is not None and request.headers.get("If-None-Match"):
                 time.sleep(self.check_then_write)
                 del request.headers["If-None-Match"]
-            head, content = _forward(upstream, request, body)
+            head, content = _forward(upstream, request, body, self.hides())
             if after:
                 after()
             if fault is Fault.CUT:
@@ -155,7 +167,9 @@ class FaultyStore:
                 answer = head + content
             request.connection.sendall(answer)
 
-    def _condition_fails(self, upstream: str, request: _Handler, operation: Operation) -> bool:
+    def _condition_fails(
+        self, upstream: str, request: BaseHTTPRequestHandler, operation: Operation
+    ) -> bool:
         """Whether a condition that this store checks does not hold; ignored ones are removed."""
         for name in self.ignores:
             del request.headers[name]
@@ -167,7 +181,7 @@ class FaultyStore:
         if self.if_match is None or wanted is None:
             return False
         del request.headers["If-Match"]
-        etag = _described(upstream, request).headers["ETag"]
+        etag = described(upstream, request).headers["ETag"]
         return wanted != (etag.strip('"') if self.if_match == "bare" else etag)
 
     def _plan(self, operation: Operation, request: _Handler) -> tuple[Fault | None, Any, Any]:
@@ -218,7 +232,7 @@ def _operation(method: str, path: str) -> Operation:
     parts = urlsplit(path)
     query = parse_qs(parts.query, keep_blank_values=True)
     # The first match: by method, then by a parameter that only such a request has.
-    return next(
+    found = (
         operation
         for of, name, operation in (
             ("POST", "uploads", Operation.CREATE),
@@ -239,6 +253,7 @@ def _operation(method: str, path: str) -> Operation:
         )
         if method == of and (name is None or name in query)
     )
+    return next(found, Operation.OTHER)
 
 
 def _refusal(fault: Fault, *, head: bool) -> bytes:
@@ -251,14 +266,14 @@ def _refusal(fault: Fault, *, head: bool) -> bytes:
     ).encode() + body
 
 
-def _is_there(upstream: str, request: _Handler) -> bool:
+def _is_there(upstream: str, request: BaseHTTPRequestHandler) -> bool:
     """Whether a PUT that requires that there is no object finds one."""
     if not request.headers.get("If-None-Match"):
         return False
-    return _described(upstream, request).status == http.client.OK
+    return described(upstream, request).status == http.client.OK
 
 
-def _described(upstream: str, request: _Handler) -> http.client.HTTPResponse:
+def described(upstream: str, request: BaseHTTPRequestHandler) -> http.client.HTTPResponse:
     """The store's answer to a HEAD of the object of a request."""
     connection = http.client.HTTPConnection(upstream, timeout=60)
     try:
@@ -270,8 +285,13 @@ def _described(upstream: str, request: _Handler) -> http.client.HTTPResponse:
         connection.close()
 
 
-def _forward(upstream: str, request: _Handler, body: bytes) -> tuple[bytes, bytes]:
-    """Return the store's answer, as it goes over the wire: its head and its body."""
+def _forward(
+    upstream: str, request: _Handler, body: bytes, hidden: frozenset[str]
+) -> tuple[bytes, bytes]:
+    """Return the store's answer, as it goes over the wire: its head and its body.
+
+    Headers whose names begin as one of `hidden` are left out.
+    """
     connection = http.client.HTTPConnection(upstream, timeout=60)
     try:
         connection.putrequest(
@@ -287,6 +307,7 @@ def _forward(upstream: str, request: _Handler, body: bytes) -> tuple[bytes, byte
             name: value
             for name, value in answer.getheaders()
             if name.lower() not in {"transfer-encoding", "connection", "content-length"}
+            and not name.lower().startswith(tuple(hidden))
         }
         length = len(content)
         if request.command == "HEAD":
