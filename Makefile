@@ -149,10 +149,11 @@ sbom: dist .venv-supply/.installed ## The release's bill of materials (CycloneDX
 audit: .venv-supply/.installed ## Known vulnerabilities in what the locks name, by PyPI's index
 	@failed=; for lock in requirements*.lock; do echo "$$lock:"; \
 	  .venv-supply/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes -r "$$lock" || failed=yes; \
-	done; [ -z "$$failed" ]
+	done; [ -z "$$failed" ] || { echo "make audit: see above what is known against a package, or which one the" \
+	  "index does not know; that one was not audited" >&2; exit 1; }
 
 clean: ## Remove the environments and all local state
-	rm -rf $(VENV) .venv-* .uv .txn .site .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_*
+	rm -rf $(VENV) .venv-* .uv .txn .site .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_* dist
 
 # The extra `docs`: what builds the site, drives the browser and runs the notebook.
 $(VENV)/.docs: requirements-docs.lock | setup
