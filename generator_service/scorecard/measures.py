@@ -20,7 +20,7 @@ from generator_service.scorecard.sample import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from generator_service.scorecard.sample import Codes, Degrees, Flags, Floats, Integers, Sample
     from generator_service.simulator import Simulator, Window
@@ -53,14 +53,10 @@ def measure(simulator: Simulator, window: Window, max_rows: int = DEFAULT_ROWS) 
     """
     sample = collect(simulator, window, max_rows)
     hours = rows_by_hour(simulator, window)
-    lines = [
-        *_amount_lines(sample),
-        _card_line(simulator, sample),
-        *_concentration_lines(sample),
-        *_time_lines(sample, hours),
-        *_fraud_lines(simulator, sample),
-        _orphan_line(simulator, sample),
-    ]
+    lines: list[Line] = []
+    for line in _lines(simulator, sample, hours):
+        simulator.checkpoint()
+        lines.append(line)
     return Scorecard(
         configuration=asdict(simulator.configuration),
         configuration_hash=simulator.configuration_hash,
@@ -69,6 +65,15 @@ def measure(simulator: Simulator, window: Window, max_rows: int = DEFAULT_ROWS) 
         lines=lines,
         pictures=_pictures(sample, hours),
     )
+
+
+def _lines(simulator: Simulator, sample: Sample, hours: Floats) -> Iterator[Line]:
+    yield from _amount_lines(sample)
+    yield _card_line(simulator, sample)
+    yield from _concentration_lines(sample)
+    yield from _time_lines(sample, hours)
+    yield from _fraud_lines(simulator, sample)
+    yield _orphan_line(simulator, sample)
 
 
 def _amount_lines(sample: Sample) -> Iterator[Line]:
@@ -202,7 +207,7 @@ def _fraud_lines(simulator: Simulator, sample: Sample) -> Iterator[Line]:
         )
         yield _months_line(sample, rate)
     if 0 < np.count_nonzero(sample.fraud) < sample.fraud.size:
-        yield from _leak_lines(sample)
+        yield from _leak_lines(sample, simulator.checkpoint)
 
 
 def _months_line(sample: Sample, rate: float) -> Line:
@@ -222,7 +227,7 @@ def _months_line(sample: Sample, rate: float) -> Line:
     )
 
 
-def _leak_lines(sample: Sample) -> Iterator[Line]:
+def _leak_lines(sample: Sample, checkpoint: Callable[[], None]) -> Iterator[Line]:
     """Score rows by single columns and by pairs of columns: no simple rule may reveal the fraud.
 
     The score of a value is its share of fraud in the first half of the rows. It is evaluated on
@@ -238,7 +243,10 @@ def _leak_lines(sample: Sample) -> Iterator[Line]:
         "hour": sample.times // HOUR % 24,
         "weekday": (sample.times // _DAY + 3) % 7,
     }
-    alone = {name: _evaluated(codes, sample.fraud) for name, codes in columns.items()}
+    alone: dict[str, tuple[float, float]] = {}
+    for name, codes in columns.items():
+        checkpoint()
+        alone[name] = _evaluated(codes, sample.fraud)
     best = max(alone, key=lambda name: alone[name][0])
     source = "PaySim, issue 13: one rule finds the fraud"
     yield Line(
@@ -247,6 +255,7 @@ def _leak_lines(sample: Sample) -> Iterator[Line]:
     rules = {name: precision for name, (_, precision) in alone.items()}
     small = ("transaction_type", "channel", "merchant_category_code", "amount", "hour", "country")
     for one, other in combinations(small, 2):
+        checkpoint()
         codes = columns[one] * (int(columns[other].max()) + 1) + columns[other]
         rules[f"{one} and {other}"] = _evaluated(codes, sample.fraud)[1]
     rule = max(rules, key=lambda name: rules[name])

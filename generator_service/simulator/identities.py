@@ -420,10 +420,10 @@ class Population:
         """The ids of all customers, in order."""
         return self.customer_ids(np.arange(self.customers))
 
-    def customer_batches(self) -> Iterator[pa.RecordBatch]:
+    def customer_batches(self, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the customers: id, name, address and home coordinates."""
         pools = self._pools
-        for rows in _runs(self.customers):
+        for rows in _runs(self.customers, start, stop):
             hashes = hashed(self._key_for("people"), rows)
             names = [
                 arrow.take(arrow.strings(pool), bits(hashes, shift, 20) % len(pool))
@@ -451,10 +451,10 @@ class Population:
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=CUSTOMERS_SCHEMA)
 
-    def card_batches(self) -> Iterator[pa.RecordBatch]:
+    def card_batches(self, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the cards: number, owner and network."""
         networks = arrow.strings([card_range.network for card_range in _RANGES])
-        for rows in _runs(self.card_owners.size):
+        for rows in _runs(self.card_owners.size, start, stop):
             columns = [
                 arrow.take(self.card_numbers, rows),
                 self.customer_ids(self.card_owners[rows]),
@@ -462,9 +462,9 @@ class Population:
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=CARDS_SCHEMA)
 
-    def merchant_batches(self) -> Iterator[pa.RecordBatch]:
+    def merchant_batches(self, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the merchants: id, name, category, and where they have their seat."""
-        for rows in _runs(self.merchants):
+        for rows in _runs(self.merchants, start, stop):
             columns = [
                 arrow.take(self.merchant_ids, rows),
                 arrow.take(self.merchant_names, rows),
@@ -482,9 +482,13 @@ def _lower(texts: arrow.Column) -> arrow.Column:
     return cast("arrow.Column", cast("Any", pc.utf8_lower)(texts))
 
 
-def _runs(size: int) -> Iterator[Integers]:
-    for start in range(0, size, BATCH_ROWS):
-        yield np.arange(start, min(start + BATCH_ROWS, size))
+def _runs(size: int, start: int, stop: int | None) -> Iterator[Integers]:
+    """Yield the numbers from start to stop, at most `size`, in the same batches for any start."""
+    end = size if stop is None else min(stop, size)
+    while start < end:
+        upto = min(start // BATCH_ROWS * BATCH_ROWS + BATCH_ROWS, end)
+        yield np.arange(start, upto)
+        start = upto
 
 
 def activity_quantiles(segments: int) -> Floats:

@@ -5,6 +5,7 @@ This module counts, splits and assembles rows; the model decides their values.
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
 from decimal import Decimal
@@ -44,7 +45,7 @@ from generator_service.simulator.schema import (
 from generator_service.simulator.slots import CellFacts, Draft, Slots, single
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from generator_service.simulator.slots import Model
 
@@ -143,6 +144,17 @@ class Simulator:
         self._channels = arrow.strings(CHANNELS)
         self._latitudes = _Degrees(self._model.locations.latitudes)
         self._longitudes = _Degrees(self._model.locations.longitudes)
+        self.checkpoint: Callable[[], None] = _proceed
+
+    def stoppable(self, checkpoint: Callable[[], None]) -> Simulator:
+        """Return the same simulator for a computation that can be stopped.
+
+        It calls `checkpoint` before every block of rows, some tenths of a second apart at the most;
+        an exception that this raises ends the computation.
+        """
+        stoppable = copy.copy(self)
+        stoppable.checkpoint = checkpoint
+        return stoppable
 
     # The API
 
@@ -231,17 +243,27 @@ class Simulator:
         text = ids.texts(times, self._tails(slots)).tobytes().decode()
         return self._batch(slots, times, None) if text == transaction_id else None
 
-    def customers(self) -> Iterator[pa.RecordBatch]:
-        """Yield the customers, with their addresses."""
-        return self._model.population.customer_batches()
+    @property
+    def card_count(self) -> int:
+        """How many cards there are."""
+        return self._model.population.card_owners.size
 
-    def cards(self) -> Iterator[pa.RecordBatch]:
-        """Yield the cards, each with its owner and network."""
-        return self._model.population.card_batches()
+    def customers(self, position: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the customers from position to stop (excluded), with their addresses."""
+        return self._checked(self._model.population.customer_batches(position, stop))
 
-    def merchants(self) -> Iterator[pa.RecordBatch]:
-        """Yield the merchants, with their categories and coordinates."""
-        return self._model.population.merchant_batches()
+    def cards(self, position: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the cards from position to stop (excluded), each with its owner and network."""
+        return self._checked(self._model.population.card_batches(position, stop))
+
+    def merchants(self, position: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
+        """Yield the merchants from position to stop (excluded), with categories and coordinates."""
+        return self._checked(self._model.population.merchant_batches(position, stop))
+
+    def _checked(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            self.checkpoint()
+            yield batch
 
     # From a window to blocks of slots
 
@@ -249,6 +271,7 @@ class Simulator:
         first, last = window.start // MINUTE, (window.end - 1) // MINUTE
         position = 0
         for start in range(first, last + 1, _SPAN_CELLS):
+            self.checkpoint()
             end = min(start + _SPAN_CELLS - 1, last)
             facts = self._model.facts(np.arange(start, end + 1))
             lows, highs = np.zeros_like(facts.counts), facts.counts.copy()
@@ -288,6 +311,7 @@ class Simulator:
             return
         lookup = _SpanLookup(self._model, span)
         while at < until:
+            self.checkpoint()
             upto = min(at + rows, until)
             first = int(np.searchsorted(ends, at, side="right"))
             last = int(np.searchsorted(ends, upto, side="left"))
@@ -412,6 +436,10 @@ class Simulator:
             text[rows] = ids.texts(parents.times(self._time_key), self._tails(parents))
             present[rows] = True
         return arrow.where_present(text[present], present)
+
+
+def _proceed() -> None:
+    """Let a computation go on."""
 
 
 def _all_arrived(until: int, as_of: int) -> bool:
