@@ -18,6 +18,7 @@ import uvicorn
 from generator_service import standard_output
 from generator_service.access import is_loopback
 from generator_service.app import create_app
+from generator_service.connections import BoundedConnection
 from generator_service.keys import KeysError
 from generator_service.settings import Settings, SettingsError
 
@@ -126,6 +127,8 @@ def serve(
     url_host = f"[{bound_host}]" if ":" in bound_host else bound_host
     config = uvicorn.Config(
         app,
+        http=BoundedConnection,
+        ws="none",
         log_config=_LOGGING,
         # The service has its own, with the ids of requests and without queries.
         access_log=False,
