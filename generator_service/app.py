@@ -196,6 +196,12 @@ def create_app(
         must_exist=settings.keys_file is not None,
     )
     app.state.metrics = Metrics()
+    turns = app.state.computations = settings.computations()
+    for name, help_, value in (
+        ("running", "Computations that have their turn", lambda: turns.running),
+        ("queued", "Computations that wait for their turn", lambda: turns.queued),
+    ):
+        app.state.metrics.gauge(f"generator_computations_{name}", help_, value)
     app.include_router(router)
     if settings.docs:
         app.add_route(_DOCS, _swagger_ui, include_in_schema=False)

@@ -3,9 +3,7 @@
 `routes.py` has the routes, and `wire.py` writes the rows.
 """
 
-import base64
 import difflib
-import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
@@ -22,8 +20,8 @@ from generator_service.wire import MEDIA_TYPES, Format, Types
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_CHECKSUM_BYTES = 6
-_LONGEST_CURSOR = 2_000
+# The text of `defects` is in a cursor.
+_LONGEST_CURSOR = 4_000
 _LONGEST_DEFECTS = 2_000
 EXAMPLE_MOMENT = "2026-11-01T00:00:00Z"
 """The start of the window that messages, /docs and the start page use as an example."""
@@ -235,7 +233,7 @@ MomentText = Annotated[
     Field(examples=["2026-11-01T14:00:00.000000Z"], json_schema_extra={"format": "date-time"}),
 ]
 
-# Formats and cursors.
+# Formats.
 
 
 def negotiate(asked: Format | None, accept: str | None) -> Format:
@@ -266,45 +264,6 @@ def _preference(part: str) -> tuple[str, float]:
         return media_range, float(quality)
     except ValueError:
         return media_range, 0.0
-
-
-def write_cursor(position: int, answer: Mapping[str, str]) -> str:
-    """Return a cursor: a position in an answer.
-
-    `answer` has everything that decides its rows: route, window, as_of, labels, configuration.
-    """
-    fields = {"position": str(position), **answer}
-    content = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
-    return base64.urlsafe_b64encode(_checksum(content) + content).decode().rstrip("=")
-
-
-def read_cursor(cursor: str, answer: Mapping[str, str]) -> int:
-    """Return the position of a cursor.
-
-    Raises:
-        RequestError: it is not a cursor of the service, or is one of another answer (400).
-    """
-    expected = "the cursor of an answer, unchanged, or none to begin at the first row"
-    try:
-        padded = cursor + "=" * (-len(cursor) % 4)
-        raw = base64.b64decode(padded, altchars=b"-_", validate=True)
-        checksum, content = raw[:_CHECKSUM_BYTES], raw[_CHECKSUM_BYTES:]
-        if checksum == _checksum(content):
-            fields = dict(line.split("=", 1) for line in content.decode().splitlines())
-            position = int(fields["position"])
-            others = [name for name in answer if fields[name] != answer[name]]
-            if not others:
-                return position
-            name = others[0]
-            expected = f"a cursor of this {name}, {answer[name]}; this one is of {fields[name]}"
-    except (ValueError, KeyError):
-        pass
-    error = FieldError(field="cursor", given=cursor, expected=expected)
-    raise RequestError(HTTPStatus.BAD_REQUEST, error)
-
-
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()
 
 
 # Parameters.
@@ -387,7 +346,7 @@ class ScorecardParameters(_Parameters):
     end: Moment | None = Field(
         None, description="End of the window; without it, the newest complete hour's"
     )
-    rows: Annotated[int, Field(ge=1_000, le=3_000_000)] = Field(
+    rows: Annotated[int, Field(ge=1_000, le=1_000_000)] = Field(
         1_000_000, description="The number of rows to measure, at most"
     )
     format: Literal["json", "html"] | None = Field(

@@ -4,7 +4,7 @@ Parameters and problems are in `models.py`, the bodies of responses in `response
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Self
@@ -16,21 +16,24 @@ from fastapi.responses import HTMLResponse
 
 from generator_service import models, wire
 from generator_service.access import scopes_allowed
+from generator_service.computations import SMALL_ROWS, Computation, Computations
 from generator_service.defects import ACCOUNT_SCHEMA, DefectInjector, page_of_kinds
 from generator_service.home import SCRIPT, render_home
 from generator_service.html_style import content_policy
 from generator_service.keys import Scope
 from generator_service.middleware import HEAD
 from generator_service.models import moment_text
-from generator_service.responses import Answer, bodiless, json_response, respond
+from generator_service.responses import Answer, Computed, bodiless, json_response, respond
 from generator_service.scorecard import FEWEST_ROWS, render_html
 from generator_service.simulator import (
     COORDINATES_ENCODED_SCHEMA,
     DICTIONARY_ENCODED_SCHEMA,
     SCHEMA,
+    Simulator,
     Window,
 )
 from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
+from generator_service.simulator.identities import CARDS_SCHEMA, CUSTOMERS_SCHEMA, MERCHANTS_SCHEMA
 from generator_service.source import Source
 
 _COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
@@ -45,11 +48,16 @@ def _source(request: Request) -> Source:
     return request.app.state.source
 
 
+def _computations(request: Request) -> Computations:
+    return request.app.state.computations
+
+
 def _is_head(request: Request) -> bool:
     return bool(request.scope.get(HEAD))
 
 
 From = Annotated[Source, Depends(_source)]
+Turns = Annotated[Computations, Depends(_computations)]
 # Whether only the head of the response is asked for, so that its body need not be computed.
 HeadOnly = Annotated[bool, Depends(_is_head)]
 router = APIRouter(responses=models.problems(403, 422, 500, 503))
@@ -65,6 +73,46 @@ def _rows(model: type[models.BaseModel], *statuses: int) -> dict[int | str, dict
     content = {kind: {} for kind in wire.MEDIA_TYPES.values()}
     rows = {"model": model, "content": content, "headers": models.ROWS_HEADERS}
     return {200: rows, **_BY_KEY, **models.problems(406, *statuses)}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request for a window's rows that was read; none was made for it.
+
+    Attributes:
+        form: the format.
+        window: the window.
+        limit: the most rows of the page; None for all.
+        position: the first row.
+        whole: how many rows the window has.
+        identity: all that decides the rows.
+    """
+
+    form: wire.Format
+    window: Window
+    limit: int | None
+    position: int
+    whole: int
+    identity: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, request: Request, asked: models.TransactionParameters, source: Source, route: str
+    ) -> Self:
+        """Read a request; `route` names it in its cursors."""
+        form = models.negotiate(asked.format, request.headers.get("accept"))
+        window, limit = source.window(asked), source.limit(asked, form)
+        identity = _identity(asked, window, source, route)
+        position, whole = 0, source.count(window)
+        if asked.cursor is not None:
+            position = source.cursors.read(asked.cursor, identity, whole)
+        return cls(form, window, limit, position, whole, identity)
+
+    @property
+    def rows(self) -> int:
+        """How many rows the page has at the most."""
+        left = self.whole - self.position
+        return left if self.limit is None else min(self.limit, left)
 
 
 @dataclass(frozen=True)
@@ -104,27 +152,26 @@ class _Page:
 
     @classmethod
     def of(
-        cls, request: Request, asked: models.TransactionParameters, source: Source, route: str
+        cls,
+        request: Request,
+        asked: models.TransactionParameters,
+        source: Source,
+        read: _Asked,
     ) -> Self:
-        """Read a request; `route` names it in its cursors."""
-        form = models.negotiate(asked.format, request.headers.get("accept"))
-        window, limit = source.window(asked), source.limit(asked, form)
-        identity = _identity(asked, window, source, route)
-        position = 0 if asked.cursor is None else models.read_cursor(asked.cursor, identity)
-        following = None
-        stop = whole = source.count(window)
-        if limit is not None:
-            stop = source.simulator.advance(window, position, limit, as_of=asked.as_of)
-            if stop < whole:
-                following = _next(request, models.write_cursor(stop, identity))
+        """Find the page of a request; rows are made when some may not have arrived."""
+        window, following, stop = read.window, None, read.whole
+        if read.limit is not None:
+            stop = source.simulator.advance(window, read.position, read.limit, as_of=asked.as_of)
+            if stop < read.whole:
+                following = _next(request, source.cursors.write(stop, read.identity))
         around = {
             "next": following,
             "start": moment_text(window.start),
             "end": moment_text(window.end),
             "as_of": None if asked.as_of is None else moment_text(asked.as_of),
         }
-        is_stream = asked.limit is None and form is not wire.Format.JSON
-        return cls(form, window, position, stop, is_stream, around)
+        is_stream = asked.limit is None and read.form is not wire.Format.JSON
+        return cls(read.form, window, read.position, stop, is_stream, around)
 
 
 def _identity(
@@ -149,14 +196,20 @@ def _next(request: Request, cursor: str) -> str:
 
 
 @router.get("/", include_in_schema=False)
-def home(request: Request, source: From, head_only: HeadOnly) -> Response:
+def home(request: Request, source: From, turns: Turns, head_only: HeadOnly) -> Response:
     """Return the start page: links, recent transactions, the scorecard."""
     policy = content_policy(SCRIPT)
     if head_only:
         return bodiless("text/html", policy)
+    return Computed(turns, _HOME_ROWS, partial(_home, request, source, policy))
+
+
+def _home(
+    request: Request, source: Source, policy: dict[str, str], computation: Computation
+) -> Response:
     rows = None
     if not request.app.state.keys.required():
-        window, recent = _recent(source, _HOME_ROWS)
+        window, recent = _recent(source.stoppable(computation.checkpoint), _HOME_ROWS)
         injector = source.injector(window, defects="")
         items = wire.json_items(injector.batches(recent.to_batches(), wire.Format.JSON))
         rows = json.loads(b"[" + items + b"]")
@@ -175,6 +228,7 @@ def transactions(
     request: Request,
     asked: Annotated[models.TransactionParameters, Query()],
     source: From,
+    turns: Turns,
     head_only: HeadOnly,
 ) -> Response:
     """Return the rows of a window, ordered by time, the same in every response.
@@ -182,30 +236,45 @@ def transactions(
     JSON gives pages; the other formats stream the whole window, or `limit` rows of it.
     `X-Total-Rows` is the number of rows; streams of rows with copies lack it.
     """
-    page = _Page.of(request, asked, source, "transactions")
-    schema = _schema(page, asked.types)
-    injector = source.injector(page.window, asked.defects, schema)
-    counted = None
-    # Copies on a page were counted for its total already.
-    if page.is_whole_stream or not injector.repeats:
-        counted = partial(
-            source.tallies.counted,
-            window=page.window,
-            key=(asked.as_of, asked.defects),
-            start=page.position,
-            stop=None if page.is_last else page.stop,
+    read = _Asked.of(request, asked, source, "transactions")
+    injector = source.injector(read.window, asked.defects)
+    is_page = read.limit is not None or read.position > 0
+    counts_copies = injector.repeats and is_page and not head_only
+    if counts_copies:
+        source.require_countable(read.window)
+    rows = 0 if head_only else read.rows
+    if counts_copies or asked.as_of is not None:
+        rows = read.whole
+
+    def compute(computation: Computation) -> Response:
+        own = source.stoppable(computation.checkpoint)
+        page = _Page.of(request, asked, own, read)
+        schema = _schema(page, asked.types)
+        injector = source.injector(page.window, asked.defects, schema)
+        counted = None
+        # Copies on a page were counted for its total already.
+        if page.is_whole_stream or not injector.repeats:
+            counted = partial(
+                source.tallies.counted,
+                window=page.window,
+                key=(asked.as_of, asked.defects),
+                start=page.position,
+                stop=None if page.is_last else page.stop,
+            )
+        answer = Answer(
+            page.form,
+            asked.types,
+            schema,
+            _window_rows(own, page, asked, schema),
+            _total_rows(own, page, asked, injector, head_only=head_only),
+            page.around,
+            injector,
+            counted,
+            is_small=rows <= SMALL_ROWS,
         )
-    answer = Answer(
-        page.form,
-        asked.types,
-        schema,
-        _window_rows(source, page, asked, schema),
-        _total_rows(source, page, asked, injector, head_only=head_only),
-        page.around,
-        injector,
-        counted,
-    )
-    return respond(answer, source.generator, head_only=head_only)
+        return respond(answer, source.generator, head_only=head_only)
+
+    return Computed(turns, rows, compute)
 
 
 def _schema(page: _Page, types: wire.Types) -> pa.Schema:
@@ -261,20 +330,39 @@ def defects(
     request: Request,
     asked: Annotated[models.DefectParameters, Query()],
     source: From,
+    turns: Turns,
     head_only: HeadOnly,
 ) -> Response:
     """Return the account of the defects in the same answer of /v1/transactions."""
-    page = _Page.of(request, asked, source, "defects")
-    injector = source.injector(page.window, asked.defects)
-    total: int | None = 0
-    entries: Iterable[pa.RecordBatch] = ()
-    if injector.injects and head_only:
-        total = None
-    elif injector.injects:
-        total = source.sent(page.window, asked.as_of, asked.defects).entries
-        entries = _account(source, page, asked, injector)
-    answer = Answer(page.form, asked.types, ACCOUNT_SCHEMA, entries, total, page.around)
-    return respond(answer, source.generator, head_only=head_only)
+    read = _Asked.of(request, asked, source, "defects")
+    injector = source.injector(read.window, asked.defects)
+    rows = 0 if asked.as_of is None else read.whole
+    if injector.injects and not head_only:
+        source.require_countable(read.window)
+        rows = read.whole
+
+    def compute(computation: Computation) -> Response:
+        own = source.stoppable(computation.checkpoint)
+        page = _Page.of(request, asked, own, read)
+        total: int | None = 0
+        entries: Iterable[pa.RecordBatch] = ()
+        if injector.injects and head_only:
+            total = None
+        elif injector.injects:
+            total = own.sent(page.window, asked.as_of, asked.defects).entries
+            entries = _account(own, page, asked, injector)
+        answer = Answer(
+            page.form,
+            asked.types,
+            ACCOUNT_SCHEMA,
+            entries,
+            total,
+            page.around,
+            is_small=rows <= SMALL_ROWS,
+        )
+        return respond(answer, source.generator, head_only=head_only)
+
+    return Computed(turns, rows, compute)
 
 
 def _account(
@@ -297,11 +385,20 @@ def _account(
     dependencies=_TRANSACTIONS,
 )
 def sample(
-    request: Request, asked: Annotated[models.SampleParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.SampleParameters, Query()],
+    source: From,
+    turns: Turns,
 ) -> Response:
     """Return the most recent transactions up to now, the newest first."""
     form = models.negotiate(asked.format, request.headers.get("accept"))
-    window, rows = _recent(source, asked.count)
+    return Computed(turns, asked.count, partial(_sample, asked, source, form))
+
+
+def _sample(
+    asked: models.SampleParameters, source: Source, form: wire.Format, computation: Computation
+) -> Response:
+    window, rows = _recent(source.stoppable(computation.checkpoint), asked.count)
     answer = Answer(
         form,
         asked.types,
@@ -310,6 +407,7 @@ def sample(
         rows.num_rows,
         around={},
         injector=source.injector(window, defects=""),
+        is_small=asked.count <= SMALL_ROWS,
     )
     return respond(answer, source.generator)
 
@@ -354,8 +452,11 @@ def transaction(
     dependencies=_TRANSACTIONS,
 )
 def control_totals(
-    asked: Annotated[models.TotalsParameters, Query()], source: From, head_only: HeadOnly
-) -> models.WindowTotals | Response:
+    asked: Annotated[models.TotalsParameters, Query()],
+    source: From,
+    turns: Turns,
+    head_only: HeadOnly,
+) -> Response:
     """Return the control totals of a window, which prove that a client has all of its rows.
 
     With defects, the totals are of the rows as sent: copies count; a row without a type counts
@@ -370,11 +471,23 @@ def control_totals(
     z = (z xor (z >> 27)) * 0x94D049BB133111EB; z xor (z >> 31).
     """
     window = source.window(asked)
+    injector = source.injector(window, asked.defects)
     if head_only:
-        source.injector(window, asked.defects)
         return bodiless("application/json")
+    rows = 0
+    if source.known_totals(window, asked.as_of, asked.defects) is None:
+        rows = source.count(window)
+        if injector.alters:
+            source.require_countable(window)
+    return Computed(turns, rows, partial(_control_totals, asked, source, window))
+
+
+def _control_totals(
+    asked: models.TotalsParameters, source: Source, window: Window, computation: Computation
+) -> Response:
+    source = source.stoppable(computation.checkpoint)
     totals = source.totals(window, asked.as_of, asked.defects)
-    return models.WindowTotals(
+    document = models.WindowTotals(
         start=moment_text(window.start),
         end=moment_text(window.end),
         as_of=None if asked.as_of is None else moment_text(asked.as_of),
@@ -383,6 +496,7 @@ def control_totals(
         ids_digest=totals.ids_digest,
         generator=source.generator,
     )
+    return Response(document.model_dump_json(), media_type="application/json")
 
 
 @router.get(
@@ -395,6 +509,7 @@ def scorecard(
     request: Request,
     asked: Annotated[models.ScorecardParameters, Query()],
     source: From,
+    turns: Turns,
     head_only: HeadOnly,
 ) -> Response:
     """Return how realistic the rows of a window are, each measure with its target.
@@ -412,12 +527,17 @@ def scorecard(
         if source.count(window) < FEWEST_ROWS:
             raise too_small
         return bodiless(kind, headers)
-    try:
-        card = source.scorecard(window, asked.rows)
-    except ValueError:
-        raise too_small from None
-    content = render_html(card) if as_html else card.to_json()
-    return Response(content, media_type=kind, headers=headers)
+
+    def compute(computation: Computation) -> Response:
+        try:
+            card = source.stoppable(computation.checkpoint).scorecard(window, asked.rows)
+        except ValueError:
+            raise too_small from None
+        content = render_html(card) if as_html else card.to_json()
+        return Response(content, media_type=kind, headers=headers)
+
+    is_known = source.known_scorecard(window, asked.rows) is not None
+    return Computed(turns, 0 if is_known else asked.rows, compute)
 
 
 def _scorecard_window(asked: models.ScorecardParameters, source: Source) -> Window:
@@ -446,10 +566,15 @@ async def watermark(source: From) -> models.Watermark:
     dependencies=_REFERENCE,
 )
 def customers(
-    request: Request, asked: Annotated[models.PageParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.PageParameters, Query()],
+    source: From,
+    turns: Turns,
+    head_only: HeadOnly,
 ) -> Response:
     """Return the customers, who pay."""
-    return _reference(request, asked, source, source.simulator.customers())
+    table = _Table(CUSTOMERS_SCHEMA, source.simulator.configuration.customers, Simulator.customers)
+    return _reference(request, asked, source, turns, table, head_only=head_only)
 
 
 @router.get(
@@ -459,10 +584,15 @@ def customers(
     dependencies=_REFERENCE,
 )
 def cards(
-    request: Request, asked: Annotated[models.PageParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.PageParameters, Query()],
+    source: From,
+    turns: Turns,
+    head_only: HeadOnly,
 ) -> Response:
     """Return the cards, in clear, each with its owner."""
-    return _reference(request, asked, source, source.simulator.cards())
+    table = _Table(CARDS_SCHEMA, source.simulator.card_count, Simulator.cards)
+    return _reference(request, asked, source, turns, table, head_only=head_only)
 
 
 @router.get(
@@ -472,10 +602,15 @@ def cards(
     dependencies=_REFERENCE,
 )
 def merchants(
-    request: Request, asked: Annotated[models.PageParameters, Query()], source: From
+    request: Request,
+    asked: Annotated[models.PageParameters, Query()],
+    source: From,
+    turns: Turns,
+    head_only: HeadOnly,
 ) -> Response:
     """Return the merchants, who are paid."""
-    return _reference(request, asked, source, source.simulator.merchants())
+    table = _Table(MERCHANTS_SCHEMA, source.simulator.configuration.merchants, Simulator.merchants)
+    return _reference(request, asked, source, turns, table, head_only=head_only)
 
 
 @router.get(
@@ -496,11 +631,29 @@ async def healthz(source: From) -> models.Health:
     return models.Health(**source.generator.model_dump())
 
 
+@dataclass(frozen=True)
+class _Table:
+    """Reference data.
+
+    Attributes:
+        schema: of its batches.
+        rows: how many it has.
+        batches: makes those from a position to another.
+    """
+
+    schema: pa.Schema
+    rows: int
+    batches: Callable[[Simulator, int, int], Iterator[pa.RecordBatch]]
+
+
 def _reference(
     request: Request,
     asked: models.PageParameters,
     source: Source,
-    batches: Iterable[pa.RecordBatch],
+    turns: Computations,
+    table: _Table,
+    *,
+    head_only: bool,
 ) -> Response:
     form = models.negotiate(asked.format, request.headers.get("accept"))
     limit = source.limit(asked, form)
@@ -508,19 +661,27 @@ def _reference(
         "route": request.url.path,
         "configuration": source.simulator.configuration_hash,
     }
-    position = 0 if asked.cursor is None else models.read_cursor(asked.cursor, identity)
-    rows = pa.Table.from_batches(batches)
-    page = rows.slice(position, limit)
-    stop = position + page.num_rows
+    position, stop = 0, table.rows
+    if asked.cursor is not None:
+        position = source.cursors.read(asked.cursor, identity, table.rows)
+    if limit is not None:
+        stop = min(position + limit, table.rows)
     following = None
-    if stop < rows.num_rows:
-        following = _next(request, models.write_cursor(stop, identity))
-    answer = Answer(
-        form,
-        asked.types,
-        rows.schema,
-        page.to_batches(),
-        rows.num_rows,
-        around={"next": following},
-    )
-    return respond(answer, source.generator)
+    if stop < table.rows:
+        following = _next(request, source.cursors.write(stop, identity))
+    rows = 0 if head_only else stop - position
+
+    def compute(computation: Computation) -> Response:
+        simulator = source.simulator.stoppable(computation.checkpoint)
+        answer = Answer(
+            form,
+            asked.types,
+            table.schema,
+            table.batches(simulator, position, stop),
+            table.rows,
+            around={"next": following},
+            is_small=rows <= SMALL_ROWS,
+        )
+        return respond(answer, source.generator, head_only=head_only)
+
+    return Computed(turns, rows, compute)

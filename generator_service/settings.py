@@ -5,12 +5,20 @@ The simulator's `Configuration` validates the settings that decide the rows.
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, override
 
 from dotenv.parser import parse_stream
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -19,6 +27,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from generator_service.computations import Computations
 from generator_service.defects import DefectInjector, Defects, parse_drifts
 from generator_service.faults import parse_setting
 from generator_service.simulator import SCHEMA, Configuration, Window, pools
@@ -131,6 +140,36 @@ class Settings(BaseSettings):
         " the file of the certificates.",
     )
 
+    max_computations: int | None = Field(
+        None,
+        ge=1,
+        description="How many large answers are computed and sent at once; each takes up to 400 MB."
+        " Unset, as many as there are cores. Further requests wait.",
+    )
+    max_queued: int = Field(
+        16,
+        ge=0,
+        description="How many requests for large answers may wait, up to 30 seconds. The others get"
+        " status 503.",
+    )
+    max_computed_rows: int = Field(
+        50_000_000,
+        ge=1,
+        description="The most rows of a window with defects whose totals, pages or account are"
+        " computed.",
+    )
+    answer_seconds: float = Field(
+        3_600,
+        gt=0,
+        description="How long an answer may take, from its request to its last byte.",
+    )
+    cursor_key: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="A secret of 16 or more characters that signs cursors. Unset, each process has"
+        " a random one: a cursor is then refused by other processes, and after a restart.",
+    )
+
     @classmethod
     @override
     def settings_customise_sources(
@@ -229,6 +268,19 @@ class Settings(BaseSettings):
         except UnicodeDecodeError:
             raise SettingsError(_unreadable(_NOT_UTF_8)) from None
 
+    def computations(self) -> Computations:
+        """Return what gives turns to computations."""
+        return Computations(
+            self.max_computations or os.cpu_count() or 1,
+            self.max_queued,
+            self.answer_seconds,
+        )
+
+    def secret_of_cursors(self) -> bytes | None:
+        """Return the key that signs cursors; None for a random one."""
+        key = self.cursor_key
+        return None if key is None else key.get_secret_value().encode()
+
     def configuration(self) -> Configuration:
         """Return the settings that decide the rows."""
         return Configuration(**{name: getattr(self, name) for name in _DECIDING})
@@ -297,5 +349,7 @@ def _message(error: ValidationError) -> str:
     if not first["loc"]:
         return reason
     name = f"{_PREFIX}{first['loc'][0]}".upper()
+    if first["loc"][0] == "cursor_key":
+        return f"{name} cannot be used: it is a secret of 16 or more characters."
     value = "".join(filter(str.isprintable, str(first["input"])))[:_SHOWN]
     return f"{name}={value} cannot be used: {reason[0].lower()}{reason[1:].rstrip('.')}."

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 import time
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Self
 
 from generator_service import models, wire
+from generator_service.cursors import Cursors
+from generator_service.defects import Sent
 from generator_service.models import moment_text
-from generator_service.scorecard import measure
-from generator_service.simulator import SCHEMA, VERSION, Simulator, Window
+from generator_service.scorecard import Scorecard, measure
+from generator_service.simulator import SCHEMA, VERSION, ControlTotals, Simulator, Window
 from generator_service.simulator.configuration import FIRST_MOMENT, HOUR
 from generator_service.tally import Tallies
 
@@ -18,9 +23,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from generator_service.defects import DefectInjector, Sent
+    from generator_service.defects import DefectInjector
     from generator_service.settings import Settings
-    from generator_service.simulator import ControlTotals, Labels
+    from generator_service.simulator import Labels
 
 _WARM_UP_ROWS = 1_000
 _TOTALS_KEPT = 256
@@ -51,27 +56,66 @@ class Source:
             "X-Generator-Version": VERSION,
             "X-Generator-Configuration": self.simulator.configuration_hash,
         }
-        # The totals of a window never change.
-        self._totals = lru_cache(_TOTALS_KEPT)(self.simulator.control_totals)
-        self.count = lru_cache(_TOTALS_KEPT)(self.simulator.count)
-        self._sent = lru_cache(_TOTALS_KEPT)(self._compute_sent)
+        self.cursors = Cursors(settings.secret_of_cursors())
         self.tallies = Tallies()
-        self.scorecard = lru_cache(_SCORECARDS_KEPT)(partial(measure, self.simulator))
+        # The rows of a window never change.
+        self._totals = _Cache[tuple[Window, int | None], ControlTotals](_TOTALS_KEPT)
+        self._counts = _Cache[tuple[Window, int | None], int](_TOTALS_KEPT)
+        self._sent = _Cache[tuple[Window, int | None, str | None], Sent](_TOTALS_KEPT)
+        self._scorecards = _Cache[tuple[Window, int], Scorecard](_SCORECARDS_KEPT)
 
-    def totals(self, window: Window, as_of: int | None, defects: str | None) -> ControlTotals:
-        """Return the control totals of a window as it is sent, from a cache when they are known."""
+    def stoppable(self, checkpoint: Callable[[], None]) -> Self:
+        """Return the same source, with the same caches, for one computation.
+
+        An exception that `checkpoint` raises ends the computation; see `Simulator.stoppable`.
+        """
+        stoppable = copy.copy(self)
+        stoppable.simulator = self.simulator.stoppable(checkpoint)
+        return stoppable
+
+    def count(self, window: Window, *, as_of: int | None = None) -> int:
+        """Return how many rows of a window have arrived; without as_of no row is made."""
+        return self._counts.get((window, as_of), lambda: self.simulator.count(window, as_of=as_of))
+
+    def known_totals(
+        self, window: Window, as_of: int | None, defects: str | None
+    ) -> ControlTotals | None:
+        """Return the control totals of a window as it is sent, None when they must be computed."""
         if known := self.tallies.of(window, (as_of, defects)):
             return known
         if self.injector(window, defects).alters:
+            sent = self._sent.known((window, as_of, defects))
+            return None if sent is None else sent.totals
+        return self._totals.known((window, as_of))
+
+    def totals(self, window: Window, as_of: int | None, defects: str | None) -> ControlTotals:
+        """Return the control totals of a window as it is sent, from a cache when they are known."""
+        if known := self.known_totals(window, as_of, defects):
+            return known
+        if self.injector(window, defects).alters:
             return self.sent(window, as_of, defects).totals
-        return self._totals(window, as_of=as_of)
+        return self._totals.get(
+            (window, as_of), lambda: self.simulator.control_totals(window, as_of=as_of)
+        )
 
     def sent(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
         """Return the totals of a window as it is sent, computed from its rows; cached as well."""
-        return self._sent(window, as_of, defects)
+        injector = self.injector(window, defects)
+        return self._sent.get(
+            (window, as_of, defects), lambda: injector.sent(self.rows(window, as_of))
+        )
 
-    def _compute_sent(self, window: Window, as_of: int | None, defects: str | None) -> Sent:
-        return self.injector(window, defects).sent(self.rows(window, as_of))
+    def known_scorecard(self, window: Window, rows: int) -> Scorecard | None:
+        """Return the scorecard of the first rows of a window, None when it must be computed."""
+        return self._scorecards.known((window, rows))
+
+    def scorecard(self, window: Window, rows: int) -> Scorecard:
+        """Return the scorecard of the first rows of a window, from a cache when it is known.
+
+        Raises:
+            ValueError: the rows are too few.
+        """
+        return self._scorecards.get((window, rows), lambda: measure(self.simulator, window, rows))
 
     def rows(
         self,
@@ -125,6 +169,15 @@ class Source:
             raise models.refused("end", end, f"a time at most {hours} hours after start, {start}")
         return Window(asked.start, asked.end)
 
+    def require_countable(self, window: Window) -> None:
+        """Raise RequestError when the rows of a window are too many to compute for one document."""
+        rows, most = self.count(window), self.settings.max_computed_rows
+        if rows > most:
+            expected = (
+                f"an earlier time: this needs {rows:,} rows, and at most {most:,} are computed"
+            )
+            raise models.refused("end", moment_text(window.end), expected)
+
     def limit(self, asked: models.PageParameters, form: wire.Format) -> int | None:
         """Return the rows a page may have, None for no limit; raises RequestError out of range."""
         limit, most = asked.limit, self.settings.max_limit
@@ -133,3 +186,31 @@ class Source:
         if limit is None and form is wire.Format.JSON:
             return self.settings.default_limit
         return limit
+
+
+class _Cache[K, V]:
+    """The results that were used last; threads may use it concurrently."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._results: OrderedDict[K, V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def known(self, key: K) -> V | None:
+        """Return a result, None when it was not computed, or is no more known."""
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+            return self._results.get(key)
+
+    def get(self, key: K, compute: Callable[[], V]) -> V:
+        """Return a result, computed when it is not known."""
+        known = self.known(key)
+        if known is not None:
+            return known
+        result = compute()
+        with self._lock:
+            self._results[key] = result
+            if len(self._results) > self._size:
+                self._results.popitem(last=False)
+        return result

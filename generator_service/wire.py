@@ -581,6 +581,9 @@ class Prefetch[T](Iterator[T]):
         except BaseException as error:
             end = _End(error)
         self._ready.put(end)
+        # The error's traceback refers to this frame: both, and the rows, would wait for the
+        # garbage collector.
+        del items, end
 
     @override
     def __next__(self) -> T:

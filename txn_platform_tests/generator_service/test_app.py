@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from generator_service import routes
 from generator_service.app import create_app
+from generator_service.cursors import Cursors
 from generator_service.models import (
     Card,
     Customer,
@@ -30,8 +31,6 @@ from generator_service.models import (
     Transaction,
     moment_text,
     parse_moment,
-    read_cursor,
-    write_cursor,
 )
 from generator_service.settings import Settings
 from generator_service.simulator import SCHEMA, VERSION, Simulator
@@ -84,7 +83,13 @@ def serve(app: FastAPI) -> Iterator[Service]:
 
 
 def settings(**given: Any) -> Settings:
-    small = {"tps": 1, "customers": 500, "merchants": 100, "max_window_hours": 48}
+    small: dict[str, Any] = {
+        "tps": 1,
+        "customers": 500,
+        "merchants": 100,
+        "max_window_hours": 48,
+        "cursor_key": "the key of all tests",
+    }
     return Settings.load(**small | given)
 
 
@@ -581,20 +586,40 @@ def test_a_cursor_of_another_answer_is_refused(service: Service):
         assert "this configuration" in refused(cursor_of(other, **HOUR, limit=5), **HOUR)
 
 
-@given(st.integers(0, 2**62), st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz")))
+CURSORS = Cursors(b"a key of sixteen bytes")
+
+
+@given(st.integers(1, 2**62), st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz")))
 def test_a_cursor_leads_back_to_its_position(position: int, answer: dict[str, str]):
-    assert read_cursor(write_cursor(position, answer), answer) == position
+    cursor = CURSORS.write(position, answer)
+    assert CURSORS.read(cursor, answer, position + 1) == position
 
 
 @given(st.integers(0, 200), st.characters(codec="ascii", exclude_categories=["Cc"]))
 def test_a_cursor_changed_anywhere_is_refused(index: int, character: str):
     answer = {"route": "transactions"}
-    cursor = write_cursor(12_345, answer)
+    cursor = CURSORS.write(12_345, answer)
     index %= len(cursor)
     changed = cursor[:index] + character + cursor[index + 1 :]
     if changed != cursor:
         with pytest.raises(RequestError):
-            read_cursor(changed, answer)
+            CURSORS.read(changed, answer, 20_000)
+
+
+@pytest.mark.parametrize("position", [-1, 0, 100, 101, 10**15])
+def test_a_position_outside_of_the_rows_is_refused_though_signed(position: int):
+    answer = {"route": "transactions"}
+    with pytest.raises(RequestError):
+        CURSORS.read(CURSORS.write(position, answer), answer, 100)
+
+
+def test_a_cursor_signed_by_another_key_is_refused(service: Service):
+    """The key is no public value: a service with the same settings else cannot sign for this."""
+    for key in (None, "another key of all tests"):
+        with serve(create_app(settings(cursor_key=key), now=lambda: NOW)) as other:
+            following = other.get(WINDOW_PATH, **HOUR, limit=5).json()["next"]
+            body = problem(service.client.get(following), 400)
+            assert "GENERATOR_CURSOR_KEY" in body["errors"][0]["expected"]
 
 
 @pytest.mark.parametrize(
