@@ -72,6 +72,7 @@ bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(BIN)/python benchmarks/lake.py
 	@$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/startup.py
+	@$(BIN)/python benchmarks/load.py
 	@$(BIN)/python benchmarks/generate.py
 	@$(BIN)/python benchmarks/fraud_protocol.py
 
