@@ -49,7 +49,7 @@ _KINDS: dict[str, tuple[str, tuple[float, float], float | None]] = {
     ),
     "cut": ("sends that many bytes of the body, then closes the connection", (0, 2**40), 0),
     "length": (
-        "has a Content-Length that is that many bytes too large, or too small when negative",
+        "has a Content-Length that many bytes too large (negative: small); of 64 MiB at the most",
         (-(2**40), 2**40),
         None,
     ),
@@ -58,6 +58,8 @@ _KINDS: dict[str, tuple[str, tuple[float, float], float | None]] = {
 _WAITS = ("latency", "retry_after")
 _BREAKS = ("stall", "reset", "cut")
 _GARBAGE_BYTES = 64
+# A body must be complete before its length is known.
+_MISSTATED_BYTES = 2**26
 
 
 def page_of_kinds() -> str:
@@ -354,7 +356,11 @@ class _Misstated:
         self._body = bytearray()
 
     async def answer(self, app: ASGIApp, scope: Scope, receive: Receive) -> None:
-        await app(scope, receive, self._collect)
+        try:
+            await app(scope, receive, self._collect)
+        except _Ended:
+            await self._connection.end(reset=False)
+            return
         stated = max(0, len(self._body) + self._error)
         MutableHeaders(scope=self._start)["Content-Length"] = str(stated)
         await self._send(self._start)
@@ -368,5 +374,7 @@ class _Misstated:
     async def _collect(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-        else:
-            self._body += message.get("body", b"")
+            return
+        self._body += message.get("body", b"")
+        if len(self._body) > _MISSTATED_BYTES:
+            raise _Ended

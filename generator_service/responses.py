@@ -101,7 +101,9 @@ class Computed(Response):
         self, computation: Computation, scope: Scope, receive: Receive, send: Send
     ) -> None:
         async with self._computations.turn(self._rows):
-            response = await to_thread.run_sync(self._compute, computation)
+            # Turns bound these threads, which take none from the other requests.
+            own = anyio.CapacityLimiter(1)
+            response = await to_thread.run_sync(self._compute, computation, limiter=own)
             if self._rows > SMALL_ROWS:
                 await response(scope, receive, send)
                 return
@@ -135,12 +137,19 @@ class Answer:
     is_small: bool = False
 
 
-def respond(answer: Answer, generator: Generator, *, head_only: bool = False) -> Response:
-    """Return the response with the rows; for the head alone no row is made."""
+def respond(
+    answer: Answer,
+    generator: Generator,
+    count_rows: Callable[[int], None],
+    *,
+    head_only: bool = False,
+) -> Response:
+    """Return the response with the rows, which are counted; for the head alone no row is made."""
     headers = _headers(answer)
     if head_only:
         return bodiless(wire.MEDIA_TYPES[answer.form], headers)
     batches, schema = _as_sent(answer)
+    batches = _reported(batches, count_rows)
     if answer.form is wire.Format.JSON:
         items = [b"[", wire.json_items(batches), b"]"]
         return json_response(items, answer.around | {"generator": generator.model_dump()}, headers)
@@ -190,6 +199,14 @@ def _counted(answer: Answer, batches: Iterable[Any]) -> Iterable[Any]:
     return batches if answer.counted is None else answer.counted(batches)
 
 
+def _reported(
+    batches: Iterable[pa.RecordBatch | wire.Mixed], count_rows: Callable[[int], None]
+) -> Iterator[pa.RecordBatch | wire.Mixed]:
+    for batch in batches:
+        yield batch
+        count_rows(batch.num_rows)
+
+
 class _Parts(Response):
     """A body in memory that is sent in parts, each when the client has read most of the last."""
 
@@ -226,17 +243,23 @@ class _Stream(StreamingResponse):
         chunks = wire.Prefetch(self._chunks, _PREFETCHED_CHUNKS)
         # Frees the rows with the thread.
         del self._chunks
+        own = anyio.CapacityLimiter(1)
         try:
-            self.body_iterator = _take(chunks)
+            self.body_iterator = _take(chunks, own)
             await super().__call__(scope, receive, send)
         finally:
             chunks.close()
             with anyio.CancelScope(shield=True):
-                await to_thread.run_sync(chunks.thread.join)
+                await to_thread.run_sync(chunks.thread.join, limiter=own)
 
 
-async def _take(chunks: Iterator[memoryview]) -> AsyncIterator[memoryview]:
-    while (
-        chunk := await to_thread.run_sync(next, chunks, None, abandon_on_cancel=True)
-    ) is not None:
+async def _take(
+    chunks: Iterator[memoryview], limiter: anyio.CapacityLimiter
+) -> AsyncIterator[memoryview]:
+    while True:
+        chunk = await to_thread.run_sync(
+            next, chunks, None, abandon_on_cancel=True, limiter=limiter
+        )
+        if chunk is None:
+            return
         yield chunk

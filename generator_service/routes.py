@@ -56,6 +56,10 @@ def _is_head(request: Request) -> bool:
     return bool(request.scope.get(HEAD))
 
 
+def _count_rows(request: Request) -> Callable[[int], None]:
+    return request.app.state.metrics.count_rows
+
+
 From = Annotated[Source, Depends(_source)]
 Turns = Annotated[Computations, Depends(_computations)]
 # Whether only the head of the response is asked for, so that its body need not be computed.
@@ -272,7 +276,7 @@ def transactions(
             counted,
             is_small=rows <= SMALL_ROWS,
         )
-        return respond(answer, source.generator, head_only=head_only)
+        return respond(answer, source.generator, _count_rows(request), head_only=head_only)
 
     return Computed(turns, rows, compute)
 
@@ -360,7 +364,7 @@ def defects(
             page.around,
             is_small=rows <= SMALL_ROWS,
         )
-        return respond(answer, source.generator, head_only=head_only)
+        return respond(answer, source.generator, _count_rows(request), head_only=head_only)
 
     return Computed(turns, rows, compute)
 
@@ -392,11 +396,15 @@ def sample(
 ) -> Response:
     """Return the most recent transactions up to now, the newest first."""
     form = models.negotiate(asked.format, request.headers.get("accept"))
-    return Computed(turns, asked.count, partial(_sample, asked, source, form))
+    return Computed(turns, asked.count, partial(_sample, request, asked, source, form))
 
 
 def _sample(
-    asked: models.SampleParameters, source: Source, form: wire.Format, computation: Computation
+    request: Request,
+    asked: models.SampleParameters,
+    source: Source,
+    form: wire.Format,
+    computation: Computation,
 ) -> Response:
     window, rows = _recent(source.stoppable(computation.checkpoint), asked.count)
     answer = Answer(
@@ -409,7 +417,7 @@ def _sample(
         injector=source.injector(window, defects=""),
         is_small=asked.count <= SMALL_ROWS,
     )
-    return respond(answer, source.generator)
+    return respond(answer, source.generator, _count_rows(request))
 
 
 def _recent(source: Source, rows: int) -> tuple[Window, pa.Table]:
@@ -682,6 +690,6 @@ def _reference(
             around={"next": following},
             is_small=rows <= SMALL_ROWS,
         )
-        return respond(answer, source.generator, head_only=head_only)
+        return respond(answer, source.generator, _count_rows(request), head_only=head_only)
 
     return Computed(turns, rows, compute)

@@ -59,6 +59,9 @@ def test_large_answers_wait_for_their_turn_and_too_many_are_refused(
         assert eventually(lambda: turns.running == 1)
         with left_open(url, WINDOW_PATH, **DAYS, format="arrow"):
             assert eventually(lambda: turns.queued == 1)
+            metrics = client.get("/metrics").text
+            assert "generator_computations_running 1" in metrics
+            assert "generator_computations_queued 1" in metrics
             refused = client.get(WINDOW_PATH, params=DAYS | {"format": "ndjson"})
             assert refused.status_code == 503
             assert int(refused.headers["Retry-After"]) > 0
@@ -74,6 +77,10 @@ def test_large_answers_wait_for_their_turn_and_too_many_are_refused(
             ):
                 assert client.get(path, params=parameters).status_code == 200
     assert eventually(lambda: (turns.running, turns.queued) == (0, 0))
+    metrics = client.get("/metrics").text
+    assert "generator_computations_running 0" in metrics
+    assert "generator_computations_queued 0" in metrics
+    assert "generator_rows_total" in metrics
     assert client.get("/v1/control-totals", params=MINUTE).status_code == 200
 
 
