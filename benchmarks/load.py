@@ -222,7 +222,8 @@ SCENARIOS: dict[str, Callable[[Load], Awaitable[None]]] = {
 def probe(host: str, port: int, orders: Connection) -> None:
     """Ask for health and a small window until told to stop; send the seconds of all answers."""
     seconds: dict[str, list[float]] = {"/healthz": [], SMALL: []}
-    while not orders.poll(_PROBE_SECONDS):
+    orders.send(None)
+    while not orders.poll(_PROBE_SECONDS) or not seconds[SMALL]:
         for path, found in seconds.items():
             begun = time.perf_counter()
             connection = http.client.HTTPConnection(host, port, timeout=60)
@@ -262,6 +263,7 @@ def run(scenario: Callable[[Load], Awaitable[None]], url: str, pid: int, seconds
     ours, theirs = multiprocessing.Pipe()
     prober = multiprocessing.get_context("spawn").Process(target=probe, args=(host, port, theirs))
     prober.start()
+    ours.recv()
     service = psutil.Process(pid)
 
     async def clients() -> Load:
