@@ -51,8 +51,10 @@ def weed_of(server: SeaweedFS) -> psutil.Process:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
-    with start(tmp_path_factory.mktemp("seaweedfs")) as server:
+def server() -> Iterator[SeaweedFS]:
+    """A server with one object, in a directory that all may enter, unlike those of pytest."""
+    with TemporaryDirectory() as name, start(Path(name)) as server:
+        Path(name).chmod(0o755)
         endpoint_of(server).client().put_object(Bucket="transactions", Key="a/b", Body=b"rows")
         yield server
 
@@ -146,20 +148,17 @@ print(json.dumps(found))
 
 @needs_seaweedfs
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user of the machine")
-def test_another_user_of_the_machine_reads_no_object_and_no_key() -> None:
-    # All may enter this directory, unlike those of pytest.
-    with TemporaryDirectory() as name, start(Path(name)) as server:
-        Path(name).chmod(0o755)
-        endpoint_of(server).client().put_object(Bucket="transactions", Key="a", Body=b"rows")
-        sockets = [str(socket) for socket in server.sockets if socket.exists()]
+def test_another_user_of_the_machine_reads_no_object_and_no_key(server: SeaweedFS) -> None:
+    directory = str(Path(weed_of(server).cwd()).parent)
+    sockets = [str(socket) for socket in server.sockets if socket.exists()]
 
-        def found(user: int, looked_for: str) -> list[str]:
-            command = [sys.executable, "-c", SEARCH, str(user), name, looked_for, *sockets]
-            return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    def found(user: int, looked_for: str) -> list[str]:
+        command = [sys.executable, "-c", SEARCH, str(user), directory, looked_for, *sockets]
+        return json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
 
-        for looked_for in ("rows", "PRIVATE KEY"):
-            assert len(found(0, looked_for)) > len(sockets) > 0
-            assert found(65534, looked_for) == []
+    for looked_for in ("rows", "PRIVATE KEY"):
+        assert len(found(0, looked_for)) > len(sockets) > 0
+        assert found(65534, looked_for) == []
 
 
 @needs_seaweedfs
