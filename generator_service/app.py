@@ -91,8 +91,9 @@ class _Service(FastAPI):
         settings, needs_keys = self.state.settings, self.state.keys.required()
         # With keys, rows are for those who have one.
         if not needs_keys:
-            _add_examples(description, self.state.source)
+            _add_examples_of_rows(description, self.state.source)
             _leave_out_keys(description)
+        _add_examples(description)
         transaction = description["components"]["schemas"]["Transaction"]
         describe(transaction, parse_drifts(settings.drift), self.state.now())
         faults.describe(description, settings.faults)
@@ -129,11 +130,16 @@ def _describe_bounds(operation: dict[str, Any], settings: Settings) -> None:
                 pass
 
 
-def _add_examples(description: dict[str, Any], source: Source) -> None:
-    """Add examples that work with the service's own settings.
+def _add_examples(description: dict[str, Any]) -> None:
+    """Repeat examples of parameters where Swagger UI finds them: it leaves `examples` out."""
+    for path in description["paths"].values():
+        for parameter in path["get"].get("parameters", ()):
+            if examples := parameter["schema"].get("examples"):
+                parameter["example"] = examples[0]
 
-    Swagger UI puts the `example` of a parameter into its form, and leaves `examples` out.
-    """
+
+def _add_examples_of_rows(description: dict[str, Any], source: Source) -> None:
+    """Add a row of the service, and its id, as examples."""
     first = source.first_from(models.parse_moment(models.EXAMPLE_MOMENT))
     at = cast("int", first.column("transaction_at")[0].value)
     injector = source.injector(Window(at, at + 1), defects="")
@@ -141,9 +147,7 @@ def _add_examples(description: dict[str, Any], source: Source) -> None:
     description["components"]["schemas"]["Transaction"]["examples"] = [json.loads(row)]
     for path in description["paths"].values():
         for parameter in path["get"].get("parameters", ()):
-            if examples := parameter["schema"].get("examples"):
-                parameter["example"] = examples[0]
-            elif parameter["name"] == "transaction_id":
+            if parameter["name"] == "transaction_id":
                 parameter["example"] = first.column("transaction_id")[0].as_py()
 
 
@@ -189,6 +193,9 @@ def create_app(
         # FastAPI's own pages load their files from another host.
         docs_url=None,
         redoc_url=None,
+        # An address with a slash more is another one; a redirect would name the host that a client
+        # states.
+        redirect_slashes=False,
     )
     app.state.settings, app.state.now = settings, now
     app.state.keys = KnownKeys(

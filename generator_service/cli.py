@@ -43,6 +43,7 @@ class _Command(click.Command):
 
 class _Group(click.Group):
     command_class = _Command
+    group_class = type
 
     @override
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
@@ -250,8 +251,14 @@ def add_key(name: str, scopes: tuple[str, ...], requests_per_minute: int) -> Non
     file = _keys_file()
     with _reporting():
         key = file.add(name, tuple(map(Scope, dict.fromkeys(scopes))), requests_per_minute)
-    with writing():
-        click.echo(key)
+    try:
+        with writing():
+            click.echo(key)
+    except BaseException:
+        # A key that no one has seen is of no use.
+        with _reporting():
+            file.revoke(name)
+        raise
     click.echo(
         f"Added to {file.path}. The key is shown this once; send it as Authorization: Bearer.",
         err=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -29,7 +31,6 @@ from txn_platform_tests.support.served_app import served_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 NOW = parse_moment("2026-11-23T14:25:36.123456Z")
 MINUTE = {"start": "2026-11-01T00:00:00Z", "end": "2026-11-01T00:01:00Z"}
@@ -509,6 +510,19 @@ def test_the_access_log_has_routes_ids_and_keys_but_no_query_and_no_id_of_a_row(
     assert "an-id" not in log
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_key_that_cannot_be_shown_is_an_error(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "generator_service", "keys", "add", "someone"]
+    given = os.environ | {"GENERATOR_KEYS_FILE": str(tmp_path / "keys.json")}
+    with Path("/dev/full").open("wb") as full:
+        added = subprocess.run(
+            command, env=given, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert added.returncode == 1
+    assert "Traceback" not in added.stderr
+    assert KeysFile(tmp_path / "keys.json").read() == ()
+
+
 def test_docs_can_be_turned_off(tmp_path: Path) -> None:
     settings = Settings.load(customers=500, merchants=100, docs=False)
     with served_app(create_app(settings)) as url:
@@ -563,6 +577,9 @@ def test_the_description_says_who_may_ask(with_keys: Guarded, open_one: httpx.Cl
     assert operation["security"] == [{"key": ["transactions"]}]
     assert {"401", "403", "429"} <= operation["responses"].keys()
     assert "security" not in guarded["paths"]["/healthz"]["get"]
+    # The forms of /docs are filled in all the same.
+    examples = {each["name"]: each.get("example") for each in operation["parameters"]}
+    assert examples["start"]
     unguarded = json.dumps(open_one.get("/openapi.json").json())
     assert "securitySchemes" not in unguarded
     assert '"security"' not in unguarded

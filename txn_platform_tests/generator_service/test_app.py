@@ -634,6 +634,7 @@ def test_an_unknown_transaction_is_not_found(service: Service, transaction_id: s
 def test_an_unknown_route_is_answered_with_the_nearest(service: Service):
     assert "send /v1/merchants" in problem(service.get("/v1/merchant"), 404)["detail"]
     assert "/docs" in problem(service.get("/nothing/like/it"), 404)["detail"]
+    assert "send /v1/merchants" in problem(service.get("/v1/merchants/"), 404)["detail"]
 
 
 @pytest.mark.parametrize("path", [WINDOW_PATH, "/healthz", "/", "/docs", "/openapi.json"])
