@@ -535,7 +535,7 @@ def test_docs_can_be_turned_off(tmp_path: Path) -> None:
 # Metrics.
 
 
-def test_metrics_count_requests_and_bytes(open_one: httpx.Client) -> None:
+def test_metrics_count_requests_rows_and_bytes(open_one: httpx.Client) -> None:
     def metrics() -> dict[str, float]:
         text = open_one.get("/metrics").text
         lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
@@ -553,7 +553,10 @@ def test_metrics_count_requests_and_bytes(open_one: httpx.Client) -> None:
     # A request counts when its response has ended, which a client can see before.
     assert eventually(lambda: counted(requests) == 1)
     assert counted(sent) == len(answer.content)
+    assert counted("generator_rows_total") == len(answer.text.splitlines()) - 1
     assert counted(f"generator_request_seconds_count{{{of_route}}}") == 1
+    assert metrics()["generator_computations_running"] == 0
+    assert metrics()["generator_computations_queued"] == 0
     # A path that a client makes up is no label.
     open_one.get("/v1/made-up")
     assert "made-up" not in open_one.get("/metrics").text
