@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from txn_platform.private_files import open_new_private
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,6 +59,9 @@ def next_steps(
     else:
         # The S3 stops with the demo.
         path = settings.home.absolute() / _COPY
+        path.unlink(missing_ok=True)
+        # With TXN_CARD_POLICY=clear it has card numbers in clear.
+        open_new_private(path).close()
         lake.copy(key, path)
         purpose, stack = "A query on a copy of the published object", " --lake stack"
     query = (

@@ -541,6 +541,8 @@ def test_demo_ends_with_the_summary_of_the_newest_hour_and_its_object_is_in_the_
     hour = datetime.strptime(figures.split()[0], "%Y-%m-%d-%H:%M").replace(tzinfo=UTC)
     assert timedelta(hours=1) <= datetime.now(UTC) - hour < timedelta(hours=3)
     assert not LAKE.exists()
+    # TXN_CARD_POLICY=clear leaves card numbers in clear in it.
+    assert Path(".txn/demo.parquet").stat().st_mode & 0o777 == 0o600
 
     keys = json.loads(Path(".txn/s3-keys.json").read_text())
     key = uri.removeprefix("s3://transactions/")
