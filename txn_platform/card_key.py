@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
+from txn_platform.audit import audited
 from txn_platform.errors import UserError
 from txn_platform.permissions import with_roles
 from txn_platform.private_files import make_private, make_private_directory
@@ -189,8 +190,10 @@ def kept_card_key(home: Path) -> str:
     path = _kept_at(home)
     try:
         if not path.exists():
-            make_private_directory(home)
-            _make_once(path, secrets.token_hex(32))
+            with audited("key_change", home=home, step="made") as line:
+                make_private_directory(home)
+                _make_once(path, secrets.token_hex(32))
+                line["new"] = fingerprint(path.read_bytes().strip())
     except OSError as error:
         raise _unreadable(path, str(error.strerror), _VARIABLE) from None
     return _read(path, _VARIABLE)

@@ -51,6 +51,8 @@ _ENCODING: Final = "utf-8-sig"
 
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}|arn:[^\s/]+[/:][A-Za-z0-9._/:-]+")
 _REGION: Final = re.compile(r"(?![0-9]+$)(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+# Shorter ones are parts of words.
+_SHORTEST_SECRET: Final = 8
 _WEBHOOK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 # Characters without width, which are copied with values from web pages.
 _INVISIBLE: Final = "\ufeff\u200b\u2060"
@@ -398,6 +400,7 @@ class Settings(LakeSettings):
     )
     generator_url: str | None = Field(
         default=None,
+        repr=False,
         validation_alias="GENERATOR_URL",
         description="The address of the source, without name, password or query. Unset, it is the"
         " generator of the local stack if its lake is used; otherwise each run starts one.",
@@ -529,6 +532,11 @@ class Settings(LakeSettings):
     @classmethod
     def _is_folder(cls, value: str) -> str:
         return require_folder(value)
+
+    def secrets(self) -> list[str]:
+        """The values that nothing may show, the longest first."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        return sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len)[::-1]
 
 
 def load_settings(**given: Any) -> Settings:

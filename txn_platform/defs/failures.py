@@ -1,17 +1,19 @@
 """Failures of steps that a user can fix: one message, in the run and on the console.
 
-Errors of other kinds are bugs and keep their tracebacks.
+Errors of other kinds are bugs and keep their tracebacks, without a secret or a card number.
 """
 
 import sys
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import dagster as dg
 
 from txn_platform import runbook
 from txn_platform.errors import UserError
+from txn_platform.redaction import redacted
+from txn_platform.settings import load_settings
 
 # The metadata of a failure: the sections of the runbook that it names.
 _RUNBOOK: Final = "runbook"
@@ -52,11 +54,38 @@ def sections_of(metadata: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def failing_for_users() -> Generator[None]:
-    """Turn a `UserError` within into a failure of the step."""
+    """Turn a `UserError` within into a failure of the step, and redact other errors.
+
+    Libraries put values into their messages, which Dagster keeps.
+    """
     try:
         yield
     except UserError as error:
         raise failure(str(error), error.section) from None
+    except dg.Failure:
+        raise
+    except Exception as error:
+        if all(_shown(each) == str(each) for each in _chain(error)):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {_shown(error)}").with_traceback(
+            error.__traceback__
+        ) from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that led to it, which Dagster keeps too."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _shown(error: BaseException) -> str:
+    """An error's message without secrets of the settings, addresses and card numbers."""
+    text = str(error)
+    with suppress(UserError):
+        for secret in load_settings().secrets():
+            text = text.replace(secret, "…")
+    return redacted(text)
 
 
 @contextmanager

@@ -220,5 +220,15 @@ def _write(lake: Lake, mapped: pl.DataFrame, old: str, new: str) -> StoredObject
     with lake.stage(_SCHEMA, _ENCODING) as writer:
         writer.write(mapped)
         writer.annotate({"old_card_key_fingerprint": old, "new_card_key_fingerprint": new})
-        # As restricted as the raw zone: the same encryption and permissions.
-        return lake.publish(writer.finish(), mapping_key(old, new), clear_cards=True)
+        staged, key = writer.finish(), mapping_key(old, new)
+        with audited(
+            "publish",
+            asset=MAPPINGS,
+            object=lake.uri(key),
+            rows=staged.rows,
+            sha256=staged.sha256,
+            old_key=old,
+            new_key=new,
+        ):
+            # As restricted as the raw zone: the same encryption and permissions.
+            return lake.publish(staged, key, clear_cards=True)
