@@ -19,7 +19,7 @@ from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake, require_first_hour
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
-from txn_platform.redaction import shown_address
+from txn_platform.redaction import redacted, shown_address
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api, source_limits, source_token
 from txn_platform.webhook import Webhook
@@ -205,7 +205,8 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 "store",
                 good=found.works or not found.needed,
-                message=f"{found.name}: {found.meaning}",
+                # It can have a library's error.
+                message=redacted(f"{found.name}: {found.meaning}"),
                 note=not found.works,
             )
     except UserError as error:

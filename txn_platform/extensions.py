@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from txn_platform.errors import UserError
+from txn_platform.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +52,9 @@ def variables() -> tuple[list[str], list[str]]:
             names += read()
         except Exception as error:  # whatever a broken package raises
             failures.append(
-                f"the settings of {entry.name} cannot be loaded from {entry.value}:"
-                f" {type(error).__name__}: {error}"
+                redacted(
+                    f"the settings of {entry.name} cannot be loaded from {entry.value}:"
+                    f" {type(error).__name__}: {error}"
+                )
             )
     return names, failures

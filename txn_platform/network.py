@@ -72,8 +72,8 @@ def proxy_for(url: str) -> Proxy | None:
         return _parsed(address if "://" in address else f"http://{address}")
     except (KeyError, ValueError):
         raise UserError(
-            f"{_variable(parts.scheme)} does not name an HTTP proxy: write it as"
-            f" http://host:port, or name {host} in NO_PROXY"
+            f"{_variable(parts.scheme)} does not name an HTTP proxy: write its scheme, host and"
+            f" port, as in http://proxy:3128, or name {host} in NO_PROXY"
         ) from None
 
 

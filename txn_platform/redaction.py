@@ -21,6 +21,8 @@ _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5}
 # The query of a path alone, as urllib3 writes it.
 _QUERY: Final = re.compile(r"((?<![\w:/])/[^\s?'\"<>]*)\?[^\s'\"<>=]*=[^\s'\"<>]*")
 
+# A store's answer in a library's error: it can repeat the request, with its keys.
+_DOCUMENT: Final = re.compile(r"<(?:\?xml|!doctype|error|html)\b.*>", re.IGNORECASE | re.DOTALL)
 # Digests and UUIDs are kept. Groups of a card number may have separators between them.
 _NUMBER: Final = re.compile(
     r"(?P<kept>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
@@ -66,7 +68,8 @@ def shown_address(address: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A text whose addresses have their shown form, without queries and card numbers."""
+    """A text whose addresses have their shown form, without queries, documents and card numbers."""
+    text = _DOCUMENT.sub(_HIDDEN, text)
     text = _ADDRESS.sub(_shown_in_text, text)
     text = _QUERY.sub(r"\1", text)
     return _NUMBER.sub(_shown_number, text)

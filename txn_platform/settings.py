@@ -513,8 +513,8 @@ class Settings(LakeSettings):
     def _is_webhook(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not _WEBHOOK.fullmatch(value.get_secret_value()):
             raise ValueError(
-                "must be one address without white space, such as https://host/path, or"
-                " slack://... as apprise writes it"
+                "must be one address without white space: the one that the service shows for its"
+                " webhook, or one of apprise"
             )
         return value
 
@@ -536,6 +536,7 @@ class Settings(LakeSettings):
     def secrets(self) -> list[str]:
         """The values that nothing may show, the longest first."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        values.append(self.access_key_id or "")
         return sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len)[::-1]
 
 

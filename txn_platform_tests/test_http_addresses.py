@@ -28,6 +28,8 @@ def test_addresses_that_are_allowed() -> None:
         ("at http://u:pa/S@h:1/x, or http://u:1/S@h", "at http://…, or http://…"),
         ("HTTPS://h/services/S/S", "https://h/…"),
         ("slack://S/S/S failed", "slack://… failed"),
+        ('403: <?xml version="1.0"?><Error><AWSAccessKeyId>S</..>: fix it', "403: …: fix it"),
+        ("card 4539 5787-6362.1486, 4539578763621486", "card …, …"),
         ("s3://K:S/S@bucket/a, s3://S@bucket/a", "s3://…, s3://…"),
         ("url: /tx?key=S&a=1 (Caused by", "url: /tx (Caused by"),
         ("postgresql://u:S@db/x failed", "postgresql://… failed"),

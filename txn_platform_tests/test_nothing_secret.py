@@ -14,6 +14,7 @@ import sys
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, override
 
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from txn_platform_tests.conftest import S3Endpoint
 
 _CARD = CARDS[0]
-# Of a shell: the password ends the host too early.
+# The slash in the password ends the host too early.
 _USER_INFO = f"{USER}:{PASSWORD}@127.0.0.1"
 _DETAIL = f"{TOKEN} card {_CARD} or 4539 5787-6362.1486 of http://{_USER_INFO}/{PATH}?key={QUERY}"
 _PROBLEM = json.dumps({"detail": _DETAIL, _CARD: TOKEN}).encode()
@@ -69,7 +70,7 @@ class _Source(HourlySource):
 
     @override
     def rows_in(self, window: Window) -> list[dict[str, str | None]]:
-        return self.hours.setdefault(window.partition_key, rows_of(window, 200, card_number=_CARD))
+        return self.hours.setdefault(window.partition_key, rows_of(window, 40, card_number=_CARD))
 
     @override
     def answer(self, path: str, query: dict[str, str]) -> tuple[int, bytes]:
@@ -109,7 +110,8 @@ class _Place:
 
     @property
     def partition(self) -> str:
-        return f"2026-11-01-{self.hour:02}:00"
+        start = datetime(2026, 11, 1, tzinfo=UTC) + timedelta(hours=self.hour)
+        return Window(start).partition_key
 
     @contextmanager
     def answering(
@@ -263,7 +265,7 @@ def _refused_by_store(place: _Place) -> None:
         place.store.fail(operation, fault, 0)
     with place.having(AWS_ENDPOINT_URL=f"http://127.0.0.1:1/{PATH}"):
         assert "http://127.0.0.1:1/…" in place.run("a store that is down")
-    with place.having(DELTA_LAKE_S3_PATH=f"s3://absent-bucket/{PATH}"):
+    with place.having(DELTA_LAKE_S3_PATH="s3://absent-bucket/table"):
         place.run("a table that is not there")
 
 

@@ -11,7 +11,7 @@ import json
 import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote
@@ -106,8 +106,10 @@ class SourceApi:
     """
 
     format: str = "arrow"
-    transactions: str = (
-        "/v1/transactions?start={start}&end={end}&as_of={as_of}&format={format}&types=text"
+    # Its query can have a key.
+    transactions: str = field(
+        default="/v1/transactions?start={start}&end={end}&as_of={as_of}&format={format}&types=text",
+        repr=False,
     )
     items: str = "data"
     next: str = "next"

@@ -34,7 +34,7 @@ PATH: Final = "planted-path-77aa"
 QUERY: Final = "planted-query-19c4"
 # Of the source's answers, and of errors.
 TOKEN: Final = "sk_live_PlantedToken51HqLy"
-WORDS: Final = (*SECRETS.values(), USER, PASSWORD, "ss@127.0.0.1", PATH, QUERY, TOKEN)
+PLANTED: Final = (*SECRETS.values(), USER, PASSWORD, "ss@127.0.0.1", PATH, QUERY, TOKEN)
 
 _SQLITE: Final = b"SQLite format 3\0"
 _PARQUET: Final = b"PAR1"
@@ -49,7 +49,7 @@ def found_in(name: str, data: bytes) -> Iterator[str]:
         data: of a file, an object, or a stream.
     """
     for form in _forms(data):
-        for word in WORDS:
+        for word in PLANTED:
             if any(each in form for each in _spellings(word)):
                 yield f"{name}: {word}"
         digits = re.sub(rb"[\s._/-]", b"", form)
@@ -115,7 +115,8 @@ def _unpacked(data: bytes) -> Iterator[bytes]:
 
 def _cells(data: bytes) -> Iterator[bytes]:
     with closing(sqlite3.connect(":memory:")) as database:
-        database.deserialize(data)
+        # Without its mark of a log beside it, which memory cannot have.
+        database.deserialize(data[:18] + b"\1\1" + data[20:])
         tables = database.execute("select name, sql from sqlite_master").fetchall()
         yield repr(tables).encode()
         for name, sql in tables:
