@@ -38,7 +38,6 @@ def audited(
     *,
     window: str | None = None,
     run: str | None = None,
-    home: Path | None = None,
     **details: object,
 ) -> Generator[dict[str, Any]]:
     """Write one line about the block when it ends.
@@ -52,7 +51,6 @@ def audited(
             numbers in clear.
         window: its partition key; None if the action is not of one window.
         run: the id of the Dagster run; None outside of runs.
-        home: the directory of the file; None for `TXN_HOME`.
         details: more fields, as JSON values: names and counts, no data.
 
     Yields:
@@ -62,7 +60,7 @@ def audited(
         UserError: the file can't be written.
     """
     fields = dict[str, Any](details)
-    path = (home or load_settings().home).absolute() / AUDIT_LOG
+    path = load_settings().home.absolute() / AUDIT_LOG
     descriptor = _opened(path)
     try:
         try:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
-from txn_platform.audit import audited
 from txn_platform.errors import UserError
 from txn_platform.permissions import with_roles
 from txn_platform.private_files import make_private, make_private_directory
@@ -190,10 +189,8 @@ def kept_card_key(home: Path) -> str:
     path = _kept_at(home)
     try:
         if not path.exists():
-            with audited("key_change", home=home, step="made") as line:
-                make_private_directory(home)
-                _make_once(path, secrets.token_hex(32))
-                line["new"] = fingerprint(path.read_bytes().strip())
+            make_private_directory(home)
+            _make_once(path, secrets.token_hex(32))
     except OSError as error:
         raise _unreadable(path, str(error.strerror), _VARIABLE) from None
     return _read(path, _VARIABLE)
