@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from generator_service import faults, models, wire
+from generator_service import connections, faults, models, wire
 from generator_service.access import Access
 from generator_service.defects import describe, parse_drifts
 from generator_service.html_style import ICON, content_policy
@@ -100,6 +100,7 @@ class _Service(FastAPI):
         for path in description["paths"].values():
             for operation in path.values():
                 _describe_bounds(operation, settings)
+                _describe_refusals(operation)
                 for status, response in operation["responses"].items():
                     content = response.get("content", {})
                     if not status.startswith("2") and "application/json" in content:
@@ -114,6 +115,14 @@ def _leave_out_keys(description: dict[str, Any]) -> None:
             operation.pop("security", None)
             for status in ("401", "429"):
                 operation["responses"].pop(status, None)
+
+
+def _describe_refusals(operation: dict[str, Any]) -> None:
+    """Add the statuses of requests that the connection refuses before anything reads them."""
+    refusals = {HTTPStatus.BAD_REQUEST: "It is no request of HTTP.", **connections.REASONS}
+    for status, reason in refusals.items():
+        response = operation["responses"].setdefault(str(status.value), {"description": reason})
+        response.setdefault("content", {})["text/plain"] = {"schema": {"type": "string"}}
 
 
 def _describe_bounds(operation: dict[str, Any], settings: Settings) -> None:

@@ -35,12 +35,13 @@ STALL_SECONDS = 15.0
 STALL_BYTES = 65_536
 
 _MOST_PIPELINED = 16
-_REASONS = {
+REASONS = {
     HTTPStatus.REQUEST_URI_TOO_LONG: f"An address has at most {ADDRESS_BYTES:,} bytes.",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: f"A head has at most {HEAD_BYTES:,} bytes.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: f"A body has at most {BODY_BYTES:,} bytes.",
     HTTPStatus.TOO_MANY_REQUESTS: f"At most {_MOST_PIPELINED} requests may wait on a connection.",
 }
+"""The bounds of a request, by the status of those beyond one."""
 
 
 class _Refused(Exception):  # noqa: N818 - the parser wraps it in its own error
@@ -140,7 +141,7 @@ class BoundedConnection(HttpToolsProtocol):
         status = self._refusal
         # An answer that has begun can only be broken off.
         if self._is_idle():
-            text = f"{status.phrase}. {_REASONS.get(status, msg)}"
+            text = f"{status.phrase}. {REASONS.get(status, msg)}"
             head = f"content-type: text/plain; charset=utf-8\r\ncontent-length: {len(text)}\r\n"
             answer = f"{head}connection: close\r\n\r\n{text}".encode()
             self.transport.write(STATUS_LINE[status] + answer)

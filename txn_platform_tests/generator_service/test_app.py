@@ -462,10 +462,13 @@ def test_openapi_describes_routes_parameters_and_problems(service: Service):
         "X-Generator-Faults",
     }
     assert set(operation["responses"]["200"]["content"]) == set(MEDIA_TYPES.values())
-    statuses = {"400", "403", "406", "422", "500", "503"}
-    assert set(operation["responses"]) == {"200", *statuses}
-    for status in statuses:
-        assert set(operation["responses"][status]["content"]) == {"application/problem+json"}
+    problems = {"400", "403", "406", "422", "500", "503"}
+    refusals = {"400", "413", "414", "429", "431"}
+    assert set(operation["responses"]) == {"200", *problems, *refusals}
+    for status in problems | refusals:
+        kinds = {"application/problem+json"} if status in problems else set()
+        kinds |= {"text/plain"} if status in refusals else set()
+        assert set(operation["responses"][status]["content"]) == kinds
     assert service.get("/docs").status_code == 200
 
 
