@@ -77,6 +77,13 @@ def test_it_prints_one_line_when_it_is_ready():
         assert (said, complaints) == ("", "")
 
 
+def test_its_connections_have_bounds():
+    with service() as (_, url):
+        answer = httpx.get(f"{url}/healthz", headers={"X": "x" * 70_000}, trust_env=False)
+        assert answer.status_code == 431
+        assert get(f"{url}/healthz").status_code == 200
+
+
 def test_it_does_not_import_pandas():
     with service() as (running, url):
         assert get(f"{url}/v1/transactions?{HOUR}&format=arrow").status_code == 200
