@@ -166,9 +166,11 @@ async def half_sent(load: Load) -> None:
         reader, writer = await load.open()
         try:
             async with asyncio.timeout_at(load.until):
-                while not reader.at_eof():
-                    writer.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\nX: ")
-                    await asyncio.wait([asyncio.ensure_future(reader.read(1))], timeout=1)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: here\r\nX: ")
+                end = asyncio.ensure_future(reader.read(1))
+                while not end.done():
+                    writer.write(b"x")
+                    await asyncio.wait([end], timeout=1)
             load.statuses["closed"] += 1
         except TimeoutError:
             load.statuses["left"] += 1

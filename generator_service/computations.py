@@ -6,12 +6,16 @@ of their own, and never wait for large ones.
 
 from __future__ import annotations
 
+import asyncio
+import ctypes
+import gc
 import time
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import anyio
+import pyarrow as pa
 
 from generator_service.models import RequestError
 
@@ -24,6 +28,7 @@ SMALL_ROWS = 2_000
 _QUEUED_SMALL = 64
 _WAIT_SECONDS = 30
 _RETRY_SECONDS = 5
+_IDLE_SECONDS = 1
 
 
 class Stopped(Exception):  # noqa: N818 - it is not an error
@@ -64,6 +69,7 @@ class Computations:
         self.seconds = seconds
         self._large = _Lane(at_once, queued)
         self._small = _Lane(at_once, _QUEUED_SMALL)
+        self._release: asyncio.TimerHandle | None = None
 
     @property
     def running(self) -> int:
@@ -82,8 +88,30 @@ class Computations:
         Raises:
             RequestError: too many wait already, or the turn does not come in time (503).
         """
-        async with (self._small if rows <= SMALL_ROWS else self._large).turn():
-            yield
+        if rows <= SMALL_ROWS:
+            async with self._small.turn():
+                yield
+            return
+        if self._release is not None:
+            self._release.cancel()
+        try:
+            async with self._large.turn():
+                yield
+        finally:
+            if not self._large.running:
+                loop = asyncio.get_running_loop()
+                self._release = loop.call_later(
+                    _IDLE_SECONDS, loop.run_in_executor, None, release_memory
+                )
+
+
+def release_memory() -> None:
+    """Return memory to the system that large answers have used and the allocators keep."""
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    # glibc has it, other C libraries have not.
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
 
 
 class _Lane:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # Chunks of 1 to 8 MB that are made before the client reads them.
 _PREFETCHED_CHUNKS = 4
 # A larger body is sent in parts, so that its turn lasts until the client has read it.
-_PART_BYTES = 2**20
+_PART_BYTES = 2**22
 
 
 class Computed(Response):
