@@ -60,6 +60,7 @@ class Source:
         self.tallies = Tallies()
         # The rows of a window never change.
         self._totals = _Cache[tuple[Window, int | None], ControlTotals](_TOTALS_KEPT)
+        self._counting = threading.Lock()
         self._counts = _Cache[tuple[Window, int | None], int](_TOTALS_KEPT)
         self._sent = _Cache[tuple[Window, int | None, str | None], Sent](_TOTALS_KEPT)
         self._scorecards = _Cache[tuple[Window, int], Scorecard](_SCORECARDS_KEPT)
@@ -75,7 +76,17 @@ class Source:
 
     def count(self, window: Window, *, as_of: int | None = None) -> int:
         """Return how many rows of a window have arrived; without as_of no row is made."""
-        return self._counts.get((window, as_of), lambda: self.simulator.count(window, as_of=as_of))
+
+        def count() -> int:
+            return self._counts.get(
+                (window, as_of), lambda: self.simulator.count(window, as_of=as_of)
+            )
+
+        if as_of is not None:
+            return count()
+        # Requests for one window that come together count it once.
+        with self._counting:
+            return count()
 
     def known_totals(
         self, window: Window, as_of: int | None, defects: str | None
