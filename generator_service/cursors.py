@@ -43,7 +43,7 @@ class Cursors:
         """
         fields = {"position": str(position), **answer}
         content = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
-        return base64.urlsafe_b64encode(self._signature(content) + content).decode().rstrip("=")
+        return _encoded(self._signature(content) + content)
 
     def read(self, cursor: str, answer: Mapping[str, str], rows: int) -> int:
         """Return the position of a cursor: after the first row, and before the end of `rows`.
@@ -56,7 +56,9 @@ class Cursors:
             padded = cursor + "=" * (-len(cursor) % 4)
             raw = base64.b64decode(padded, altchars=b"-_", validate=True)
             signature, content = raw[:_SIGNATURE_BYTES], raw[_SIGNATURE_BYTES:]
-            if hmac.compare_digest(signature, self._signature(content)):
+            # A last character has bits that are not used.
+            is_whole = _encoded(raw) == cursor
+            if is_whole and hmac.compare_digest(signature, self._signature(content)):
                 fields = dict(line.split("=", 1) for line in content.decode().splitlines())
                 position = int(fields["position"])
                 others = [name for name in answer if fields[name] != answer[name]]
@@ -74,3 +76,7 @@ class Cursors:
 
     def _signature(self, content: bytes) -> bytes:
         return hashlib.blake2b(content, digest_size=_SIGNATURE_BYTES, key=self._key).digest()
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")
