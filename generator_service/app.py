@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -31,6 +32,7 @@ from generator_service.source import Source, clock
 
 _DOCS = "/docs"
 _SWAGGER_FILES = f"{_DOCS}/swagger"
+_DESCRIPTION = "/openapi.json"
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 # Every route answers GET, and HEAD as GET.
 _ALLOW = {"Allow": "GET, HEAD"}
@@ -160,12 +162,20 @@ def _add_examples_of_rows(description: dict[str, Any], source: Source) -> None:
                 parameter["example"] = first.column("transaction_id")[0].as_py()
 
 
+def _description(request: Request) -> Response:
+    """Return the description. Making it takes up to a second, so a thread does it."""
+    description = request.app.openapi()
+    if root := request.scope.get("root_path", "").rstrip("/"):
+        description = {**description, "servers": [{"url": root}]}
+    return JSONResponse(description)
+
+
 def _swagger_ui(request: Request) -> Response:
     """Return the page of /docs; its files are served by the service, too."""
-    app, root = request.app, request.scope.get("root_path", "").rstrip("/")
+    root = request.scope.get("root_path", "").rstrip("/")
     page = get_swagger_ui_html(
-        openapi_url=f"{root}{app.openapi_url}",
-        title=app.title,
+        openapi_url=f"{root}{_DESCRIPTION}",
+        title=request.app.title,
         swagger_js_url=f"{root}{_SWAGGER_FILES}/swagger-ui-bundle.js",
         swagger_css_url=f"{root}{_SWAGGER_FILES}/swagger-ui.css",
         swagger_favicon_url=ICON,
@@ -199,7 +209,9 @@ def create_app(
         description="Realistic, labelled card and account transactions for any window of time, "
         "the same ones every time they are asked for.",
         lifespan=lifespan,
-        # FastAPI's own pages load their files from another host.
+        # FastAPI's own route makes the description on the event loop; its pages load their files
+        # from another host.
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # An address with a slash more is another one; a redirect would name the host that a client
@@ -219,6 +231,7 @@ def create_app(
     ):
         app.state.metrics.gauge(f"generator_computations_{name}", help_, value)
     app.include_router(router)
+    app.add_route(_DESCRIPTION, _description, include_in_schema=False)
     if settings.docs:
         app.add_route(_DOCS, _swagger_ui, include_in_schema=False)
         app.mount(_SWAGGER_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))

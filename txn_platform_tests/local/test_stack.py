@@ -182,6 +182,7 @@ def test_the_directory_lake_needs_no_s3(
         first_hour = full_hour(datetime.now(UTC)) - timedelta(days=30)
         assert services.environment == {
             "GENERATOR_URL": inert_generator,
+            "GENERATOR_TOKEN": "",
             "AWS_BUCKET_NAME": "",
             "TXN_LAKE_DIRECTORY": "",
             "TXN_FIRST_HOUR": Window(first_hour).partition_key,
