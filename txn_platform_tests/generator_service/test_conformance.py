@@ -51,6 +51,7 @@ def _fuzzed(url: str, *options: str) -> int:
         Path(sys.executable).with_name("schemathesis"),
         *("--config-file", "schemathesis.toml", "--no-color"),
         *("run", f"{url}/openapi.json", "--mode", "all", "--generation-deterministic"),
+        *("--request-timeout", "120"),
         *options,
     ]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
