@@ -6,6 +6,7 @@ are finding, checking and replacing keys.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import math
 import os
@@ -38,6 +39,7 @@ _VARIABLE: Final = "TXN_CARD_KEY"
 _PREVIOUS: Final = "TXN_CARD_KEY_PREVIOUS"
 # A key that would be a reference is none: the reference would become the key.
 _REFERENCE: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.IGNORECASE | re.DOTALL)
+_LIKE_REFERENCE: Final = re.compile(r".*://|\W*(?:file|arn|aws[-_]?sm):", re.IGNORECASE)
 # The sets of characters that keys are made of, and the size of all others in ASCII.
 _ALPHABETS: Final = (string.digits, string.ascii_lowercase, string.ascii_uppercase)
 _OTHER_CHARACTERS: Final = 33
@@ -166,14 +168,8 @@ def weakness(key: str) -> str:
     Characters are counted as if they were random ones of their alphabet, which is the most that
     they can be worth.
     """
-    # A character can be foretold if it goes on as the ones before, or ends a repetition.
-    codes = list(map(ord, key))
-    foretold = sum(
-        codes[at] - codes[at - 1] == codes[at - 1] - codes[at - 2]
-        or (at >= _REPEATED and key[at + 1 - _REPEATED : at + 1] in key[:at])
-        for at in range(2, len(key))
-    )
-    if len(set(key)) < _FEWEST_CHARACTERS or 2 * foretold >= len(key):
+    spelled = [list(map(ord, key)), *map(list, _bytes_of(key))]
+    if len(set(key)) < _FEWEST_CHARACTERS or any(map(_can_be_foretold, spelled)):
         return "follows a pattern that can be guessed"
     if (bits := _most_bits(key)) < STRONG_BITS:
         return f"has {bits} bits at most, and needs {STRONG_BITS}"
@@ -261,6 +257,8 @@ def _given(value: str, variable: str, settings: Settings) -> CardKey:
     value = value.strip()
     match = _REFERENCE.fullmatch(value)
     if match is None:
+        if _is_path(value):
+            raise _unknown_reference(variable)
         return _key(value, variable)
     scheme = match[1].lower()
     if scheme == "aws-sm":
@@ -269,16 +267,30 @@ def _given(value: str, variable: str, settings: Settings) -> CardKey:
     path = Path(unquote(parts.path))
     others = parts.netloc + parts.query + parts.fragment
     if scheme != "file" or others or not path.name or not str(path).isprintable():
-        raise UserError(
-            f"{variable} is a reference that is not known: write aws-sm://name for a secret of AWS"
-            " Secrets Manager, file:///path for a file, or the key itself",
-            Section.CARD_KEY,
-        )
+        raise _unknown_reference(variable)
     return _key(_read(path, variable), f"{variable} ({path})", path)
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text names a file that is there."""
+    try:
+        return "/" in text and Path(text).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _unknown_reference(place: str) -> UserError:
+    return UserError(
+        f"{place} is a reference that is not known: write aws-sm:// and the name of a secret of AWS"
+        " Secrets Manager, file:// and the whole path of a file, or the key itself",
+        Section.CARD_KEY,
+    )
 
 
 def _key(text: str, place: str, path: Path | None = None) -> CardKey:
     """A key from its text, and the file that holds it, if one does."""
+    if _LIKE_REFERENCE.match(text):
+        raise _unknown_reference(place)
     if len(text.encode()) < SHORTEST_KEY:
         raise UserError(
             f"{place}: the card key must have at least {SHORTEST_KEY} bytes. Make one (openssl rand"
@@ -290,6 +302,31 @@ def _key(text: str, place: str, path: Path | None = None) -> CardKey:
         others = "others" if mode & stat.S_IRWXO else "its group"
         weak = f"lies in a file that {others} may use: allow its owner alone (chmod 600 {path})"
     return CardKey(text.encode(), place, weak)
+
+
+def _can_be_foretold(codes: list[int]) -> bool:
+    """Whether half of a key's characters or bytes go on as those before, or end a repetition."""
+    foretold, seen = 0, set[tuple[int, ...]]()
+    for at in range(2, len(codes)):
+        last = tuple(codes[max(0, at + 1 - _REPEATED) : at + 1])
+        # Two series can take turns.
+        foretold += last in seen or any(
+            at >= 2 * step
+            and codes[at] - codes[at - step] == codes[at - step] - codes[at - 2 * step]
+            for step in (1, 2)
+        )
+        seen.add(last)
+    return 2 * foretold >= len(codes)
+
+
+def _bytes_of(key: str) -> list[bytes]:
+    """The bytes that a key in hexadecimal or base64 stands for."""
+    found: list[bytes] = []
+    with suppress(ValueError):
+        found.append(bytes.fromhex(_SEPARATORS.sub("", key)))
+    with suppress(ValueError):
+        found.append(base64.b64decode(key, validate=True))
+    return found
 
 
 def _most_bits(key: str) -> int:

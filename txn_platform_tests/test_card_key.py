@@ -41,6 +41,10 @@ WEAK = {
     "a repeated sequence": "0123456789abcdef" * 4,
     "a sequence": "abcdefghijklmnopqrstuvwxyz0123456789",
     "a repeated word": "hunter2!" * 8,
+    "pairs of digits": "00112233445566778899aabbccddeeff",
+    "bytes at equal distances": "a1b2c3d4e5f60718293a4b5c6d7e8fa0",
+    "a sequence of bytes in base64": base64.b64encode(bytes(range(32))).decode(),
+    "two sequences in turns": "aAbBcCdDeEfFgGhHiIjJkKlLmMnNoOpP",
     "digits": "83428940509568420347",
     "64 bits": secrets.token_hex(8),
     "64 bits with colons": ":".join(secrets.token_hex(1) for _ in range(8)),
@@ -128,6 +132,12 @@ def test_a_key_file_that_others_may_read_is_refused(
         ("file:///key?version=2", "a reference that is not known"),
         ("vault://secret/card-key", "a reference that is not known"),
         ("AWS-SSM://card-key-of-the-platform", "a reference that is not known"),
+        ("aws_sm://card-key-of-the-platform-2", "a reference that is not known"),
+        ("aws-sm:card-key-of-the-platform-2", "a reference that is not known"),
+        ("arn:aws:secretsmanager:eu-west-1:1:secret:key-Ab1", "a reference that is not known"),
+        ("file:/run/secrets/card-key-of-the-Platform", "a reference that is not known"),
+        ("'file:///run/secrets/card-key-of-the-Platform'", "a reference that is not known"),
+        (__file__, "a reference that is not known"),
     ],
 )
 def test_a_reference_that_leads_to_no_key_is_refused(
@@ -138,6 +148,17 @@ def test_a_reference_that_leads_to_no_key_is_refused(
         with pytest.raises(UserError, match=reason):
             (card_key if variable == "TXN_CARD_KEY" else previous_card_key)(load_settings())
         monkeypatch.delenv(variable)
+
+
+def test_a_file_that_refers_to_another_has_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "key"
+    path.write_text("file:///run/secrets/card-key-of-the-Platform\n")
+    path.chmod(0o600)
+    monkeypatch.setenv("TXN_CARD_KEY", path.as_uri())
+    with pytest.raises(UserError, match="a reference that is not known"):
+        card_key(load_settings())
 
 
 @pytest.fixture
