@@ -392,7 +392,8 @@ def quarantine(partition: str | None) -> None:
     window = None if partition is None else Window.of_partition(partition)
     settings = load_settings()
     _say_what_is_in_use(settings)
-    found = look_into(open_lake(settings), _RAW, _QUARANTINED, window)
+    lake = open_lake(settings)
+    found = look_into(lake, _RAW, _QUARANTINED, window, mask=settings.card_mask)
     for each in found.validated:
         _print(f"{each.partition_key} was not published since it was landed: validated now.")
     if not found.reasons:

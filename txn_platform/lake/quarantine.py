@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from txn_platform.audit import audited
-from txn_platform.contract.schema import DICTIONARY_ENCODED_COLUMNS
+from txn_platform.contract.schema import DEFAULT_MASK, DICTIONARY_ENCODED_COLUMNS
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
 from txn_platform.rows.reason_tally import Reason, ReasonTally, rows_by_reason
 from txn_platform.rows.validation import Validator, find_repeats
 
 if TYPE_CHECKING:
+    from txn_platform.contract.schema import CardMask
     from txn_platform.lake.base import Lake
     from txn_platform.windows import Window
 
@@ -37,7 +38,14 @@ class Quarantine:
     validated: list[Window]
 
 
-def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> Quarantine:
+def look_into(
+    lake: Lake,
+    raw: str,
+    quarantined: str,
+    window: Window | None,
+    *,
+    mask: CardMask = DEFAULT_MASK,
+) -> Quarantine:
     """Count the quarantined rows; nothing but a line of the audit log is written for each window.
 
     Args:
@@ -45,12 +53,13 @@ def look_into(lake: Lake, raw: str, quarantined: str, window: Window | None) -> 
         raw: the asset of the landed rows.
         quarantined: the asset of the quarantined rows.
         window: to count; None for all.
+        mask: of the card numbers in the examples; a name in `CARD_MASKS`.
 
     Raises:
         UserError: the window was never landed, or the store can't be reached.
     """
     windows = [window] if window else _windows(lake, raw, quarantined)
-    tally = ReasonTally()
+    tally = ReasonTally(mask)
     validated: list[Window] = []
     for each in windows:
         landed = lake.digest(object_key(raw, each))

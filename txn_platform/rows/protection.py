@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
     from txn_platform.contract.schema import CardMask
 
-# Of the mask that messages show, whatever is published.
-CLEAR_PREFIX_DIGITS = CARD_MASKS[DEFAULT_MASK].first
-CLEAR_SUFFIX_DIGITS = CARD_MASKS[DEFAULT_MASK].last
-
 # For each length, how many numbers of 13 or more digits are shorter.
 _SHORTER: Final = np.array(
     [sum(10**shorter for shorter in range(13, length)) for length in range(20)], dtype=np.uint64

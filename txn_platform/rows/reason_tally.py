@@ -16,12 +16,12 @@ import polars as pl
 
 from txn_platform.contract.card_numbers import card_number_spans, digit_runs
 from txn_platform.contract.reasons import DUPLICATE_FIELD_ROW
-from txn_platform.contract.schema import DUPLICATE_FIELD, UNREADABLE
-from txn_platform.rows.protection import CLEAR_PREFIX_DIGITS, CLEAR_SUFFIX_DIGITS
+from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK, DUPLICATE_FIELD, UNREADABLE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from txn_platform.contract.schema import CardMask
     from txn_platform.rows.validation import RowsByReason
 
 _EXAMPLES: Final = 3
@@ -54,9 +54,14 @@ class Reason:
 
 
 class ReasonTally:
-    """Sums up the reasons of batches of quarantined rows, and keeps a few examples."""
+    """Sums up the reasons of batches of quarantined rows, and keeps a few examples.
 
-    def __init__(self) -> None:
+    Args:
+        mask: of the card numbers in the examples; a name in `CARD_MASKS`.
+    """
+
+    def __init__(self, mask: CardMask = DEFAULT_MASK) -> None:
+        self._mask: CardMask = mask
         self._found: dict[str, Reason] = {}
 
     def add(self, quarantined: pa.RecordBatch, rows_by_reason: RowsByReason) -> None:
@@ -73,7 +78,7 @@ class ReasonTally:
             for row in rows[: _EXAMPLES - len(entry.examples)].tolist():
                 value = _value_of(reason, quarantined.slice(row, 1))
                 entry.form = entry.form or form_of(value)
-                entry.examples.append(masked(value))
+                entry.examples.append(masked(value, self._mask))
 
     def most_common(self) -> dict[str, Reason]:
         """The reasons, the most frequent first; of equally frequent ones the one met first."""
@@ -103,13 +108,18 @@ def _value_of(reason: str, row: pa.RecordBatch) -> str | None:
     return fields.get(UNREADABLE)
 
 
-def masked(value: str | None) -> str:
-    """A value made safe to show: printable, short, and without a card number."""
+def masked(value: str | None, mask: CardMask = DEFAULT_MASK) -> str:
+    """A value made safe to show: printable, short, and without a card number.
+
+    Args:
+        value: of a field; None if it is absent.
+        mask: says which digits of a card number stay; a name in `CARD_MASKS`.
+    """
     if value is None:
         return "(absent)"
-    hidden = list(value)
+    hidden, form = list(value), CARD_MASKS[mask]
     for digits in _numbers(value[:_LONGEST_SEARCHED]):
-        for index in digits[CLEAR_PREFIX_DIGITS:-CLEAR_SUFFIX_DIGITS]:
+        for index in digits[form.first : len(digits) - form.last]:
             hidden[index] = "*"
     short = "".join(hidden[:_LONGEST])
     if len(value) > _LONGEST:

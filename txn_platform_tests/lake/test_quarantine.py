@@ -77,6 +77,18 @@ def test_the_command_shows_masked_examples() -> None:
     assert "4111111111111112" not in result.output
 
 
+@pytest.mark.usefixtures("lake")
+@pytest.mark.parametrize(
+    ("mask", "shown"), [("last4", "'************1112'"), ("none", "'****************'")]
+)
+def test_no_example_shows_more_than_the_chosen_mask(
+    mask: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_CARD_MASK", mask)
+    result = CliRunner().invoke(main, ["quarantine", "--partition", "2026-11-01-00:00"])
+    assert shown in result.output
+
+
 def test_the_command_shows_a_value_that_looks_like_markup() -> None:
     values = ["[/x]", "[bold]", ":smile:", "[link=http://a]b[/link]", "\x1b[31m\0"]
     rows = [sent_row(number, currency=value) for number, value in enumerate(values)]
