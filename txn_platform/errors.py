@@ -14,7 +14,9 @@ from txn_platform.runbook import Section
 _LONGEST_NAME: Final = 60
 # A long word of letters and several digits is a token rather than a name.
 _TOKEN: Final = re.compile(r"(?=\S*[A-Za-z])(?=\S*\d\S*\d\S*\d)[\w+/=~-]{16,}")
-_DIGITS: Final = re.compile(r"\d(?=(?:\W*\d){4})")
+# So many digits of any script may be a card number.
+_FEWEST_DIGITS: Final = 9
+_LAST_DIGITS: Final = 4
 
 
 class UserError(Exception):
@@ -39,5 +41,8 @@ def shown(name: str) -> str:
     """A name from the source in a form for messages: short, printable, no number and no token."""
     name = _TOKEN.sub("…", name)
     short = name[:_LONGEST_NAME] + "…" * (len(name) > _LONGEST_NAME)
-    hidden = _DIGITS.sub("*", short) if sum(map(str.isdigit, short)) > 8 else short
-    return repr(hidden)
+    digits = [index for index, character in enumerate(short) if character.isnumeric()]
+    if len(digits) < _FEWEST_DIGITS:
+        return repr(short)
+    hidden = set(digits[:-_LAST_DIGITS])
+    return repr("".join("*" if index in hidden else each for index, each in enumerate(short)))

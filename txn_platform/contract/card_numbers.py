@@ -146,7 +146,8 @@ _SEPARATOR: Final = -1
 _EITHER: Final = 10
 # Letters that are invisible.
 _FILLERS: Final = "\u115f\u1160\u3164\uffa0"
-_CHINESE_DIGITS: Final = "零一二三四五六七八九"
+# Also those of banks, which nobody can change into others.
+_CHINESE_DIGITS: Final = "零一二三四五六七八九壹壱貳贰弐參叁参肆伍陸陆柒捌玖"
 _DIGIT: Final = rf"[\p{{N}}{_CHINESE_DIGITS}]"
 # Where the groups of a number begin as it is printed on a card, by its length.
 _PRINTED_GROUPS: Final = {14: (4, 10), 15: (4, 10), 16: (4, 8, 12), 19: (4, 8, 12, 16)}
