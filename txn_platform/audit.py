@@ -11,8 +11,9 @@ import json
 import os
 import pwd
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from txn_platform.errors import UserError
@@ -30,6 +31,8 @@ type Action = Literal["publish", "expire", "key_change", "read"]
 AUDIT_LOG: Final = "audit.log"
 """The name of the file under `TXN_HOME`."""
 _LOG: Final = logger(__name__)
+# A line has a few hundred bytes. A disk gives room in blocks.
+_LINE_BYTES: Final = 1 << 12
 
 
 @contextmanager
@@ -42,9 +45,9 @@ def audited(
 ) -> Generator[dict[str, Any]]:
     """Write one line about the block when it ends.
 
-    The file is opened before the block, so that nothing is done that can't be written down. The
-    line has the time, the action, its outcome (`done` or `failed`), the user of the system, the
-    host, the process and the run.
+    The file is opened and room is kept before the block, so that nothing is done that can't be
+    written down. The line has the time, the action, its outcome (`done` or `failed`), the user of
+    the system, the host, the process and the run.
 
     Args:
         action: `publish` an object, `expire` an object, a `key_change`, or `read` a zone with card
@@ -64,7 +67,8 @@ def audited(
     descriptor = _opened(path)
     try:
         try:
-            yield fields
+            with _kept_room(path):
+                yield fields
         except BaseException:
             # The error of the block is the one to tell.
             with suppress(UserError):
@@ -105,7 +109,8 @@ def _user() -> str:
 
 
 def _opened(path: Path) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    # A pipe would wait for a reader.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         make_private_directory(path.parent)
         descriptor = os.open(path, flags, 0o600)
@@ -113,6 +118,21 @@ def _opened(path: Path) -> int:
     except OSError as error:
         raise _unwritable(path, error) from None
     return descriptor
+
+
+@contextmanager
+def _kept_room(path: Path) -> Generator[None]:
+    """Keep room for a line on the file's disk, in a file without a name."""
+    with ExitStack() as stack:
+        try:
+            # Without a buffer, so that closing the file writes nothing.
+            file = stack.enter_context(TemporaryFile(dir=path.parent, buffering=0))
+            room = bytes(_LINE_BYTES)
+            while room:
+                room = room[file.write(room) :]
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        yield
 
 
 def _write(descriptor: int, path: Path, line: str) -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pwd
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,24 @@ def test_nothing_is_published_that_cannot_be_written_down(source: HourlySource) 
     assert "can't be written" in result.stderr
     assert not list(Path(".txn").rglob("part-0.parquet"))
     assert not Path("elsewhere").read_bytes()
+
+
+def test_a_pipe_in_its_place_is_not_waited_for() -> None:
+    Path(".txn").mkdir()
+    os.mkfifo(".txn/audit.log", 0o600)
+    with pytest.raises(UserError, match=r"audit\.log can't be written"), audited("read"):
+        pytest.fail("the block ran")
+
+
+def test_nothing_is_done_without_room_for_its_line() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # As on a full disk, a file can be opened and not be written.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+        with pytest.raises(UserError, match=r"audit\.log can't be written"), audited("expire"):
+            pytest.fail("the block ran")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 def test_an_action_that_fails_has_its_line_too() -> None:
