@@ -35,8 +35,8 @@ _WORD: Final = re.compile(r"[^\s\"'{}\[\]()<>,;:!?|]+")
 _PLAIN: Final = re.compile(r"(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,6})\.?")
 # A secret can follow these words.
 _TELLING: Final = re.compile(
-    r"(?:api)?key|token|secret|password|passwd|pwd|bearer|basic|authorization|credentials?|auth"
-    r"|session|signature|pin|cvv|cvc|login|user|username",
+    r".*(?:key|token|secret|passw|passphrase|passcode|credential|authori|cookie).*"
+    r"|pwd|bearer|basic|auth|session|signature|pin|otp|cvv|cvc|login|user|username",
     re.IGNORECASE,
 )
 _HIDDEN_AFTER_TELLING: Final = 2
@@ -86,10 +86,10 @@ def quoted(text: str) -> str:
     def shown(word: re.Match[str]) -> str:
         nonlocal hidden_until
         position = next(positions)
-        if _TELLING.fullmatch(word[0]):
+        tells = _TELLING.fullmatch(word[0]) is not None
+        is_plain = _PLAIN.fullmatch(word[0]) and (tells or position > hidden_until)
+        if tells:
             hidden_until = position + _HIDDEN_AFTER_TELLING
-            return word[0]
-        is_plain = _PLAIN.fullmatch(word[0]) and position > hidden_until
         return word[0] if is_plain else _HIDDEN
 
     positions = accumulate(iter(lambda: 1, 0))

@@ -176,6 +176,8 @@ _SAID_BY_SOURCES = [
     (json.dumps({"detail": f"card {_FULL_WIDTH} is unknown"}), "card … is unknown"),
     ('{"detail": "Bearer AbCdEfGh was revoked"}', "Bearer … revoked"),
     ('{"detail": "the token: swordfish, is not allowed"}', "the token: … not allowed"),
+    ('{"detail": "client_secret swordfish or cookie swordfish"}', "… cookie …"),
+    ('{"detail": "bad passphrase: swordfish blowfish"}', "bad passphrase: …"),
     ('{"detail": "key=sk_live_a ak-b, see http://u:pa/ss@h/x?key=c"}', "…, see http:…"),
     ('{"detail": "AKIAIOSFODNNEXAMPLEK was denied"}', "… was denied"),
     ('{"detail": ["swordfish"]}', None),
