@@ -35,7 +35,7 @@ _WORD: Final = re.compile(r"[^\s\"'{}\[\]()<>,;:!?|]+")
 _PLAIN: Final = re.compile(r"(?:[A-Z]?[a-z]{1,15}|[A-Z]{1,6})\.?")
 # A secret can follow these words.
 _TELLING: Final = re.compile(
-    r".*(?:key|token|secret|passw|passphrase|passcode|credential|authori|cookie).*"
+    r"[^=]*(?:key|token|secret|passw|passphrase|passcode|credential|authori|cookie)[^=]*=?"
     r"|pwd|bearer|basic|auth|session|signature|pin|otp|cvv|cvc|login|user|username",
     re.IGNORECASE,
 )
