@@ -18,6 +18,7 @@ import uvicorn
 from generator_service import standard_output
 from generator_service.access import is_loopback
 from generator_service.app import create_app
+from generator_service.computations import keep_little_memory
 from generator_service.connections import BoundedConnection
 from generator_service.keys import KeysError
 from generator_service.settings import Settings, SettingsError
@@ -106,6 +107,7 @@ def serve(
         given |= _LOCAL
     try:
         settings = Settings.load(**given)
+        keep_little_memory()
         app = create_app(settings, local=local)
         _require_certificate(settings)
         needs_keys = app.state.keys.required()

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -296,3 +297,14 @@ def test_a_service_whose_output_has_no_room_serves_all_the_same():
         running.stdin.close()
         assert running.stderr.read() == ""
     assert running.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="its memory is described in /proc")
+def test_its_threads_share_few_arenas_of_memory():
+    # glibc gives each thread that allocates 64 MB of addresses, if it may.
+    with service(GENERATOR_TPS="50") as (running, url), ThreadPoolExecutor(12) as clients:
+        streams = [f"{url}/v1/transactions?{HOUR}&format=ndjson&limit=50000"] * 24
+        assert all(response.is_success for response in clients.map(get, streams))
+        maps = Path(f"/proc/{running.pid}/smaps").read_text(encoding="utf-8").splitlines()
+    sizes = [int(line.split()[1]) for line in maps if line.startswith("Size:")]
+    assert sum(60_000 < size <= 65_536 for size in sizes) <= 4, sizes
