@@ -24,7 +24,7 @@ HEAD_BYTES = 65_536
 """The longest head of a request."""
 
 BODY_BYTES = 65_536
-"""The longest body of a request; no route reads one."""
+"""The longest body of a request, with its chunks' sizes and its trailers; no route reads one."""
 
 HEAD_SECONDS = 10.0
 """How long a head may take, from its first byte, or from the connection on."""
@@ -80,11 +80,16 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
+        else:
+            self._body_bytes += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
         if self._in_head and self._head_bytes > HEAD_BYTES:
             self._refusal = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            self.send_400_response("")
+        elif not self._in_head and self._body_bytes > BODY_BYTES:
+            self._refusal = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             self.send_400_response("")
         elif self._is_idle():
             # After an answer these bytes are of the next head, or of a body that nobody reads.
@@ -103,6 +108,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG)
 
     @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come after the body, and are no headers (RFC 9110, 6.5.1).
+        if self._in_head:
+            super().on_header(name, value)
+
+    @override
     def on_headers_complete(self) -> None:
         if sum(len(name) + len(value) for name, value in self.headers) > HEAD_BYTES:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
@@ -118,13 +129,6 @@ class BoundedConnection(HttpToolsProtocol):
         # uvicorn reads no further until pipelined requests are answered, and would not notice that
         # the client leaves.
         self.flow.resume_reading()
-
-    @override
-    def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        if self._body_bytes > BODY_BYTES:
-            self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        super().on_body(body)
 
     @override
     def on_message_complete(self) -> None:

@@ -75,13 +75,38 @@ def test_a_request_has_bounds(
         assert answer(client).split(b" ")[1] == status
 
 
-def test_a_body_in_chunks_has_a_bound(service: tuple[str, Computations]):
+@pytest.mark.parametrize(
+    ("before", "more"),
+    [
+        (b"", b"1000\r\n" + b"x" * 4_096 + b"\r\n"),
+        (b"", b"1;" + b"x" * 4_096 + b"\r\nx\r\n"),
+        (b"1;", b"x" * 4_096),
+        (b"", b"0" * 4_096),
+        (b"0\r\n", b"X: y\r\n" * 500),
+    ],
+    ids=["chunks", "extensions", "an-extension", "a-size", "trailers"],
+)
+def test_a_body_in_chunks_has_a_bound(
+    service: tuple[str, Computations], before: bytes, more: bytes
+):
     with connection(service[0]) as client:
         client.sendall(HEALTH + b"Transfer-Encoding: chunked\r\n\r\n")
         assert begun(client).split(b" ")[1] == b"200"
+        sent(client, before)
         for _ in range(100):
-            sent(client, b"1000\r\n" + b"x" * 4_096 + b"\r\n")
-        answer(client)  # returns, because the service closes it
+            sent(client, more)
+        # The service closes it, and before the deadline of a next head does.
+        client.settimeout(connections.HEAD_SECONDS / 2)
+        answer(client)
+
+
+def test_a_trailer_is_no_header(service: tuple[str, Computations]):
+    with connection(service[0]) as client:
+        chunked = b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\n"
+        client.sendall(HEALTH + chunked + b"X-Request-ID: of-a-trailer\r\n\r\n")
+        everything = answer(client)
+        assert b" 200 " in everything
+        assert b"of-a-trailer" not in everything
 
 
 @pytest.mark.parametrize(
