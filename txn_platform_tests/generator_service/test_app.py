@@ -592,7 +592,7 @@ def test_a_cursor_of_another_answer_is_refused(service: Service):
 CURSORS = Cursors(b"a key of sixteen bytes")
 
 
-@given(st.integers(1, 2**62), st.dictionaries(st.sampled_from("abc"), st.sampled_from("xyz")))
+@given(st.integers(1, 2**62), st.dictionaries(st.sampled_from("abc"), st.text()))
 def test_a_cursor_leads_back_to_its_position(position: int, answer: dict[str, str]):
     cursor = CURSORS.write(position, answer)
     assert CURSORS.read(cursor, answer, position + 1) == position
@@ -607,6 +607,22 @@ def test_a_cursor_changed_anywhere_is_refused(index: int, character: str):
     if changed != cursor:
         with pytest.raises(RequestError):
             CURSORS.read(changed, answer, 20_000)
+
+
+@given(st.sampled_from("xyz"), st.sampled_from(["=", "==", "====", "\n", " ", "A", "."]))
+def test_a_cursor_has_one_spelling(route: str, more: str):
+    for answer in ({"route": route}, {"route": route * 2}, {"route": route * 3}):
+        cursor = CURSORS.write(1, answer)
+        for changed in (cursor + more, more + cursor, cursor.replace("-", "+").replace("_", "/")):
+            if changed != cursor:
+                with pytest.raises(RequestError):
+                    CURSORS.read(changed, answer, 2)
+
+
+def test_the_next_page_has_the_cursor_of_any_spelling_of_the_parameters(service: Service):
+    for defects in ("all:0.02\n", " all:0.02\v", "amount_scale:0.01,\nduplicate_id:0.1"):
+        page = service.get(WINDOW_PATH, **HOUR, limit=5, defects=defects).json()
+        assert service.client.get(page["next"]).status_code == 200
 
 
 @pytest.mark.parametrize("position", [-1, 0, 100, 101, 10**15])
