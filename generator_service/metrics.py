@@ -60,5 +60,7 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """Return the metrics and their media type, in the format that an Accept header prefers."""
-        encode, media_type = choose_encoder(accept)
+        # Without parameters: the encoder fails on versions that it does not know.
+        kinds = ",".join(kind.partition(";")[0] for kind in accept.split(","))
+        encode, media_type = choose_encoder(kinds)
         return encode(self._registry), media_type
