@@ -94,21 +94,13 @@ class KeysFile:
             KeysError: it cannot be read, is no file of keys, or others may write it.
         """
         try:
-            # Non-blocking: a pipe must not hold the service.
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            content = self._content()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise self._unreadable(str(error.strerror)) from None
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise self._unreadable("it is no file")
-            if status.st_mode & _MADE_PUBLIC:
-                raise self._unreadable("others than its owner may write it: chmod 600 it")
-            content = file.read(_LARGEST_FILE + 1)
         try:
-            keys = _Document.model_validate_json(content[:_LARGEST_FILE]).keys
+            keys = _Document.model_validate_json(content).keys
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
@@ -116,6 +108,21 @@ class KeysFile:
         if len({key.id for key in keys}) < len(keys) or len({key.name for key in keys}) < len(keys):
             raise self._unreadable("it has an id or a name twice")
         return keys
+
+    def _content(self) -> bytes:
+        # Non-blocking: a pipe must not hold the service.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise self._unreadable("it is no file")
+            if status.st_mode & _MADE_PUBLIC:
+                raise self._unreadable("others than its owner may write it: chmod 600 it")
+            if status.st_size > _LARGEST_FILE:
+                raise self._unreadable(f"it has more than {_LARGEST_FILE:,} bytes")
+            return os.read(descriptor, _LARGEST_FILE)
+        finally:
+            os.close(descriptor)
 
     def version(self) -> object:
         """Return what changes whenever the file does."""
@@ -173,8 +180,10 @@ class KeysFile:
     @contextmanager
     def _changing(self) -> Generator[list[Key]]:
         """Yield the keys as a list, and write the list at the end of the block."""
+        # A link stays: other services may read the same file by its own name.
+        path = self.path.resolve()
         try:
-            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise self._unwritable(error) from None
         try:
@@ -182,21 +191,21 @@ class KeysFile:
             fcntl.flock(directory, fcntl.LOCK_EX)
             keys = list(self.read() or ())
             yield keys
-            self._write(keys, directory)
+            self._write(keys, path, directory)
         except OSError as error:
             raise self._unwritable(error) from None
         finally:
             os.close(directory)
 
-    def _write(self, keys: list[Key], directory: int) -> None:
-        part = self.path.with_name(f".{self.path.name}.{secrets.token_hex(8)}.part")
+    def _write(self, keys: list[Key], path: Path, directory: int) -> None:
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with os.fdopen(os.open(part, flags, 0o600), "w", encoding="utf-8") as file:
                 file.write(_Document(keys=tuple(keys)).model_dump_json(indent=2) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(self.path)
+            part.replace(path)
         except BaseException:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
