@@ -26,8 +26,9 @@ _KEY = "generator_service.key"
 _PAGES = re.compile(r"/|/healthz|/openapi\.json|/docs(/.*)?")
 # Set by proxies: whoever sends the request is not on this machine, or need not be.
 _FORWARDED = re.compile(
-    r"forwarded(-for)?|x-(forwarded|original-forwarded|proxyuser|envoy-external)(-.*)?|x-real-ip"
-    r"|(x-|true-|x-cluster-|cf-|fastly-)?client-ip|cf-connecting-ip|via"
+    r".*forward(ed|er)(-.*)?|via|cdn-loop|x-host|x-(original|rewrite|proxyuser|envoy)-.*"
+    r"|(.+-)?(client|connecting|connection|originating|peer|real|remote|socket|source|user|viewer)"
+    r"-?(addr|address|host|ip|ipv6|port|user)"
 )
 _HOST = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[^:]*))(?::\d*)?")
 _HOW_TO_OPEN = (
@@ -186,7 +187,8 @@ def _elsewhere(scope: Scope, headers: Headers) -> str | None:
 
 
 def _forwarding(headers: Headers) -> Iterator[str]:
-    return (name for name in headers if _FORWARDED.fullmatch(name))
+    # Some proxies write underscores.
+    return (name for name in headers if _FORWARDED.fullmatch(name.replace("_", "-")))
 
 
 def _is_local_name(host: str) -> bool:

@@ -101,6 +101,19 @@ def said(response: httpx.Response, status: int) -> str:
         "CF-Connecting-IP",
         "True-Client-IP",
         "X-Original-Forwarded-For",
+        "X-Forwarder-For",
+        "X_Forwarded_For",
+        "X-Vercel-Forwarded-For",
+        "X-Remote-Addr",
+        "X-Originating-IP",
+        "WL-Proxy-Client-IP",
+        "X-Azure-SocketIP",
+        "X-AppEngine-User-IP",
+        "CloudFront-Viewer-Address",
+        "CDN-Loop",
+        "X-Original-Host",
+        "X-Envoy-Original-Path",
+        "X-Host",
     ],
 )
 @pytest.mark.parametrize("path", ["/healthz", ROWS, "/", "/docs/swagger/swagger-ui.css"])
@@ -328,6 +341,19 @@ def test_a_service_that_loses_its_keys_lets_no_one_in(tmp_path: Path) -> None:
         said(service.client.get("/v1/watermark", headers=key), 503)
         service.file.path.unlink()
         said(service.client.get("/v1/watermark", headers=key), 503)
+        service.file.path.mkdir()
+        for _ in range(2):
+            said(service.client.get("/v1/watermark", headers=key), 503)
+
+
+def test_a_link_to_the_file_of_keys_stays_one(tmp_path: Path) -> None:
+    file, link = KeysFile(tmp_path / "keys.json"), KeysFile(tmp_path / "link.json")
+    file.add("one", (Scope.TRANSACTIONS,), 1_000)
+    link.path.symlink_to(file.path)
+    link.add("other", (Scope.TRANSACTIONS,), 1_000)
+    link.revoke("one")
+    assert [key.name for key in file.read() or ()] == ["other"]
+    assert link.path.is_symlink()
 
 
 def test_the_file_of_the_working_directory_is_noticed_by_a_running_service(
@@ -385,10 +411,12 @@ def test_a_file_of_keys_that_cannot_be_used_ends_it_with_one_line(
     tmp_path: Path, module: str
 ) -> None:
     app = () if module == "generator_service" else ("generator_service.app:app",)
-    for content, reason in ((None, "does not exist"), ("{", "cannot be used")):
+    for content, reason in ((None, "does not exist"), ("{", "cannot be used"), ("", "no file")):
         file = tmp_path / "keys.json"
-        if content is not None:
+        if content:
             file.write_text(content)
+        elif content == "":
+            file = tmp_path
         code, why = failed("-m", module, *app, GENERATOR_KEYS_FILE=str(file))
         assert code == 2
         assert reason in why
@@ -570,6 +598,16 @@ def test_metrics_are_openmetrics_for_whoever_prefers_it(open_one: httpx.Client) 
     assert answer.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("kind", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["new", "9.9", "1.x", "", "1.0.0; escaping=none"])
+def test_metrics_are_written_for_any_version_that_is_asked_for(
+    open_one: httpx.Client, kind: str, version: str
+) -> None:
+    answer = open_one.get("/metrics", headers={"Accept": f"{kind}; version={version}"})
+    assert answer.status_code == 200
+    assert re.search(r"version=(1\.0\.0|0\.0\.4);", answer.headers["Content-Type"])
+
+
 # The description.
 
 
@@ -586,6 +624,17 @@ def test_the_description_says_who_may_ask(with_keys: Guarded, open_one: httpx.Cl
     unguarded = json.dumps(open_one.get("/openapi.json").json())
     assert "securitySchemes" not in unguarded
     assert '"security"' not in unguarded
+
+
+def test_the_description_changes_with_the_first_key(tmp_path: Path) -> None:
+    settings = Settings.load(customers=500, merchants=100)
+    app = create_app(settings)
+    file = KeysFile(tmp_path / "keys.json")
+    app.state.keys = KnownKeys(file)
+    with served_app(app) as url:
+        assert "securitySchemes" not in httpx.get(f"{url}/openapi.json", trust_env=False).text
+        file.add("one", (Scope.TRANSACTIONS,), 1_000)
+        assert "securitySchemes" in httpx.get(f"{url}/openapi.json", trust_env=False).text
 
 
 def test_the_description_has_the_bounds_of_the_settings() -> None:
