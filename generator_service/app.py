@@ -76,6 +76,8 @@ def _problem(request: Request, error: Exception) -> models.Problem:
 
 
 class _Service(FastAPI):
+    _described: tuple[object, dict[str, Any]] | None = None
+
     @override
     def build_middleware_stack(self) -> ASGIApp:
         """Put around everything, errors too, what applies to every response."""
@@ -89,6 +91,14 @@ class _Service(FastAPI):
     @override
     def openapi(self) -> dict[str, Any]:
         """Add what FastAPI cannot describe: examples, drifts, faults, the problems' media type."""
+        now, drifts = self.state.now(), parse_drifts(self.state.settings.drift)
+        decided_by = self.state.keys.required(), sum(drift.since <= now for drift in drifts)
+        # Kept: many requests for it would take all time from the others.
+        if self._described is None or self._described[0] != decided_by:
+            self._described = decided_by, self._describe(now)
+        return self._described[1]
+
+    def _describe(self, now: int) -> dict[str, Any]:
         description = copy.deepcopy(super().openapi())
         settings, needs_keys = self.state.settings, self.state.keys.required()
         # With keys, rows are for those who have one.
@@ -97,7 +107,7 @@ class _Service(FastAPI):
             _leave_out_keys(description)
         _add_examples(description)
         transaction = description["components"]["schemas"]["Transaction"]
-        describe(transaction, parse_drifts(settings.drift), self.state.now())
+        describe(transaction, parse_drifts(settings.drift), now)
         faults.describe(description, settings.faults)
         for path in description["paths"].values():
             for operation in path.values():

@@ -44,15 +44,16 @@ _HOME_ROWS = 10
 _LONGEST_ID = 64
 
 
-def _source(request: Request) -> Source:
+# FastAPI calls a dependency that is not async in a thread, for which it would wait in line.
+async def _source(request: Request) -> Source:
     return request.app.state.source
 
 
-def _computations(request: Request) -> Computations:
+async def _computations(request: Request) -> Computations:
     return request.app.state.computations
 
 
-def _is_head(request: Request) -> bool:
+async def _is_head(request: Request) -> bool:
     return bool(request.scope.get(HEAD))
 
 
