@@ -96,7 +96,7 @@ class Access:
         asks_faults = faults.HEADER in headers
         if _PAGES.fullmatch(path) and not asks_faults:
             return
-        key = self._key(headers.getlist("authorization"))
+        key = scope[_KEY] = self._key(headers.getlist("authorization"))
         if asks_faults:
             require_scopes(key, [keys.Scope.FAULTS])
         if wait := self._known.wait(key):
@@ -106,7 +106,6 @@ class Access:
                 f" send the next one in {wait} s.",
                 headers={"Retry-After": str(wait)},
             )
-        scope[_KEY] = key
 
     def _key(self, authorization: list[str]) -> Key:
         if not authorization:

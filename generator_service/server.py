@@ -176,15 +176,22 @@ def _require_certificate(settings: Settings) -> None:
             "GENERATOR_SSL_KEYFILE cannot be used: it needs a password; write the key without one."
         )
 
+    for name in ("ssl_certfile", "ssl_keyfile"):
+        if (path := getattr(settings, name)) is not None:
+            try:
+                path.open("rb").close()
+            except OSError as error:
+                raise SettingsError(
+                    f"GENERATOR_{name.upper()}={path} cannot be used: {error.strerror}."
+                ) from None
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
             settings.ssl_certfile, settings.ssl_keyfile, no_password
         )
-    except OSError as error:
-        reason = error.strerror if not isinstance(error, ssl.SSLError) else error.reason
+    except ssl.SSLError as error:
         raise SettingsError(
             f"GENERATOR_SSL_CERTFILE={settings.ssl_certfile} cannot be used"
-            f" ({reason or 'it is not PEM'}): name a certificate in PEM, and its key in"
+            f" ({error.reason or 'no PEM, or no key'}): name a certificate in PEM, and its key in"
             " GENERATOR_SSL_KEYFILE or in the same file."
         ) from None
 

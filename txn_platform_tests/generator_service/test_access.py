@@ -450,8 +450,9 @@ def test_a_certificate_that_cannot_be_used_is_said_in_one_line(
     cases = {
         "No such file": (tmp_path / "none.pem", None),
         "PEM": (_written(tmp_path / "text", "text"), None),
-        "GENERATOR_SSL_KEYFILE": (tmp_path / "ca.pem", None),
         "needs GENERATOR_SSL_CERTFILE": (None, tmp_path / "server.pem"),
+        "SSL_KEYFILE=": (tmp_path / "server.pem", tmp_path / "none.pem"),
+        "no key": (tmp_path / "ca.pem", None),
     }
     for reason, (certificate, key) in cases.items():
         for name, path in (("CERTFILE", certificate), ("KEYFILE", key)):
@@ -517,22 +518,25 @@ def test_the_access_log_has_routes_ids_and_keys_but_no_query_and_no_id_of_a_row(
     tmp_path: Path,
 ) -> None:
     file = KeysFile(tmp_path / "keys.json")
-    key = file.add("reader", (Scope.TRANSACTIONS,), 100)
+    key = file.add("reader", (Scope.TRANSACTIONS,), 2)
     given = {"GENERATOR_ACCESS_LOG": "true", "GENERATOR_KEYS_FILE": str(file.path)}
     with service(**given) as (running, url):
         headers = {"Authorization": f"Bearer {key}", "X-Request-ID": "mine"}
         with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
             client.get("/v1/transactions/an-id?secret=4111111111111111")
             client.get("/v1/nowhere/4111111111111111")
+            client.get("/v1/watermark")
         running.send_signal(signal.SIGTERM)
         _, log = running.communicate(timeout=60)
-    one, other = log.splitlines()
+    one, other, beyond = log.splitlines()
     assert re.search(
         r"GET /v1/transactions/\{transaction_id\} 404, \d+ bytes in [\d.]+ s, request mine,"
         r" key reader$",
         one,
     ), one
     assert "GET none 404" in other
+    assert "GET none 429" in beyond
+    assert beyond.endswith("key reader")
     assert key not in log
     assert "4111" not in log
     assert "an-id" not in log
