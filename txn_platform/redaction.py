@@ -15,7 +15,16 @@ from typing import Final
 _STORES: Final = frozenset({"s3", "s3a", "s3n", "gs", "file"})
 _SERVERS: Final = frozenset({"http", "https"})
 _HIDDEN: Final = "…"
-_ADDRESS: Final = re.compile(r"\b([a-z][a-z0-9+.-]*)://[^\s'\"<>`]*", re.IGNORECASE)
+# A password may have the characters that end an address in a sentence.
+_ADDRESS: Final = re.compile(r"\b([a-z][a-z0-9+.-]*)://(?:[^\s@]*@)?[^\s'\"<>`]*", re.IGNORECASE)
+# The name and password of an address without a scheme, and of one with a space in it.
+_USER_INFO: Final = re.compile(r"(?:[^\s:@/]+:(?!//)[^\s@]+|(?<=://… )[^\s@]+)@(?=[\w\[])")
+# Of a header and of a query.
+_CREDENTIAL: Final = re.compile(
+    r"(\bbearer\s+|[\w-]*(?:token|secret|passw|signature|credential|api[_-]?key)[\w-]*=)"
+    r"(?=[a-z]*[^\sa-z])[^\s&'\"<>,;()…]+",
+    re.IGNORECASE,
+)
 _AFTER_ADDRESS: Final = ".,:;!?)}"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 # The query of a path alone, as urllib3 writes it.
@@ -26,7 +35,7 @@ _DOCUMENT: Final = re.compile(r"<(?:\?xml|!doctype|error|html)\b.*>", re.IGNOREC
 # Digests and UUIDs are kept. Groups of a card number may have separators between them.
 _NUMBER: Final = re.compile(
     r"(?P<kept>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
-    r"|\b(?=[0-9]*[a-f])[0-9a-f]{32,128}\b)|\d(?:[\s._/-]{0,2}\d){12,}"
+    r"|\b(?=[0-9]*[a-f])[0-9a-f]{32,128}\b)|\d(?:[\s._/\u00ad\u034f\u200b-\u200f\u2010-\u2015\u2060-\u2064\u20e3\ufe0f\ufeff-]{0,2}\d){12,}"
 )
 _CARD_DIGITS: Final = range(13, 20)
 
@@ -68,10 +77,15 @@ def shown_address(address: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A text whose addresses have their shown form, without queries, documents and card numbers."""
+    """A text whose addresses have their shown form, without queries, documents and card numbers.
+
+    Names with passwords, bearer tokens and values of tokens and secrets are hidden too.
+    """
     text = _DOCUMENT.sub(_HIDDEN, text)
     text = _ADDRESS.sub(_shown_in_text, text)
     text = _QUERY.sub(r"\1", text)
+    text = _USER_INFO.sub(f"{_HIDDEN}@", text)
+    text = _CREDENTIAL.sub(rf"\1{_HIDDEN}", text)
     return _NUMBER.sub(_shown_number, text)
 
 

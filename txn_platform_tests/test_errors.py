@@ -1,4 +1,4 @@
-"""Names from a source in messages."""
+"""Names, addresses and secrets in messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ast import literal_eval
 
 import pytest
 
-from txn_platform.errors import shown
+from txn_platform.errors import UserError, shown
 from txn_platform_tests.support.card_spellings import SPELLINGS
 
 
@@ -19,3 +19,27 @@ def test_a_name_shows_four_digits_of_a_number_at_most(spelling: str) -> None:
 @pytest.mark.parametrize("name", ["amount", "iso3166_1", "card number 2"])
 def test_a_usual_name_is_whole(name: str) -> None:
     assert shown(name) == repr(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("user:pa/Ss3@host:80 is wrong", "…@host:80 is wrong"),
+        ("//user:Ss3@host/x", "//…@host/x"),
+        (r"http:\\user:Ss3@host", "…@host"),
+        ("http://user:pa'Ss3@host/x is wrong", "http://host/… is wrong"),
+        ('http://user:pa"Ss3<>@host', "http://host"),
+        ("http://user:pa Ss3@host", "http://… …@host"),
+        ("Authorization: Bearer Ss3-Ss3", "Authorization: Bearer …"),
+        ("host/path?token=Ss3&x=1", "host/path?token=…&x=1"),
+        ("s3://bucket/key?X-Amz-Signature=Ss3", "s3://bucket/key?X-Amz-Signature=…"),
+        ("4111\u200b1111\u20111111\u00ad1111 is a card", "… is a card"),
+        # These stay.
+        ("ask for a bearer token", "ask for a bearer token"),
+        ("s3://bucket/lake/old_key=7bcb1fa1/x", "s3://bucket/lake/old_key=7bcb1fa1/x"),
+        ("2026-11-01-00:00: s3://bucket/us@er", "2026-11-01-00:00: s3://bucket/us@er"),
+        ("set TXN_ALLOW_WEAK_CARD_KEY=true", "set TXN_ALLOW_WEAK_CARD_KEY=true"),
+    ],
+)
+def test_no_form_of_a_secret_is_in_a_message(text: str, told: str) -> None:
+    assert str(UserError(text)) == told
