@@ -42,6 +42,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     """
 
     url: str | None = None
+    """`GENERATOR_URL` when unset. Dagster keeps what a run's config says: name a variable there
+    (`env: NAME`) if the address is not for everyone."""
 
     _source: Source | None = PrivateAttr(default=None)
     # The address of the generator that was started, if one was.
