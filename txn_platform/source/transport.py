@@ -256,8 +256,10 @@ class Transport:
                 f"{self.url} names a next page that is no address", Section.SOURCE_UNUSABLE
             ) from None
         if not same:
+            # A password with a slash looks like a port and a path.
+            place = "…" if "@" in reference else named.netloc
             raise UserError(
-                f"{self.url} names a next page at {named.scheme}://{named.netloc}: a page of"
+                f"{self.url} names a next page at {named.scheme}://{place}: a page of"
                 " another origin is not followed",
                 Section.SOURCE_UNUSABLE,
             )

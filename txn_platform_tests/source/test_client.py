@@ -289,13 +289,20 @@ def test_a_source_that_is_not_ours_works_by_settings(monkeypatch: pytest.MonkeyP
     assert rows.drop("position", "extra_fields").to_dicts() == _OffsetPages.rows
 
 
+@pytest.mark.parametrize(
+    ("page", "told"),
+    [
+        ("http://127.0.0.1:9/v1/transactions?cursor=x", r"http://127.0.0.1:9"),
+        ("http://user:12345/ss@127.0.0.1:9/v1/transactions", r"http://…"),
+    ],
+)
 def test_a_next_page_of_another_origin_is_not_followed(
-    there: ServedSource, monkeypatch: pytest.MonkeyPatch
+    there: ServedSource, monkeypatch: pytest.MonkeyPatch, page: str, told: str
 ) -> None:
-    page = b'{"data":[],"next":"http://127.0.0.1:9/v1/transactions?cursor=x"}'
-    monkeypatch.setattr(there, "answer", lambda *_: (200, page))
+    answer = json.dumps({"data": [], "next": page}).encode()
+    monkeypatch.setattr(there, "answer", lambda *_: (200, answer))
     source = Source(there.url, SourceApi(format="json"))
-    with pytest.raises(UserError, match=r"next page at http://127.0.0.1:9: .* not followed"):
+    with pytest.raises(UserError, match=rf"next page at {told}: .* not followed"):
         _all(source)
 
 
