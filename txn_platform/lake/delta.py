@@ -71,6 +71,8 @@ _SCHEMA: Final = pa.schema(
         ),
     ]
 )
+# A table keeps the descriptions that it was created with, and refuses rows with others.
+_WRITTEN: Final = pa.schema([field.remove_metadata() for field in _SCHEMA])
 _CONFIGURATION: Final = {
     # Within an hour the ranges of other columns do not help to skip files, and the log has ranges
     # of decimals as floats.
@@ -262,7 +264,7 @@ class DeltaLake:
             commit = uuid.uuid4().hex
             write_deltalake(
                 table,
-                pa.RecordBatchReader.from_batches(_SCHEMA, _batches(file, window)),
+                pa.RecordBatchReader.from_batches(_WRITTEN, _batches(file, window)),
                 mode="overwrite",
                 predicate=f"event_date = '{window.start:%Y-%m-%d}' AND"
                 f" event_hour = {window.start.hour}",
@@ -644,7 +646,7 @@ def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
                 pa.repeat(date, batch.num_rows),
                 pa.repeat(hour, batch.num_rows),
             ],
-            schema=_SCHEMA,
+            schema=_WRITTEN,
         )
 
 

@@ -210,6 +210,15 @@ def test_columns_are_the_contracts_with_their_meaning(directory: Place) -> None:
     assert directory.table().metadata().partition_columns == ["event_date", "event_hour"]
 
 
+def test_rows_are_committed_whichever_mask_the_table_was_made_with(
+    directory: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rows, mask in enumerate(["none", "first6last4", "last4"], start=1):
+        monkeypatch.setenv("TXN_CARD_MASK", mask)
+        assert _commit(_NOON, rows, mask, require_delta(open_delta(load_settings()))).changed
+        assert _tags(directory.rows()) == {mask: rows}
+
+
 def test_the_log_has_no_amounts(directory: Place) -> None:
     """If there are statistics, they are floats."""
     _commit(_NOON, 10, "a")
