@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 import polars as pl
 import pyarrow as pa
 
+from txn_platform.audit import audited
 from txn_platform.contract.schema import PUBLISHED, PUBLISHED_COLUMNS, PUBLISHED_SCHEMA
 from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
@@ -136,6 +137,12 @@ def read_transactions(
     # Columns without tokens need no look at the footers.
     if "card_token" in chosen and (told := several_keys(lake, _some(keys))):
         warnings.warn(told, stacklevel=2)
+    seen = {*chosen, *wanted.meta.root_names()}
+    if keys and settings.card_policy == "clear" and "card_number" in seen:
+        # One line: a span can have thousands of windows.
+        span = {"start": iso(first), "end": iso(after), "windows": len(keys)}
+        with audited("read", asset=PUBLISHED, object=lake.uri(PUBLISHED), **span):
+            pass
     frame = lake.scan(keys) if keys else _empty().lazy()
     if (first, after) != (windows[0].start, windows[-1].end):
         wanted &= (pl.col("transaction_at") >= first) & (pl.col("transaction_at") < after)

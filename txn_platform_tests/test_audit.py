@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from txn_platform.audit import audited
 from txn_platform.cli import main
 from txn_platform.errors import UserError
+from txn_platform.reading import read_transactions
 from txn_platform_tests.support.hourly_source import HourlySource
 
 _PARTITION = "2026-11-01-00:00"
@@ -145,3 +146,23 @@ def test_lines_of_several_processes_stay_whole() -> None:
     processes = [subprocess.Popen([sys.executable, "-c", writer]) for _ in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert sorted(line["number"] for line in _lines()) == sorted(list(range(50)) * 3)
+
+
+def test_card_numbers_that_are_read_in_clear_have_a_line(
+    source: HourlySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_CARD_POLICY", "clear")
+    result = _txn("run", "--partition", _PARTITION, "--allow-empty")
+    assert result.exit_code == 0, result.output
+    before = len(_lines())
+    span = ("2026-11-01", "2026-11-01T01:00Z")
+    read_transactions(*span, columns=["amount"])
+    assert len(_lines()) == before
+    read_transactions(*span)
+    number = "4111111111111111"
+    read_transactions(*span, columns=["amount"], filters=[("card_number", "=", number)])
+    lines = _lines()[before:]
+    assert [(line["action"], line["asset"], line["windows"]) for line in lines] == [
+        ("read", _PUBLISHED, 1)
+    ] * 2
+    assert number not in json.dumps(lines)
