@@ -223,6 +223,8 @@ def test_ctrl_c_stops_at_once(last: int, source: HourlySource, tmp_path: Path) -
 def test_a_terminal_shows_how_far_it_is(source: HourlySource) -> None:
     terminal, side = pty.openpty()
     environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm"}
+    # Each window takes longer than the display needs to be drawn.
+    source.seconds = 0.5
     with running("--last", "2", env=environment, stderr=side) as process:
         os.close(side)
         shown = b""
