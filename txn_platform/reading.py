@@ -140,8 +140,14 @@ def read_transactions(
     seen = {*chosen, *wanted.meta.root_names()}
     if keys and settings.card_policy == "clear" and "card_number" in seen:
         # One line: a span can have thousands of windows.
-        span = {"start": iso(first), "end": iso(after), "windows": len(keys)}
-        with audited("read", asset=PUBLISHED, object=lake.uri(PUBLISHED), **span):
+        with audited(
+            "read",
+            asset=PUBLISHED,
+            object=lake.uri(PUBLISHED),
+            start=iso(first),
+            end=iso(after),
+            windows=len(keys),
+        ):
             pass
     frame = lake.scan(keys) if keys else _empty().lazy()
     if (first, after) != (windows[0].start, windows[-1].end):
