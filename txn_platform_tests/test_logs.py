@@ -1,5 +1,6 @@
 """The log of a run: a line for each object, and a warning for each retry."""
 
+import importlib
 import json
 import logging
 import os
@@ -8,16 +9,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import walk_packages
 
 import dagster as dg
 import pytest
 import yaml
 from click.testing import CliRunner
 
+import txn_platform
 from txn_platform.cli import main
 from txn_platform.definitions import build_defs
 from txn_platform.defs.automation import LAND_TRANSACTIONS
 from txn_platform.local import stack
+from txn_platform.logs import RedactingFilter
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 _PARTITION = "2026-11-01-00:00"
@@ -113,3 +117,16 @@ def test_every_configuration_of_dagster_that_is_shipped_manages_the_loggers() ->
     for text in (shipped, stack.DAGSTER_YAML.read_text()):
         logs = yaml.safe_load(text)["python_logs"]
         assert logs == {"managed_python_loggers": ["txn_platform"], "python_log_level": "INFO"}
+
+
+def test_each_logger_of_the_platform_redacts() -> None:
+    for module in walk_packages(txn_platform.__path__, "txn_platform."):
+        importlib.import_module(module.name)
+    made = {
+        name: logger
+        for name, logger in logging.root.manager.loggerDict.items()
+        if name.startswith("txn_platform.") and isinstance(logger, logging.Logger)
+    }
+    assert {"txn_platform.source.client", "txn_platform.lake.uploads"} <= set(made)
+    for name, logger in made.items():
+        assert any(isinstance(each, RedactingFilter) for each in logger.filters), name

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import logging
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.backoff import Backoff, Retries
 from txn_platform.lake.store_errors import StoreError, explained, failed
+from txn_platform.logs import logger
 
 if TYPE_CHECKING:
     import threading
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_s3 import S3Client
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logger(__name__)
 
 # Codes of a store that does not implement a request.
 UNKNOWN_CALL: Final = frozenset({"501", "NotImplemented", "405", "MethodNotAllowed"})

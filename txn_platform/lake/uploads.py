@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast, override
 
 from txn_platform.lake.bucket import base64_digest
 from txn_platform.lake.store_errors import StoreError, store_time
+from txn_platform.logs import logger
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from txn_platform.lake.bucket import Bucket
 
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logger(__name__)
 
 # The code of the error about an upload that was completed or aborted.
 ABORTED: Final = "NoSuchUpload"
