@@ -14,7 +14,6 @@ import re
 import secrets
 import stat
 import string
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,13 @@ from urllib.parse import unquote, urlsplit
 
 from txn_platform.errors import UserError
 from txn_platform.permissions import with_roles
-from txn_platform.private_files import make_private, make_private_directory
+from txn_platform.private_files import (
+    OF_OTHERS,
+    make_private,
+    make_private_directory,
+    sync_directory,
+    write_private_once,
+)
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -50,7 +55,6 @@ _RANDOM_BITS_OF_UUID: Final = 122
 # Fewer are very improbable in a random key, also in a hexadecimal one.
 _FEWEST_CHARACTERS: Final = 8
 _REPEATED: Final = 4
-_OTHERS_MAY: Final = stat.S_IRWXG | stat.S_IRWXO
 _ASK_SECONDS: Final = 10
 
 
@@ -186,7 +190,7 @@ def kept_card_key(home: Path) -> str:
     try:
         if not path.exists():
             make_private_directory(home)
-            _make_once(path, secrets.token_hex(32))
+            write_private_once(path, secrets.token_hex(32))
     except OSError as error:
         raise _unreadable(path, str(error.strerror), _VARIABLE) from None
     return _read(path, _VARIABLE)
@@ -222,14 +226,14 @@ def begin_kept_rotation(home: Path) -> None:
     kept_card_key(home)
     try:
         if not previous.exists():
-            _make_once(following, secrets.token_hex(32))
+            write_private_once(following, secrets.token_hex(32))
             with suppress(FileExistsError):
                 os.link(kept, previous)
             # Others may have read it, and need not read it again.
             make_private(previous)
         with suppress(FileNotFoundError):
             following.replace(kept)
-        _sync_directory(home)
+        sync_directory(home)
     except OSError as error:
         raise _unreadable(kept, str(error.strerror), _VARIABLE) from None
 
@@ -244,7 +248,7 @@ def end_kept_rotation(home: Path, previous: CardKey) -> Path | None:
     retired = _kept_at(home).with_name(f"card-key.{previous.fingerprint}")
     try:
         path.replace(retired)
-        _sync_directory(home)
+        sync_directory(home)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -298,7 +302,7 @@ def _key(text: str, place: str, path: Path | None = None) -> CardKey:
             Section.CARD_KEY,
         )
     weak = weakness(text)
-    if path is not None and (mode := path.stat().st_mode & _OTHERS_MAY):
+    if path is not None and (mode := path.stat().st_mode & OF_OTHERS):
         others = "others" if mode & stat.S_IRWXO else "its group"
         weak = f"lies in a file that {others} may use: allow its owner alone (chmod 600 {path})"
     return CardKey(text.encode(), place, weak)
@@ -416,27 +420,3 @@ def _kept_at(home: Path) -> Path:
 
 def _previous_at(home: Path) -> Path:
     return home / "card-key.previous"
-
-
-def _make_once(path: Path, text: str) -> None:
-    """Make a file that only its owner can read, unless another process makes it first."""
-    # Two containers can have processes with the same id, so the draft has a random name.
-    descriptor, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        with suppress(FileExistsError):
-            os.link(draft, path)
-    finally:
-        Path(draft).unlink()
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from txn_platform.lake.delta import open_delta, require_delta
 from txn_platform.lake.opening import open_lake, require_first_hour
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.misspelt import misspelt
+from txn_platform.private_files import OF_OTHERS
 from txn_platform.redaction import redacted, shown_address
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source, source_api, source_limits, source_token
@@ -97,7 +98,7 @@ def _examine_home(settings: Settings) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("home", good=False, message=str(error))
         return
-    if mode := stat.S_IMODE(home.stat().st_mode) & (stat.S_IRWXG | stat.S_IRWXO):
+    if mode := stat.S_IMODE(home.stat().st_mode) & OF_OTHERS:
         message = (
             f"other users may enter {home}, where card numbers in clear and keys are (permissions"
             f" {mode:04o}): let TXN_HOME name a directory of your own, with chmod 700"

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 import stat
 import uuid
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from io import BufferedWriter
     from pathlib import Path
 
-_OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+OF_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+"""The permissions of group and others."""
 
 
 def make_private_directory(directory: Path) -> None:
@@ -39,8 +41,8 @@ def make_private(path: Path) -> None:
     with suppress(OSError):
         found = path.stat()
         shared = found.st_mode & stat.S_ISVTX or found.st_uid != os.geteuid()
-        if found.st_mode & _OF_OTHERS and not shared:
-            path.chmod(stat.S_IMODE(found.st_mode) & ~_OF_OTHERS)
+        if found.st_mode & OF_OTHERS and not shared:
+            path.chmod(stat.S_IMODE(found.st_mode) & ~OF_OTHERS)
 
 
 def open_new_private(path: Path) -> BufferedWriter:
@@ -60,12 +62,44 @@ def write_private(path: Path, text: str) -> None:
     Raises:
         OSError: it cannot be written; the file there is unchanged.
     """
+    with _draft(path, text) as draft:
+        draft.replace(path)
+
+
+def write_private_once(path: Path, text: str) -> None:
+    """Write a text to a private file that survives a power cut, unless there is one already.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _draft(path, text) as draft, suppress(FileExistsError):
+        os.link(draft, path)
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Let the names in a directory survive a power cut.
+
+    Raises:
+        OSError: it cannot be opened or synced.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _draft(path: Path, text: str) -> Generator[Path]:
+    """A private file beside another, with a text that is on the disk, for the block."""
+    # Two containers can have processes with the same id, so the draft has a random name.
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         with open_new_private(draft) as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(path)
+        yield draft
     finally:
         draft.unlink(missing_ok=True)

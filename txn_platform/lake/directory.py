@@ -20,7 +20,7 @@ from txn_platform.lake.base import Capability, Kept, Lake, StoredObject
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key
 from txn_platform.lake.parquet import open_parquet
 from txn_platform.lake.staging import STAGING_SUFFIX
-from txn_platform.private_files import make_private
+from txn_platform.private_files import make_private, sync_directory
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class DirectoryLake(Lake):
         try:
             path.write_bytes(b"probe")
             path.replace(path.with_suffix(".replaced"))
-            _sync_directory(self._staging)
+            sync_directory(self._staging)
             path.with_suffix(".replaced").unlink()
         except OSError as error:
             raise UserError(
@@ -77,7 +77,7 @@ class DirectoryLake(Lake):
             make_private(target)
         if (same := _mark_of_same(target, staged)) is not None:
             # The run that wrote it may have died before it synced the directory.
-            _sync_directory(target.parent)
+            sync_directory(target.parent)
             self._written[key] = same, staged.sha256
             return StoredObject(str(target), staged.size, unchanged=True)
         # A new entry survives a power failure once its directory is synced.
@@ -94,7 +94,7 @@ class DirectoryLake(Lake):
             mark = _mark(staged.path.stat())
             staged.path.replace(target)
             for directory in entered:
-                _sync_directory(directory)
+                sync_directory(directory)
         except OSError as error:
             raise UserError(f"{target} can't be written: {error.strerror}", Section.DISK) from None
         self._written[key] = mark, staged.sha256
@@ -116,7 +116,7 @@ class DirectoryLake(Lake):
                 file.flush()
                 os.fsync(file.fileno())
                 staged.replace(target)
-            _sync_directory(self._root)
+            sync_directory(self._root)
         except OSError as error:
             raise UserError(f"{target} can't be written: {error.strerror}", Section.DISK) from None
         finally:
@@ -260,11 +260,3 @@ def _mark_of_same(path: Path, staged: Staged) -> tuple[int, int] | None:
         ):
             return _mark(found)
     return None
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

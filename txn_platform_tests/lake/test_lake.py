@@ -200,7 +200,7 @@ def test_the_digest_is_of_another_runs_object_that_came_while_the_same_one_was_f
         draft.write_bytes(b"another's")
         draft.replace(path)
 
-    monkeypatch.setattr("txn_platform.lake.directory._sync_directory", replaced_by_another_run)
+    monkeypatch.setattr("txn_platform.lake.directory.sync_directory", replaced_by_another_run)
     assert _publish(lake, _rows(50)).unchanged
     assert lake.digest(_KEY) == hashlib.sha256(b"another's").hexdigest()
 
