@@ -7,7 +7,7 @@ be repeated, so a rotation that was killed goes on when it is called again.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -32,6 +32,7 @@ from txn_platform.lake.card_tokens import (
     tokens_without,
 )
 from txn_platform.lake.delta import open_delta
+from txn_platform.lake.footers import read_footer
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.opening import require_first_hour
 from txn_platform.rows.protection import CardProtector
@@ -55,9 +56,9 @@ class RotationPlan:
         done: number of windows that have the new key.
     """
 
-    rewritten: dict[Window, str] = field(default_factory=dict["Window", str])
-    kept: dict[Window, str] = field(default_factory=dict["Window", str])
-    done: int = 0
+    rewritten: dict[Window, str]
+    kept: dict[Window, str]
+    done: int
 
 
 @dataclass(frozen=True)
@@ -147,22 +148,23 @@ class Rotation:
         new = self._new.fingerprint if self._new else None
         delta = open_delta(self._settings)
         in_delta = delta.lookup() if delta is not None else None
-        plan, done = RotationPlan(), 0
+        rewritten: dict[Window, str] = {}
+        kept: dict[Window, str] = {}
+        done = 0
         for window, names in keys.items():
             other = next((name for name in names if name != new), None)
             if other is None and window in landed and in_delta is not None:
                 key = published[window]
-                with self._lake.open(key) as file:
-                    rows = file.metadata.num_rows
+                rows = read_footer(self._lake, key).num_rows
                 if not in_delta(window, self._lake.digest(key) or "", rows):
                     other = names[0]
             if other is None:
                 done += 1
             elif window in landed:
-                plan.rewritten[window] = other
+                rewritten[window] = other
             else:
-                plan.kept[window] = names[0]
-        return RotationPlan(plan.rewritten, plan.kept, done)
+                kept[window] = names[0]
+        return RotationPlan(rewritten, kept, done)
 
     def begin(self) -> None:
         """Make the new key, if the platform keeps the key itself.

@@ -25,8 +25,9 @@ from txn_platform.tuning import tune_process
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
+    from txn_platform.interrupts import Interrupts
     from txn_platform.local.stack import Services
     from txn_platform.runs import Summary
     from txn_platform.settings import Settings
@@ -457,16 +458,9 @@ def rotate_card_key(*, yes: bool) -> None:
     object keep their tokens, and a mapping from old to new tokens joins them. The same command goes
     on with a rotation that was stopped. Exit code 1 when a window could not be rewritten.
     """
-    from rich.console import Console
-
-    from txn_platform.interrupts import Interrupts
-
-    console = Console(stderr=True)
-    stops = "Ctrl-C: stops after this hour. A second Ctrl-C stops at once."
-    interrupts = Interrupts(lambda: console.print(stops, highlight=False, soft_wrap=True))
     with ExitStack() as stack:
         # Before imports that start threads, which would receive Ctrl-C too.
-        stack.enter_context(interrupts.received())
+        console, interrupts = stack.enter_context(_runs_that_stop())
         from txn_platform.card_key_rotation import Rotation
         from txn_platform.console_logs import ConsoleHandler, handling_logs
         from txn_platform.lake.opening import open_lake
@@ -559,6 +553,20 @@ def optimize(keep: timedelta) -> None:
 
 
 @contextmanager
+def _runs_that_stop() -> Generator[tuple[Console, Interrupts]]:
+    """Let Ctrl-C stop runs of windows between two of them; yield the console that says so too."""
+    from rich.console import Console
+
+    from txn_platform.interrupts import Interrupts
+
+    console = Console(stderr=True)
+    stops = "Ctrl-C: stops after this hour. A second Ctrl-C stops at once."
+    interrupts = Interrupts(lambda: console.print(stops, highlight=False, soft_wrap=True))
+    with interrupts.received():
+        yield console, interrupts
+
+
+@contextmanager
 def _runs(
     choose: Callable[[Source], list[Window]], *, force: bool
 ) -> Generator[tuple[list[Window], Callable[..., Iterator[Result]]]]:
@@ -571,16 +579,9 @@ def _runs(
     Yields:
         The windows, and a function that runs them and yields the result of each.
     """
-    from rich.console import Console
-
-    from txn_platform.interrupts import Interrupts
-
-    console = Console(stderr=True)
-    stops = "Ctrl-C: stops after this hour. A second Ctrl-C stops at once."
-    interrupts = Interrupts(lambda: console.print(stops, highlight=False, soft_wrap=True))
     with ExitStack() as stack:
         # Before imports that start threads, which would receive Ctrl-C too.
-        stack.enter_context(interrupts.received())
+        console, interrupts = stack.enter_context(_runs_that_stop())
         from txn_platform.console_logs import ConsoleHandler, handling_logs
         from txn_platform.homes import instance_home, writable_home
         from txn_platform.settings import load_settings

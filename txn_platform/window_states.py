@@ -6,19 +6,17 @@ be.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 
 from txn_platform.card_key import valid_fingerprints
 from txn_platform.contract.schema import CONTRACT_VERSION, PUBLISHED, RAW
 from txn_platform.errors import UserError
-from txn_platform.lake.base import explained_reads
+from txn_platform.in_threads import in_threads
 from txn_platform.lake.delta import open_delta
-from txn_platform.lake.footers import PublishedNotes
+from txn_platform.lake.footers import PublishedNotes, read_footer
 from txn_platform.lake.layout import object_key
 
 if TYPE_CHECKING:
@@ -112,15 +110,7 @@ class WindowStates:
                 return state.model_copy(update={"state": "failed", "reason": why})
             return state
 
-        found: list[WindowState] = []
-        pool = ThreadPoolExecutor(_TOGETHER, "state")
-        try:
-            for state in pool.map(look, windows):
-                found.append(state)
-                on_progress(len(found))
-        finally:
-            pool.shutdown(cancel_futures=True)
-        return found
+        return in_threads(look, windows, _TOGETHER, on_progress)
 
     def _absent(self, asset: str, windows: Sequence[Window]) -> set[Window]:
         """The windows without an object of an asset."""
@@ -130,13 +120,10 @@ class WindowStates:
     def _published(self, window: Window) -> WindowState:
         key = object_key(PUBLISHED, window)
         try:
-            with explained_reads(self._lake.uri(key)), self._lake.open(key) as file:
-                rows = file.metadata.num_rows
-                notes = PublishedNotes.of_footer(file.metadata.metadata)
-        except (UserError, pa.ArrowException) as error:
-            damaged = f"{self._lake.uri(key)} is no whole Parquet file: run the window again"
-            reason = str(error) if isinstance(error, UserError) else damaged
-            return WindowState(partition=window.partition_key, state="unknown", reason=reason)
+            footer = read_footer(self._lake, key)
+        except UserError as error:
+            return WindowState(partition=window.partition_key, state="unknown", reason=str(error))
+        rows, notes = footer.num_rows, PublishedNotes.of_footer(footer.metadata)
         quarantined = notes.totals.rows - rows if notes else None
         of_all = quarantined / (notes.totals.rows or 1) if notes and quarantined else 0.0
         state, reason = self._compared(window, notes)

@@ -8,7 +8,6 @@ numbers with it.
 from __future__ import annotations
 
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -18,12 +17,11 @@ import pyarrow as pa
 from txn_platform.arrow.dictionaries import empty
 from txn_platform.audit import audited
 from txn_platform.contract.schema import CARD_NUMBER
-from txn_platform.errors import UserError
+from txn_platform.in_threads import in_threads
 from txn_platform.lake.base import explained_reads
-from txn_platform.lake.footers import CARD_KEY
+from txn_platform.lake.footers import CARD_KEY, read_footer
 from txn_platform.lake.layout import OBJECT_NAME, asset_of_key, partition_of_key
 from txn_platform.lake.parquet import Encoding
-from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -66,25 +64,10 @@ def keys_of(
     """
 
     def look(key: str) -> str:
-        try:
-            with explained_reads(lake.uri(key)), lake.open(key) as file:
-                named = (file.metadata.metadata or {}).get(CARD_KEY.encode())
-        except pa.ArrowException:
-            raise UserError(
-                f"{lake.uri(key)} is no whole Parquet file: run the window again",
-                Section.INPUT_MISSING,
-            ) from None
+        named = (read_footer(lake, key).metadata or {}).get(CARD_KEY.encode())
         return UNKNOWN_KEY if named is None else named.decode()
 
-    found: list[str] = []
-    pool = ThreadPoolExecutor(_TOGETHER, "footer")
-    try:
-        for name in pool.map(look, keys):
-            found.append(name)
-            on_progress(len(found))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return found
+    return in_threads(look, keys, _TOGETHER, on_progress)
 
 
 def several_keys(lake: Lake, keys: Sequence[str]) -> str:

@@ -10,13 +10,21 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+import pyarrow as pa
+
 from txn_platform.contract.schema import CARD_MASKS, CONTRACT_VERSION, DEFAULT_MASK
+from txn_platform.errors import UserError
+from txn_platform.lake.base import explained_reads
 from txn_platform.rows.reconciliation import ControlTotals
+from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import pyarrow.parquet as pq
+
     from txn_platform.contract.schema import CardMask
+    from txn_platform.lake.base import Lake
 
 CARD_POLICY: Final = "card_policy"
 _TOTALS: Final = "source_totals"
@@ -67,6 +75,22 @@ class PublishedNotes:
             )
         except (KeyError, ValueError, TypeError, AttributeError):
             return None
+
+
+def read_footer(lake: Lake, key: str) -> pq.FileMetaData:
+    """The footer of an object.
+
+    Raises:
+        UserError: the object is missing or damaged, or can't be read.
+    """
+    try:
+        with explained_reads(lake.uri(key)), lake.open(key) as file:
+            return file.metadata
+    except pa.ArrowException:
+        raise UserError(
+            f"{lake.uri(key)} is no whole Parquet file: run the window again",
+            Section.INPUT_MISSING,
+        ) from None
 
 
 def mask_of_footer(metadata: Mapping[bytes, bytes] | None) -> CardMask:

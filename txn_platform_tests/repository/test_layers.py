@@ -33,6 +33,7 @@ _LAYERS: list[set[str]] = [
         "errors",
         "homes",
         "http_addresses",
+        "in_threads",
         "interrupts",
         "logs",
         "misspelt",
