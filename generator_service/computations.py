@@ -110,22 +110,23 @@ def keep_little_memory() -> None:
     """Let the allocators return freed memory to the system, for the whole process.
 
     By default glibc gives threads arenas of their own, and Arrow's allocator keeps what is freed in
-    another thread. After clients that cancel, a service kept 700 MB more than at its start; so it
-    keeps nothing. Streams need the same time of the processor.
+    another thread. The figures are in docs/decisions/0015-turns-of-the-generator.md.
     """
     pa.set_memory_pool(pa.system_memory_pool())
-    # glibc has it, other C libraries have not.
-    if set_option := getattr(ctypes.CDLL(None), "mallopt", None):
-        set_option(_M_ARENA_MAX, 2)
+    _ask_glibc("mallopt", _M_ARENA_MAX, 2)
 
 
 def release_memory() -> None:
     """Return memory to the system that large answers have used and the allocators keep."""
     gc.collect()
     pa.default_memory_pool().release_unused()
-    # glibc has it, other C libraries have not.
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
+    _ask_glibc("malloc_trim", 0)
+
+
+def _ask_glibc(function: str, *arguments: int) -> None:
+    """Call a function of the C library, if it has it, as glibc does."""
+    if call := getattr(ctypes.CDLL(None), function, None):
+        call(*arguments)
 
 
 class _Lane:
