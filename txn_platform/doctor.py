@@ -22,7 +22,7 @@ from txn_platform.misspelt import misspelt
 from txn_platform.private_files import OF_OTHERS
 from txn_platform.redaction import redacted, shown_address
 from txn_platform.settings import load_settings
-from txn_platform.source.client import Source, source_api, source_limits, source_token
+from txn_platform.source.client import settings_source
 from txn_platform.webhook import Webhook
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
@@ -182,8 +182,7 @@ def _examine_source(settings: Settings) -> str:
 
 def _asked(url: str, settings: Settings) -> str:
     """Ask the source for its newest hour: totals and rows, as a run does."""
-    token = source_token(settings, url)
-    source = Source(url, source_api(settings), source_limits(settings), token)
+    source = settings_source(settings, url)
     watermark = source.watermark()
     window = Window(watermark - WINDOW_LENGTH)
     as_of = datetime.now(UTC)

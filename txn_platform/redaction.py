@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from itertools import accumulate
+from itertools import count
 from typing import Final
 
 # In an address of these schemes the path is a place, without secrets.
@@ -106,7 +106,7 @@ def quoted(text: str) -> str:
             hidden_until = position + _HIDDEN_AFTER_TELLING
         return word[0] if is_plain else _HIDDEN
 
-    positions = accumulate(iter(lambda: 1, 0))
+    positions = count(1)
     shown_text = _WORD.sub(shown, text[: 10 * _QUOTED_CHARACTERS])
     line = " ".join("".join(filter(_is_printable, shown_text)).split())
     line = re.sub(rf"{_HIDDEN}(?:[^\w{_HIDDEN}]*{_HIDDEN})+", _HIDDEN, line)

@@ -537,7 +537,8 @@ class Settings(LakeSettings):
         """The values that nothing may show, the longest first."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         values.append(self.access_key_id or "")
-        return sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len)[::-1]
+        long = [value for value in values if len(value) >= _SHORTEST_SECRET]
+        return sorted(long, key=len, reverse=True)
 
 
 def load_settings(**given: Any) -> Settings:

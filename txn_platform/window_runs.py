@@ -19,7 +19,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.redaction import redacted
-from txn_platform.source.client import Source, source_api, source_limits, source_token
+from txn_platform.source.client import settings_source
 from txn_platform.window_states import WindowStates
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from txn_platform.interrupts import Interrupts
     from txn_platform.runs import Summary
     from txn_platform.settings import Settings
+    from txn_platform.source.client import Source
     from txn_platform.window_states import WindowState
     from txn_platform.windows import Window
 
@@ -83,8 +84,7 @@ def started_source(settings: Settings) -> Generator[Callable[[], tuple[str, Sour
 
         def client() -> tuple[str, Source]:
             url = settings.generator_url or (generator_url(generator) if generator else "")
-            token = source_token(settings, url)
-            return url, Source(url, source_api(settings), source_limits(settings), token)
+            return url, settings_source(settings, url)
 
         yield client
 

@@ -23,7 +23,13 @@ from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.rows.protection import CardProtector
 from txn_platform.runbook import Section
 from txn_platform.settings import Settings, load_settings
-from txn_platform.source.client import Source, source_api, source_limits, source_token
+from txn_platform.source.client import (
+    Source,
+    settings_source,
+    source_api,
+    source_limits,
+    source_token,
+)
 from txn_platform.source.transport import source_backoff
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
@@ -66,8 +72,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         if self._source is None:
             settings = load_settings()
             url = self._address(settings, _START_SECONDS)
-            api, limits = source_api(settings), source_limits(settings)
-            self._source = Source(url, api, limits, source_token(settings, url))
+            self._source = settings_source(settings, url)
         return self._source
 
     def source_for_tick(self) -> Source:

@@ -398,8 +398,8 @@ class S3Lake(Lake):
         for key in self.absent(keys):
             raise self._missing(key)
         # A listing does not show whether objects may be read, and the frame is read elsewhere.
-        for key in keys[1:2]:
-            self.find(key)
+        if len(keys) > 1:
+            self.find(keys[0])
         return self._access.scan([self.uri(key) for key in keys])
 
     @override

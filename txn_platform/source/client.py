@@ -170,6 +170,16 @@ def source_token(settings: Settings, url: str) -> SecretStr | None:
     return settings.source_token
 
 
+def settings_source(settings: Settings, url: str) -> Source:
+    """The source at an address, with the API, the limits and the token of the settings.
+
+    Raises:
+        UserError: the settings describe no API.
+    """
+    token = source_token(settings, url)
+    return Source(url, source_api(settings), source_limits(settings), token)
+
+
 class Source:
     """A generator service, or another source of transactions.
 
