@@ -334,9 +334,14 @@ PUBLISHED_SCHEMA: Final = pa.schema(
 
 def published_schema(mask: CardMask) -> pa.Schema:
     """`PUBLISHED_SCHEMA`, with the description of a mask."""
-    at = PUBLISHED_SCHEMA.names.index("card_number")
-    described: Any = {"description": CARD_MASKS[mask].description}
-    return PUBLISHED_SCHEMA.set(at, PUBLISHED_SCHEMA.field(at).with_metadata(described))
+    described = {"description": CARD_MASKS[mask].description}
+    return with_card_metadata(PUBLISHED_SCHEMA, described)
+
+
+def with_card_metadata(schema: pa.Schema, metadata: Any) -> pa.Schema:
+    """A schema with other metadata of its column `card_number`."""
+    at = schema.names.index("card_number")
+    return schema.set(at, schema.field(at).with_metadata(metadata))
 
 
 _AS_SENT: Final = [

@@ -15,12 +15,12 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import empty
-from txn_platform.audit import audited
 from txn_platform.contract.schema import CARD_NUMBER
 from txn_platform.in_threads import in_threads
+from txn_platform.lake.auditing import audited_object
 from txn_platform.lake.base import explained_reads
 from txn_platform.lake.footers import CARD_KEY, read_footer
-from txn_platform.lake.layout import OBJECT_NAME, asset_of_key, partition_of_key
+from txn_platform.lake.layout import OBJECT_NAME
 from txn_platform.lake.parquet import Encoding
 
 if TYPE_CHECKING:
@@ -119,12 +119,7 @@ def map_tokens(
     found = [_stored(lake, mapping_key(old.key_fingerprint, new.key_fingerprint))]
     for key in sources:
         with (
-            audited(
-                "read",
-                window=partition_of_key(key),
-                asset=asset_of_key(key),
-                object=lake.uri(key),
-            ),
+            audited_object("read", lake, key),
             explained_reads(lake.uri(key)),
             lake.open(key, ["card_number"]) as file,
         ):
@@ -204,14 +199,9 @@ def _write(lake: Lake, mapped: pl.DataFrame, old: str, new: str) -> StoredObject
         writer.write(mapped)
         writer.annotate({"old_card_key_fingerprint": old, "new_card_key_fingerprint": new})
         staged, key = writer.finish(), mapping_key(old, new)
-        with audited(
-            "publish",
-            asset=MAPPINGS,
-            object=lake.uri(key),
-            rows=staged.rows,
-            sha256=staged.sha256,
-            old_key=old,
-            new_key=new,
+        rows, sha256 = staged.rows, staged.sha256
+        with audited_object(
+            "publish", lake, key, rows=rows, sha256=sha256, old_key=old, new_key=new
         ):
             # As restricted as the raw zone: the same encryption and permissions.
             return lake.publish(staged, key, clear_cards=True)

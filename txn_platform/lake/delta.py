@@ -25,7 +25,13 @@ import pyarrow.compute as pc
 
 from txn_platform.addresses import s3_uri
 from txn_platform.backoff import Backoff, Retries
-from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK, PUBLISHED_SCHEMA, card_form
+from txn_platform.contract.schema import (
+    CARD_MASKS,
+    DEFAULT_MASK,
+    PUBLISHED_SCHEMA,
+    card_form,
+    with_card_metadata,
+)
 from txn_platform.errors import UserError
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.probe import race
@@ -539,9 +545,7 @@ class DeltaLake:
 
 def _described(form: CardForm) -> pa.Schema:
     """The table's columns, with the form of its card numbers."""
-    at = _SCHEMA.names.index("card_number")
-    comment: Any = {"comment": form.description}
-    return _SCHEMA.set(at, _SCHEMA.field(at).with_metadata(comment))
+    return with_card_metadata(_SCHEMA, {"comment": form.description})
 
 
 def open_delta(settings: Settings) -> DeltaLake | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from txn_platform.audit import audited
 from txn_platform.errors import UserError
-from txn_platform.lake.layout import asset_of_key, partition_of_key, window_of_key
+from txn_platform.lake.auditing import audited_object
+from txn_platform.lake.layout import window_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -100,13 +100,7 @@ def remove(lake: Lake, found: Expiring) -> Expired:
     stays: list[str] = []
     for key in found.versions | found.markers:
         versions = found.versions.get(key, [])
-        with audited(
-            "expire",
-            window=partition_of_key(key),
-            asset=asset_of_key(key),
-            object=lake.uri(key),
-            versions=len(versions),
-        ) as line:
+        with audited_object("expire", lake, key, versions=len(versions)) as line:
             reason = lake.erase(key, [*versions, *found.markers.get(key, [])])
             line["remains"] = bool(reason)
         if reason:

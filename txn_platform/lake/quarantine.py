@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from txn_platform.audit import audited
 from txn_platform.contract.schema import DEFAULT_MASK, DICTIONARY_ENCODED_COLUMNS
+from txn_platform.lake.auditing import audited_object
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
 from txn_platform.rows.reason_tally import Reason, ReasonTally, rows_by_reason
@@ -64,14 +64,13 @@ def look_into(
     for each in windows:
         landed = lake.digest(object_key(raw, each))
         key = object_key(quarantined, each)
-        is_validated = not landed or bool(lake.find(key) and _is_of(lake, key, landed))
-        asset, read = (quarantined, key) if is_validated else (raw, object_key(raw, each))
-        with audited("read", window=each.partition_key, asset=asset, object=lake.uri(read)):
-            if not is_validated:
-                validated.append(each)
-                _validate(lake, read, each, tally)
-                continue
-            with lake.open(read) as file:
+        if landed and not (lake.find(key) and _is_of(lake, key, landed)):
+            validated.append(each)
+            key = object_key(raw, each)
+            with audited_object("read", lake, key):
+                _validate(lake, key, each, tally)
+        else:
+            with audited_object("read", lake, key), lake.open(key) as file:
                 for rows in read_batches(file):
                     tally.add(rows, rows_by_reason(rows))
     return Quarantine(tally.most_common(), validated)

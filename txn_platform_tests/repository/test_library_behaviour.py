@@ -15,9 +15,7 @@ import pickle
 import signal
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -34,8 +32,9 @@ from botocore.exceptions import ProfileNotFound
 from botocore.session import Session
 from urllib3.connection import HTTPConnection
 
+from txn_platform_tests.support.served_handler import served_by
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
 
@@ -217,21 +216,6 @@ class _Chunked(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
 
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-@contextmanager
-def _server() -> Generator[str]:
-    with HTTPServer(("127.0.0.1", 0), _Chunked) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/"
-        finally:
-            server.shutdown()
-            thread.join()
-
 
 def test_a_pool_reads_answers_by_the_class_of_its_connections() -> None:
     """`source/transport.py`: deadlines and strict framing are in its own `response_class`."""
@@ -254,7 +238,7 @@ def test_a_pool_reads_answers_by_the_class_of_its_connections() -> None:
 
     manager = urllib3.PoolManager()
     manager.pool_classes_by_scheme = {"http": Pool}
-    with _server() as url:
+    with served_by(_Chunked) as url:
         response = manager.request("GET", url, preload_content=False)
         assert response.read(10, decode_content=False) == b"abcde"
         response.close()
