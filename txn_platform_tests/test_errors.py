@@ -24,6 +24,21 @@ def test_a_usual_name_is_whole(name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("at http://u:pass@h:1/tx?key=S#f: fix it", "at http://h:1/…: fix it"),
+        (
+            "(http://[::1]:8000), [http://h]; https://h.",
+            "(http://[::1]:8000), [http://h]; https://h.",
+        ),
+        ("at http://u:pa/S@h:1/x, or http://u:1/S@h", "at http://…, or http://…"),
+        ("HTTPS://h/services/S/S", "https://h/…"),
+        ("slack://S/S/S failed", "slack://… failed"),
+        ('403: <?xml version="1.0"?><Error><AWSAccessKeyId>S</..>: fix it', "403: …: fix it"),
+        ("card 4539 5787-6362.1486, 4539578763621486", "card …, …"),
+        ("s3://K:S/S@bucket/a, s3://S@bucket/a", "s3://…, s3://…"),
+        ("url: /tx?key=S&a=1 (Caused by", "url: /tx (Caused by"),
+        ("postgresql://u:S@db/x failed", "postgresql://… failed"),
+        ("'http://h/tx?S' is wrong? No.", "'http://h/…' is wrong? No."),
+        ("s3://bucket/a?b=c/key", "s3://bucket/a?b=c/key"),
         ("user:pa/Ss3@host:80 is wrong", "…@host:80 is wrong"),
         ("//user:Ss3@host/x", "//…@host/x"),
         (r"http:\\user:Ss3@host", "…@host"),
