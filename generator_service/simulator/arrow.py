@@ -52,9 +52,17 @@ def where_present(text: Text, present: Flags) -> pa.StringArray:
     return _text(_bitmap(present), present * text.shape[1], text)
 
 
-def ragged(text: Text, lengths: Integers) -> pa.StringArray:
-    """Return the first bytes of each row, of the given lengths, as a column of texts."""
-    return _text(None, lengths, text[np.arange(text.shape[1]) < lengths[:, None]])
+def from_offsets(
+    offsets: npt.NDArray[np.int32], content: Text, valid: pa.Buffer | None = None
+) -> pa.StringArray:
+    """Return a column of texts from its buffers: row i is bytes offsets[i] to offsets[i + 1]."""
+    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(content)]
+    return cast("pa.StringArray", pa.Array.from_buffers(pa.string(), offsets.size - 1, buffers))
+
+
+def degrees(coordinates: npt.NDArray[np.int32]) -> Column:
+    """Return hundred-thousandths of a degree as degrees."""
+    return buffered(pa.float64(), coordinates / 1e5)
 
 
 def _text(
@@ -62,8 +70,7 @@ def _text(
 ) -> pa.StringArray:
     offsets = np.zeros(lengths.size + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(content)]
-    return cast("pa.StringArray", pa.Array.from_buffers(pa.string(), lengths.size, buffers))
+    return from_offsets(offsets, content, valid)
 
 
 def _bitmap(values: Flags) -> pa.Buffer:

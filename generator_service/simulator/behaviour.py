@@ -32,10 +32,6 @@ class Behaviour:
         self._calendar = Calendar(pools.utc_offset)
         self._purchases = Purchases(configuration, pools, self._calendar)
         self.population = self._purchases.population
-        self.locations = Locations(
-            np.concatenate([self.population.site_latitude, self.population.customer_latitude]),
-            np.concatenate([self.population.site_longitude, self.population.customer_longitude]),
-        )
         self.scenarios = arrow.strings([scenario.name for scenario in fraud.SCENARIOS])
         self.look_back = LOOK_BACK
         self._standing = StandingOrders(seed, configuration.customers, configuration.tps)
@@ -46,6 +42,15 @@ class Behaviour:
         self._cell_key = key_of("cells", seed)
         self._count_key = key_of("counts", seed)
         self._phase_key = key_of("phases", seed)
+
+    @property
+    def locations(self) -> Locations:
+        """The coordinates of its rows: those of the sites, then of the customers' homes."""
+        places = self.population
+        return Locations(
+            np.concatenate([places.site_latitude, places.customer_latitude]),
+            np.concatenate([places.site_longitude, places.customer_longitude]),
+        )
 
     def facts(self, cells: Integers) -> CellFacts:
         """Return the facts of cells."""

@@ -55,7 +55,7 @@ class Configuration:
         limits = (
             ("seed", self.seed, 0, 2**63 - 1),
             ("tps", self.tps, 0.0001, 100_000.0),
-            ("customers", self.customers, 10, 10_000_000),
+            ("customers", self.customers, 10, 20_000_000),
             ("merchants", self.merchants, 100, 1_000_000),
             ("fraud_rate", self.fraud_rate, 0.0, 0.1),
             ("difficulty", self.difficulty, 0.0, 1.0),

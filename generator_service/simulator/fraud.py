@@ -261,7 +261,7 @@ class _Case:
 
     def deal(self, customers: Integers, kinds: Integers, hashes: Hashes) -> Deal:
         """Pay merchants of kinds, drawn by hashes, with one card each and where its owner lives."""
-        regions = self.purchases.population.customer_region[customers]
+        regions = self.purchases.population.regions_of(customers)
         merchants = self.purchases.merchant_of(hashes, kinds, regions)
         return Deal(customers, kinds, merchants, regions, cards=self.draw(4))
 

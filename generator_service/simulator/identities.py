@@ -36,18 +36,27 @@ from generator_service.simulator.randomness import (
 from generator_service.simulator.rates import HOUR_CLASSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from generator_service.simulator.configuration import Configuration
     from generator_service.simulator.pools import Pools
 
+type Coordinates = npt.NDArray[np.int32]
+"""Latitudes or longitudes in hundred-thousandths of a degree (about a metre)."""
+
 BATCH_ROWS = 32_768
 """Rows in a batch of reference data."""
+
+_PART_ROWS = 1 << 17
+"""Customers or cards that are drawn at a time: more would need gigabytes for what lies between."""
+
+_NUMBERS = 10_000_000
+"""How many ids of a letter and seven digits there are."""
 
 _REGIONS = 24
 _MERCHANTS_OF_A_REGION = 400
 _SPREAD = 6_000
-"""Standard deviation of homes and shops around their town, in 1e-5 degrees (about 6 km)."""
+"""Standard deviation of homes and shops around their town, as coordinates (about 6 km)."""
 
 _ABROAD = 0.06
 """Share of the merchants of online kinds that are in another country."""
@@ -138,17 +147,20 @@ MERCHANTS_SCHEMA = _required(
 )
 
 
-def numbered(prefix: str, count: int, key: int) -> npt.NDArray[np.uint8]:
+def numbered(letter: str, count: int, key: int) -> npt.NDArray[np.uint8]:
     """Return `count` ids of a letter and seven digits, distinct and in random order.
 
-    The (count, 8) bytes of their text.
+    The (count, 8) bytes of their text. Above ten million the letters that follow are used too.
     """
-    space = 10_000_000
-    # The multiplier has no factor in common with the space, so no two numbers fall together.
-    numbers = (np.arange(count) * 7_368_787 + key % space) % space
+    space = -(-count // _NUMBERS) * _NUMBERS
     text = np.empty((count, 8), dtype=np.uint8)
-    text[:, 0] = ord(prefix)
-    write_digits(text[:, 1:], numbers)
+    for rows in _parts(count):
+        # The multiplier is a prime, and no factor of the space: no two numbers fall together.
+        numbers = (rows * 7_368_787 + key % space) % space
+        letters = numbers // _NUMBERS
+        part = text[rows[0] : rows[-1] + 1]
+        part[:, 0] = ord(letter) + letters
+        write_digits(part[:, 1:], numbers - letters * _NUMBERS)
     return text
 
 
@@ -162,14 +174,30 @@ def write_digits(into: npt.NDArray[np.uint8], numbers: Integers) -> None:
         rest = above
 
 
-def _card_numbers(count: int, key: int) -> tuple[pa.StringArray, npt.NDArray[np.int64]]:
+def _card_numbers(count: int, key: int) -> tuple[pa.StringArray, npt.NDArray[np.uint8]]:
     """Return distinct card numbers that pass Luhn's check, and the range each is from."""
-    cards = np.arange(count)
     weights = np.array([card_range.weight for card_range in _RANGES])
     edges = np.cumsum(weights) / weights.sum()
-    ranges = np.searchsorted(edges, uniform(hashed(key, cards))).astype(np.int64)
-    text = np.empty((count, 16), dtype=np.uint8)
-    lengths = np.array([card_range.length for card_range in _RANGES])[ranges]
+    ranges = _drawn(
+        count, np.uint8, lambda cards: np.searchsorted(edges, uniform(hashed(key, cards)))
+    )
+    lengths = np.array([card_range.length for card_range in _RANGES], dtype=np.uint8)[ranges]
+    offsets = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    content = np.empty(offsets[-1], dtype=np.uint8)
+    for cards in _parts(count):
+        part = slice(int(cards[0]), int(cards[-1]) + 1)
+        text = _card_text(cards, ranges[part], lengths[part], key)
+        present = np.arange(text.shape[1]) < lengths[part, None]
+        content[offsets[part.start] : offsets[part.stop]] = text[present]
+    return arrow.from_offsets(offsets, content), ranges
+
+
+def _card_text(
+    cards: Integers, ranges: npt.NDArray[np.uint8], lengths: npt.NDArray[np.uint8], key: int
+) -> npt.NDArray[np.uint8]:
+    """Return the digits of cards, (n, 16) bytes of which the first `lengths` count."""
+    text = np.empty((cards.size, 16), dtype=np.uint8)
     for length in sorted(set(lengths.tolist())):
         rows = np.flatnonzero(lengths == length)
         free = length - 7
@@ -184,7 +212,22 @@ def _card_numbers(count: int, key: int) -> tuple[pa.StringArray, npt.NDArray[np.
         total = (doubled - 9 * (doubled > 9)).sum(axis=1) + values[:, ::-1][:, 1::2].sum(axis=1)
         digits[:, -1] = (10 - total % 10) % 10 + ord("0")
         text[rows, :length] = digits
-    return arrow.ragged(text, lengths), ranges
+    return text
+
+
+def _parts(size: int) -> Iterator[Integers]:
+    for start in range(0, size, _PART_ROWS):
+        yield np.arange(start, min(start + _PART_ROWS, size))
+
+
+def _drawn[T: np.generic](
+    size: int, kind: type[T], draw: Callable[[Integers], npt.NDArray[Any]]
+) -> npt.NDArray[T]:
+    """Draw a column of values, each from its row's number alone, part by part."""
+    column = np.empty(size, dtype=kind)
+    for rows in _parts(size):
+        column[rows[0] : rows[-1] + 1] = draw(rows)
+    return column
 
 
 def _apportioned(shares: Floats, total: int) -> Integers:
@@ -225,49 +268,71 @@ class Population:
     def _key_for(self, name: str) -> int:
         return key_of(self._key, name)
 
-    def _around(self, regions: Integers, key: int, spread: float) -> tuple[Floats, Floats]:
-        """Return coordinates scattered around the towns of regions, in degrees."""
-        rows = np.arange(regions.size)
-        found: list[Floats] = []
-        for axis in ("latitude", "longitude"):
-            centres = np.array([getattr(town, axis) for town in self._towns]) * 1e5
-            scatter = normal_quantile(uniform(hashed(key_of(key, axis), rows))) * spread
-            found.append(np.rint(centres[regions] + scatter) / 1e5)
-        return found[0], found[1]
+    def _around(
+        self, regions: npt.NDArray[np.integer[Any]], key: int, spread: float
+    ) -> tuple[Coordinates, Coordinates]:
+        """Return coordinates scattered around the towns of regions."""
+        return (
+            self._scattered("latitude", regions, key, spread),
+            self._scattered("longitude", regions, key, spread),
+        )
+
+    def _scattered(
+        self, axis: str, regions: npt.NDArray[np.integer[Any]], key: int, spread: float
+    ) -> Coordinates:
+        centres = np.array([getattr(town, axis) for town in self._towns]) * 1e5
+        own_key = key_of(key, axis)
+
+        def draw(rows: Integers) -> Floats:
+            scatter = normal_quantile(uniform(hashed(own_key, rows))) * spread
+            return np.rint(centres[regions[rows]] + scatter)
+
+        return _drawn(regions.size, np.int32, draw)
 
     def _draw_customers(self) -> None:
-        rows = np.arange(self.customers)
         shares = np.array([hour_class.share for hour_class in HOUR_CLASSES])
         sizes = _apportioned(shares, self.customers)
         self.class_sizes: Integers = sizes
         self.class_starts: Integers = np.cumsum(sizes) - sizes
         text = numbered("C", self.customers, self._key_for("customer numbers"))
         self._packed_customer_ids: Hashes = text.view(np.uint64).reshape(-1)
-        chosen = uniform(hashed(self._key_for("home region"), rows))
-        self.customer_region: Integers = np.minimum(
-            np.searchsorted(np.cumsum(self._region_shares), chosen), self.regions - 1
-        ).astype(np.int64)
+        home_key, ends = self._key_for("home region"), np.cumsum(self._region_shares)
+
+        def region(rows: Integers) -> Integers:
+            chosen = np.searchsorted(ends, uniform(hashed(home_key, rows)))
+            return np.minimum(chosen, self.regions - 1)
+
+        self._customer_regions = _drawn(self.customers, np.uint8, region)
         self.customer_latitude, self.customer_longitude = self._around(
-            self.customer_region, self._key_for("homes"), _SPREAD
+            self._customer_regions, self._key_for("homes"), _SPREAD
         )
-        ranks = rows - np.repeat(self.class_starts, sizes)
-        activity = normal_quantile((ranks + 0.5) / np.repeat(sizes, sizes))
+        self.customer_level: Floats = _drawn(self.customers, np.float64, self._level)
+
+    def _level(self, rows: Integers) -> Floats:
+        """Return the logarithm of the level of customers' amounts."""
+        classes = np.searchsorted(self.class_starts, rows, side="right") - 1
+        ranks = rows - self.class_starts[classes]
+        activity = normal_quantile((ranks + 0.5) / self.class_sizes[classes])
         # Centred on the transactions' mean level, not the customers'.
-        self.customer_level: Floats = _LEVEL_SPREAD * (
+        return _LEVEL_SPREAD * (
             _LEVEL_WITH_ACTIVITY * (activity - _ACTIVITY_SPREAD)
             + math.sqrt(1.0 - _LEVEL_WITH_ACTIVITY**2)
             * normal_quantile(uniform(hashed(self._key_for("level"), rows)))
         )
 
     def _draw_cards(self) -> None:
-        hashes = hashed(self._key_for("cards"), np.arange(self.customers))
-        # Seven in ten have one card, a quarter two, the rest three.
-        counts = 1 + (bits(hashes, 0, 10) >= 717) + (bits(hashes, 0, 10) >= 973)
-        self.card_counts: Integers = counts.astype(np.int64)
-        self.card_starts: Integers = np.cumsum(self.card_counts) - self.card_counts
-        self.card_owners: Integers = np.repeat(np.arange(self.customers), self.card_counts)
+        key = self._key_for("cards")
+
+        def counts(rows: Integers) -> Integers:
+            # Seven in ten have one card, a quarter two, the rest three.
+            drawn = bits(hashed(key, rows), 0, 10)
+            return 1 + (drawn >= 717) + (drawn >= 973)
+
+        self.card_counts = _drawn(self.customers, np.int8, counts)
+        self.card_starts: Integers = np.cumsum(self.card_counts, dtype=np.int64) - self.card_counts
+        self.cards = int(self.card_starts[-1] + self.card_counts[-1])
         self.card_numbers, self._card_ranges = _card_numbers(
-            self.card_owners.size, self._key_for("card numbers")
+            self.cards, self._key_for("card numbers")
         )
 
     def _draw_merchants(self) -> None:
@@ -359,8 +424,8 @@ class Population:
         self.merchant_country[leaves] = np.array([countries.index(s[1]) for s in abroad])[chosen]
         self.merchant_currency[leaves] = np.array([currencies.index(s[2]) for s in abroad])[chosen]
         self._merchant_city[leaves] = self.regions + chosen
-        self.merchant_latitude[leaves] = np.array([seat[3] for seat in abroad])[chosen]
-        self.merchant_longitude[leaves] = np.array([seat[4] for seat in abroad])[chosen]
+        self.merchant_latitude[leaves] = _coordinates([seat[3] for seat in abroad])[chosen]
+        self.merchant_longitude[leaves] = _coordinates([seat[4] for seat in abroad])[chosen]
 
     def move_into_square(
         self, customers: tuple[Floats, Floats], merchants: tuple[Floats, Floats]
@@ -371,16 +436,16 @@ class Population:
         """
         home = self._towns[0]
 
-        def degrees(parts: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        def there(parts: tuple[Floats, Floats]) -> tuple[Coordinates, Coordinates]:
             return (
-                np.rint((home.latitude - 0.5 + parts[1]) * 1e5) / 1e5,
-                np.rint((home.longitude - 0.5 + parts[0]) * 1e5) / 1e5,
+                _coordinates(home.latitude - 0.5 + parts[1]),
+                _coordinates(home.longitude - 0.5 + parts[0]),
             )
 
-        self.customer_latitude, self.customer_longitude = degrees(customers)
-        self.merchant_latitude, self.merchant_longitude = degrees(merchants)
+        self.customer_latitude, self.customer_longitude = there(customers)
+        self.merchant_latitude, self.merchant_longitude = there(merchants)
         for column in (
-            self.customer_region,
+            self._customer_regions,
             self.merchant_region,
             self._merchant_city,
             self.merchant_country,
@@ -401,6 +466,10 @@ class Population:
             branch = branches[name] = branches.get(name, 0) + 1
             names.append(name if branch == 1 else f"{name} {branch}")
         return names
+
+    def regions_of(self, customers: Integers) -> Integers:
+        """Return the home regions of customers, as an array of the caller's own."""
+        return self._customer_regions[customers].astype(np.int64)
 
     def customer_ids(self, customers: Integers) -> pa.StringArray:
         """Return the ids of customers; their eight bytes are copied at once."""
@@ -444,20 +513,21 @@ class Population:
                 # Born between 1950 and 2010.
                 arrow.buffered(pa.date32(), (bits(births, 0, 20) % 22_000 - 7_300).astype("<i4")),
                 arrow.joined(" ", *(address if self._number_first else address[::-1])),
-                arrow.take(self._cities, self.customer_region[rows]),
+                arrow.take(self._cities, self._customer_regions[rows]),
                 arrow.strings([pools.country] * count),
-                arrow.buffered(pa.float64(), self.customer_latitude[rows]),
-                arrow.buffered(pa.float64(), self.customer_longitude[rows]),
+                arrow.degrees(self.customer_latitude[rows]),
+                arrow.degrees(self.customer_longitude[rows]),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=CUSTOMERS_SCHEMA)
 
     def card_batches(self, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the cards: number, owner and network."""
         networks = arrow.strings([card_range.network for card_range in _RANGES])
-        for rows in _runs(self.card_owners.size, start, stop):
+        for rows in _runs(self.cards, start, stop):
+            owners = np.searchsorted(self.card_starts, rows, side="right") - 1
             columns = [
                 arrow.take(self.card_numbers, rows),
-                self.customer_ids(self.card_owners[rows]),
+                self.customer_ids(owners),
                 arrow.take(networks, self._card_ranges[rows]),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=CARDS_SCHEMA)
@@ -472,10 +542,14 @@ class Population:
                 arrow.take(self._cities, self._merchant_city[rows]),
                 arrow.take(self.countries, self.merchant_country[rows]),
                 arrow.take(self.currencies, self.merchant_currency[rows]),
-                arrow.buffered(pa.float64(), self.merchant_latitude[rows]),
-                arrow.buffered(pa.float64(), self.merchant_longitude[rows]),
+                arrow.degrees(self.merchant_latitude[rows]),
+                arrow.degrees(self.merchant_longitude[rows]),
             ]
             yield pa.RecordBatch.from_arrays(columns, schema=MERCHANTS_SCHEMA)
+
+
+def _coordinates(degrees: npt.ArrayLike) -> Coordinates:
+    return np.rint(np.asarray(degrees) * 1e5).astype(np.int32)
 
 
 def _lower(texts: arrow.Column) -> arrow.Column:

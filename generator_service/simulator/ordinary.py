@@ -159,7 +159,7 @@ class OrdinaryRows:
         """Return the region of customers in this week: their own, or another in some weeks."""
         weeks = self._calendar.local(slots.cells) // MINUTES_OF_WEEK
         trips = hashed(self._trip_key, (customers << 20) ^ weeks[slots.at])
-        regions = self._population.customer_region[customers]
+        regions = self._population.regions_of(customers)
         away = np.flatnonzero(bits(trips, 0, 10) < int(_TRAVELLING * 1024))
         regions[away] = below(trips[away], self._population.regions)
         return regions

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from generator_service.simulator.configuration import MINUTE
-from generator_service.simulator.randomness import GOLDEN, Flags, Floats, Hashes, Integers, mix
+from generator_service.simulator.randomness import GOLDEN, Flags, Hashes, Integers, mix
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import pyarrow as pa
 
-    from generator_service.simulator.identities import Population
+    from generator_service.simulator.identities import Coordinates, Population
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,10 @@ class Deal:
 
 @dataclass(frozen=True)
 class Locations:
-    """The coordinates of rows, in degrees."""
+    """The coordinates of rows."""
 
-    latitudes: Floats
-    longitudes: Floats
+    latitudes: Coordinates
+    longitudes: Coordinates
 
 
 @dataclass

@@ -47,6 +47,7 @@ from generator_service.simulator.slots import CellFacts, Draft, Slots, single
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from generator_service.simulator.identities import Coordinates
     from generator_service.simulator.slots import Model
 
 type Labels = Literal["oracle", "delayed"]
@@ -108,9 +109,14 @@ class _SpanLookup:
 class _Degrees:
     """The latitudes or longitudes of all locations."""
 
-    def __init__(self, degrees: Floats) -> None:
+    def __init__(self, coordinates: Coordinates) -> None:
         # Values are unique: Parquet writers require that of a dictionary.
-        self._values, self._codes = np.unique(degrees, return_inverse=True)
+        low = int(coordinates.min())
+        present = np.zeros(int(coordinates.max()) - low + 1, dtype=np.bool_)
+        present[coordinates - low] = True
+        ranks = np.cumsum(present, dtype=np.int32) - 1
+        self._codes = ranks[coordinates - low]
+        self._values = (np.flatnonzero(present) + low) / 1e5
         self._dictionary = arrow.buffered(pa.float64(), self._values)
 
     def at(self, indices: Integers, *, encoded: bool) -> arrow.Column:
@@ -142,8 +148,9 @@ class Simulator:
         self._report_key = np.uint64(key_of("reports", configuration.seed))
         self._transaction_types = arrow.strings(TRANSACTION_TYPES)
         self._channels = arrow.strings(CHANNELS)
-        self._latitudes = _Degrees(self._model.locations.latitudes)
-        self._longitudes = _Degrees(self._model.locations.longitudes)
+        locations = self._model.locations
+        self._latitudes = _Degrees(locations.latitudes)
+        self._longitudes = _Degrees(locations.longitudes)
         self.checkpoint: Callable[[], None] = _proceed
 
     def stoppable(self, checkpoint: Callable[[], None]) -> Simulator:
@@ -246,7 +253,7 @@ class Simulator:
     @property
     def card_count(self) -> int:
         """How many cards there are."""
-        return self._model.population.card_owners.size
+        return self._model.population.cards
 
     def customers(self, position: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
         """Yield the customers from position to stop (excluded), with their addresses."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib.resources import files
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from generator_service.simulator import Configuration, Simulator, Window, pools
+from generator_service.simulator.identities import numbered
 from generator_service.simulator.kinds import KINDS, STANDING_ORDERS
 from generator_service.simulator.schema import CHANNELS
 from txn_platform_tests.generator_service.simulator.conftest import HOUR, NOON, SMALL, rows_of
@@ -134,3 +138,34 @@ def test_small_and_lopsided_populations_work(customers: int, merchants: int):
     assert rows.num_rows > 10_000
     assert table(simulator.merchants()).num_rows == merchants
     assert table(simulator.customers()).num_rows == customers
+
+
+def test_above_ten_million_the_ids_of_customers_use_the_next_letter():
+    ids = numbered("C", 10_400_000, key=7)
+    digits = ids[:, 1:] - ord("0")
+    assert digits.max() == 9
+    numbers = (ids[:, 0] - ord("C")) * np.int64(10_000_000)
+    for place in range(7):
+        numbers += digits[:, place] * np.int64(10 ** (6 - place))
+    seen = np.zeros(20_000_000, dtype=np.bool_)
+    seen[numbers] = True
+    assert np.count_nonzero(seen) == 10_400_000, "no two are equal"
+    assert seen[10_000_000:].any()
+
+
+@pytest.mark.long
+def test_twenty_million_customers_fit_into_two_gigabytes_and_half_a_minute():
+    program = """
+import resource, sys, time
+from generator_service.simulator import Configuration, Simulator, Window
+simulator = Simulator(Configuration(customers=20_000_000))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+assert peak < 2_100, peak
+assert time.process_time() < 60, time.process_time()
+window = Window(1_793_491_200_000_000, 1_793_494_800_000_000)
+customers = {row for b in simulator.batches(window) for row in b["customer_id"].to_pylist()}
+assert {name[0] for name in customers} == {"C", "D"}, "both halves take part"
+owners = sum(batch.num_rows for batch in simulator.cards())
+assert 25_000_000 < owners < 28_000_000, owners
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
