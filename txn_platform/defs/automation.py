@@ -5,7 +5,7 @@ All are off until a user turns them on.
 
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
@@ -13,6 +13,7 @@ import dagster as dg
 from txn_platform.defs.failures import failing_for_users
 from txn_platform.defs.freshness_check import is_fresh
 from txn_platform.defs.partitions import HOURS
+from txn_platform.defs.priorities import priority_tags
 from txn_platform.defs.publications import publications
 from txn_platform.defs.resources import GeneratorResource, LakeResource
 from txn_platform.defs.run_history import JOB, SENSOR, RunHistory, content_of
@@ -44,7 +45,10 @@ def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReas
     """Request the hour that is over, unless it is right already or a run of it is in progress."""
     window = Window(full_hour(context.scheduled_execution_time) - WINDOW_LENGTH)
     key = window.partition_key
-    tags = HOURS.get_tags_for_partition_key(key)
+    tags = {
+        **HOURS.get_tags_for_partition_key(key),
+        **priority_tags(window, window.end, timedelta(0)),
+    }
     request = dg.RunRequest(run_key=key, partition_key=key, tags=tags)
     # Without an instance there is no record of other runs.
     if context.instance_ref is None:

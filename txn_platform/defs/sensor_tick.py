@@ -14,6 +14,7 @@ from typing import Final
 import dagster as dg
 
 from txn_platform.defs import checks
+from txn_platform.defs.priorities import priority_tags
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
     Publication,
@@ -87,6 +88,7 @@ class Tick:
         self._histories: dict[str, RunHistory] = {}
         # By window, the storage id of the publication that was compared.
         self._compared: dict[str, int | None] = {}
+        self._publications: dict[str, Publication] = {}
         self._lake_answers = True
 
     def run(self, before: Cursor | None) -> Outcome | None:
@@ -174,33 +176,47 @@ class Tick:
     def _look_at(self, windows: list[Window], outcome: Outcome, *, from_oldest: bool) -> None:
         room = min(_PORTION, _MOST_UNFINISHED - unfinished_runs(self._instance))
         in_a_row = from_oldest and not self._source.states_totals
-        known: dict[str, Publication] = {}
         for number, window in enumerate(windows):
             key = window.partition_key
             if number and time.monotonic() > self._deadline:
                 outcome.cursor.next = key
                 return
             if len(outcome.requests) >= room:
+                # The newest hour waits neither for the backlog nor for the queue.
+                newest = windows[-1]
+                self._look_up([newest])
+                self._look_at_one(newest, outcome)
                 return
             if number % _CHUNK == 0:
-                chunk = [window.partition_key for window in windows[number : number + _CHUNK]]
-                known = publications(self._instance, chunk)
-                missing = [key for key in chunk if key not in known]
-                self._histories |= RunHistory.of(self._instance, missing, self._now)
-            try:
-                published = known.get(key)
-                self._compared[key] = published.storage_id if published else None
-                request = self._request(window, published, outcome.cursor)
-            except UserError as error:
-                outcome.unanswered[key] = str(error)
-                in_a_row = False
-                continue
-            if request is not None:
-                outcome.requests.append(request)
+                self._look_up(windows[number : number + _CHUNK])
+            answered = self._look_at_one(window, outcome)
             # All windows before the first unfinished one stay finished.
-            in_a_row = in_a_row and self._is_confirmed(window, known.get(key))
+            in_a_row = (
+                answered and in_a_row and self._is_confirmed(window, self._publications.get(key))
+            )
             if in_a_row:
                 outcome.cursor.confirmed = Window(window.end).partition_key
+
+    def _look_up(self, windows: list[Window]) -> None:
+        """Look up the publications of windows, and the runs of those that have none."""
+        keys = [window.partition_key for window in windows]
+        self._publications = publications(self._instance, keys)
+        missing = [key for key in keys if key not in self._publications]
+        self._histories |= RunHistory.of(self._instance, missing, self._now)
+
+    def _look_at_one(self, window: Window, outcome: Outcome) -> bool:
+        """Add the request that a window needs, if any; return whether the source answered."""
+        key = window.partition_key
+        published = self._publications.get(key)
+        self._compared[key] = published.storage_id if published else None
+        try:
+            request = self._request(window, published, outcome.cursor)
+        except UserError as error:
+            outcome.unanswered[key] = str(error)
+            return False
+        if request is not None:
+            outcome.requests.append(request)
+        return True
 
     def _request(
         self, window: Window, published: Publication | None, cursor: Cursor
@@ -228,7 +244,11 @@ class Tick:
         elif not history.allows(self._instance, content, self._now):
             return None
         attempt += 1
-        return dg.RunRequest(run_key=run_key(key, content, attempt), partition_key=key)
+        return dg.RunRequest(
+            run_key=run_key(key, content, attempt),
+            partition_key=key,
+            tags=priority_tags(window, cursor.watermark, self._settles_after),
+        )
 
     def _missing_content(
         self, window: Window, published: Publication | None, cursor: Cursor

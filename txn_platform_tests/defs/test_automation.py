@@ -73,6 +73,10 @@ class Automation:
 
     def tick(self) -> list[str]:
         """Evaluate the sensor as the daemon does, and give the partitions that it asks for."""
+        return [str(request.partition_key) for request in self.requests()]
+
+    def requests(self) -> list[dg.RunRequest]:
+        """Evaluate the sensor as the daemon does, and give its requests."""
         resources = {"generator": GeneratorResource(url=self.source.url)}
         with dg.build_sensor_context(
             cursor=self.cursor, resources=resources, instance=self.instance
@@ -89,7 +93,7 @@ class Automation:
         self.run_keys += [str(request.run_key) for request in requests]
         # Dagster never runs a key twice.
         assert len(set(self.run_keys)) == len(self.run_keys)
-        return [str(request.partition_key) for request in requests]
+        return requests
 
     def publish(
         self,
@@ -177,7 +181,7 @@ def test_two_days_are_looked_back_unless_it_is_said_otherwise(
 ) -> None:
     monkeypatch.delenv("TXN_LOOKBACK_HOURS")
     asked = [auto.tick() for _ in range(3)]
-    assert asked == [_keys(-45, -20), _keys(-20, 3), []]
+    assert asked == [[*_keys(-45, -20), _key(2)], _keys(-20, 2), []]
 
 
 def test_windows_that_are_right_when_it_is_turned_on_are_not_run_again(auto: Automation) -> None:
@@ -234,22 +238,43 @@ def test_missing_windows_are_asked_for_however_old_they_are(auto: Automation) ->
     assert auto.tick() == [_key(1)]
     auto.fails(1, ended=timedelta(hours=2))
     auto.source.watermark = _hour(90).start
-    assert auto.tick() == [_key(1), *_keys(3, 27)]
+    assert auto.tick() == [_key(1), *_keys(3, 27), _key(89)]
 
 
-def test_each_tick_asks_for_a_portion_and_the_oldest_first(
+def test_each_tick_asks_for_the_oldest_portion_and_the_newest_hour(
     auto: Automation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "30")
-    assert [auto.tick() for _ in range(3)] == [_keys(-27, -2), _keys(-2, 3), []]
+    assert [auto.tick() for _ in range(3)] == [
+        [*_keys(-27, -2), _key(2)],
+        _keys(-2, 2),
+        [],
+    ]
 
 
-def test_no_more_is_asked_for_while_a_hundred_runs_wait(auto: Automation) -> None:
+def test_only_the_newest_hour_is_asked_for_while_a_hundred_runs_wait(auto: Automation) -> None:
     for number in range(-99, 0):
         auto.runs(number, dg.DagsterRunStatus.STARTING, of_sensor=False)
-    assert auto.tick() == [_key(0)]
+    assert auto.tick() == [_key(0), _key(2)]
     auto.runs(0, dg.DagsterRunStatus.STARTING)
+    auto.runs(2, dg.DagsterRunStatus.STARTING)
     assert auto.tick() == []
+    auto.source.watermark = _hour(4).start
+    assert auto.tick() == [_key(3)]
+
+
+def test_the_newest_hour_has_priority_over_late_rows_and_those_over_history(
+    auto: Automation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_LOOKBACK_HOURS", "100")
+    auto.publish(*range(-97, -50), *range(-48, 1))
+    requests = auto.requests()
+    assert [(request.partition_key, request.tags["dagster/priority"]) for request in requests] == [
+        (_key(-50), "0"),
+        (_key(-49), "0"),
+        (_key(1), "5"),
+        (_key(2), "10"),
+    ]
 
 
 def test_a_window_that_failed_by_its_source_or_store_is_asked_for_again_with_growing_pauses(
