@@ -125,7 +125,7 @@ def raw_transactions(
     """Land a window, and compare it with the source's control totals."""
     started = time.monotonic()
     window = window_of(context)
-    with failing_for_users():
+    with failing_for_users(context.get_step_execution_context()):
         # Without a key nothing can be published, so this fails before card numbers are landed.
         card_key.protector()
         require_first_hour(store.lake, checks.PUBLISHED, FIRST_HOUR)
@@ -216,7 +216,7 @@ def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
     """Validate every row of a landed window; both outputs come from one pass over it."""
     started = time.monotonic()
     window = window_of(context)
-    with failing_for_users(), ExitStack() as staged:
+    with failing_for_users(context.get_step_execution_context()), ExitStack() as staged:
         protector, policy = card_key.protector(), card_key.policy
         allowed = config.max_quarantine
         if allowed is None:
@@ -310,7 +310,7 @@ def s3_parquet_transactions(
 ) -> Iterator[Any]:
     """Prove a validated window from its file, and publish it."""
     started = time.monotonic()
-    with failing_for_users():
+    with failing_for_users(context.get_step_execution_context()):
         raw = raw_transactions.parquet()
         landed = _stated(raw)
         recorded = context.selected_asset_check_keys

@@ -6,15 +6,22 @@ Errors of other kinds are bugs and keep their tracebacks, without a secret or a 
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import dagster as dg
+from sqlalchemy.exc import DBAPIError
 
 from txn_platform import runbook
 from txn_platform.errors import UserError
 from txn_platform.redaction import redacted
+from txn_platform.runbook import Section
 from txn_platform.settings import load_settings
 
+_PASSING: Final = frozenset({Section.SOURCE_SILENT, Section.STORE_SILENT})
+# Not given to the assets: Dagster would also retry bugs and interrupted steps.
+_TRIES: Final = dg.RetryPolicy(
+    max_retries=2, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+)
 # The metadata of a failure: the sections of the runbook that it names.
 _RUNBOOK: Final = "runbook"
 
@@ -52,24 +59,50 @@ def sections_of(metadata: Mapping[str, Any]) -> list[str]:
     return [str(place).rpartition("#")[2] for place in named.value]
 
 
-@contextmanager
-def failing_for_users() -> Generator[None]:
-    """Turn a `UserError` within into a failure of the step, and redact other errors.
+class Step(Protocol):
+    """The part of a step's context that decides on another try."""
 
-    Libraries put values into their messages, which Dagster keeps.
+    @property
+    def previous_attempt_count(self) -> int:
+        """How often the step was tried before."""
+        ...
+
+    @property
+    def dagster_run(self) -> dg.DagsterRun:
+        """Its run."""
+        ...
+
+
+@contextmanager
+def failing_for_users(step: Step | None = None) -> Generator[None]:
+    """Turn a `UserError` within into a failure of the step, or into another try of it.
+
+    Faults of the source, the store and Dagster's database often pass: a step of a run that a
+    launcher started is tried three times. In a terminal somebody waits, and sees the error at once.
+
+    Other errors are redacted: libraries put values into their messages, which Dagster keeps.
+
+    Args:
+        step: that may be tried again; None for never.
     """
     try:
         yield
     except UserError as error:
-        raise failure(str(error), error.section) from None
+        failed = failure(str(error), error.section)
+        if error.section in _PASSING:
+            _try_again(step, failed)
+        raise failed from None
     except dg.Failure:
         raise
     except Exception as error:
-        if all(_shown(each) == str(each) for each in _chain(error)):
+        told = error
+        if any(_shown(each) != str(each) for each in _chain(error)):
+            told = RuntimeError(f"{type(error).__name__}: {_shown(error)}")
+        if isinstance(error, DBAPIError):
+            _try_again(step, told)
+        if told is error:
             raise
-        raise RuntimeError(f"{type(error).__name__}: {_shown(error)}").with_traceback(
-            error.__traceback__
-        ) from None
+        raise told.with_traceback(error.__traceback__) from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -86,6 +119,16 @@ def _shown(error: BaseException) -> str:
         for secret in load_settings().secrets():
             text = text.replace(secret, "…")
     return redacted(text)
+
+
+def _try_again(step: Step | None, error: Exception) -> None:
+    """Raise a request to try a step again, if tries are left."""
+    if step is None or step.dagster_run.remote_job_origin is None:
+        return
+    tried = step.previous_attempt_count
+    if tried < _TRIES.max_retries:
+        pause = float(_TRIES.calculate_delay(tried + 1))
+        raise dg.RetryRequested(_TRIES.max_retries, pause) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from txn_platform.audit import audited
 from txn_platform.contract.schema import QUARANTINED, RAW
-from txn_platform.defs.failures import failing_for_users, with_tracebacks
+from txn_platform.defs.failures import Step, failing_for_users, with_tracebacks
 from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
 from txn_platform.defs.layout import partition_key_of_object
 from txn_platform.defs.resources import LakeResource
@@ -63,7 +63,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
     @override
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Publish one partition of an asset, whole."""
-        with failing_for_users():
+        with failing_for_users(_step_of(context)):
             objects = _objects(context)
             if len(objects) == 1 and not (
                 context.has_asset_partitions and isinstance(obj, Mapping)
@@ -138,7 +138,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
     @override
     def load_input(self, context: dg.InputContext) -> Any:
         """The input as the type of its annotation; None if it has no partitions."""
-        with failing_for_users():
+        with failing_for_users(_step_of(context)):
             kind, apart, optional = _wanted(context.dagster_type.typing_type)
             objects = self._existing(context, _objects(context))
             if apart:
@@ -246,8 +246,14 @@ def _has_clear_cards(context: dg.InputContext) -> bool:
 
 def _run_of(context: dg.InputContext) -> str | None:
     """The id of an input's run; None if a person loads the asset."""
+    step = _step_of(context)
+    return None if step is None else step.dagster_run.run_id
+
+
+def _step_of(context: dg.InputContext | dg.OutputContext) -> Step | None:
+    """The step of a context; None outside of runs, as in `Definitions.load_asset_value`."""
     try:
-        return context.step_context.run_id
+        return context.step_context
     except dg.DagsterInvariantViolationError:
         return None
 
