@@ -117,7 +117,7 @@ format: setup ## Format, and fix what lint can fix
 
 lock: $(UV) ## Resolve the dependencies again
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
-	  --extra dev --extra s3server pyproject.toml -o requirements.lock
+	  --extra dev --extra s3server --extra cluster --extra clusterserver pyproject.toml -o requirements.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  --constraint requirements.lock --extra bench pyproject.toml -o requirements-bench.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
@@ -128,6 +128,8 @@ lock: $(UV) ## Resolve the dependencies again
 	  --constraint requirements.lock --extra supply pyproject.toml -o requirements-supply.lock
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  - -o requirements-uv.lock
+	@echo 'checkov>=3.2' | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes \
+	  --no-emit-index-url --upgrade - -o requirements-checkov.lock
 
 dist: setup ## Build the wheel and the source distribution, into dist/
 	@$(BIN)/python -m hatchling build --clean --directory dist
@@ -137,7 +139,7 @@ sbom: dist .venv-supply/.installed ## The release's bill of materials (CycloneDX
 	@rm -rf .venv-release
 	@$(UV) venv --quiet --python $(BIN)/python .venv-release
 	@$(UV) pip compile --quiet --python .venv-release/bin/python --generate-hashes --no-emit-index-url \
-	  --constraint requirements.lock --extra s3server --extra delta --extra alerts pyproject.toml \
+	  --constraint requirements.lock --extra s3server --extra delta --extra alerts --extra cluster --extra clusterserver --extra kubernetes pyproject.toml \
 	  -o .venv-release/requirements.txt
 	@$(UV) pip install --quiet --python .venv-release/bin/python --require-hashes -r .venv-release/requirements.txt
 	@$(UV) pip install --quiet --python .venv-release/bin/python --no-deps dist/*.whl
