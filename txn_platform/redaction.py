@@ -15,29 +15,39 @@ from typing import Final
 _STORES: Final = frozenset({"s3", "s3a", "s3n", "gs", "file"})
 _SERVERS: Final = frozenset({"http", "https"})
 _HIDDEN: Final = "…"
+# Each pattern starts only where a word does, so that its time grows as the length of the text.
 # A password may have the characters that end an address in a sentence.
-_ADDRESS: Final = re.compile(r"\b([a-z][a-z0-9+.-]*)://(?:[^\s@]*@)?[^\s'\"<>`]*", re.IGNORECASE)
-# The name and password of an address without a scheme, and of one with a space in it.
-_USER_INFO: Final = re.compile(r"(?:[^\s:@/]+:(?!//)[^\s@]+|(?<=://… )[^\s@]+)@(?=[\w\[])")
+_ADDRESS: Final = re.compile(
+    r"(?<![a-z0-9+.-])[0-9+.-]*+[a-z][a-z0-9+.-]*+://(?:[^\s@]{0,4096}+@)?[^\s'\"<>`]*+",
+    re.IGNORECASE,
+)
+# The part of a word up to an @ with a host after it.
+_BEFORE_HOST: Final = re.compile(r"(?<![^\s@])[^\s@]++@(?=[\w\[])")
+_NAME_AND_COLON: Final = re.compile(r"(?<![^\s:@/])[^\s:@/]++:(?!//)(?!@)")
+_HIDDEN_SCHEME: Final = f"://{_HIDDEN} "
 # Of a header and of a query.
 _CREDENTIAL: Final = re.compile(
-    r"(\bbearer\s+|[\w-]*(?:token|secret|passw|signature|credential|api[_-]?key)[\w-]*=)"
-    r"(?=[a-z]*[^\sa-z])[^\s&'\"<>,;()…]+",
+    r"(\bbearer\s++|(?<![\w-])(?=[\w-]++=)"
+    r"[\w-]*?(?:token|secret|passw|signature|credential|api[_-]?key)[\w-]*+=)"
+    r"(?=[a-z]*+[^\sa-z])[^\s&'\"<>,;()…]++",
     re.IGNORECASE,
 )
 _AFTER_ADDRESS: Final = ".,:;!?)}"
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 # The query of a path alone, as urllib3 writes it.
-_QUERY: Final = re.compile(r"((?<![\w:/])/[^\s?'\"<>]*)\?[^\s'\"<>=]*=[^\s'\"<>]*")
+_WITH_QUERY: Final = re.compile(r"(?<![^\s'\"<>])[^\s'\"<>?]*+\?[^\s'\"<>]++")
+_PATH: Final = re.compile(r"(?<![\w:/])/")
 
 # A store's answer in a library's error: it can repeat the request, with its keys.
-_DOCUMENT: Final = re.compile(r"<(?:\?xml|!doctype|error|html)\b.*>", re.IGNORECASE | re.DOTALL)
+_DOCUMENT: Final = re.compile(r"<(?:\?xml|!doctype|error|html)\b", re.IGNORECASE)
 # Digests and UUIDs are kept. Groups of a card number may have separators between them.
 _NUMBER: Final = re.compile(
     r"(?P<kept>\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
     r"|\b(?=[0-9]*[a-f])[0-9a-f]{32,128}\b)|\d(?:[\s._/\u00ad\u034f\u200b-\u200f\u2010-\u2015\u2060-\u2064\u20e3\ufe0f\ufeff-]{0,2}\d){12,}"
 )
 _CARD_DIGITS: Final = range(13, 20)
+# More digits are hidden without a search for a card number among them.
+_MOST_DIGITS: Final = 400
 
 _WORD: Final = re.compile(r"[^\s\"'{}\[\]()<>,;:!?|]+")
 # A word of a sentence. Tokens have digits, other characters, mixed case, or are longer.
@@ -81,10 +91,10 @@ def redacted(text: str) -> str:
 
     Names with passwords, bearer tokens and values of tokens and secrets are hidden too.
     """
-    text = _DOCUMENT.sub(_HIDDEN, text)
+    text = _without_document(text)
     text = _ADDRESS.sub(_shown_in_text, text)
-    text = _QUERY.sub(r"\1", text)
-    text = _USER_INFO.sub(f"{_HIDDEN}@", text)
+    text = _WITH_QUERY.sub(_without_query, text)
+    text = _BEFORE_HOST.sub(_without_user_info, text)
     text = _CREDENTIAL.sub(rf"\1{_HIDDEN}", text)
     return _NUMBER.sub(_shown_number, text)
 
@@ -117,18 +127,41 @@ def _is_printable(character: str) -> bool:
     return character.isprintable() or character.isspace()
 
 
+def _without_document(text: str) -> str:
+    found = _DOCUMENT.search(text)
+    end = text.rfind(">")
+    if found is None or end < found.end():
+        return text
+    return f"{text[: found.start()]}{_HIDDEN}{text[end + 1 :]}"
+
+
 def _shown_in_text(found: re.Match[str]) -> str:
+    start = len(found[0]) - len(found[0].lstrip("0123456789+.-"))
     # The bracket of an IPv6 address belongs to it.
     sentence = _AFTER_ADDRESS if "[" in found[0] else f"{_AFTER_ADDRESS}]"
-    address = found[0].rstrip(sentence)
-    return f"{shown_address(address)}{found[0].removeprefix(address)}"
+    address = found[0][start:].rstrip(sentence)
+    behind = found[0][start + len(address) :]
+    return f"{found[0][:start]}{shown_address(address)}{behind}"
+
+
+def _without_query(found: re.Match[str]) -> str:
+    path = _PATH.search(found[0])
+    query = -1 if path is None else found[0].find("?", path.end())
+    return found[0] if query < 0 or "=" not in found[0][query:] else found[0][:query]
+
+
+def _without_user_info(found: re.Match[str]) -> str:
+    if found.string.endswith(_HIDDEN_SCHEME, 0, found.start()):
+        return f"{_HIDDEN}@"
+    name = _NAME_AND_COLON.search(found[0])
+    return found[0] if name is None else f"{found[0][: name.start()]}{_HIDDEN}@"
 
 
 def _shown_number(found: re.Match[str]) -> str:
     if found["kept"] is not None:
         return found[0]
     digits = [unicodedata.decimal(character) for character in found[0] if character.isdecimal()]
-    is_card = any(
+    is_card = len(digits) > _MOST_DIGITS or any(
         _has_check_digit(digits[start : start + length])
         for length in _CARD_DIGITS
         for start in range(len(digits) - length + 1)

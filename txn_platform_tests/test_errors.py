@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from ast import literal_eval
+from time import process_time
 
 import pytest
 
 from txn_platform.errors import UserError, shown
+from txn_platform.redaction import redacted
 from txn_platform_tests.support.card_spellings import SPELLINGS
 
 
@@ -58,3 +60,18 @@ def test_a_usual_name_is_whole(name: str) -> None:
 )
 def test_no_form_of_a_secret_is_in_a_message(text: str, told: str) -> None:
     assert str(UserError(text)) == told
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("9", "9 ", "a", "token", "token=", "=", "-", "0-", "f", "abcdef01", "<html ", "…"),
+        *("a:", "a.", "a@", "a:b@", "@", "a://", "a://'", "://… ", "/", "(/", "(/a?", "a://b/?"),
+        *("bearer ", "bearer\t", "4111111111111111 ", "123456789012   "),
+    ],
+)
+def test_a_long_text_is_redacted_in_time_that_grows_with_its_length(part: str) -> None:
+    begun = process_time()
+    redacted(part * (100_000 // len(part)))
+    # A pattern that is tried anew at each character needs minutes.
+    assert process_time() - begun < 5
