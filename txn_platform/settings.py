@@ -38,6 +38,7 @@ from txn_platform.addresses import (
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address, path_template, s3_endpoint
 from txn_platform.running_stack import running_stack
+from txn_platform.server_addresses import password_of, require_broker, require_database
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
@@ -398,6 +399,28 @@ class Settings(LakeSettings):
         description="The address of Dagster's UI, as its users open it: for the links in alerts."
         " `txn dev` serves its UI under this name and those of loopback only.",
     )
+    postgres_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="DAGSTER_POSTGRES_URL",
+        description="The database of a Dagster instance that several machines share, as"
+        " `postgresql://user:password@host:5432/name`. `deploy/dagster.yaml` reads it from the"
+        " environment.",
+    )
+    broker_url: SecretStr | None = Field(
+        default=None,
+        validation_alias="TXN_BROKER_URL",
+        description="The broker that hands runs to workers, a Valkey or Redis, as"
+        " `redis://:password@host:6379/0`, or `rediss://` for TLS. `deploy/dagster.yaml` reads it"
+        " from the environment.",
+    )
+    max_concurrent_runs: int = Field(
+        default=4,
+        ge=1,
+        le=100_000,
+        validation_alias="TXN_MAX_CONCURRENT_RUNS",
+        description="How many runs go at once on workers: as many as all of them have processes."
+        " `deploy/dagster.yaml` reads it from the environment, where it must be set.",
+    )
     generator_url: str | None = Field(
         default=None,
         repr=False,
@@ -518,6 +541,20 @@ class Settings(LakeSettings):
             )
         return value
 
+    @field_validator("postgres_url")
+    @classmethod
+    def _is_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            require_database(value.get_secret_value())
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            require_broker(value.get_secret_value())
+        return value
+
     @field_validator("endpoint_url")
     @classmethod
     def _is_endpoint(cls, value: str | None) -> str | None:
@@ -537,6 +574,8 @@ class Settings(LakeSettings):
         """The values that nothing may show, the longest first."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         values.append(self.access_key_id or "")
+        # Libraries also name the parts of an address.
+        values += [password_of(value) for value in values if "://" in value]
         long = [value for value in values if len(value) >= _SHORTEST_SECRET]
         return sorted(long, key=len, reverse=True)
 

@@ -14,21 +14,33 @@ from starlette.testclient import TestClient
 
 import txn_platform
 from txn_platform.local.stack import DAGSTER_YAML
+from txn_platform.workers.launcher import WorkerRunLauncher
 
 _CHECKOUT = Path(txn_platform.__file__).parents[1]
+
+
+def _production(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a home with `deploy/dagster.yaml`, but for its storage, which connects at once."""
+    monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
+    monkeypatch.setenv("TXN_BROKER_URL", "redis://:secret@127.0.0.1:1/0")
+    monkeypatch.setenv("TXN_MAX_CONCURRENT_RUNS", "7")
+    instance = yaml.safe_load((_CHECKOUT / "deploy/dagster.yaml").read_text())
+    assert instance.pop("storage")
+    (home / "dagster.yaml").write_text(yaml.safe_dump(instance))
 
 
 def test_the_instance_loads_with_logs_on_s3_and_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
+    _production(tmp_path, monkeypatch)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    shutil.copy(_CHECKOUT / "deploy/dagster.yaml", tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert isinstance(instance.compute_log_manager, S3ComputeLogManager)
         assert instance.run_retries_enabled
         assert not instance.run_retries_retry_on_asset_or_op_failure
+        assert isinstance(instance.run_launcher, WorkerRunLauncher)
+        assert instance.get_concurrency_config().run_queue_config.max_concurrent_runs == 7
 
 
 def test_a_checkout_and_the_local_stack_have_the_same_instance() -> None:
@@ -48,8 +60,10 @@ def test_production_shares_the_sections_of_the_local_instance(section: str) -> N
 def test_every_instance_runs_a_partition_once_at_a_time_and_gives_up_lost_runs(
     instance: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AWS_BUCKET_NAME", "logs")
-    shutil.copy(_CHECKOUT / instance, tmp_path)
+    if instance.startswith("deploy"):
+        _production(tmp_path, monkeypatch)
+    else:
+        shutil.copy(_CHECKOUT / instance, tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as loaded:
         (limit,) = loaded.get_concurrency_config().run_queue_config.tag_concurrency_limits
         assert limit == {

@@ -98,7 +98,8 @@ def failing_for_users(step: Step | None = None) -> Generator[None]:
         told = error
         if any(_shown(each) != str(each) for each in _chain(error)):
             told = RuntimeError(f"{type(error).__name__}: {_shown(error)}")
-        if isinstance(error, DBAPIError):
+        # dagster_postgres has an error of its own for a database that it cannot reach.
+        if any(isinstance(each, DBAPIError) for each in _chain(error)):
             _try_again(step, told)
         if told is error:
             raise

@@ -11,6 +11,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import OperationalError
 
 from txn_platform.defs import failures
@@ -20,6 +21,8 @@ from txn_platform.runbook import Section
 
 _PASSING = {Section.SOURCE_SILENT, Section.STORE_SILENT}
 _DATABASE = OperationalError("SELECT 1", None, ConnectionError("the server closed it"))
+_UNREACHABLE = DagsterPostgresException("too many retries for DB connection")
+_UNREACHABLE.__cause__ = _DATABASE
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +67,9 @@ def _error_of(section: Section) -> UserError:
 
 
 @pytest.mark.parametrize(
-    "error", [*map(_error_of, sorted(_PASSING)), _DATABASE], ids=lambda error: type(error).__name__
+    "error",
+    [*map(_error_of, sorted(_PASSING)), _DATABASE, _UNREACHABLE],
+    ids=lambda error: type(error).__name__,
 )
 def test_a_fault_that_passes_is_tried_three_times(
     instance: dg.DagsterInstance, error: Exception
