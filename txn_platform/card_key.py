@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
+from txn_platform.audit import audited
 from txn_platform.errors import UserError
 from txn_platform.permissions import with_roles
 from txn_platform.private_files import (
@@ -190,7 +191,9 @@ def kept_card_key(home: Path) -> str:
     try:
         if not path.exists():
             make_private_directory(home)
-            write_private_once(path, secrets.token_hex(32))
+            with audited("key_change", step="first") as line:
+                write_private_once(path, secrets.token_hex(32))
+                line["new"] = fingerprint(_read(path, _VARIABLE).encode())
     except OSError as error:
         raise _unreadable(path, str(error.strerror), _VARIABLE) from None
     return _read(path, _VARIABLE)

@@ -14,9 +14,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from txn_platform.audit import audited
+from txn_platform.card_key import valid_fingerprints
 from txn_platform.cli import main
 from txn_platform.errors import UserError
 from txn_platform.reading import read_transactions
+from txn_platform.settings import load_settings
 from txn_platform_tests.support.hourly_source import HourlySource
 
 _PARTITION = "2026-11-01-00:00"
@@ -34,11 +36,14 @@ def _lines(home: Path = Path(".txn")) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def published(source: HourlySource) -> list[dict[str, Any]]:
-    """The lines of a run of one window."""
+    """The lines of a run of one window, which made the first card key before."""
     source.rows = source.rows or []
     result = _txn("run", "--partition", _PARTITION, "--allow-empty")
     assert result.exit_code == 0, result.output
-    return _lines()
+    made, *lines = _lines()
+    assert (made["action"], made["step"], made["outcome"]) == ("key_change", "first", "done")
+    assert {made["new"]} == valid_fingerprints(load_settings())
+    return lines
 
 
 def test_a_run_has_a_line_for_each_object_and_each_reading_of_a_zone_in_clear(
@@ -59,7 +64,7 @@ def test_a_run_has_a_line_for_each_object_and_each_reading_of_a_zone_in_clear(
         assert line["object"].endswith("event_date=2026-11-01/event_hour=00/part-0.parquet")
     again = _txn("run", "--partition", _PARTITION, "--allow-empty")
     assert again.exit_code == 0, again.output
-    repeated = [line for line in _lines()[len(published) :] if line["action"] == "publish"]
+    repeated = [line for line in _lines()[1 + len(published) :] if line["action"] == "publish"]
     assert len(repeated) == 4
     assert [line["unchanged"] for line in repeated if line["asset"] == _PUBLISHED] == [True]
     assert {line["run"] for line in repeated} & {run} == set()
@@ -67,11 +72,11 @@ def test_a_run_has_a_line_for_each_object_and_each_reading_of_a_zone_in_clear(
 
 def test_readings_and_removals_of_a_person_name_the_user(published: list[dict[str, Any]]) -> None:
     assert _txn("quarantine").exit_code == 0
-    (read,) = _lines()[len(published) :]
+    (read,) = _lines()[1 + len(published) :]
     assert (read["action"], read["window"], read["run"]) == ("read", _PARTITION, None)
     assert read["asset"] == "quarantined_transactions"
     assert _txn("expire", "--older-than", "1d", "--yes").exit_code == 0
-    removed = _lines()[len(published) + 1 :]
+    removed = _lines()[len(published) + 2 :]
     assert {(line["action"], line["asset"], line["remains"]) for line in removed} == {
         ("expire", "raw_transactions", False),
         ("expire", "quarantined_transactions", False),

@@ -145,7 +145,8 @@ def test_windows_with_a_raw_object_get_new_tokens_and_the_others_a_mapping(
     (path,) = (LAKE / "card_token_mappings").rglob("*.parquet")
     assert path.parts[-3:-1] == (f"old_key={fingerprint(old)}", f"new_key={fingerprint(new)}")
     lines = [json.loads(line) for line in Path(".txn/audit.log").read_text().splitlines()]
-    changes = [line for line in lines if line["action"] == "key_change"]
+    first, *changes = [line for line in lines if line["action"] == "key_change"]
+    assert (first["step"], first["new"]) == ("first", fingerprint(old))
     assert [line["step"] for line in changes] == ["begin", "end"]
     ids = (fingerprint(old), fingerprint(new))
     assert all((line["old"], line["new"]) == ids for line in changes)
