@@ -29,7 +29,7 @@ FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py cont
   source/test_arrow_text.py source/test_decoding.py repository/test_layers.py \
   repository/test_reliability_page.py test_windows.py)
 
-.PHONY: help setup demo dev check test test-long test-busy coverage mutants bench readers chaos docs \
+.PHONY: help setup demo dev cluster check test test-long test-busy coverage mutants bench readers chaos docs \
   site pictures lint format lock dist sbom audit clean
 
 help: ## Show the targets
@@ -42,6 +42,10 @@ demo: setup ## Run the main job once: generator, S3 of its own, Dagster, summary
 
 dev: setup ## The generator, an S3 and the Dagster UI, until Ctrl-C
 	@$(BIN)/txn dev
+
+WORKERS := 2
+cluster: setup ## All that several machines would run, on this one, until Ctrl-C; WORKERS=4 has four workers
+	@$(BIN)/txn cluster --workers $(WORKERS)
 
 check: lint ## Lint, types and the fast tests (FAST), in under a minute on two cores
 	@$(BIN)/python -m pytest -n 2 $(FAST)
@@ -156,6 +160,9 @@ audit: .venv-supply/.installed ## Known vulnerabilities in what the locks name, 
 	  "index does not know; that one was not audited" >&2; exit 1; }
 
 clean: ## Remove the environments and all local state
+# A Postgres that root has started keeps its data there.
+	@folder="$$(cat .txn/cluster/postgres/folder 2>/dev/null)"; \
+	  case "$$folder" in /var/lib/txn-platform/postgres-*) rm -rf "$$folder" ;; esac
 	rm -rf $(VENV) .venv-* .uv .txn .site .pytest_cache .ruff_cache .hypothesis .coverage* .tmp_dagster_home_* dist
 
 # The extra `docs`: what builds the site, drives the browser and runs the notebook.

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from txn_platform.interrupts import Interrupts
+    from txn_platform.local.cluster import Cluster
     from txn_platform.local.stack import Services
     from txn_platform.runs import Summary
     from txn_platform.settings import Settings
@@ -309,6 +310,42 @@ def dev(*, directory: bool, port: int, modules: tuple[str, ...]) -> None:
                 _print(f"{name:10} {address}")
             _print("Ctrl-C stops all of them.")
             running.wait()
+
+
+@main.command()
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=2,
+    show_default=True,
+    help="How many; each runs one window at a time.",
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
+@click.option(
+    "--use-settings",
+    is_flag=True,
+    help="Use the database, broker, bucket and source that settings name, and start the rest.",
+)
+def cluster(*, workers: int, port: int, use_settings: bool) -> None:
+    """Run what several machines would run, each as a process, until Ctrl-C.
+
+    These are Postgres, a broker (Valkey), an S3 server, the generator, Dagster's code server,
+    daemon and webserver, and workers (Celery). One that ends by itself is started again.
+    """
+    from txn_platform.local.cluster import GRACE, cluster_dagster, cluster_servers
+    from txn_platform.local.stack import require_ui
+
+    require_ui(port, [])
+    with cluster_servers(use_settings=use_settings) as servers:
+        _use(servers)
+        with cluster_dagster(servers, port=port, workers=workers) as running:
+            for name, address in running.addresses.items():
+                _print(f"{name:10} {address}")
+            _print(
+                f"Ctrl-C stops all of them. Windows that run then have {GRACE} s to end; the next"
+                " start runs the others again."
+            )
+            running.wait(_print)
 
 
 @main.command()
@@ -711,8 +748,8 @@ def _range(first: str | None, until: str | None) -> Callable[[datetime], list[Wi
     return parse_range(first, until)
 
 
-def _use(services: Services) -> None:
-    """Make this process and those that it starts use the local stack."""
+def _use(services: Services | Cluster) -> None:
+    """Make this process and those that it starts use the servers on this machine."""
     from txn_platform.lake.opening import open_lake, require_first_hour
     from txn_platform.settings import load_settings
 

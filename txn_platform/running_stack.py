@@ -1,7 +1,7 @@
-"""The local stack that runs under a `TXN_HOME`, as other commands on the machine find it.
+"""The local stack or cluster that runs under a `TXN_HOME`, as other commands find it.
 
-`local/stack.py` starts it. The settings use its lake and its source while it runs; see
-`settings.load_settings`.
+`local/stack.py` and `local/cluster.py` start them. The settings use their lake and their source
+while they run; see `settings.load_settings`.
 """
 
 from __future__ import annotations
@@ -10,15 +10,20 @@ import fcntl
 import json
 from typing import TYPE_CHECKING, Final
 
+from txn_platform.private_files import write_private
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 LOCK: Final = "stack.lock"
-"""Locked while a local stack runs."""
+"""Locked while a local stack or a cluster runs."""
+CLUSTER: Final = "cluster"
+"""The directory of a cluster's state."""
 S3_KEYS: Final = "s3-keys.json"
 """The keys of its S3, for their owner alone."""
 _VARIABLES: Final = "stack.json"
+_STATE: Final = "state.json"
 # Settings for another store, which do not apply to the stack's S3.
 _HIDDEN: Final = ("AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_CA_BUNDLE")
 
@@ -36,13 +41,32 @@ def announce(home: Path, variables: Mapping[str, str]) -> None:
     draft.replace(home / _VARIABLES)
 
 
+def announce_cluster(
+    home: Path, addresses: Mapping[str, str], variables: Mapping[str, str]
+) -> Path:
+    """Say where the cluster is that holds the lock, in a file for its owner alone.
+
+    Args:
+        home: its `TXN_HOME`.
+        addresses: what a person may open, by name.
+        variables: values by the names of variables, with secrets. An empty value hides a setting.
+
+    Returns:
+        The file.
+    """
+    path = home / CLUSTER / _STATE
+    write_private(path, json.dumps({"addresses": addresses, "variables": variables}, indent=1))
+    return path
+
+
 def withdraw(home: Path) -> None:
-    """Forget what a stack announced."""
+    """Forget what a stack or a cluster announced."""
     (home / _VARIABLES).unlink(missing_ok=True)
+    (home / CLUSTER / _STATE).unlink(missing_ok=True)
 
 
 def running_stack(home: Path) -> dict[str, str | None] | None:
-    """The settings that lead to the stack which runs under a `TXN_HOME`, by variable.
+    """The settings that lead to the stack or cluster under a `TXN_HOME`, by variable.
 
     None means that a setting of the environment does not apply.
 
@@ -51,11 +75,15 @@ def running_stack(home: Path) -> dict[str, str | None] | None:
     """
     if not is_held(home):
         return None
+    variables: dict[str, str | None]
     try:
-        variables: dict[str, str | None] = json.loads((home / _VARIABLES).read_text("utf-8"))
+        if (state := home / CLUSTER / _STATE).exists():
+            announced: dict[str, str] = json.loads(state.read_text("utf-8"))["variables"]
+            return {name: value or None for name, value in announced.items()}
+        variables = json.loads((home / _VARIABLES).read_text("utf-8"))
         if "AWS_BUCKET_NAME" in variables:
             variables |= dict.fromkeys(_HIDDEN) | json.loads((home / S3_KEYS).read_text("utf-8"))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
     return variables
 

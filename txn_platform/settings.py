@@ -62,7 +62,7 @@ _LITERAL: Final = frozenset(
     {"txn_home", "txn_lake_directory", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"}
 )
 # Settings of a running local stack that give way to those of the environment.
-_UNLESS_SET: Final = frozenset({"generator_url", "first_hour"})
+_UNLESS_SET: Final = frozenset({"generator_url", "first_hour", "dagster_home"})
 # The placeholders of TXN_SOURCE_TRANSACTIONS.
 _PLACEHOLDERS: Final = ("start", "end", "as_of", "offset", "format")
 

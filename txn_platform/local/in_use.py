@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # The bucket of the local stack's S3.
 STACK_BUCKET: Final = "transactions"
-_STACK: Final = "`txn dev` or `txn demo`"
+_STACK: Final = "`txn dev`, `txn demo` or `txn cluster`"
 
 
 def lake_in_use(settings: Settings) -> str:

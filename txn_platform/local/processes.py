@@ -18,9 +18,10 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from txn_platform.errors import UserError
 from txn_platform.runbook import Section
@@ -63,7 +64,10 @@ class ManagedProcess:
             processes of its own.
         umask: of the command; by default, this process's.
         holds: file descriptors (say, of a lock) kept open until the command has ended.
-        grace: seconds between SIGTERM and SIGKILL.
+        grace: seconds between the request to end and SIGKILL.
+        stop_signal: asks the command alone to end, which ends its own processes; by default, its
+            whole group gets SIGTERM.
+        user: ids of the user and the group that it runs as; by default, this process's.
 
     Raises:
         ProcessFailed: the command cannot be started (with a supervisor, `wait_until` says so).
@@ -81,33 +85,47 @@ class ManagedProcess:
         umask: int = -1,
         holds: Sequence[int] = (),
         grace: float = 10.0,
+        stop_signal: int = 0,
+        user: tuple[int, int] | None = None,
     ) -> None:
         self.name = name
-        self._log = log
+        self.log = log
         self._patience = grace if watches_stdin else grace + 2
         self._stopping = threading.Lock()
         self._memory = bytearray()
-        supervisor = (
-            [] if watches_stdin else [sys.executable, "-I", "-S", str(_SUPERVISOR), str(grace)]
+        owner = "-" if user is None else f"{user[0]}:{user[1]}"
+        supervisor = [str(_SUPERVISOR), str(grace), str(int(stop_signal)), owner]
+        self._popen = partial(
+            subprocess.Popen[bytes],
+            [*([] if watches_stdin else [sys.executable, "-I", "-S", *supervisor]), *command],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=directory,
+            umask=umask,
+            pass_fds=holds,
+            start_new_session=True,
         )
+        self._start("wb")
+
+    def _start(self, mode: Literal["wb", "ab"]) -> None:
         try:
-            with log.open("wb") if log else nullcontext(subprocess.PIPE) as output:
-                self._process = subprocess.Popen(  # nosec B603 # noqa: S603 - fixed commands
-                    [*supervisor, *command],
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    cwd=directory,
-                    umask=umask,
-                    pass_fds=holds,
-                    start_new_session=True,
-                )
+            with self.log.open(mode) if self.log else nullcontext(subprocess.PIPE) as output:
+                self._process = self._popen(stdout=output)
         except OSError as error:
-            raise ProcessFailed(f"{name} cannot be started: {error}") from None
+            raise ProcessFailed(f"{self.name} cannot be started: {error}") from None
         atexit.register(self.stop)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+
+    def start_again(self) -> None:
+        """Start the command again after it has ended. Its output follows that of before.
+
+        Raises:
+            ProcessFailed: as for a new one.
+        """
+        self.stop()
+        self._start("ab")
 
     @property
     def pid(self) -> int:
@@ -119,12 +137,21 @@ class ManagedProcess:
         """Whether it runs."""
         return self._process.poll() is None
 
+    @property
+    def exit_code(self) -> int | None:
+        """As the supervisor has it: 128 plus the number of the signal that ended it.
+
+        None while it runs.
+        """
+        code = self._process.poll()
+        return code if code is None or code >= 0 else 128 - code
+
     def output(self) -> str:
         """The last 64 KiB that it printed, standard output and error together."""
-        if self._log is None:
+        if self.log is None:
             return self._memory.decode(errors="replace")
         try:
-            with self._log.open("rb") as log:
+            with self.log.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _OUTPUT_BYTES))
                 return log.read().decode(errors="replace")
         except FileNotFoundError:
@@ -137,10 +164,8 @@ class ManagedProcess:
         Raises:
             ProcessFailed: it has ended.
         """
-        code = self._process.poll()
-        if code is not None:
-            # As the supervisor has it: 128 plus the number of the signal that ended it.
-            raise self._failure(f"ended with exit code {code if code >= 0 else 128 - code}")
+        if (code := self.exit_code) is not None:
+            raise self._failure(f"ended with exit code {code}")
 
     def wait_until[T](self, ready: Callable[[], T | None], *, timeout: float) -> T:
         """Call `ready` until it returns something true, and return that.
@@ -206,7 +231,7 @@ class ManagedProcess:
             self._listener.join(1)
         lines = self.output().strip().splitlines()[-_LAST_LINES:]
         said = "Its last lines:" if lines else "It printed nothing."
-        where = f"(all of it: {self._log})" if self._log else ""
+        where = f"(all of it: {self.log})" if self.log else ""
         text = "\n  ".join([f"{self.name} {what}. {said}", *lines])
         return ProcessFailed(f"{text}\n{where}".rstrip())
 

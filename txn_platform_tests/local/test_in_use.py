@@ -141,7 +141,9 @@ def test_a_lake_that_is_named_is_used_and_the_stack_that_runs_is_mentioned(
     assert said[0].startswith("lake: ")
     assert "payments" in said[0]
     lake = f"s3://transactions/lake at {endpoint}"
-    assert said[1].startswith(f"note: `txn dev` or `txn demo` runs here with the lake {lake}, ")
+    assert said[1].startswith(
+        f"note: `txn dev`, `txn demo` or `txn cluster` runs here with the lake {lake}, "
+    )
     assert "unset AWS_BUCKET_NAME and TXN_LAKE_DIRECTORY" in said[1]
 
 

@@ -20,6 +20,7 @@ import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.local import stack as stack_module
+from txn_platform.local import stack_state
 from txn_platform.local.processes import ManagedProcess, ProcessFailed, free_ports
 from txn_platform.local.seaweedfs import available
 from txn_platform.local.stack import local_stack_services, require_ui
@@ -276,5 +277,5 @@ def test_damaged_keys_are_named_and_not_replaced(content: str) -> None:
     keys.parent.mkdir()
     keys.write_text(content)
     with pytest.raises(UserError, match=rf"{keys} does not hold the keys .*: delete it"):
-        stack_module._kept_keys(keys)
+        stack_state.kept_keys(keys)
     assert keys.read_text() == content

@@ -1,0 +1,407 @@
+"""The cluster on one machine: the servers that a team runs on several, each as a process.
+
+For `txn cluster`. They use the configuration that `deploy/` has, and are started again when they
+end by themselves. The options of Postgres and Valkey belong in `postgres` and `valkey`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from txn_platform.card_key import card_key_for_processes
+from txn_platform.errors import UserError
+from txn_platform.local import seaweedfs
+from txn_platform.local.dagster_processes import dagster_processes
+from txn_platform.local.in_use import STACK_BUCKET
+from txn_platform.local.postgres import Postgres
+from txn_platform.local.processes import (
+    ManagedProcess,
+    free_ports,
+    generator_url,
+    port_is_free,
+    start_generator,
+)
+from txn_platform.local.restarts import Restarts
+from txn_platform.local.stack_state import (
+    first_hour,
+    s3_environment,
+    sigterm_exits,
+    start_s3,
+    state_home,
+    state_lock,
+)
+from txn_platform.local.valkey import Valkey
+from txn_platform.network import without_proxy_for_loopback
+from txn_platform.private_files import make_private_directory, write_private
+from txn_platform.running_stack import CLUSTER, S3_KEYS, announce_cluster, withdraw
+from txn_platform.settings import load_settings
+from txn_platform.windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+    from pydantic import SecretStr
+
+    from txn_platform.settings import Settings
+
+DAGSTER_YAML: Final = Path(__file__).parents[1] / "workers" / "dagster.yaml"
+"""The configuration of production, which deploy/dagster.yaml in a checkout links to."""
+_MODULE: Final = "txn_platform.definitions"
+_SERVERS: Final = ("postgres", "valkey", "generator")
+# The packages of the extra `cluster`.
+_PACKAGES: Final = ("dagster_celery", "dagster_postgres", "redis")
+# Seconds that a running window has to end when the cluster stops.
+GRACE: Final = 30
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The servers of a cluster, and later its Dagster and its workers.
+
+    Attributes:
+        addresses: what a person may want to open, by name, without secrets.
+        environment: the variables that make processes use the servers. An empty value hides one of
+            the machine's environment.
+        processes: those that are started again.
+        home: `TXN_HOME`.
+        lock: the descriptor of the lock on it, for further processes to hold.
+    """
+
+    addresses: dict[str, str]
+    environment: dict[str, str]
+    processes: tuple[ManagedProcess, ...]
+    home: Path
+    lock: int
+
+    @property
+    def state(self) -> Path:
+        """The directory of the cluster's state."""
+        return self.home / CLUSTER
+
+    def wait(self, say: Callable[[str], None]) -> None:
+        """Start again what ends by itself; return on Ctrl-C.
+
+        Args:
+            say: called with one line for each process that has ended.
+        """
+        restarts = Restarts(self.processes, say)
+        with suppress(KeyboardInterrupt):
+            while True:
+                restarts.look()
+                time.sleep(0.2)
+
+
+@contextmanager
+def cluster_servers(*, use_settings: bool) -> Generator[Cluster]:
+    """Run Postgres, Valkey, an S3 server with a bucket, and a generator.
+
+    They end with the block, and with this process in whatever way it ends. SIGTERM leaves the block
+    as Ctrl-C does. Their data, keys and addresses stay for the next start.
+
+    Args:
+        use_settings: use the database, broker, bucket and source that settings name, and start the
+            others only.
+
+    Raises:
+        UserError: a local stack or a cluster runs with this `TXN_HOME`, a package is not installed,
+            or a server of the settings does not answer.
+        ProcessFailed: one of them did not start.
+    """
+    _require_packages()
+    settings = load_settings()
+    home = state_home(settings)
+    given = _given(settings) if use_settings else {}
+    with ExitStack() as running:
+        running.enter_context(sigterm_exits())
+        lock = running.enter_context(state_lock(home))
+        state = home / CLUSTER
+        make_private_directory(state)
+        logs = state / "logs"
+        logs.mkdir(exist_ok=True)
+        ports = _kept_ports(state / "ports.json")
+        kept = _kept_secrets(state / "secrets.json")
+        # Before anything is made in the directory.
+        first = _first_hour(settings, state, given)
+        environment = {
+            "TXN_HOME": str(home),
+            "TXN_LAKE_DIRECTORY": "",
+            "TXN_CARD_KEY": card_key_for_processes(settings),
+            "TXN_FIRST_HOUR": first,
+            "DAGSTER_HOME": str(_dagster_home(state)),
+            # All processes of the generator, also later ones, accept each other's cursors.
+            "GENERATOR_CURSOR_KEY": os.environ.get("GENERATOR_CURSOR_KEY") or kept["cursors"],
+            **without_proxy_for_loopback(),
+            **given,
+        }
+        addresses: dict[str, str] = {}
+        processes: list[ManagedProcess] = []
+        postgres = valkey = generator = None
+        if "DAGSTER_POSTGRES_URL" not in given:
+            postgres = Postgres.start(
+                state / "postgres",
+                logs / "postgres.log",
+                port=ports["postgres"],
+                password=kept["postgres"],
+                holds=[lock],
+            )
+            processes.append(running.enter_context(postgres.process))
+            environment["DAGSTER_POSTGRES_URL"] = postgres.url
+        if "TXN_BROKER_URL" not in given:
+            valkey = Valkey.start(
+                state / "valkey",
+                logs / "valkey.log",
+                port=ports["valkey"],
+                password=kept["valkey"],
+                holds=[lock],
+            )
+            processes.append(running.enter_context(valkey.process))
+            environment["TXN_BROKER_URL"] = valkey.url
+        if "GENERATOR_URL" not in given:
+            port = None if os.environ.get("GENERATOR_PORT") else ports["generator"]
+            generator = start_generator(
+                port=port,
+                log=logs / "generator.log",
+                environment={**os.environ, **environment},
+                holds=[lock],
+            )
+            processes.append(running.enter_context(generator))
+            # The generator of the cluster needs no token, and must not get that of another.
+            environment["GENERATOR_TOKEN"] = ""  # nosec B105 # none
+        if "AWS_BUCKET_NAME" not in given:
+            s3 = running.enter_context(start_s3(state, logs, lock))
+            processes.append(s3.process)
+            environment |= s3_environment(state, s3)
+            addresses |= {"bucket": f"{STACK_BUCKET} at {s3.endpoint_url}"}
+            addresses |= {"keys": str(state / S3_KEYS)}
+        if postgres is not None:
+            postgres.wait()
+        if valkey is not None:
+            valkey.wait()
+        if generator is not None:
+            environment["GENERATOR_URL"] = generator_url(generator)
+        addresses["generator" if generator else "source"] = environment["GENERATOR_URL"]
+        addresses["Postgres"] = _without_password(environment["DAGSTER_POSTGRES_URL"])
+        addresses["broker"] = _without_password(environment["TXN_BROKER_URL"])
+        addresses["logs"] = str(logs)
+        yield Cluster(addresses, environment, tuple(processes), home, lock)
+
+
+@contextmanager
+def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[Cluster]:
+    """Run Dagster's code server, daemon and webserver, and workers, beside the servers.
+
+    Other commands with this `TXN_HOME` use the cluster until the block ends. Then the workers have
+    30 seconds to end the windows that they run.
+
+    Args:
+        servers: that run.
+        port: of Dagster's UI.
+        workers: how many; each runs one window at a time.
+
+    Raises:
+        ProcessFailed: one of them did not start.
+    """
+    address = f"http://127.0.0.1:{port}"
+    settings = load_settings()
+    opened = settings.ui_url if "ui_url" in settings.model_fields_set else address
+    variables = {
+        **servers.environment,
+        "TXN_UI_URL": opened,
+        "TXN_MAX_CONCURRENT_RUNS": str(workers),
+    }
+    environment = {**os.environ, **variables}
+    logs = servers.state / "logs"
+    with ExitStack() as running:
+        started = running.enter_context(
+            dagster_processes(
+                environment,
+                logs,
+                port=port,
+                address=opened,
+                modules=[_MODULE],
+                holds=[servers.lock],
+            )
+        )
+        crew = [
+            running.enter_context(_worker(number, environment, logs, servers.lock))
+            for number in range(1, workers + 1)
+        ]
+        running.callback(_stop_together, [*started, *crew])
+        for worker in crew:
+            worker.wait_until(lambda worker=worker: " ready." in worker.output(), timeout=180)
+        running.callback(withdraw, servers.home)
+        addresses = {**servers.addresses, "Dagster": address}
+        addresses["passwords"] = str(announce_cluster(servers.home, addresses, variables))
+        yield Cluster(
+            addresses,
+            variables,
+            (*servers.processes, *started, *crew),
+            servers.home,
+            servers.lock,
+        )
+
+
+def _worker(number: int, environment: dict[str, str], logs: Path, lock: int) -> ManagedProcess:
+    """Start a worker: a Celery worker with one process that runs windows, one after the other."""
+    return ManagedProcess(
+        f"Worker {number}",
+        [
+            *(sys.executable, "-m", "celery", "--app", "txn_platform.workers.app", "worker"),
+            *("--concurrency", "1"),
+            *("--hostname", f"worker-{number}@%h"),
+            *("--loglevel", "INFO"),
+        ],
+        log=logs / f"worker-{number}.log",
+        environment=environment,
+        holds=[lock],
+        grace=GRACE,
+        # Its processes end their windows first.
+        stop_signal=signal.SIGTERM,
+    )
+
+
+def _stop_together(processes: Iterable[ManagedProcess]) -> None:
+    threads = [threading.Thread(target=process.stop) for process in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _require_packages() -> None:
+    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{' and '.join(missing)} cannot be imported: run pip install"
+            " 'txn-platform[cluster,clusterserver,s3server]'"
+        )
+
+
+def _given(settings: Settings) -> dict[str, str]:
+    """The variables of the servers that settings name, for the processes of the cluster.
+
+    Raises:
+        UserError: one of them does not answer, or the lake is a directory.
+    """
+    if settings.lake_directory is not None:
+        raise UserError(
+            "TXN_LAKE_DIRECTORY names a directory, and the workers of a cluster need a bucket:"
+            " unset it, and set AWS_BUCKET_NAME to use a bucket of yours"
+        )
+    found: dict[str, str | SecretStr | Path | None] = {
+        "DAGSTER_POSTGRES_URL": settings.postgres_url,
+        "TXN_BROKER_URL": settings.broker_url,
+        "GENERATOR_URL": settings.generator_url,
+    }
+    if settings.generator_url is not None:
+        found["GENERATOR_TOKEN"] = settings.source_token
+    if settings.bucket is not None:
+        # Dagster reads no .env.
+        found |= {
+            "AWS_BUCKET_NAME": settings.bucket,
+            "AWS_ACCESS_KEY_ID": settings.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": settings.secret_access_key,
+            "AWS_SESSION_TOKEN": settings.session_token,
+            "AWS_REGION": settings.region,
+            "AWS_ENDPOINT_URL_S3": settings.endpoint_url,
+            "AWS_PROFILE": settings.profile,
+            "AWS_CA_BUNDLE": settings.ca_bundle,
+        }
+    given = {
+        name: str(getattr(value, "get_secret_value", lambda value=value: value)())
+        for name, value in found.items()
+        if value is not None
+    }
+    if "DAGSTER_POSTGRES_URL" in given:
+        _require_postgres(given["DAGSTER_POSTGRES_URL"])
+    if "TXN_BROKER_URL" in given:
+        _require_broker(given["TXN_BROKER_URL"])
+    return given
+
+
+def _require_postgres(url: str) -> None:
+    import psycopg2
+
+    try:
+        psycopg2.connect(url, connect_timeout=10).close()
+    except psycopg2.Error as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"the database of DAGSTER_POSTGRES_URL cannot be used: {reason}") from None
+
+
+def _require_broker(url: str) -> None:
+    import redis
+
+    try:
+        with redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=10) as client:
+            client.ping()
+    except (redis.RedisError, ValueError) as error:
+        raise UserError(f"the broker of TXN_BROKER_URL cannot be used: {error}") from None
+
+
+def _without_password(url: str) -> str:
+    """Scheme, host, port and path of an address."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _first_hour(settings: Settings, state: Path, given: dict[str, str]) -> str:
+    """The first partition: of a bucket of the settings, theirs, else as for a local stack."""
+    if "AWS_BUCKET_NAME" in given:
+        return Window(settings.first_hour).partition_key
+    if not seaweedfs.available():
+        raise UserError(
+            "SeaweedFS is not installed: run pip install 'txn-platform[s3server]' (Linux on x86-64"
+            " or ARM64, macOS), or name a bucket by AWS_BUCKET_NAME and add --use-settings"
+        )
+    return first_hour(settings, state, state / "seaweedfs")
+
+
+def _dagster_home(state: Path) -> Path:
+    """The directory of the cluster's Dagster, with the configuration of this version."""
+    dagster_home = state / "dagster"
+    dagster_home.mkdir(exist_ok=True)
+    configuration = dagster_home / "dagster.yaml"
+    draft = configuration.with_suffix(".draft")
+    shutil.copyfile(DAGSTER_YAML, draft)
+    draft.replace(configuration)
+    return dagster_home
+
+
+def _kept_ports(path: Path) -> dict[str, int]:
+    """The ports of the last start if they are free, so that addresses stay; else new ones."""
+    ports: dict[str, int] = {}
+    with suppress(OSError, ValueError):
+        ports = json.loads(path.read_text("utf-8"))
+    if set(ports) != set(_SERVERS) or not all(map(port_is_free, ports.values())):
+        ports = dict(zip(_SERVERS, free_ports(len(_SERVERS)), strict=True))
+        path.write_text(json.dumps(ports), "utf-8")
+    return ports
+
+
+def _kept_secrets(path: Path) -> dict[str, str]:
+    """The passwords of the servers, and the key of cursors, made at the first start."""
+    names = ("postgres", "valkey", "cursors")
+    if not path.exists():
+        write_private(path, json.dumps({name: secrets.token_hex(24) for name in names}))
+    try:
+        kept: dict[str, str] = json.loads(path.read_text("utf-8"))
+        return {name: str(kept[name]) for name in names}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path} does not hold the passwords of the cluster's servers: remove {path.parent} to"
+            " begin again, with its history and its lake"
+        ) from None
