@@ -93,7 +93,8 @@ class Access:
                 raise _not_local(why)
             return
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        asks_faults = faults.HEADER in headers
+        # Other methods have no faults, and are refused as such.
+        asks_faults = faults.HEADER in headers and scope["method"] in {"GET", "HEAD"}
         if _PAGES.fullmatch(path) and not asks_faults:
             return
         key = scope[_KEY] = self._key(headers.getlist("authorization"))

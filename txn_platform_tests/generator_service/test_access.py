@@ -285,6 +285,8 @@ def test_faults_by_header_need_their_scope(with_keys: Guarded) -> None:
     for path in ("/v1/watermark", "/healthz"):
         said(with_keys.client.get(path, headers=asks), 401)
         assert "--scope faults" in said(with_keys.client.get(path, headers=asks | without), 403)
+        for method in ("POST", "TRACE"):
+            said(with_keys.client.request(method, path, headers=asks | without), 405)
         assert "asked" in said(with_keys.client.get(path, headers=asks | allowed), 503)
 
 
