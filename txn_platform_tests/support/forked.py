@@ -13,6 +13,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from txn_platform_tests.support.migrations import read_once
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from multiprocessing.process import BaseProcess
@@ -74,7 +76,8 @@ def _call(
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environment)
-    target(*arguments)
+    with read_once():
+        target(*arguments)
 
 
 def program(name: str, *arguments: str) -> None:
