@@ -37,7 +37,8 @@ from generator_service.simulator.identities import CARDS_SCHEMA, CUSTOMERS_SCHEM
 from generator_service.source import Source
 
 _COLUMNAR = {wire.Format.ARROW, wire.Format.PARQUET}
-# Rows from which customers and cards are dictionary-encoded: about as many as customers.
+# Rows from which customers and cards are dictionary-encoded, if there are no more customers: a
+# dictionary has all of them.
 _ENCODED_FROM = 200_000
 _SCORECARD_HOURS = 744
 _HOME_ROWS = 10
@@ -254,7 +255,7 @@ def transactions(
     def compute(computation: Computation) -> Response:
         own = source.stoppable(computation.checkpoint)
         page = _Page.of(request, asked, own, read)
-        schema = _schema(page, asked.types)
+        schema = _schema(page, asked.types, own.simulator.configuration.customers)
         injector = source.injector(page.window, asked.defects, schema)
         counted = None
         # Copies on a page were counted for its total already.
@@ -282,9 +283,9 @@ def transactions(
     return Computed(turns, rows, compute)
 
 
-def _schema(page: _Page, types: wire.Types) -> pa.Schema:
+def _schema(page: _Page, types: wire.Types, customers: int) -> pa.Schema:
     """Return the schema to make rows with: large answers in columns have more dictionaries."""
-    if page.form not in _COLUMNAR or page.rows < _ENCODED_FROM:
+    if page.form not in _COLUMNAR or page.rows < max(_ENCODED_FROM, customers):
         return SCHEMA
     return COORDINATES_ENCODED_SCHEMA if types is wire.Types.TEXT else DICTIONARY_ENCODED_SCHEMA
 

@@ -232,6 +232,10 @@ def test_large_answers_are_compressed_and_say_the_same(
     if form == "arrow":
         kinds = pa.ipc.open_stream(large).schema
         assert pa.types.is_dictionary(kinds.field("card_number").type)
+        # A dictionary has all customers, who are more than these rows.
+        few = service.get(WINDOW_PATH, **HOUR, format=form, types=types, limit=100).content
+        kinds = pa.ipc.open_stream(few).schema
+        assert not pa.types.is_dictionary(kinds.field("card_number").type)
 
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])
