@@ -60,7 +60,6 @@ if TYPE_CHECKING:
 DAGSTER_YAML: Final = Path(__file__).parents[1] / "workers" / "dagster.yaml"
 """The configuration of production, which deploy/dagster.yaml in a checkout links to."""
 _MODULE: Final = "txn_platform.definitions"
-_PROFILES: Final = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE")
 _SERVERS: Final = ("postgres", "valkey", "generator")
 # The packages of the extra `cluster`.
 _PACKAGES: Final = ("dagster_celery", "dagster_postgres", "redis")
@@ -223,11 +222,11 @@ def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[C
         "TXN_UI_URL": opened,
         "TXN_MAX_CONCURRENT_RUNS": str(workers),
     }
-    # With an empty variable the boto3 of dagster_aws would look for a profile without a name.
+    # The boto3 of dagster_aws takes an empty variable for a profile or a file without a name.
     environment = {
         name: value
         for name, value in {**os.environ, **variables}.items()
-        if value or name not in _PROFILES
+        if value or not name.startswith("AWS_")
     }
     logs = servers.state / "logs"
     with ExitStack() as running:
