@@ -269,15 +269,15 @@ def materialize(partition: str) -> list[str]:
     ]
 
 
-def page_option(parser: argparse.ArgumentParser) -> None:
+def page_option(parser: argparse.ArgumentParser, page: Path = PAGE) -> None:
     """Add the option for another page; a missing page fails before anything is measured."""
 
     def existing(name: str) -> Path:
         if not Path(name).is_file():
-            raise argparse.ArgumentTypeError(f"{name} is not a file: copy {PAGE} there")
+            raise argparse.ArgumentTypeError(f"{name} is not a file: copy {page} there")
         return Path(name)
 
-    parser.add_argument("--page", type=existing, default=PAGE, help="where the results go")
+    parser.add_argument("--page", type=existing, default=page, help="where the results go")
 
 
 def conditions(*packages: str) -> dict[str, Any]:
