@@ -120,6 +120,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Proxy]:
     directory = tmp_path_factory.mktemp("nginx")
     inner_keys(directory)
     configuration = (DEPLOY / "nginx.conf").read_text()
+    upstreams = (DEPLOY / "upstreams.conf").read_text()
     port, plain = free_ports(2)
     with ExitStack() as running:
         for real, name in NAMES.items():
@@ -127,11 +128,10 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Proxy]:
             server = running.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
             Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             running.callback(server.shutdown)
-            configuration = configuration.replace(
-                f"127.0.0.1:{real};", f"127.0.0.1:{server.server_port};"
-            )
+            upstreams = upstreams.replace(f"127.0.0.1:{real};", f"127.0.0.1:{server.server_port};")
         generator, key = running.enter_context(_generator(directory))
-        configuration = configuration.replace("127.0.0.1:8000;", f"127.0.0.1:{generator};")
+        upstreams = upstreams.replace("127.0.0.1:8000;", f"127.0.0.1:{generator};")
+        (directory / "upstreams.conf").write_text(upstreams)
         configuration = configuration.replace("listen 443", f"listen 127.0.0.1:{port}")
         configuration = configuration.replace("listen 80", f"listen 127.0.0.1:{plain}")
         configuration = re.sub(r"/etc/nginx/tls/\S+;", f"{directory}/tls.pem;", configuration)
@@ -261,7 +261,7 @@ def test_one_client_address_is_slowed_down_at_the_generator(proxy: _Proxy) -> No
 
 def test_oauth2_proxy_keeps_its_cookie_and_has_no_secret() -> None:
     settings = tomllib.loads((DEPLOY / "oauth2-proxy.cfg").read_text())
-    nginx = (DEPLOY / "nginx.conf").read_text()
+    nginx = (DEPLOY / "nginx.conf").read_text() + (DEPLOY / "upstreams.conf").read_text()
     assert not [name for name in settings if "secret" in name]
     assert f"server {settings['http_address']};" in nginx
     assert settings["cookie_secure"]
