@@ -30,10 +30,10 @@ FAST := $(addprefix txn_platform_tests/,arrow contract/test_card_numbers.py cont
   repository/test_reliability_page.py test_windows.py)
 
 .PHONY: help setup demo dev cluster check test test-long test-busy coverage mutants bench readers chaos docs \
-  site pictures lint format lock dist sbom audit clean
+  site pictures lint deploy-check image-check format lock dist sbom audit clean
 
 help: ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.installed ## Install into .venv what the lock names
 
@@ -115,6 +115,18 @@ lint: setup ## Format check, lint, types, unsafe code and workflows, the words o
 	@$(BIN)/zizmor --quiet --offline --pedantic .github
 	@$(BIN)/python -m txn_platform_tests.support.glossary
 
+# The manifests are those that kustomization.yaml lists.
+deploy-check: setup .venv-deploy/.installed ## Check the files of deploy/ that no test can run
+	@$(BIN)/hadolint deploy/Dockerfile
+	@$(BIN)/cfn-lint deploy/ecs/template.yaml
+	@$(BIN)/kubernetes-validate --quiet --strict \
+	  $$(sed -n 's#^  - \(.*\.yaml\)$$#deploy/kubernetes/\1#p' deploy/kubernetes/kustomization.yaml)
+	@.venv-deploy/bin/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@.venv-deploy/bin/checkov --config-file deploy/.checkov.yaml --directory deploy
+
+image-check: setup ## Make the image without an engine, and start what it starts (as root, on Debian)
+	@$(BIN)/python -m pytest -n 0 -m image --timeout 1200 txn_platform_tests/test_image.py
+
 format: setup ## Format, and fix what lint can fix
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
@@ -130,10 +142,13 @@ lock: $(UV) ## Resolve the dependencies again
 	  --constraint requirements.lock --extra docs pyproject.toml -o requirements-docs.lock
 	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  --constraint requirements.lock --extra supply pyproject.toml -o requirements-supply.lock
+	@$(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
+	  --constraint requirements.lock --extra delta --extra alerts --extra cluster --extra kubernetes pyproject.toml \
+	  -o requirements-image.lock
 	@echo uv | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes --no-emit-index-url --upgrade \
 	  - -o requirements-uv.lock
-	@echo 'checkov>=3.2' | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes \
-	  --no-emit-index-url --upgrade - -o requirements-checkov.lock
+	@printf 'checkov>=3.2\ncheck-jsonschema>=0.39\n' | $(UV) pip compile --quiet --universal --python-version 3.12 --generate-hashes \
+	  --no-emit-index-url --upgrade - -o requirements-deploy.lock
 
 dist: setup ## Build the wheel and the source distribution, into dist/
 	@$(BIN)/python -m hatchling build --clean --directory dist
@@ -168,6 +183,11 @@ clean: ## Remove the environments and all local state
 # The extra `docs`: what builds the site, drives the browser and runs the notebook.
 $(VENV)/.docs: requirements-docs.lock | setup
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements-docs.lock
+	@touch $@
+
+.venv-deploy/.installed: requirements-deploy.lock | setup
+	@$(UV) venv --quiet --clear --python $(BIN)/python .venv-deploy
+	@$(UV) pip install --quiet --python .venv-deploy/bin/python --require-hashes -r requirements-deploy.lock
 	@touch $@
 
 .venv-supply/.installed: requirements-supply.lock | setup
