@@ -10,7 +10,7 @@ from typing import Final
 
 import dagster as dg
 
-from txn_platform.defs.failures import failing_for_users
+from txn_platform.defs.failures import failing_for_users, retry_after_database_faults
 from txn_platform.defs.freshness_check import is_fresh
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.priorities import priority_tags
@@ -29,6 +29,7 @@ LAND_TRANSACTIONS: Final = dg.define_asset_job(
     # Freshness is not a matter of one window.
     selection=dg.AssetSelection.groups("transactions") - dg.AssetSelection.checks(is_fresh),
     description="One window, from the source to the lake.",
+    hooks={retry_after_database_faults},
 )
 
 

@@ -22,6 +22,7 @@ _PASSING: Final = frozenset({Section.SOURCE_SILENT, Section.STORE_SILENT})
 _TRIES: Final = dg.RetryPolicy(
     max_retries=2, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
+_RETRY_STEP_FAILURES: Final = "dagster/retry_on_asset_or_op_failure"
 # The metadata of a failure: the sections of the runbook that it names.
 _RUNBOOK: Final = "runbook"
 
@@ -98,12 +99,26 @@ def failing_for_users(step: Step | None = None) -> Generator[None]:
         told = error
         if any(_shown(each) != str(each) for each in _chain(error)):
             told = RuntimeError(f"{type(error).__name__}: {_shown(error)}")
-        # dagster_postgres has an error of its own for a database that it cannot reach.
-        if any(isinstance(each, DBAPIError) for each in _chain(error)):
+        if _is_of_database(error):
             _try_again(step, told)
         if told is error:
             raise
         raise told.with_traceback(error.__traceback__) from None
+
+
+@dg.failure_hook
+def retry_after_database_faults(context: dg.HookContext) -> None:
+    """Let the run be retried if Dagster's database was away, be it while a step was recorded.
+
+    Run retries leave out failed steps otherwise.
+    """
+    if _is_of_database(context.op_exception):
+        context.instance.add_run_tags(context.run_id, {_RETRY_STEP_FAILURES: "true"})
+
+
+def _is_of_database(error: BaseException | None) -> bool:
+    # dagster_postgres has an error of its own for a database that it cannot reach.
+    return any(isinstance(each, DBAPIError) for each in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

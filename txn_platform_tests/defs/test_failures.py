@@ -15,7 +15,8 @@ from dagster_postgres.utils import DagsterPostgresException
 from sqlalchemy.exc import OperationalError
 
 from txn_platform.defs import failures
-from txn_platform.defs.failures import failing_for_users
+from txn_platform.defs.automation import LAND_TRANSACTIONS
+from txn_platform.defs.failures import failing_for_users, retry_after_database_faults
 from txn_platform.errors import UserError
 from txn_platform.runbook import Section
 
@@ -49,7 +50,7 @@ def _tries(
             if error is not None:
                 raise error
 
-    @dg.job(executor_def=dg.in_process_executor)
+    @dg.job(executor_def=dg.in_process_executor, hooks={retry_after_database_faults})
     def job() -> None:
         step()
 
@@ -100,3 +101,39 @@ def test_a_run_in_a_terminal_says_at_once_what_is_wrong(instance: dg.DagsterInst
 def test_an_interrupted_step_is_not_tried_again(instance: dg.DagsterInstance) -> None:
     tries, run = _tries(instance, [KeyboardInterrupt(), None])
     assert (tries, run.is_success) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("fault", "retried"), [(_DATABASE, "true"), (_UNREACHABLE, "true"), (ValueError(), "false")]
+)
+def test_a_run_whose_step_could_not_be_recorded_is_retried(
+    fault: Exception, retried: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dg.op
+    def step() -> int:
+        return 1
+
+    @dg.job(executor_def=dg.in_process_executor, hooks={retry_after_database_faults})
+    def job() -> None:
+        step()
+
+    retries = {"enabled": True, "max_retries": 3, "retry_on_asset_or_op_failure": False}
+    with dg.instance_for_test({"run_retries": retries}) as instance:
+        store = instance.event_log_storage.store_event
+
+        def store_or_fail(event: dg.EventLogEntry) -> object:
+            if event.dagster_event and event.dagster_event.is_successful_output:
+                raise fault
+            return store(event)
+
+        monkeypatch.setattr(instance.event_log_storage, "store_event", store_or_fail)
+        run = instance.create_run_for_job(job)
+        execute_run(InMemoryJob(job), run, instance)
+        ended = instance.get_run_by_id(run.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.FAILURE
+    assert ended.tags.get("dagster/will_retry", "false") == retried
+
+
+def test_the_job_of_windows_is_retried_after_such_faults() -> None:
+    assert retry_after_database_faults in LAND_TRANSACTIONS.hooks
