@@ -29,8 +29,11 @@ def worker_app() -> "Celery":
                 f"the instance of DAGSTER_HOME launches runs by {type(launcher).__name__}: copy"
                 " deploy/dagster.yaml there, so that workers get them"
             )
-        create_execute_job_task(launcher.celery)
-        return launcher.celery
+        app = launcher.celery
+    # A task that cannot tell its state would not run. The launcher does not wait: others do.
+    app.conf.result_backend_always_retry = True
+    create_execute_job_task(app)
+    return app
 
 
 def __getattr__(name: str) -> "Celery":
