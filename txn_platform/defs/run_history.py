@@ -188,9 +188,14 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
     return "; ".join(filter(None, said))
 
 
-def unfinished_runs(instance: dg.DagsterInstance) -> int:
-    """How many runs of the job are queued or running, for any window."""
-    return instance.get_runs_count(dg.RunsFilter(job_name=JOB, statuses=UNFINISHED))
+def unfinished_requests(instance: dg.DagsterInstance) -> int:
+    """How many runs that the sensor requested are queued or running, for any window.
+
+    Runs that others queue, such as a backfill of a year, do not count: they have lower priorities.
+    """
+    return instance.get_runs_count(
+        dg.RunsFilter(job_name=JOB, statuses=UNFINISHED, tags={_SENSOR_NAME: SENSOR})
+    )
 
 
 def _records(

@@ -26,7 +26,7 @@ from txn_platform.defs.run_history import (
     content_of,
     is_lost,
     run_key,
-    unfinished_runs,
+    unfinished_requests,
 )
 from txn_platform.defs.sensor_cursor import Asked, Cursor
 from txn_platform.errors import UserError
@@ -174,7 +174,7 @@ class Tick:
         return found
 
     def _look_at(self, windows: list[Window], outcome: Outcome, *, from_oldest: bool) -> None:
-        room = min(_PORTION, _MOST_UNFINISHED - unfinished_runs(self._instance))
+        room = min(_PORTION, _MOST_UNFINISHED - unfinished_requests(self._instance))
         in_a_row = from_oldest and not self._source.states_totals
         for number, window in enumerate(windows):
             key = window.partition_key

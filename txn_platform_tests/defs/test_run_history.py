@@ -15,7 +15,7 @@ from txn_platform.defs.run_history import (
     is_lost,
     pause_after,
     run_key,
-    unfinished_runs,
+    unfinished_requests,
 )
 from txn_platform.windows import Window
 
@@ -135,9 +135,11 @@ def test_content_that_keeps_changing_is_asked_for_five_times_an_hour(
     assert history.allows(instance, "new content", now + timedelta(hours=1, minutes=1))
 
 
-def test_runs_are_counted_that_are_not_over(instance: dg.DagsterInstance) -> None:
+def test_requests_are_counted_that_are_not_over(instance: dg.DagsterInstance) -> None:
     for status in (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED):
-        _add(instance, _FIRST, status)
-    _add(instance, _SECOND)
-    _add(instance, _SECOND, dg.DagsterRunStatus.STARTED, job="another job")
-    assert unfinished_runs(instance) == 2
+        _add(instance, _FIRST, status, attempt=1)
+    _add(instance, _SECOND, attempt=1)
+    # Runs of a backfill leave the sensor its room.
+    _add(instance, _SECOND, dg.DagsterRunStatus.QUEUED)
+    _add(instance, _SECOND, dg.DagsterRunStatus.STARTED, attempt=1, job="another job")
+    assert unfinished_requests(instance) == 2
