@@ -268,6 +268,8 @@ def _worker(number: int, environment: dict[str, str], logs: Path, lock: int) -> 
             *("--concurrency", "1"),
             *("--hostname", f"worker-{number}@%h"),
             *("--loglevel", "INFO"),
+            # Workers have nothing to tell each other.
+            *("--without-gossip", "--without-mingle"),
         ],
         log=logs / f"worker-{number}.log",
         environment=environment,
