@@ -73,5 +73,5 @@ def test_no_form_of_a_secret_is_in_a_message(text: str, told: str) -> None:
 def test_a_long_text_is_redacted_in_time_that_grows_with_its_length(part: str) -> None:
     begun = process_time()
     redacted(part * (100_000 // len(part)))
-    # A pattern that is tried anew at each character needs minutes.
+    # A pattern that is tried again at each character needs minutes.
     assert process_time() - begun < 5

@@ -46,10 +46,10 @@ class Behaviour:
     @property
     def locations(self) -> Locations:
         """The coordinates of its rows: those of the sites, then of the customers' homes."""
-        places = self.population
+        population = self.population
         return Locations(
-            np.concatenate([places.site_latitude, places.customer_latitude]),
-            np.concatenate([places.site_longitude, places.customer_longitude]),
+            np.concatenate([population.site_latitude, population.customer_latitude]),
+            np.concatenate([population.site_longitude, population.customer_longitude]),
         )
 
     def facts(self, cells: Integers) -> CellFacts:
