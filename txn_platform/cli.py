@@ -23,16 +23,19 @@ from txn_platform.errors import UserError
 from txn_platform.tuning import tune_process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from rich.console import Console, RenderableType
 
     from txn_platform.interrupts import Interrupts
     from txn_platform.local.cluster import Cluster
     from txn_platform.local.stack import Services
-    from txn_platform.runs import Summary
+    from txn_platform.run_queue import RunQueue
+    from txn_platform.run_summary import Summary
     from txn_platform.settings import Settings
     from txn_platform.source.client import Source
+    from txn_platform.submission import Submission
+    from txn_platform.terminal import StatusLine
     from txn_platform.window_runs import Result
     from txn_platform.window_states import WindowState
     from txn_platform.windows import Window
@@ -192,6 +195,11 @@ for _name, _help in _ELSEWHERE.items():
     is_flag=True,
     help="Let a window come back without rows where the lake has some.",
 )
+@click.option(
+    "--submit",
+    is_flag=True,
+    help="Hand the hours to the run queue of a Dagster instance, and follow them.",
+)
 def run(
     partition: str | None,
     last: int | None,
@@ -201,32 +209,45 @@ def run(
     force: bool,
     as_json: bool,
     allow_empty: bool,
+    submit: bool,
 ) -> None:
     """Materialize hours: land, validate, publish.
 
     Hours that are published as the source has them now, under today's contract and key, are
     skipped, unless --force or --partition says otherwise. After an hour that fails the others go
     on. Ctrl-C stops after the hour that runs; a second one stops at once.
-    """
-    from txn_platform.terminal import stopped
 
-    if sum(option is not None for option in (partition, last, first)) > 1:
-        raise click.UsageError("--partition, --last and --from exclude each other.")
-    if until is not None and first is None:
-        raise click.UsageError("--to needs --from.")
-    choose = _newest(last or 1)
-    if partition is not None:
-        choose, force = _one(partition), True
-    elif first is not None:
-        choose = _of_source(_range(first, until))
-    with _runs(choose, force=force) as (windows, results):
-        ended: list[Result] = []
-        for result in results(allow_empty=allow_empty):
-            ended.append(result)
-            _print_result(result, as_json=as_json, several=len(windows) > 1)
+    With --submit the instance of `txn cluster`, `txn dev` or DAGSTER_WEBSERVER_URL runs them. Hours
+    that are queued or running already are followed only. Ctrl-C leaves the queue as it is.
+    """
+    from txn_platform.terminal import left_in_queue, stopped
+
+    choose = _chosen(partition, last, first, until)
+    force = force or partition is not None
+    ended: list[Result] = []
+    if submit:
+        with _submission(choose, force=force, allow_empty=allow_empty) as (
+            windows,
+            submitted,
+            rest,
+        ):
+            with suppress(KeyboardInterrupt):
+                for result in submitted:
+                    ended.append(result)
+                    _print_result(result, as_json=as_json, several=len(windows) > 1)
+            left = rest()
+        said = left_in_queue(ended, left) if any(left.values()) else ""
+        ended.sort(key=lambda result: result.partition)
+    else:
+        with _runs(choose, force=force) as (windows, results):
+            for result in results(allow_empty=allow_empty):
+                ended.append(result)
+                _print_result(result, as_json=as_json, several=len(windows) > 1)
+        left = {"not run": windows[len(ended) :]}
+        said = stopped(ended, windows)
     if not as_json:
-        _print_results(ended, windows)
-    if said := stopped(ended, windows):
+        _print_results(ended, left)
+    if said:
         click.echo(said, err=True)
     good = sum(result.outcome in {"published", "skipped"} for result in ended)
     if good < len(windows):
@@ -634,24 +655,7 @@ def _runs(
         with console.status("starting Dagster", spinner=_SPINNER):
             opened = stack.enter_context(session(settings))
             windows = choose(opened.source)
-        right: dict[str, WindowState] = {}
-        if not force:
-            with console.status("comparing with the source", spinner=_SPINNER) as status:
-                right = opened.right(
-                    windows,
-                    lambda done: status.update(
-                        f"comparing with the source: {done:,} of {len(windows):,}"
-                    ),
-                )
-        if len(windows) == len(right) == 1:
-            key = windows[0].partition_key
-            click.echo(f"{key} is published as it should be: skipped (--force runs it)", err=True)
-        elif right:
-            click.echo(
-                f"{len(right):,} of {len(windows):,} hours are published as they should be:"
-                " skipped (--force runs them)",
-                err=True,
-            )
+        right = {} if force else _skipped(windows, opened.right, console)
         progress = Progress(len(windows) - len(right))
         several = progress.count > 1
 
@@ -674,6 +678,117 @@ def _runs(
                         click.echo(str(progress), err=True)
 
         yield windows, results
+
+
+def _skipped(
+    windows: list[Window],
+    right: Callable[[list[Window], Callable[[int], None]], dict[str, WindowState]],
+    console: Console,
+) -> dict[str, WindowState]:
+    """By partition key, the windows that need no run, with progress on standard error."""
+    with console.status("comparing with the source", spinner=_SPINNER) as status:
+        found = right(
+            windows,
+            lambda done: status.update(f"comparing with the source: {done:,} of {len(windows):,}"),
+        )
+    if len(windows) == len(found) == 1:
+        key = windows[0].partition_key
+        click.echo(f"{key} is published as it should be: skipped (--force runs it)", err=True)
+    elif found:
+        click.echo(
+            f"{len(found):,} of {len(windows):,} hours are published as they should be:"
+            " skipped (--force runs them)",
+            err=True,
+        )
+    return found
+
+
+@contextmanager
+def _submission(
+    choose: Callable[[Source], list[Window]], *, force: bool, allow_empty: bool
+) -> Generator[tuple[list[Window], Iterator[Result], Callable[[], dict[str, list[Window]]]]]:
+    """Prepare the submission of windows to a run queue, with progress on standard error.
+
+    Args:
+        choose: the windows of a source.
+        force: also submit windows that are as they should be.
+        allow_empty: let a window come back without rows where the lake has some.
+
+    Yields:
+        The windows, the result of each as soon as it is known, and a function that gives those
+            without a result, by the reason why.
+    """
+    with ExitStack() as stack:
+        console, _ = stack.enter_context(_runs_that_stop())
+        from txn_platform.console_logs import ConsoleHandler, handling_logs
+        from txn_platform.homes import writable_home
+        from txn_platform.lake.opening import open_lake
+        from txn_platform.settings import load_settings
+        from txn_platform.submission import Submission
+        from txn_platform.terminal import StatusLine
+        from txn_platform.window_runs import as_they_should_be, started_source
+
+        settings = load_settings()
+        home = writable_home(settings)
+        _say_what_is_in_use(settings, source=True)
+        stack.enter_context(handling_logs(ConsoleHandler(console)))
+        lake = open_lake(settings)
+        line = StatusLine(console, _SPINNER)
+        with line.shown("asking Dagster's webserver"):
+            queue = _open_queue(settings, line)
+        with line.shown("asking the source"):
+            _, source = stack.enter_context(started_source(settings))()
+            windows = choose(source)
+            watermark = source.watermark()
+        right: dict[str, WindowState] = {}
+        if not force:
+            right = _skipped(windows, partial(as_they_should_be, settings, source), console)
+        submission = Submission.of(
+            [window for window in windows if window.partition_key not in right],
+            queue,
+            lake,
+            home,
+            watermark=watermark,
+            settles_after=timedelta(hours=settings.settled_hours),
+            config={"ops": {_RAW: {"config": {"allow_empty": True}}}} if allow_empty else {},
+        )
+        yield windows, _followed(submission, right, line), submission.left
+
+
+def _open_queue(settings: Settings, line: StatusLine) -> RunQueue:
+    """The run queue of the instance that the settings name."""
+    from txn_platform.redaction import shown_address
+    from txn_platform.run_queue import RunQueue, require_webserver
+
+    address = require_webserver(settings)
+    click.echo(f"queue: of the Dagster instance at {shown_address(address)}", err=True)
+    queue = RunQueue(address, lambda why: line.show(f"waiting for Dagster's webserver: {why}"))
+    if note := queue.open():
+        click.echo(f"note: {note}", err=True)
+    return queue
+
+
+def _followed(
+    submission: Submission, right: dict[str, WindowState], line: StatusLine
+) -> Iterator[Result]:
+    """The results of windows that are skipped, and of those that are submitted as they come."""
+    from txn_platform.terminal import Progress
+    from txn_platform.window_runs import Result
+
+    for key, state in right.items():
+        yield Result(key, "skipped", state=state)
+    progress = Progress(len(submission.waiting))
+    several = progress.count > 1
+    with line.shown("looking at the queue"):
+        for result in submission.results():
+            if result is None:
+                line.show(f"{progress}: {submission}" if several else str(submission))
+                continue
+            line.hide()
+            yield result
+            progress.add(result)
+            if several and line.plain:
+                click.echo(str(progress), err=True)
 
 
 def _states(first: str | None, until: str | None) -> list[WindowState]:
@@ -717,6 +832,21 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
             failures,
             lambda done: status.update(f"looked at {done:,} of {len(windows):,} hours"),
         )
+
+
+def _chosen(
+    partition: str | None, last: int | None, first: str | None, until: str | None
+) -> Callable[[Source], list[Window]]:
+    """The windows that the options of `txn run` name."""
+    if sum(option is not None for option in (partition, last, first)) > 1:
+        raise click.UsageError("--partition, --last and --from exclude each other.")
+    if until is not None and first is None:
+        raise click.UsageError("--to needs --from.")
+    if partition is not None:
+        return _one(partition)
+    if first is not None:
+        return _of_source(_range(first, until))
+    return _newest(last or 1)
 
 
 def _one(partition: str) -> Callable[[Source], list[Window]]:
@@ -783,13 +913,13 @@ def _print_result(result: Result, *, as_json: bool, several: bool) -> None:
         click.echo(f"Error: {result.partition}: {result.error}", err=True)
 
 
-def _print_results(results: list[Result], windows: list[Window]) -> None:
-    """Print the table of all windows of a command."""
+def _print_results(results: list[Result], left: Mapping[str, Sequence[Window]]) -> None:
+    """Print the table of all windows of a command, and of those that are left, by reason."""
     from txn_platform.terminal import results_table
 
     summaries = [result.summary for result in results if result.summary is not None]
-    if len(windows) > 1:
-        _print_table(results_table(results, windows[len(results) :]))
+    if len(results) + sum(map(len, left.values())) > 1:
+        _print_table(results_table(results, left))
     elif summaries:
         _print_summaries(summaries)
 

@@ -59,6 +59,17 @@ def announce_cluster(
     return path
 
 
+def announce_webserver(home: Path, address: str) -> None:
+    """Add the address of Dagster's webserver to what the stack has announced.
+
+    Args:
+        home: its `TXN_HOME`.
+        address: of the webserver.
+    """
+    announced = json.loads((home / _VARIABLES).read_text("utf-8"))
+    announce(home, {**announced, "DAGSTER_WEBSERVER_URL": address})
+
+
 def withdraw(home: Path) -> None:
     """Forget what a stack or a cluster announced."""
     (home / _VARIABLES).unlink(missing_ok=True)

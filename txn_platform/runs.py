@@ -8,12 +8,10 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import dagster as dg
-from pydantic import BaseModel
 
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
@@ -23,6 +21,7 @@ from txn_platform.defs.window_metadata import amounts_of, reasons_of
 from txn_platform.errors import UserError
 from txn_platform.homes import instance_home, locked, writable_home
 from txn_platform.run_locks import run_lock, runs_without_process
+from txn_platform.run_summary import Summary
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 
@@ -31,39 +30,6 @@ _PYTHON_LOGS: Final = {"managed_python_loggers": ["txn_platform"], "python_log_l
 _REASON_CHARACTERS: Final = 300
 # Alembic's message for a database that two processes have stamped.
 _HALF_MADE: Final = "more than one head"
-
-
-class Summary(BaseModel):
-    """The outcome of one window.
-
-    Attributes:
-        partition: its key.
-        sent: rows from the source: the validated and the quarantined ones.
-        reasons: number of rows by reason for quarantine; a row can have several.
-        published: rows in the published object.
-        amounts: the sums of their amounts by currency, the currency of most rows first.
-        seconds: duration of the run.
-        uri: the published object.
-    """
-
-    partition: str
-    sent: int
-    validated: int
-    quarantined: int
-    reasons: dict[str, int]
-    published: int
-    amounts: dict[str, Decimal]
-    seconds: float
-    uri: str
-
-    @property
-    def amount(self) -> str:
-        """The sum of the most frequent currency, and how many more currencies there are."""
-        if not self.amounts:
-            return "0"
-        currency, total = next(iter(self.amounts.items()))
-        others = f" +{len(self.amounts) - 1}" if len(self.amounts) > 1 else ""
-        return f"{total:,} {currency}{others}"
 
 
 @contextmanager

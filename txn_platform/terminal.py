@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
@@ -16,7 +17,9 @@ from rich.text import Text
 from txn_platform.windows import WINDOW_LENGTH, Window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+
+    from rich.console import Console
 
     from txn_platform.card_key_rotation import RotationPlan
     from txn_platform.window_runs import Result
@@ -32,6 +35,7 @@ _MARKS: Final[dict[State, tuple[str, str]]] = {
 }
 _HOURS: Final = 24
 _HOURS_HEADING: Final = "0     6     12    18    "
+_SECONDS_BETWEEN_LINES: Final = 30.0
 # Ranges of windows that are named; the others are counted.
 _NAMED: Final = 20
 
@@ -63,6 +67,44 @@ class Progress:
         return f"{text}, {self._rows / max(seconds, 1e-3):,.0f} rows/s, ETA {left}"
 
 
+class StatusLine:
+    """A line that says how far a command is, on standard error.
+
+    It is a spinner in a terminal. Elsewhere a line is printed every half a minute.
+
+    Attributes:
+        plain: whether there is no terminal with a spinner.
+    """
+
+    def __init__(self, console: Console, spinner: str) -> None:
+        """Args: console: of standard error; spinner: the name of one of rich's."""
+        self.plain = not console.is_terminal or console.is_dumb_terminal
+        self._console = console
+        self._status = console.status("", spinner=spinner)
+        self._printed_at = time.monotonic()
+
+    @contextmanager
+    def shown(self, text: str) -> Generator[None]:
+        """Show the line until the block ends."""
+        try:
+            self.show(text)
+            yield
+        finally:
+            self.hide()
+
+    def show(self, text: str) -> None:
+        """Show a text, again after `hide`."""
+        self._status.update(text)
+        self._status.start()
+        if self.plain and time.monotonic() - self._printed_at > _SECONDS_BETWEEN_LINES:
+            self._printed_at = time.monotonic()
+            self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def hide(self) -> None:
+        """Clear the line, before a result is printed, which would be in it."""
+        self._status.stop()
+
+
 def result_line(result: Result) -> str:
     """A published window in one line."""
     summary = result.summary
@@ -75,8 +117,13 @@ def result_line(result: Result) -> str:
     )
 
 
-def results_table(results: Sequence[Result], not_run: Sequence[Window]) -> Table:
-    """The windows of a command by outcome, with the sums of their rows."""
+def results_table(results: Sequence[Result], left: Mapping[str, Sequence[Window]]) -> Table:
+    """The windows of a command by outcome, with the sums of their rows.
+
+    Args:
+        results: of the windows that have one.
+        left: those without a result, by the reason why.
+    """
     table = _table("outcome", "windows", "sent", "quarantined", "published", "s", "partitions")
     table.columns[-1].justify = "left"
     for outcome in ("published", "skipped", "failed", "interrupted"):
@@ -94,9 +141,10 @@ def results_table(results: Sequence[Result], not_run: Sequence[Window]) -> Table
             )
         windows = [Window.of_partition(result.partition) for result in found]
         table.add_row(outcome, f"{len(found):,}", *sums, ", ".join(_ranges(windows)))
-    if not_run:
-        named = ", ".join(_ranges(not_run))
-        table.add_row("not run", f"{len(not_run):,}", "", "", "", "", named)
+    for reason, windows in left.items():
+        if windows:
+            named = ", ".join(_ranges(windows))
+            table.add_row(reason, f"{len(windows):,}", "", "", "", "", named)
     return table
 
 
@@ -109,6 +157,17 @@ def stopped(results: Sequence[Result], windows: Sequence[Window]) -> str:
     return (
         f"Stopped by Ctrl-C: {outcomes['published']:,} published, {outcomes['skipped']:,} skipped,"
         f" {outcomes['failed']:,} failed, {not_run:,} not run. The same command runs the rest."
+    )
+
+
+def left_in_queue(results: Sequence[Result], left: Mapping[str, Sequence[Window]]) -> str:
+    """A sentence for a submission that Ctrl-C has ended."""
+    outcomes = Counter(result.outcome for result in results)
+    rest = ", ".join(f"{len(windows):,} {reason}" for reason, windows in left.items() if windows)
+    return (
+        f"Stopped by Ctrl-C: {outcomes['published']:,} published, {outcomes['skipped']:,} skipped,"
+        f" {outcomes['failed']:,} failed, {rest}. The queue stays as it is. The same command"
+        " follows it, and submits the rest."
     )
 
 

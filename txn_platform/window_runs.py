@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
     from txn_platform.interrupts import Interrupts
-    from txn_platform.runs import Summary
+    from txn_platform.run_summary import Summary
     from txn_platform.settings import Settings
     from txn_platform.source.client import Source
     from txn_platform.window_states import WindowState
@@ -89,6 +89,28 @@ def started_source(settings: Settings) -> Generator[Callable[[], tuple[str, Sour
         yield client
 
 
+def as_they_should_be(
+    settings: Settings,
+    source: Source,
+    windows: Sequence[Window],
+    on_progress: Callable[[int], None],
+) -> dict[str, WindowState]:
+    """By partition key, the windows that are published as they should be.
+
+    Args:
+        settings: with the lake.
+        source: to compare with.
+        windows: to look at.
+        on_progress: called with the number of windows that were looked at.
+
+    Raises:
+        UserError: the lake can't be listed.
+    """
+    states = WindowStates(open_lake(settings), settings, source)
+    found = states.of(windows, {}, on_progress)
+    return {state.partition: state for state in found if state.state == "published"}
+
+
 class Runs(Protocol):
     """Lands, validates and publishes a window; see `runs.materialize`."""
 
@@ -127,9 +149,7 @@ class Session:
         """
         # Made now if there is none, as the first run would.
         card_key(self.settings)
-        states = WindowStates(open_lake(self.settings), self.settings, self.source)
-        found = states.of(windows, {}, on_progress)
-        return {state.partition: state for state in found if state.state == "published"}
+        return as_they_should_be(self.settings, self.source, windows, on_progress)
 
 
 @contextmanager

@@ -12,11 +12,12 @@ import dagster as dg
 
 from txn_platform.defs.failures import failing_for_users, retry_after_database_faults
 from txn_platform.defs.freshness_check import is_fresh
+from txn_platform.defs.names import JOB
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.priorities import priority_tags
 from txn_platform.defs.publications import publications
 from txn_platform.defs.resources import GeneratorResource, LakeResource
-from txn_platform.defs.run_history import JOB, SENSOR, RunHistory, content_of
+from txn_platform.defs.run_history import SENSOR, RunHistory, content_of
 from txn_platform.defs.sensor_cursor import Cursor
 from txn_platform.defs.sensor_tick import Tick
 from txn_platform.errors import UserError

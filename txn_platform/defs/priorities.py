@@ -6,12 +6,12 @@ Dagster's queue sorts by the tag `dagster/priority`; runs without one have 0.
 from datetime import datetime, timedelta
 from typing import Final
 
+from txn_platform.defs.names import PRIORITY
 from txn_platform.windows import Window
 
-_PRIORITY: Final = "dagster/priority"
-_NEWEST: Final = {_PRIORITY: "10"}
-_LATE: Final = {_PRIORITY: "5"}
-_HISTORY: Final = {_PRIORITY: "0"}
+_NEWEST: Final = {PRIORITY: "10"}
+_LATE: Final = {PRIORITY: "5"}
+_HISTORY: Final = {PRIORITY: "0"}
 
 
 def priority_tags(window: Window, watermark: datetime, settles_after: timedelta) -> dict[str, str]:

@@ -16,10 +16,10 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from txn_platform.defs import checks
+from txn_platform.defs.names import JOB, PARTITION, RETRIED_AS, WILL_RETRY
 from txn_platform.rows.reconciliation import ControlTotals
 
 SENSOR: Final = "on_watermark"
-JOB: Final = "land_transactions"
 
 UNFINISHED: Final = [
     dg.DagsterRunStatus.QUEUED,
@@ -42,7 +42,6 @@ _SOON: Final = timedelta(minutes=10)
 _RUNS: Final = 12
 # Partitions in one query: SQLite takes only so many values.
 _PARTITIONS_AT_ONCE: Final = 500
-_PARTITION: Final = "dagster/partition"
 _SENSOR_NAME: Final = "dagster/sensor_name"
 _RUN_KEY: Final = re.compile(r"[^/]+/(?P<content>[^/]+)(/(?P<attempt>[0-9]{1,9}))?")
 
@@ -96,7 +95,7 @@ class RunHistory:
             return {key: cls.of(instance, [key], now)[key] for key in partition_keys}
         runs: dict[str, list[dg.RunRecord]] = {key: [] for key in partition_keys}
         for record in found:
-            runs[record.dagster_run.tags[_PARTITION]].append(record)
+            runs[record.dagster_run.tags[PARTITION]].append(record)
         return {key: cls._of_one(instance, key, records, now) for key, records in runs.items()}
 
     @classmethod
@@ -165,12 +164,12 @@ def failed_runs(instance: dg.DagsterInstance, partition_keys: Sequence[str]) -> 
     for keys in batched(partition_keys, _PARTITIONS_AT_ONCE):
         # Few windows have a failed run, and reading the runs of all takes seconds.
         ever = _records(instance, keys, _RUNS * len(keys), statuses=[dg.DagsterRunStatus.FAILURE])
-        suspects = {record.dagster_run.tags[_PARTITION] for record in ever}
+        suspects = {record.dagster_run.tags[PARTITION] for record in ever}
         last: dict[str, dg.DagsterRun] = {}
         for record in _records(instance, sorted(suspects), _RUNS * len(suspects)):
             run = record.dagster_run
             if run.is_finished and _publishes(run):
-                last.setdefault(run.tags[_PARTITION], run)
+                last.setdefault(run.tags[PARTITION], run)
         failed |= {
             key: run.run_id
             for key, run in last.items()
@@ -212,7 +211,7 @@ def _records(
     if not partition_keys:
         return []
     wanted = dg.RunsFilter(
-        tags={_PARTITION: list(partition_keys), **(tags or {})}, statuses=statuses
+        tags={PARTITION: list(partition_keys), **(tags or {})}, statuses=statuses
     )
     return instance.get_run_records(wanted, limit=limit)
 
@@ -241,8 +240,8 @@ def is_unfinished(record: dg.RunRecord, now: datetime) -> bool:
         return now - utc(record.create_timestamp) < _SOON
     if run.status is dg.DagsterRunStatus.FAILURE:
         return (
-            run.tags.get("dagster/will_retry") == "true"
-            and "dagster/auto_retry_run_id" not in run.tags
+            run.tags.get(WILL_RETRY) == "true"
+            and RETRIED_AS not in run.tags
             and now - ended_at(record) < _SOON
         )
     return not run.is_finished

@@ -249,7 +249,8 @@ def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[C
             worker.wait_until(lambda worker=worker: " ready." in worker.output(), timeout=180)
         running.callback(withdraw, servers.home)
         addresses = {**servers.addresses, "Dagster": address}
-        addresses["passwords"] = str(announce_cluster(servers.home, addresses, variables))
+        announced = {**variables, "DAGSTER_WEBSERVER_URL": address}
+        addresses["passwords"] = str(announce_cluster(servers.home, addresses, announced))
         yield Cluster(
             addresses,
             variables,

@@ -36,7 +36,13 @@ from txn_platform.local.stack_state import (
     variables_of,
 )
 from txn_platform.network import without_proxy_for_loopback
-from txn_platform.running_stack import S3_KEYS, announce, running_stack, withdraw
+from txn_platform.running_stack import (
+    S3_KEYS,
+    announce,
+    announce_webserver,
+    running_stack,
+    withdraw,
+)
 from txn_platform.settings import load_settings
 
 if TYPE_CHECKING:
@@ -233,6 +239,7 @@ def local_ui(services: Services, port: int, modules: Sequence[str]) -> Generator
         modules=modules,
         holds=[services.lock],
     ) as started:
+        announce_webserver(services.home, address)
         yield replace(
             services,
             addresses={**services.addresses, "Dagster": address},
