@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from txn_platform.submission import Submission
     from txn_platform.terminal import StatusLine
     from txn_platform.window_runs import Result
-    from txn_platform.window_states import WindowState
+    from txn_platform.window_states import KnownRuns, WindowState
     from txn_platform.windows import Window
 
 # Columns: more than any row of a table has.
@@ -611,15 +611,17 @@ def optimize(keep: timedelta) -> None:
 
 
 @contextmanager
-def _runs_that_stop() -> Generator[tuple[Console, Interrupts]]:
+def _runs_that_stop(
+    stops: str = "stops after this hour",
+) -> Generator[tuple[Console, Interrupts]]:
     """Let Ctrl-C stop runs of windows between two of them; yield the console that says so too."""
     from rich.console import Console
 
     from txn_platform.interrupts import Interrupts
 
     console = Console(stderr=True)
-    stops = "Ctrl-C: stops after this hour. A second Ctrl-C stops at once."
-    interrupts = Interrupts(lambda: console.print(stops, highlight=False, soft_wrap=True))
+    text = f"Ctrl-C: {stops}. A second Ctrl-C stops at once."
+    interrupts = Interrupts(lambda: console.print(text, highlight=False, soft_wrap=True))
     with interrupts.received():
         yield console, interrupts
 
@@ -719,7 +721,7 @@ def _submission(
             without a result, by the reason why.
     """
     with ExitStack() as stack:
-        console, _ = stack.enter_context(_runs_that_stop())
+        console, interrupts = stack.enter_context(_runs_that_stop("stops after this request"))
         from txn_platform.console_logs import ConsoleHandler, handling_logs
         from txn_platform.homes import writable_home
         from txn_platform.lake.opening import open_lake
@@ -752,7 +754,7 @@ def _submission(
             settles_after=timedelta(hours=settings.settled_hours),
             config={"ops": {_RAW: {"config": {"allow_empty": True}}}} if allow_empty else {},
         )
-        yield windows, _followed(submission, right, line), submission.left
+        yield windows, _followed(submission, right, line, interrupts), submission.left
 
 
 def _open_queue(settings: Settings, line: StatusLine) -> RunQueue:
@@ -769,7 +771,10 @@ def _open_queue(settings: Settings, line: StatusLine) -> RunQueue:
 
 
 def _followed(
-    submission: Submission, right: dict[str, WindowState], line: StatusLine
+    submission: Submission,
+    right: dict[str, WindowState],
+    line: StatusLine,
+    interrupts: Interrupts,
 ) -> Iterator[Result]:
     """The results of windows that are skipped, and of those that are submitted as they come."""
     from txn_platform.terminal import Progress
@@ -780,7 +785,7 @@ def _followed(
     progress = Progress(len(submission.waiting))
     several = progress.count > 1
     with line.shown("looking at the queue"):
-        for result in submission.results():
+        for result in submission.results(interrupts):
             if result is None:
                 line.show(f"{progress}: {submission}" if several else str(submission))
                 continue
@@ -821,17 +826,32 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
             click.echo(f"Error: {error}", err=True)
             source, watermark = None, datetime.now(UTC)
         windows = windows_until(watermark)
-        failures: dict[str, str] = {}
-        if remembered is not None:
-            # Dagster takes seconds to import.
-            from txn_platform.runs import failures as failures_of
-
-            failures = failures_of(windows)
         return WindowStates(open_lake(settings), settings, source).of(
             windows,
-            failures,
+            _known_runs(settings, windows, remembered=remembered is not None),
             lambda done: status.update(f"looked at {done:,} of {len(windows):,} hours"),
         )
+
+
+def _known_runs(settings: Settings, windows: list[Window], *, remembered: bool) -> KnownRuns:
+    """The runs of windows, as the webserver or the instance of this machine has them, if any."""
+    from txn_platform.window_states import KnownRuns
+
+    if settings.webserver_url is not None:
+        from txn_platform.run_queue import RunQueue
+
+        queue = RunQueue(settings.webserver_url, lambda _: None)
+        try:
+            return queue.known_runs({window.partition_key for window in windows})
+        except UserError as error:
+            click.echo(f"note: queued, running and failed runs are not shown: {error}", err=True)
+            return KnownRuns()
+    if not remembered:
+        return KnownRuns()
+    # Dagster takes seconds to import.
+    from txn_platform.runs import known_runs
+
+    return known_runs(windows)
 
 
 def _chosen(

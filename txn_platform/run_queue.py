@@ -9,7 +9,7 @@ import json
 import time
 from decimal import Decimal
 from itertools import batched, chain, repeat
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import urllib3
 from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
@@ -20,9 +20,10 @@ from txn_platform.errors import UserError
 from txn_platform.network import pool_manager
 from txn_platform.redaction import redacted, shown_address
 from txn_platform.run_summary import Summary
+from txn_platform.window_states import KnownRuns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 
     from txn_platform.settings import Settings
 
@@ -40,6 +41,8 @@ _PASSING: Final = frozenset({429, 500, 502, 503, 504})
 # Runs in one answer; and those whose events are read for it.
 _PAGE: Final = 500
 _WITH_EVENTS: Final = 25
+# A run of other assets of the same partition may be newer.
+_LAST_RUNS: Final = 5
 _REASON_CHARACTERS: Final = 300
 _QUEUED: Final = frozenset({"QUEUED", "NOT_STARTED"})
 _UNFINISHED: Final = (*sorted(_QUEUED), "STARTING", "STARTED", "CANCELING")
@@ -56,18 +59,24 @@ query Jobs($daemon: String!) {
   instance { runQueuingSupported daemonHealth { daemonStatus(daemonType: $daemon) { healthy } } }
 }
 """
-_RUNS: Final = """
+_RUN: Final = """
+fragment run on Run {
+  runId status jobName creationTime updateTime assetSelection { path } tags { key value }
+}
+"""
+_RUNS: Final = (
+    _RUN
+    + """
 query Runs($filter: RunsFilter!, $cursor: String, $limit: Int) {
   runsOrError(filter: $filter, cursor: $cursor, limit: $limit) {
     __typename
     ... on Runs {
-      results {
-        runId status jobName creationTime updateTime assetSelection { path } tags { key value }
-      }
+      results { ...run }
     }
   }
 }
 """
+)
 _LAUNCH: Final = """
 mutation Launch($runs: [ExecutionParams!]!) {
   launchMultipleRuns(executionParamsList: $runs) {
@@ -81,6 +90,11 @@ mutation Launch($runs: [ExecutionParams!]!) {
       }
     }
   }
+}
+"""
+_CANCEL: Final = """
+mutation Cancel($id: String!) {
+  terminateRun(runId: $id, terminatePolicy: MARK_AS_CANCELED_IMMEDIATELY) { __typename }
 }
 """
 _SUMMARIES: Final = """
@@ -193,6 +207,11 @@ class Run(BaseModel):
         return self.status in _UNFINISHED
 
     @property
+    def of_command(self) -> bool:
+        """Whether a command has submitted it."""
+        return _SUBMISSION in self.tags
+
+    @property
     def awaits_retry(self) -> bool:
         """Whether it failed, and Dagster has yet to make the run that retries it."""
         marked = self.tags.get(WILL_RETRY) == "true" and RETRIED_AS not in self.tags
@@ -218,7 +237,7 @@ class _Repository(_Name):
 
 
 class _Result(BaseModel):
-    """What became of one run of a request to launch several."""
+    """The outcome of one run of a request to launch several."""
 
     kind: str = Field(alias="__typename")
     message: str = ""
@@ -279,6 +298,8 @@ class RunQueue:
         self._pool = pool_manager(address, timeout=_TIMEOUT, retries=False)
         self._selector: dict[str, str] = {}
         self._answered = False
+        # Since when no request has queued a run.
+        self._fruitless_since: float | None = None
 
     def open(self) -> str | None:
         """Find the job that publishes windows.
@@ -329,6 +350,49 @@ class RunQueue:
         for some in batched(ids, _PAGE):
             yield from self._runs({"runIds": list(some)})
 
+    def known_runs(self, keys: Set[str]) -> KnownRuns:
+        """The runs of some windows that are unfinished, or were the last ones and failed.
+
+        Args:
+            keys: of their partitions.
+        """
+        unfinished: dict[str, Literal["queued", "running"]] = {}
+        for run in self.unfinished():
+            if run.partition in keys and unfinished.get(run.partition) != "running":
+                unfinished[run.partition] = "queued" if run.queued else "running"
+        failed = {run.partition for run in self._runs({"statuses": ["FAILURE"]})}
+        last: dict[str, Run] = {}
+        for some in batched(sorted(failed & keys), _WITH_EVENTS):
+            for run in self._last_runs(some):
+                last.setdefault(run.partition, run)
+        ids = {run.id: key for key, run in last.items() if run.status == "FAILURE"}
+        reasons = self.failures(list(ids))
+        return KnownRuns(
+            {key: reasons.get(run_id) or f"run {run_id} failed" for run_id, key in ids.items()},
+            unfinished,
+        )
+
+    def _last_runs(self, keys: Sequence[str]) -> Iterator[Run]:
+        """The newest finished runs of some partitions that publish windows, the newest first."""
+        fields = "... on Runs { results { ...run } }"
+        names = [f"of{number}" for number in range(len(keys))]
+        asked = " ".join(
+            f"{name}: runsOrError(filter: ${name}, limit: {_LAST_RUNS}) {{ __typename {fields} }}"
+            for name in names
+        )
+        declared = ", ".join(f"${name}: RunsFilter!" for name in names)
+        filters = {
+            name: {
+                "tags": [{"key": PARTITION, "value": key}],
+                "statuses": ["SUCCESS", "FAILURE", "CANCELED"],
+            }
+            for name, key in zip(names, keys, strict=True)
+        }
+        answer = self._ask(f"query LastRuns({declared}) {{ {asked} }} {_RUN}", **filters)
+        for name in names:
+            page = self._parsed(_PAGE_OF_RUNS, answer[name]).results
+            yield from (run for run in page if run.publishes)
+
     def submit(
         self,
         tags: Mapping[str, Mapping[str, str]],
@@ -337,7 +401,8 @@ class RunQueue:
     ) -> list[Run]:
         """Queue a run of the job for each of some windows.
 
-        If the answer is lost, the instance is asked which runs there are.
+        If the answer is lost or has an error that may pass, the instance is asked which runs there
+        are.
 
         Args:
             tags: of the runs, by partition key.
@@ -368,8 +433,11 @@ class RunQueue:
         try:
             answer = self._once(_LAUNCH, {"runs": parameters})["launchMultipleRuns"]
         except NoAnswerError as error:
-            self._on_wait(str(error))
+            reason = str(error)
+            self._on_wait(reason)
+            time.sleep(_PAUSES[-1])
         else:
+            reason = ""
             results = self._parsed(_RESULTS, answer.get("launchMultipleRunsResult"))
             for key, result in zip(tags, results, strict=True):
                 if result.kind != "LaunchRunSuccess":
@@ -379,7 +447,21 @@ class RunQueue:
                     )
         filter_ = {"tags": [{"key": _SUBMISSION, "value": submission}]}
         found = self._ask(_RUNS, filter=filter_, limit=len(tags))["runsOrError"]
-        return [run for run in self._parsed(_PAGE_OF_RUNS, found).results if run.partition in tags]
+        runs = [run for run in self._parsed(_PAGE_OF_RUNS, found).results if run.partition in tags]
+        if runs:
+            self._fruitless_since = None
+            return runs
+        self._fruitless_since = self._fruitless_since or time.monotonic()
+        if time.monotonic() - self._fruitless_since > _PATIENCE:
+            raise UserError(
+                f"{self._at} has queued no run for {_PATIENCE:.0f} s ({reason}): see the log of its"
+                " webserver; the same command goes on then"
+            )
+        return []
+
+    def cancel(self, run: Run) -> None:
+        """Mark a run as canceled that nobody has started, unless it has ended."""
+        self._ask(_CANCEL, id=run.id)
 
     def summaries(self, ids: Sequence[str]) -> dict[str, Summary]:
         """The outcomes of runs that have published a window, by their ids."""

@@ -1,4 +1,4 @@
-"""What a run did to its window: rows, reasons and amounts, for people and for JSON.
+"""The outcome of a run: rows, reasons and amounts of its window, for people and for JSON.
 
 `runs` fills it from a run of its own process, `run_queue` from the records of an instance.
 """

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,13 +17,14 @@ import dagster as dg
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks
 from txn_platform.defs.automation import LAND_TRANSACTIONS
-from txn_platform.defs.run_history import failed_runs, failure_of
+from txn_platform.defs.run_history import failed_runs, failure_of, unfinished_windows
 from txn_platform.defs.window_metadata import amounts_of, reasons_of
 from txn_platform.errors import UserError
 from txn_platform.homes import instance_home, locked, writable_home
 from txn_platform.run_locks import run_lock, runs_without_process
 from txn_platform.run_summary import Summary
 from txn_platform.settings import load_settings
+from txn_platform.window_states import KnownRuns
 from txn_platform.windows import Window
 
 _LOGGER: Final = "progress"
@@ -82,18 +84,19 @@ def _require_usable(instance: dg.DagsterInstance) -> None:
         raise ValueError(f"python_log_level {level} is not known")
 
 
-def failures(windows: Sequence[Window]) -> dict[str, str]:
-    """By partition key, why the last run of a window failed, where an instance remembers it.
+def known_runs(windows: Sequence[Window]) -> KnownRuns:
+    """The runs of windows that the instance of this machine remembers.
 
     Raises:
         UserError: see `dagster_instance`.
     """
     with dagster_instance() as instance:
         failed = failed_runs(instance, [window.partition_key for window in windows])
-        return {
+        failures = {
             key: failure_of(instance, run_id) or f"run {run_id} failed"
             for key, run_id in failed.items()
         }
+        return KnownRuns(failures, unfinished_windows(instance, datetime.now(UTC)))
 
 
 def end_killed_runs(instance: dg.DagsterInstance) -> None:

@@ -62,11 +62,7 @@ _LITERAL: Final = frozenset(
     {"txn_home", "txn_lake_directory", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"}
 )
 # Settings of a running local stack that give way to those of the environment.
-<<<<<<< HEAD
-_UNLESS_SET: Final = frozenset({"generator_url", "first_hour", "dagster_home"})
-=======
-_UNLESS_SET: Final = frozenset({"generator_url", "first_hour", "webserver_url"})
->>>>>>> 1182fd7 (txn run --submit hands hours to the run queue of a Dagster instance)
+_UNLESS_SET: Final = frozenset({"generator_url", "first_hour", "dagster_home", "webserver_url"})
 # The placeholders of TXN_SOURCE_TRANSACTIONS.
 _PLACEHOLDERS: Final = ("start", "end", "as_of", "offset", "format")
 
@@ -403,7 +399,6 @@ class Settings(LakeSettings):
         description="The address of Dagster's UI, as its users open it: for the links in alerts."
         " `txn dev` serves its UI under this name and those of loopback only.",
     )
-<<<<<<< HEAD
     postgres_url: SecretStr | None = Field(
         default=None,
         validation_alias="DAGSTER_POSTGRES_URL",
@@ -425,14 +420,13 @@ class Settings(LakeSettings):
         validation_alias="TXN_MAX_CONCURRENT_RUNS",
         description="How many runs go at once on workers: as many as all of them have processes."
         " `deploy/dagster.yaml` reads it from the environment, where it must be set.",
-=======
+    )
     webserver_url: str | None = Field(
         default=None,
         validation_alias="DAGSTER_WEBSERVER_URL",
         description="The address of the Dagster webserver whose run queue `txn run --submit` uses,"
         " without a sign-in before it. Unset, it is that of `txn dev` or `txn cluster`, if their"
         " lake is used.",
->>>>>>> 1182fd7 (txn run --submit hands hours to the run queue of a Dagster instance)
     )
     generator_url: str | None = Field(
         default=None,

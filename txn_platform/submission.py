@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
+    from txn_platform.interrupts import Interrupts
     from txn_platform.lake.base import Lake
     from txn_platform.run_queue import Run, RunQueue
 
@@ -36,6 +37,8 @@ _OVERLAP: Final = 10.0
 # Dagster marks a failed run for a retry just after it fails, and soon makes the run.
 _MARKED_WITHIN: Final = 5.0
 _RETRIED_WITHIN: Final = 600.0
+# A webserver that ends between making and queueing a run leaves one that nobody starts.
+_QUEUED_WITHIN: Final = 60.0
 # The webserver answers nobody while it makes the runs of a request.
 _SECONDS_A_BATCH: Final = 3.0
 _FIRST_BATCH: Final = 10
@@ -65,7 +68,9 @@ class Submission:
     _since: float = field(default_factory=lambda: time.time() - _RETRIED_WITHIN)
     _all_at: float = 0.0
     _batch: int = _FIRST_BATCH
-    _failed_at: dict[str, float] = field(default_factory=dict[str, float])
+    # Since when a run has had a status that should pass, by both.
+    _seen_at: dict[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
+    _tags: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]])
     # Runs that had ended before the first look.
     _before: set[str] | None = None
 
@@ -97,7 +102,7 @@ class Submission:
             for window in windows
         }
         ordered = sorted(tags.items(), key=lambda each: -int(each[1][PRIORITY]))
-        return cls(queue, lake, home, config, dict(ordered))
+        return cls(queue, lake, home, config, dict(ordered), _tags=tags)
 
     def __str__(self) -> str:
         """As `4 running, 120 queued, 77 to submit`."""
@@ -116,8 +121,12 @@ class Submission:
             "not submitted": sorted(map(Window.of_partition, self.waiting)),
         }
 
-    def results(self) -> Iterator[Result | None]:
+    def results(self, interrupts: Interrupts) -> Iterator[Result | None]:
         """Submit the windows, follow them, and yield the result of each as soon as it is known.
+
+        Args:
+            interrupts: lets a Ctrl-C wait for the answer to a request that queues runs, so that it
+                is known what was queued.
 
         Yields:
             None after each look at the instance, so that a caller can show how far it is.
@@ -132,11 +141,14 @@ class Submission:
                 # Another command would not see the runs of this batch yet.
                 with locked(self.home):
                     ended = self._look()
-                    self._submit_some()
+                    with interrupts.finishing():
+                        self._submit_some()
             else:
                 time.sleep(_POLL)
                 ended = self._look()
             yield from self._results_of(ended)
+            if interrupts.stopping:
+                return
 
     def _submit_some(self) -> None:
         some = dict(list(self.waiting.items())[: self._batch])
@@ -160,8 +172,12 @@ class Submission:
             By partition key, the runs that have ended for good; None for one that was deleted.
         """
         changed = {run.id: run for run in self.queue.changed(self._since)}
-        # A failed run that Dagster may still retry.
-        again = {run.id for run in self.followed.values() if not run.unfinished}
+        # Their status should pass soon.
+        again = {
+            run.id
+            for run in self.followed.values()
+            if not run.unfinished or run.status == "NOT_STARTED"
+        }
         deleted: set[str] = set()
         if time.monotonic() >= self._all_at:
             changed |= {run.id: run for run in self.queue.unfinished()}
@@ -181,6 +197,7 @@ class Submission:
                 self._follow(run)
         if self._before is None:
             self._before = {run.id for run in changed.values() if not run.unfinished}
+        self._submit_again_what_is_stuck()
         ended: dict[str, Run | None] = {}
         for key, run in list(self.followed.items()):
             if run.id in deleted:
@@ -220,9 +237,25 @@ class Submission:
             return False
         if RETRIED_AS in run.tags:
             return True
-        since = self._failed_at.setdefault(run.id, time.monotonic())
-        within = _RETRIED_WITHIN if WILL_RETRY in run.tags else _MARKED_WITHIN
-        return time.monotonic() - since < within
+        return self._seconds_seen(run) < (
+            _RETRIED_WITHIN if WILL_RETRY in run.tags else _MARKED_WITHIN
+        )
+
+    def _submit_again_what_is_stuck(self) -> None:
+        """Let windows wait again whose runs were made and never queued."""
+        for key, run in list(self.followed.items()):
+            if run.status == "NOT_STARTED" and self._seconds_seen(run) > _QUEUED_WITHIN:
+                if run.of_command:
+                    self.queue.cancel(run)
+                elif self._seconds_seen(run) < _RETRIED_WITHIN:
+                    continue
+                del self.followed[key]
+                self.waiting[key] = self._tags[key]
+
+    def _seconds_seen(self, run: Run) -> float:
+        """For how long a run has been seen in its status."""
+        since = self._seen_at.setdefault((run.id, run.status), time.monotonic())
+        return time.monotonic() - since
 
     def _results_of(self, ended: dict[str, Run | None]) -> Iterator[Result]:
         by_status: dict[str, list[str]] = {}
@@ -233,7 +266,9 @@ class Submission:
         failures = self.queue.failures(by_status.get("FAILURE", []))
         for key, run in ended.items():
             if run is None:
-                yield Result(key, "failed", error="its run was deleted: the same command goes on")
+                yield Result(
+                    key, "failed", error="its run was deleted: the same command submits it again"
+                )
             elif run.status != "SUCCESS":
                 yield Result(key, "failed", error=_failure(run, failures.get(run.id, "")))
             elif run.id not in summaries:

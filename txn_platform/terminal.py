@@ -31,6 +31,8 @@ _MARKS: Final[dict[State, tuple[str, str]]] = {
     "changed": ("~", "cyan"),
     "outdated": ("o", "cyan"),
     "failed": ("x", "red"),
+    "queued": (":", "blue"),
+    "running": (">", "blue"),
     "unknown": ("?", "magenta"),
 }
 _HOURS: Final = 24
@@ -204,8 +206,12 @@ def calendar(states: Sequence[WindowState]) -> Group:
 
 
 def advice(states: Iterable[WindowState]) -> str:
-    """The command that repairs the windows that are not as they should be; empty if all are."""
-    wrong = [state.partition for state in states if state.state != "published"]
+    """The command that repairs the windows that are not as they should be, nor queued or running.
+
+    Empty if there are none.
+    """
+    cared_for = {"published", "queued", "running"}
+    wrong = [state.partition for state in states if state.state not in cared_for]
     return f"txn run --from {wrong[0]} --to {wrong[-1]}" if wrong else ""
 
 

@@ -20,7 +20,7 @@ from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.redaction import redacted
 from txn_platform.source.client import settings_source
-from txn_platform.window_states import WindowStates
+from txn_platform.window_states import KnownRuns, WindowStates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -107,7 +107,7 @@ def as_they_should_be(
         UserError: the lake can't be listed.
     """
     states = WindowStates(open_lake(settings), settings, source)
-    found = states.of(windows, {}, on_progress)
+    found = states.of(windows, KnownRuns(), on_progress)
     return {state.partition: state for state in found if state.state == "published"}
 
 

@@ -6,6 +6,7 @@ be.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from txn_platform.source.client import Source
     from txn_platform.windows import Window
 
-State = Literal["published", "missing", "changed", "outdated", "failed", "unknown"]
+State = Literal[
+    "published", "missing", "changed", "outdated", "failed", "unknown", "queued", "running"
+]
 # Windows that are looked at together: reading a footer is waiting for the store.
 _TOGETHER: Final = 8
 
@@ -39,8 +42,9 @@ class WindowState(BaseModel):
         partition: its key.
         state: `published` is as the source has it, if the source states totals. `changed` differs
             from the source. `outdated` was published under another contract, key or card policy.
-            `failed` is not published as it should be, and its last run failed. Of an `unknown`
-            window the source or the lake did not answer.
+            `failed` is not published as it should be, and its last run failed. A run of a `queued`
+            or `running` window waits or goes on, and the window is not as it should be yet. Of an
+            `unknown` window the source or the lake did not answer.
         reason: why it is not `published`.
         rows: that are published; None if none are, or if it is not known.
         quarantined: rows of the published window that are quarantined, if known.
@@ -57,6 +61,21 @@ class WindowState(BaseModel):
     quarantined: int | None = None
     quarantine_rate: float | None = None
     uri: str | None = None
+
+
+@dataclass(frozen=True)
+class KnownRuns:
+    """The runs of windows that an instance knows, by partition key.
+
+    Attributes:
+        failures: why the last run failed.
+        unfinished: those that wait, or go on.
+    """
+
+    failures: Mapping[str, str] = field(default_factory=dict[str, str])
+    unfinished: Mapping[str, Literal["queued", "running"]] = field(
+        default_factory=dict[str, Literal["queued", "running"]]
+    )
 
 
 class WindowStates:
@@ -84,14 +103,14 @@ class WindowStates:
     def of(
         self,
         windows: Sequence[Window],
-        failures: Mapping[str, str],
+        runs: KnownRuns,
         on_progress: Callable[[int], None],
     ) -> list[WindowState]:
         """The states of some windows, in their order.
 
         Args:
             windows: that are complete.
-            failures: by partition key, why the last run failed.
+            runs: of these windows.
             on_progress: called with the number of windows that are done.
 
         Raises:
@@ -105,8 +124,14 @@ class WindowStates:
                 state = _missing(window, landed=window not in never_landed)
             else:
                 state = self._published(window)
-            why = failures.get(window.partition_key)
-            if why is not None and state.state in {"missing", "changed", "outdated", "failed"}:
+            if state.state not in {"missing", "changed", "outdated", "failed"}:
+                return state
+            key = window.partition_key
+            if (doing := runs.unfinished.get(key)) is not None:
+                return state.model_copy(
+                    update={"state": doing, "reason": f"a run of it is {doing}"}
+                )
+            if (why := runs.failures.get(key)) is not None:
                 return state.model_copy(update={"state": "failed", "reason": why})
             return state
 

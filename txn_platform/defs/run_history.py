@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import batched
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 import dagster as dg
 from dagster import DagsterEventType
@@ -28,6 +28,7 @@ UNFINISHED: Final = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+_WAITING: Final = frozenset({dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED})
 # The first and longest pause before a failed window is requested again; each doubles the last.
 _FIRST_PAUSE: Final = timedelta(seconds=10)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
@@ -40,7 +41,7 @@ _CHANGES_AN_HOUR: Final = 5
 _SOON: Final = timedelta(minutes=10)
 # The runs of a window that matter: after nine attempts the pause is the longest.
 _RUNS: Final = 12
-# Partitions in one query: SQLite takes only so many values.
+# Partitions, or runs, in one query: SQLite takes only so many values.
 _PARTITIONS_AT_ONCE: Final = 500
 _SENSOR_NAME: Final = "dagster/sensor_name"
 _RUN_KEY: Final = re.compile(r"[^/]+/(?P<content>[^/]+)(/(?P<attempt>[0-9]{1,9}))?")
@@ -188,6 +189,31 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
         and event.step_failure_data.user_failure_data is not None
     ]
     return "; ".join(filter(None, said))
+
+
+def unfinished_windows(
+    instance: dg.DagsterInstance, now: datetime
+) -> dict[str, Literal["queued", "running"]]:
+    """By partition key, the windows whose publishing runs wait in the queue, or go on.
+
+    Args:
+        instance: has the records of runs.
+        now: the time.
+    """
+    found: dict[str, Literal["queued", "running"]] = {}
+    cursor: str | None = None
+    while True:
+        wanted = dg.RunsFilter(statuses=UNFINISHED)
+        records = instance.get_run_records(wanted, limit=_PARTITIONS_AT_ONCE, cursor=cursor)
+        for record in records:
+            run = record.dagster_run
+            key = run.tags.get(PARTITION)
+            if key is not None and _publishes(run) and is_unfinished(record, now):
+                waits = run.status in _WAITING
+                found[key] = "queued" if waits and found.get(key) != "running" else "running"
+        if len(records) < _PARTITIONS_AT_ONCE:
+            return found
+        cursor = records[-1].dagster_run.run_id
 
 
 def unfinished_requests(instance: dg.DagsterInstance) -> int:
