@@ -22,8 +22,10 @@ import pytest
 import yaml
 from cfnlint.decode import cfn_yaml
 from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._serdes import serialize_value
 from dotenv import dotenv_values
 from moto import mock_aws
 
@@ -138,6 +140,17 @@ def test_every_instance_is_that_of_production_but_for_its_launcher(place: str) -
     assert other == production
 
 
+@pytest.mark.parametrize("place", [".", "kubernetes", "ecs"])
+def test_the_instance_that_a_run_is_handed_has_no_secret(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://dagster:geheim@postgres/dagster")
+    monkeypatch.setenv("TXN_BROKER_URL", "redis://:geheim@broker/0")
+    handed = serialize_value(InstanceRef.from_dir(str(DEPLOY / place)))
+    assert "DAGSTER_POSTGRES_URL" in handed
+    assert "geheim" not in handed
+
+
 def test_kubernetes_finds_the_code_server_as_compose_does() -> None:
     assert (DEPLOY / "kubernetes/workspace.yaml").read_bytes() == (
         DEPLOY / "workspace.yaml"
@@ -230,7 +243,9 @@ def test_every_pod_is_confined_and_has_requests_and_limits(
         assert pod["serviceAccountName"] in accounts
         assert pod["securityContext"]["runAsNonRoot"]
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        assert pod["automountServiceAccountToken"] == (name in {"webserver", "daemon"})
+        # The launcher cannot be loaded without.
+        needs_token = name in {"webserver", "viewer", "daemon"}
+        assert pod["automountServiceAccountToken"] == needs_token
         # Or a Service named generator sets GENERATOR_PORT.
         assert pod["enableServiceLinks"] is False
         for container in pod["containers"] + pod.get("initContainers", []):
@@ -241,6 +256,9 @@ def test_every_pod_is_confined_and_has_requests_and_limits(
             assert container["resources"]["requests"]["memory"]
             assert container["resources"]["limits"]["memory"]
         assert "livenessProbe" in pod["containers"][0]
+    # And only these may use it.
+    (binding,) = [each for each in manifests if each["kind"] == "RoleBinding"]
+    assert [each["name"] for each in binding["subjects"]] == ["dagster"]
 
 
 def test_the_network_allows_what_is_named_and_nothing_else(
@@ -376,8 +394,7 @@ def test_the_job_of_a_run_is_valid_and_confined(
         "kubeconfig_file": str(kubernetes),
     }
     (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(configuration))
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "postgresql://dagster:geheim-1@postgres/dagster")
-    monkeypatch.setenv("TXN_CARD_KEY", "geheim-2")
+    monkeypatch.setenv("TXN_CARD_KEY", "geheim")
     run = _launch(tmp_path)
 
     (job,) = _Kubernetes.jobs
