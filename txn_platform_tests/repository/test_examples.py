@@ -17,6 +17,7 @@ from txn_platform_tests.support.examples import (
     evaluate,
     listing,
     pages,
+    starts_its_source,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +41,9 @@ def _name(page: Path) -> str:
     _pages_where(lambda block: block.is_run and "long" not in block.instructions),
     ids=_name,
 )
-def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
-    with Session(tmp_path, long=False) as session:
+def test_the_examples_of_a_page_run(page: Path, tmp_path: Path, generator_url: str) -> None:
+    source = "" if starts_its_source(page) else generator_url
+    with Session(tmp_path, long=False, source=source) as session:
         evaluate(page, session.run)
 
 

@@ -57,6 +57,8 @@ _SMALL: Final = {
     "GENERATOR_CUSTOMERS": "2000",
     "GENERATOR_MERCHANTS": "500",
 }
+# Pages that show how a source is started, or how a setting changes the generator that a run starts.
+_OWN_SOURCE: Final = ("README.md", "generator.md", "own-source.md")
 # Each block is a bash of its own, which begins with the variables and the directory of the last.
 _SHELL: Final = """
 state=$1
@@ -123,6 +125,11 @@ def pages() -> list[Path]:
     return sorted(found - {_TRANSLATED})
 
 
+def starts_its_source(page: Path) -> bool:
+    """Whether the runs of a page start the generator, which takes as long as a run itself."""
+    return page.name in _OWN_SOURCE
+
+
 def blocks(page: Path) -> list[Block]:
     """Return the blocks of a page in all languages, in order.
 
@@ -186,14 +193,16 @@ class _Reading:
 class Session:
     """A copy of the checkout in which the blocks of one page run; a context manager."""
 
-    def __init__(self, directory: Path, *, long: bool) -> None:
+    def __init__(self, directory: Path, *, long: bool, source: str = "") -> None:
         """Prepare a session.
 
         Args:
             directory: an empty directory for it.
             long: whether blocks run that are marked as long.
+            source: the address of a running source; empty if each run starts its own.
         """
         self._long = long
+        self._source = {"GENERATOR_URL": source} if source else {}
         self._work = directory / "session"
         self._checkout = directory / "checkout"
         self._number = 0
@@ -318,6 +327,7 @@ class Session:
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
             **_SMALL,
+            **self._source,
             "PATH": os.pathsep.join([programs, os.environ["PATH"]]),
             "HOME": str(self._work / "home"),
             # Its packages are imported, not those of the checkout that is tested.
