@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # For all targets together.
-_SECONDS: Final = 30
+_SECONDS: Final = 12
 _SECONDS_OF_LONG: Final = 3600
 _SEED: Final = 15
 

@@ -149,12 +149,12 @@ def test_a_window_that_failed_for_its_data_is_published_when_the_data_is_right(
     world.source.hours[_key(0)] = rows_of(_hour(0), 2, country="XX")
     with world.daemon() as daemon:
         world.comes_true(daemon, lambda: world.runs_of(0) == [FAILED], "a failed run")
-        world.some_ticks_pass(daemon, 3)
+        world.some_ticks_pass(daemon, 2)
         # Not asked for again while the data is the same.
         assert world.runs_of(0) == [FAILED]
         world.source.hours[_key(0)] = rows_of(_hour(0), 3)
         world.comes_true(daemon, lambda: world.is_right(0), "the window published")
-        world.some_ticks_pass(daemon, 2)
+        world.some_ticks_pass(daemon, 1)
     assert world.runs_of(0) == [FAILED, DONE]
 
 

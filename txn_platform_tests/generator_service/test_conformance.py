@@ -31,7 +31,8 @@ negative_data_rejection.expected-statuses = [400, 401, 403, 404, 405, 406, 414, 
 _CASES = re.compile(r"([\d,]+) generated")
 
 
-@pytest.fixture(params=["without keys", "with keys"])
+# With keys there is one more way to be refused; all else is the same.
+@pytest.fixture(params=[pytest.param("without keys", marks=pytest.mark.long), "with keys"])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     """The address of a service, and the options that let schemathesis in."""
     if request.param == "without keys":
