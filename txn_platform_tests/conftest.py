@@ -117,11 +117,14 @@ class S3Endpoint:
         )
 
 
-def eventually(condition: Callable[[], bool], *, within: float = 60) -> bool:
-    """Whether the condition comes true within so many seconds; returns as soon as it does."""
+def eventually(condition: Callable[[], bool], *, within: float = 60, every: float = 0.01) -> bool:
+    """Whether the condition comes true within so many seconds; returns as soon as it does.
+
+    A condition that takes a server's time is looked at `every` so many seconds.
+    """
     deadline = time.monotonic() + within
     while not (true := condition()) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(every)
     return true
 
 

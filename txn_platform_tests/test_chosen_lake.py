@@ -20,7 +20,7 @@ from txn_platform.local.seaweedfs import available
 from txn_platform.settings import load_settings
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
-from txn_platform_tests.test_commands import SMALL, run_fresh, succeed
+from txn_platform_tests.test_commands import SMALL, run, run_fresh, succeed
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -63,7 +63,7 @@ def test_the_command_that_status_says_to_type_has_the_lake() -> None:
     with served(ServedSource([sent_row(1)])) as source:
         environment = {"GENERATOR_URL": source.url}
         hours = ("--from", "2026-11-01-00:00", "--to", "2026-11-01-01:00")
-        said = run_fresh("txn", "status", "--lake", "my lake", *hours, environment=environment)
+        said = run("txn", "status", "--lake", "my lake", *hours, environment=environment)
     assert said.stderr.endswith(f"txn run {' '.join(hours)} --lake 'my lake'\n")
 
 
@@ -92,16 +92,16 @@ def test_the_commands_after_the_demo_find_what_it_published() -> None:
     assert quarantine.endswith("txn quarantine --lake stack")
     # It is in the S3 alone, which is started for the command and then stops.
     assert not Path(".txn/lake").exists()
-    said = run_fresh("txn", "quarantine", "--lake", "stack")
+    said = run("txn", "quarantine", "--lake", "stack")
     assert (said.returncode, said.stdout) == (
         0,
         f"Nothing is quarantined in {said.stderr.splitlines()[0].removeprefix('lake: ')}.\n",
     )
     assert "of the local stack" in said.stderr
     (hour,) = re.findall(r"^(\d{4}-\d\d-\d\d-\d\d:00) ", printed, re.MULTILINE)
-    shown = run_fresh("txn", "status", "--lake", "stack", "--from", hour, "--to", hour, "--json")
+    shown = run("txn", "status", "--lake", "stack", "--from", hour, "--to", hour, "--json")
     assert '"published"' in shown.stdout or '"changed"' in shown.stdout
-    beside = run_fresh("txn", "quarantine").stderr
+    beside = run("txn", "quarantine").stderr
     assert "which is not looked at: `txn dev` serves it again, and so does --lake stack" in beside
 
 

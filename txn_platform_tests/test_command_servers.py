@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -134,7 +134,7 @@ def succeeded(address: str, number: str) -> bool:
     def status() -> str:
         return ask(address, STATUS, id=number)["runOrError"]["status"]
 
-    assert eventually(lambda: status() in {"SUCCESS", "FAILURE"}, within=120)
+    assert eventually(lambda: status() in {"SUCCESS", "FAILURE"}, within=120, every=0.3)
     return status() == "SUCCESS"
 
 
@@ -214,28 +214,52 @@ def test_the_asset_graph_in_a_browser_shows_all_assets(dagster_dev: tuple[str, P
 
 
 def test_txn_dev_says_where_things_are_and_ctrl_c_takes_all_of_them_down() -> None:
-    (port,) = free_ports(1)
-    command = ("txn", "dev", "--directory", "--port", str(port))
-    with started(*command, environment=SMALL) as process:
-        addresses = dict(line.split(maxsplit=1) for line in iter_until(process, "Ctrl-C"))
-        assert addresses["lake"] == f"{Path.cwd() / LAKE}\n"
-        assert addresses["Dagster"] == f"http://127.0.0.1:{port}\n"
-        assert answers(f"http://127.0.0.1:{port}")
-        generator = addresses["generator"].strip()
-        with urllib.request.urlopen(f"{generator}/healthz", timeout=10) as response:
+    demo = run("txn", "demo", "--directory", environment=SMALL)
+    assert demo.returncode == 0, demo.stderr
+    (hour,) = re.findall(r"^(\d{4}-\d\d-\d\d-\d\d:00) ", demo.stdout, re.MULTILINE)
+    with started_dev() as (process, addresses):
+        dagster = addresses["Dagster"]
+        assert addresses["lake"] == str(Path.cwd() / LAKE)
+        assert answers(dagster)
+        with urllib.request.urlopen(f"{addresses['generator']}/healthz", timeout=10) as response:
             assert response.status == 200
-        nodes = ask(addresses["Dagster"].strip(), ALL_ASSETS)["assetNodes"]
+        nodes = ask(dagster, ALL_ASSETS)["assetNodes"]
         assert {node["assetKey"]["path"][0] for node in nodes} == ASSETS
         # Links in alerts lead to this UI.
         below = psutil.Process(process.pid).children(recursive=True)
         (link,) = {each.environ()["TXN_UI_URL"] for each in below if "dagster" in each.cmdline()}
-        assert link == f"http://127.0.0.1:{port}"
-        refuses_other_sites(f"http://127.0.0.1:{port}")
+        assert link == dagster
+        refuses_other_sites(dagster)
+        # The hour of the demo is there.
+        published = ask(dagster, PARTITIONS)["assetNodeOrError"]
+        (found,) = published["assetPartitionStatuses"]["ranges"]
+        assert (found["startKey"], found["endKey"], found["status"]) == (hour, hour, "MATERIALIZED")
+        assert 30 * 24 <= len(published["partitionKeys"]) <= 30 * 24 + 2
+        # Other commands use its lake and its source.
+        status = run("txn", "status", "--from", hour, "--json")
+        assert "of the local stack" in status.stderr
+        assert json.loads(status.stdout.splitlines()[0])["state"] in {"published", "changed"}
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert process.returncode in {0, 130}
     assert stderr == ""
     assert [path.name for path in Path().iterdir()] == [".txn"]
+    log = "".join(each.read_text() for each in Path(".txn/logs").glob("dagster-*.log"))
+    assert "Shutting down" in log or "shut down" in log
+    assert "SupersessionWarning" not in log
+    assert "BetaWarning" not in log
+
+
+@contextmanager
+def started_dev(*options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, str]]]:
+    """`txn dev` with a lake in the directory, and the addresses that it says."""
+    (port,) = free_ports(1)
+    command = ("txn", "dev", "--directory", "--port", str(port), *options)
+    with started(*command, environment=SMALL) as process:
+        said = dict(line.split(maxsplit=1) for line in iter_until(process, "Ctrl-C"))
+        addresses = {name: address.strip() for name, address in said.items()}
+        assert addresses["Dagster"] == f"http://127.0.0.1:{port}"
+        yield process, addresses
 
 
 def refuses_other_sites(address: str) -> None:
@@ -280,33 +304,15 @@ PARTITIONS = """{ assetNodeOrError(assetKey: {path: ["s3_parquet_transactions"]}
 } }"""
 
 
-def test_the_hour_of_the_demo_is_there_in_txn_dev_which_loads_a_project_of_ones_own() -> None:
+@pytest.mark.long
+def test_txn_dev_loads_a_project_of_ones_own() -> None:
     Path("mine.py").write_text(_MINE)
-    demo = run("txn", "demo", "--directory", environment=SMALL)
-    assert demo.returncode == 0, demo.stderr
-    (hour,) = re.findall(r"^(\d{4}-\d\d-\d\d-\d\d:00) ", demo.stdout, re.MULTILINE)
-    (port,) = free_ports(1)
-    command = ("txn", "dev", "--directory", "--port", str(port), "-m", "mine")
-    with started(*command, environment=SMALL) as process:
-        addresses = dict(line.split(maxsplit=1) for line in iter_until(process, "Ctrl-C"))
-        dagster = addresses["Dagster"].strip()
-        nodes = ask(dagster, ALL_ASSETS)["assetNodes"]
-        assert {node["assetKey"]["path"][0] for node in nodes} >= {*ASSETS, "spend_by_merchant"}
-        published = ask(dagster, PARTITIONS)["assetNodeOrError"]
-        (found,) = published["assetPartitionStatuses"]["ranges"]
-        assert (found["startKey"], found["endKey"], found["status"]) == (hour, hour, "MATERIALIZED")
-        assert 30 * 24 <= len(published["partitionKeys"]) <= 30 * 24 + 2
-        # Other commands use its lake and its source.
-        status = run("txn", "status", "--from", hour, "--json")
-        assert "of the local stack" in status.stderr
-        assert json.loads(status.stdout.splitlines()[0])["state"] in {"published", "changed"}
+    with started_dev("-m", "mine") as (process, addresses):
+        nodes = ask(addresses["Dagster"], ALL_ASSETS)["assetNodes"]
+        assert {node["assetKey"]["path"][0] for node in nodes} == {*ASSETS, "spend_by_merchant"}
         process.send_signal(signal.SIGINT)
         _, stderr = process.communicate(timeout=60)
     assert stderr == ""
-    log = "".join(each.read_text() for each in Path(".txn/logs").glob("dagster-*.log"))
-    assert "Shutting down" in log or "shut down" in log
-    assert "SupersessionWarning" not in log
-    assert "BetaWarning" not in log
 
 
 def iter_until(process: subprocess.Popen[str], last: str) -> Iterator[str]:
