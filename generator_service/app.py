@@ -1,5 +1,6 @@
 """The service as an ASGI application: routes, middleware, problems, /docs and its description."""
 
+import asyncio
 import copy
 import json
 import re
@@ -30,6 +31,7 @@ from generator_service.settings import Settings, SettingsError
 from generator_service.simulator import VERSION, Window
 from generator_service.source import Source, clock
 
+_REFRESH_SECONDS = 1
 _DOCS = "/docs"
 _SWAGGER_FILES = f"{_DOCS}/swagger"
 _DESCRIPTION = "/openapi.json"
@@ -196,6 +198,13 @@ def _swagger_ui(request: Request) -> Response:
     return page
 
 
+async def _refresh(metrics: Metrics) -> None:
+    """Let other processes see the gauges of this one, until it is cancelled."""
+    while metrics.shared:
+        metrics.refresh()
+        await asyncio.sleep(_REFRESH_SECONDS)
+
+
 def create_app(
     settings: Settings, *, now: Callable[[], int] = clock, local: bool = False
 ) -> FastAPI:
@@ -209,9 +218,13 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-        app.state.source = Source(settings, now)
+        # Made already if several processes share it.
+        if not hasattr(app.state, "source"):
+            app.state.source = Source(settings, now)
         app.state.source.warm_up()
+        refreshing = asyncio.create_task(_refresh(app.state.metrics))
         yield
+        refreshing.cancel()
 
     app = _Service(
         title="Generator of financial transactions",

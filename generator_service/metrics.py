@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,10 +17,21 @@ NO_ROUTE = "none"
 """The route of requests that no route answers."""
 
 
+def forget_process(pid: int) -> None:
+    """Leave out what a process that has ended was doing; what it counted stays."""
+    mark_process_dead(pid)
+
+
 class Metrics:
-    """The metrics of one process; `render` gives them to whoever asks for /metrics."""
+    """The metrics of the service; `render` gives them to whoever asks for /metrics.
+
+    They are those of one process, or the sums of several which prometheus_client shares by files in
+    PROMETHEUS_MULTIPROC_DIR. Then there are none of memory and CPU.
+    """
 
     def __init__(self) -> None:
+        self.shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        self._gauges: list[tuple[Gauge, Callable[[], float]]] = []
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "generator_requests",
@@ -40,11 +53,24 @@ class Metrics:
             registry=self._registry,
         )
         self._rows = Counter("generator_rows", "Rows that were sent", registry=self._registry)
-        ProcessCollector(registry=self._registry)
+        if not self.shared:
+            ProcessCollector(registry=self._registry)
 
     def gauge(self, name: str, help_: str, value: Callable[[], float]) -> None:
-        """Add a gauge that asks for its value whenever the metrics are read."""
-        Gauge(name, help_, registry=self._registry).set_function(value)
+        """Add a gauge that asks for its value whenever the metrics are read.
+
+        If several processes share them, it has the values of the last `refresh` of each.
+        """
+        gauge = Gauge(name, help_, registry=self._registry, multiprocess_mode="livesum")
+        if self.shared:
+            self._gauges.append((gauge, value))
+        else:
+            gauge.set_function(value)
+
+    def refresh(self) -> None:
+        """Let the other processes see the gauges of this one."""
+        for gauge, value in self._gauges:
+            gauge.set(value())
 
     def count_rows(self, rows: int) -> None:
         """Count rows that are sent."""
@@ -63,4 +89,8 @@ class Metrics:
         # Without parameters: the encoder fails on versions that it does not know.
         kinds = ",".join(kind.partition(";")[0] for kind in accept.split(","))
         encode, media_type = choose_encoder(kinds)
-        return encode(self._registry), media_type
+        registry = self._registry
+        if self.shared:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)
+        return encode(registry), media_type

@@ -630,7 +630,7 @@ def merchants(
     dependencies=_METRICS,
 )
 async def metrics(request: Request) -> Response:
-    """Return the metrics of this process of the service, as Prometheus reads them."""
+    """Return the metrics of the service, as Prometheus reads them."""
     content, kind = request.app.state.metrics.render(request.headers.get("accept", ""))
     return Response(content, media_type=kind, headers={"Vary": "Accept"})
 

@@ -6,27 +6,39 @@ routes, `settings.py` the settings.
 
 from __future__ import annotations
 
+import gc
 import os
+import shutil
 import socket
 import ssl
 import sys
 import threading
-from typing import Any, override
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, override
 
 import uvicorn
 
 from generator_service import standard_output
 from generator_service.access import is_loopback
-from generator_service.app import create_app
 from generator_service.computations import keep_little_memory
 from generator_service.connections import BoundedConnection
 from generator_service.keys import KeysError
 from generator_service.settings import Settings, SettingsError
+from generator_service.workers import Workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from fastapi import FastAPI
 
 # For programs that start a service of their own.
 _LOCAL = {"host": "127.0.0.1", "ssl_certfile": None, "ssl_keyfile": None}
 # Seconds that responses have to finish when the service stops.
 _GRACE = 1
+# Of prometheus_client.
+_METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 _LOGGING: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -45,16 +57,16 @@ class _NotLocalError(Exception):
 
 
 class _Server(uvicorn.Server):
-    """A server that prints its address when it is ready, and always stops."""
+    """A server that tells when it is ready, and always stops."""
 
-    def __init__(self, config: uvicorn.Config, address: str) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._address = address
+        self._on_ready = on_ready
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        _announce(f"generator_service listening on {self._address}")
+        self._on_ready()
 
     @override
     def handle_exit(self, sig: int, frame: object) -> None:
@@ -105,29 +117,79 @@ def serve(
     given = {name: value for name, value in given.items() if value is not None}
     if local:
         given |= _LOCAL
-    try:
-        settings = Settings.load(**given)
-        keep_little_memory()
-        app = create_app(settings, local=local)
-        _require_certificate(settings)
-        needs_keys = app.state.keys.required()
-    except (SettingsError, KeysError) as error:
-        return _fail(str(error), 2)
-    try:
-        listener = _listen(settings, needs_keys=needs_keys)
-    except _NotLocalError as error:
-        return _fail(str(error), 2)
-    except (OSError, UnicodeError) as error:
-        where = f"{settings.host}:{settings.port}"
-        reason = (isinstance(error, OSError) and error.strerror) or "that is no name of a host"
-        return _fail(
-            f"cannot listen on {where}: {reason}. Give another --host or --port"
-            " (GENERATOR_HOST, GENERATOR_PORT).",
-            1,
+    with ExitStack() as ending:
+        try:
+            settings = Settings.load(**given)
+            keep_little_memory()
+            if settings.workers > 1:
+                ending.enter_context(_metrics_of_several())
+            # prometheus_client looks for that directory when it is imported.
+            from generator_service.app import create_app
+
+            app = create_app(settings, local=local)
+            _require_certificate(settings)
+            needs_keys = app.state.keys.required()
+        except (SettingsError, KeysError) as error:
+            return _fail(str(error), 2)
+        try:
+            listener = _listen(settings, needs_keys=needs_keys)
+        except _NotLocalError as error:
+            return _fail(str(error), 2)
+        except (OSError, UnicodeError) as error:
+            where = f"{settings.host}:{settings.port}"
+            reason = (isinstance(error, OSError) and error.strerror) or "that is no name of a host"
+            return _fail(
+                f"cannot listen on {where}: {reason}. Give another --host or --port"
+                " (GENERATOR_HOST, GENERATOR_PORT).",
+                1,
+            )
+        if settings.workers > 1:
+            return _serve_in_workers(app, listener, settings, until_stdin_closes=until_stdin_closes)
+        server = _Server(
+            _configuration(app, settings), partial(_announce_address, listener, settings)
         )
-    bound_host, bound_port = listener.getsockname()[:2]
-    url_host = f"[{bound_host}]" if ":" in bound_host else bound_host
-    config = uvicorn.Config(
+        if until_stdin_closes:
+            threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
+        server.run(sockets=[listener])
+    return 0
+
+
+def _serve_in_workers(
+    app: FastAPI, listener: socket.socket, settings: Settings, *, until_stdin_closes: bool
+) -> int:
+    from generator_service.metrics import forget_process
+    from generator_service.source import Source, clock
+
+    # Made once, and shared by all processes.
+    app.state.source = Source(settings, clock)
+    gc.collect()
+    gc.freeze()
+
+    def work(tell_ready: Callable[[], None]) -> None:
+        _Server(_configuration(app, settings), tell_ready).run(sockets=[listener])
+
+    def on_end(pid: int) -> None:
+        forget_process(pid)
+        sys.stderr.write(f"generator_service: the worker process {pid} has ended\n")
+
+    return Workers(
+        work,
+        on_ready=partial(_announce_address, listener, settings),
+        on_end=on_end,
+        on_orphaned=partial(shutil.rmtree, os.environ[_METRICS_DIRECTORY], ignore_errors=True),
+    ).run(settings.workers, until_stdin_closes=until_stdin_closes)
+
+
+@contextmanager
+def _metrics_of_several() -> Generator[None]:
+    """Let prometheus_client add up the metrics of several processes, by files in a directory."""
+    with TemporaryDirectory(prefix="generator-metrics-", ignore_cleanup_errors=True) as directory:
+        os.environ[_METRICS_DIRECTORY] = directory
+        yield
+
+
+def _configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=BoundedConnection,
         ws="none",
@@ -138,12 +200,13 @@ def serve(
         ssl_certfile=settings.ssl_certfile,
         ssl_keyfile=settings.ssl_keyfile,
     )
+
+
+def _announce_address(listener: socket.socket, settings: Settings) -> None:
+    host, port = listener.getsockname()[:2]
+    url_host = f"[{host}]" if ":" in host else host
     scheme = "http" if settings.ssl_certfile is None else "https"
-    server = _Server(config, f"{scheme}://{url_host}:{bound_port}")
-    if until_stdin_closes:
-        threading.Thread(target=_stop_with_stdin, args=(server,), daemon=True).start()
-    server.run(sockets=[listener])
-    return 0
+    _announce(f"generator_service listening on {scheme}://{url_host}:{port}")
 
 
 def _listen(settings: Settings, *, needs_keys: bool) -> socket.socket:

@@ -140,11 +140,18 @@ class Settings(BaseSettings):
         " the file of the certificates.",
     )
 
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="How many processes of `python -m generator_service` serve the port. They share"
+        " the memory of the population. The two bounds below are those of each process.",
+    )
     max_computations: int | None = Field(
         None,
         ge=1,
         description="How many large answers are computed and sent at once; each takes up to 400 MB."
-        " Unset, as many as there are cores. Further requests wait.",
+        " Unset, the number of cores divided by the workers. Further requests wait.",
     )
     max_queued: int = Field(
         16,
@@ -166,8 +173,8 @@ class Settings(BaseSettings):
     cursor_key: SecretStr | None = Field(
         None,
         min_length=16,
-        description="A secret of 16 or more characters that signs cursors. Unset, each process has"
-        " a random one: a cursor is then refused by other processes, and after a restart.",
+        description="A secret of 16 or more characters that signs cursors. Unset, each start has a"
+        " random one: a cursor is then refused after a restart, and by services of other hosts.",
     )
 
     @classmethod
@@ -271,7 +278,7 @@ class Settings(BaseSettings):
     def computations(self) -> Computations:
         """Return what gives turns to computations."""
         return Computations(
-            self.max_computations or os.cpu_count() or 1,
+            self.max_computations or max(1, (os.cpu_count() or 1) // self.workers),
             self.max_queued,
             self.answer_seconds,
         )
