@@ -42,20 +42,22 @@ def announce(home: Path, variables: Mapping[str, str]) -> None:
 
 
 def announce_cluster(
-    home: Path, addresses: Mapping[str, str], variables: Mapping[str, str]
+    home: Path, addresses: Mapping[str, str], variables: Mapping[str, str], *, own_bucket: bool
 ) -> Path:
     """Say where the cluster is that holds the lock, in a file for its owner alone.
 
     Args:
         home: its `TXN_HOME`.
         addresses: what a person may open, by name.
-        variables: values by the names of variables, with secrets. An empty value hides a setting.
+        variables: the environment of its processes, with secrets, as far as it is the cluster's.
+        own_bucket: whether its bucket is its own, and not that of the settings.
 
     Returns:
         The file.
     """
     path = home / CLUSTER / _STATE
-    write_private(path, json.dumps({"addresses": addresses, "variables": variables}, indent=1))
+    state = {"addresses": addresses, "variables": variables, "own_bucket": own_bucket}
+    write_private(path, json.dumps(state, indent=1))
     return path
 
 
@@ -89,14 +91,40 @@ def running_stack(home: Path) -> dict[str, str | None] | None:
     variables: dict[str, str | None]
     try:
         if (state := home / CLUSTER / _STATE).exists():
-            announced: dict[str, str] = json.loads(state.read_text("utf-8"))["variables"]
-            return {name: value or None for name, value in announced.items()}
+            cluster = json.loads(state.read_text("utf-8"))
+            hidden = _HIDDEN if cluster["own_bucket"] else ()
+            variables = {name: value or None for name, value in cluster["variables"].items()}
+            return {**variables, **dict.fromkeys(hidden)}
         variables = json.loads((home / _VARIABLES).read_text("utf-8"))
         if "AWS_BUCKET_NAME" in variables:
             variables |= dict.fromkeys(_HIDDEN) | json.loads((home / S3_KEYS).read_text("utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return variables
+
+
+def cluster_uses(home: Path, bucket: str) -> bool:
+    """Whether a cluster runs under a `TXN_HOME` that uses this bucket of the settings."""
+    if not is_held(home):
+        return False
+    try:
+        state = json.loads((home / CLUSTER / _STATE).read_text("utf-8"))
+        return not state["own_bucket"] and state["variables"]["AWS_BUCKET_NAME"] == bucket
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def cluster_variables(home: Path) -> dict[str, str]:
+    """The environment of the processes of a running cluster, as far as it is the cluster's.
+
+    Returns:
+        Nothing if no cluster runs under this `TXN_HOME`.
+    """
+    try:
+        state = (home / CLUSTER / _STATE).read_text("utf-8") if is_held(home) else ""
+        return json.loads(state)["variables"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def is_held(home: Path) -> bool:

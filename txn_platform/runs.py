@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -23,6 +24,7 @@ from txn_platform.errors import UserError
 from txn_platform.homes import instance_home, locked, writable_home
 from txn_platform.run_locks import run_lock, runs_without_process
 from txn_platform.run_summary import Summary
+from txn_platform.running_stack import cluster_variables
 from txn_platform.settings import load_settings
 from txn_platform.window_states import KnownRuns
 from txn_platform.windows import Window
@@ -49,11 +51,24 @@ def dagster_instance() -> Generator[dg.DagsterInstance]:
             str(writable_home(settings)), settings={"python_logs": _PYTHON_LOGS}
         )
     else:
+        cluster = cluster_variables(settings.home)
+        if cluster.get("DAGSTER_HOME") == str(home):
+            # Its dagster.yaml names variables instead of values.
+            _use_variables(cluster)
         # The first process to open it creates its databases. Two at once would damage them.
         with locked(home):
             instance = _open_instance(home)
     with instance:
         yield instance
+
+
+def _use_variables(variables: Mapping[str, str]) -> None:
+    """Set variables of this process. An empty one is removed: boto3 takes it for a name."""
+    for name, value in variables.items():
+        if value:
+            os.environ[name] = value
+        else:
+            os.environ.pop(name, None)
 
 
 def _open_instance(home: Path) -> dg.DagsterInstance:

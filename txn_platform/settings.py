@@ -37,7 +37,7 @@ from txn_platform.addresses import (
 )
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address, path_template, s3_endpoint
-from txn_platform.running_stack import running_stack
+from txn_platform.running_stack import cluster_uses, running_stack
 from txn_platform.server_addresses import password_of, require_broker, require_database
 from txn_platform.windows import Window
 
@@ -140,7 +140,9 @@ class LakeSettings(BaseSettings):
         if "AWS_BUCKET_NAME" in values:
             values["TXN_LAKE_DIRECTORY"] = None
         settings = cls(**values)
-        if settings.bucket is not None or settings.lake_directory is not None:
+        if settings.lake_directory is not None:
+            return settings
+        if settings.bucket is not None and not cluster_uses(settings.home, settings.bucket):
             return settings
         stack: dict[str, Any] | None = running_stack(settings.home)
         if stack is None:
@@ -149,9 +151,10 @@ class LakeSettings(BaseSettings):
             stack.pop(_names(cls.model_fields[name])[0], None)
         if "GENERATOR_URL" in stack:
             # The token is for the source that a setting names.
-            stack["GENERATOR_TOKEN"] = None
+            stack.setdefault("GENERATOR_TOKEN", None)
+        of_stack = settings.bucket is None
         settings = cls(**stack | values)
-        settings._of_local_stack = True
+        settings._of_local_stack = of_stack
         return settings
 
     @classmethod
@@ -593,8 +596,8 @@ def load_settings(**given: Any) -> Settings:
     The lake is the first of these:
 
     1. The one that `given`, the environment or `.env` names, by its bucket or its directory.
-    2. The lake of the local stack that runs under `TXN_HOME`. Its generator is then the source,
-       and its first hour the first partition, unless a setting names others.
+    2. The lake of the local stack or cluster that runs under `TXN_HOME`. Its generator is then the
+       source, and its first hour the first partition, unless a setting names others.
     3. The directory `TXN_HOME/lake`.
 
     Args:

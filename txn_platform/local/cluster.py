@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,7 +25,6 @@ from txn_platform.card_key import card_key_for_processes
 from txn_platform.errors import UserError
 from txn_platform.local import seaweedfs
 from txn_platform.local.dagster_processes import dagster_processes
-from txn_platform.local.in_use import STACK_BUCKET
 from txn_platform.local.postgres import Postgres
 from txn_platform.local.processes import (
     ManagedProcess,
@@ -46,8 +45,8 @@ from txn_platform.local.stack_state import (
 from txn_platform.local.valkey import Valkey
 from txn_platform.network import without_proxy_for_loopback
 from txn_platform.private_files import make_private_directory, write_private
-from txn_platform.running_stack import CLUSTER, S3_KEYS, announce_cluster, withdraw
-from txn_platform.settings import load_settings
+from txn_platform.running_stack import CLUSTER, announce_cluster, withdraw
+from txn_platform.settings import env_file_variables, load_settings
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
@@ -78,6 +77,7 @@ class Cluster:
         processes: those that are started again.
         home: `TXN_HOME`.
         lock: the descriptor of the lock on it, for further processes to hold.
+        own_bucket: whether the bucket is its own, and not that of the settings.
     """
 
     addresses: dict[str, str]
@@ -85,6 +85,7 @@ class Cluster:
     processes: tuple[ManagedProcess, ...]
     home: Path
     lock: int
+    own_bucket: bool
 
     @property
     def state(self) -> Path:
@@ -129,74 +130,122 @@ def cluster_servers(*, use_settings: bool) -> Generator[Cluster]:
         lock = running.enter_context(state_lock(home))
         state = home / CLUSTER
         make_private_directory(state)
-        logs = state / "logs"
-        logs.mkdir(exist_ok=True)
-        ports = _kept_ports(state / "ports.json")
-        kept = _kept_secrets(state / "secrets.json")
+        starting = _Starting(state, lock, running)
         # Before anything is made in the directory.
         first = _first_hour(settings, state, given)
-        environment = {
+        environment = starting.environment
+        environment |= {
             "TXN_HOME": str(home),
             "TXN_LAKE_DIRECTORY": "",
             "TXN_CARD_KEY": card_key_for_processes(settings),
             "TXN_FIRST_HOUR": first,
             "DAGSTER_HOME": str(_dagster_home(state)),
-            # All processes of the generator, also later ones, accept each other's cursors.
-            "GENERATOR_CURSOR_KEY": os.environ.get("GENERATOR_CURSOR_KEY") or kept["cursors"],
             **without_proxy_for_loopback(),
             **given,
         }
-        addresses: dict[str, str] = {}
-        processes: list[ManagedProcess] = []
-        postgres = valkey = generator = None
-        if "DAGSTER_POSTGRES_URL" not in given:
-            postgres = Postgres.start(
-                state / "postgres",
-                logs / "postgres.log",
-                port=ports["postgres"],
-                password=kept["postgres"],
-                holds=[lock],
-            )
-            processes.append(running.enter_context(postgres.process))
-            environment["DAGSTER_POSTGRES_URL"] = postgres.url
-        if "TXN_BROKER_URL" not in given:
-            valkey = Valkey.start(
-                state / "valkey",
-                logs / "valkey.log",
-                port=ports["valkey"],
-                password=kept["valkey"],
-                holds=[lock],
-            )
-            processes.append(running.enter_context(valkey.process))
-            environment["TXN_BROKER_URL"] = valkey.url
-        if "GENERATOR_URL" not in given:
-            port = None if os.environ.get("GENERATOR_PORT") else ports["generator"]
-            generator = start_generator(
-                port=port,
-                log=logs / "generator.log",
-                environment={**os.environ, **environment},
-                holds=[lock],
-            )
-            processes.append(running.enter_context(generator))
-            # The generator of the cluster needs no token, and must not get that of another.
-            environment["GENERATOR_TOKEN"] = ""  # nosec B105 # none
-        if "AWS_BUCKET_NAME" not in given:
-            s3 = running.enter_context(start_s3(state, logs, lock))
-            processes.append(s3.process)
-            environment |= s3_environment(state, s3)
-            addresses |= {"bucket": f"{STACK_BUCKET} at {s3.endpoint_url}"}
-            addresses |= {"keys": str(state / S3_KEYS)}
-        if postgres is not None:
-            postgres.wait()
-        if valkey is not None:
-            valkey.wait()
-        if generator is not None:
-            environment["GENERATOR_URL"] = generator_url(generator)
-        addresses["generator" if generator else "source"] = environment["GENERATOR_URL"]
-        addresses["Postgres"] = _without_password(environment["DAGSTER_POSTGRES_URL"])
-        addresses["broker"] = _without_password(environment["TXN_BROKER_URL"])
-        addresses["logs"] = str(logs)
-        yield Cluster(addresses, environment, tuple(processes), home, lock)
+        own = {
+            "DAGSTER_POSTGRES_URL": starting.postgres,
+            "TXN_BROKER_URL": starting.valkey,
+            "GENERATOR_URL": starting.generator,
+            "AWS_BUCKET_NAME": starting.s3,
+        }
+        # All of them start at once.
+        ready = [start() for variable, start in own.items() if variable not in given]
+        for wait in ready:
+            wait()
+        addresses = {
+            "bucket": _bucket_in(environment),
+            "source": environment["GENERATOR_URL"],
+            "Postgres": _without_password(environment["DAGSTER_POSTGRES_URL"]),
+            "broker": _without_password(environment["TXN_BROKER_URL"]),
+            "logs": str(starting.logs),
+        }
+        own_bucket = "AWS_BUCKET_NAME" not in given
+        processes = tuple(starting.processes)
+        yield Cluster(addresses, environment, processes, home, lock, own_bucket)
+
+
+class _Starting:
+    """Starts servers of the cluster.
+
+    Each method starts one, adds its variables to the environment, and returns a function that waits
+    until it is ready.
+    """
+
+    def __init__(self, state: Path, lock: int, running: ExitStack) -> None:
+        self.environment: dict[str, str] = {}
+        self.processes: list[ManagedProcess] = []
+        self.logs = state / "logs"
+        self.logs.mkdir(exist_ok=True)
+        self._state = state
+        self._lock = lock
+        self._running = running
+        self._ports = _kept_ports(state / "ports.json")
+        self._secrets = _kept_secrets(state / "secrets.json")
+
+    def postgres(self) -> Callable[[], None]:
+        server = Postgres.start(
+            self._state / "postgres",
+            self.logs / "postgres.log",
+            port=self._ports["postgres"],
+            password=self._secrets["postgres"],
+            holds=[self._lock],
+        )
+        self._add(server.process)
+        self.environment["DAGSTER_POSTGRES_URL"] = server.url
+        return server.wait
+
+    def valkey(self) -> Callable[[], None]:
+        server = Valkey.start(
+            self._state / "valkey",
+            self.logs / "valkey.log",
+            port=self._ports["valkey"],
+            password=self._secrets["valkey"],
+            holds=[self._lock],
+        )
+        self._add(server.process)
+        self.environment["TXN_BROKER_URL"] = server.url
+        return server.wait
+
+    def generator(self) -> Callable[[], None]:
+        # The generator of the cluster needs no token, and must not get that of another.
+        self.environment["GENERATOR_TOKEN"] = ""  # nosec B105 # none
+        given = {*map(str.lower, os.environ), *env_file_variables()}
+        defaults = {
+            "GENERATOR_WORKERS": "2",
+            # A cursor is valid after a restart, too.
+            "GENERATOR_CURSOR_KEY": self._secrets["cursors"],
+        }
+        own = {name: value for name, value in defaults.items() if name.lower() not in given}
+        server = start_generator(
+            port=None if "generator_port" in given else self._ports["generator"],
+            log=self.logs / "generator.log",
+            environment={**os.environ, **self.environment, **own},
+            holds=[self._lock],
+        )
+        self._add(server)
+
+        def wait() -> None:
+            self.environment["GENERATOR_URL"] = generator_url(server)
+
+        return wait
+
+    def s3(self) -> Callable[[], None]:
+        server = self._running.enter_context(start_s3(self._state, self.logs, self._lock))
+        self.processes.append(server.process)
+        self.environment |= s3_environment(self._state, server)
+        # Without a profile here, the platform would use that of .env.
+        profiles = self._state / "aws-config"
+        profiles.write_text("[default]\n", "ascii")
+        self.environment |= {
+            "AWS_CONFIG_FILE": str(profiles),
+            "AWS_PROFILE": "default",
+            "AWS_DEFAULT_PROFILE": "default",
+        }
+        return lambda: None
+
+    def _add(self, process: ManagedProcess) -> None:
+        self.processes.append(self._running.enter_context(process))
 
 
 @contextmanager
@@ -220,6 +269,8 @@ def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[C
     variables = {
         **servers.environment,
         "TXN_UI_URL": opened,
+        "DAGSTER_WEBSERVER_URL": address,
+        # As many as the workers run.
         "TXN_MAX_CONCURRENT_RUNS": str(workers),
     }
     # The boto3 of dagster_aws takes an empty variable for a profile or a file without a name.
@@ -249,15 +300,11 @@ def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[C
             worker.wait_until(lambda worker=worker: " ready." in worker.output(), timeout=180)
         running.callback(withdraw, servers.home)
         addresses = {**servers.addresses, "Dagster": address}
-        announced = {**variables, "DAGSTER_WEBSERVER_URL": address}
-        addresses["passwords"] = str(announce_cluster(servers.home, addresses, announced))
-        yield Cluster(
-            addresses,
-            variables,
-            (*servers.processes, *started, *crew),
-            servers.home,
-            servers.lock,
+        addresses["passwords"] = str(
+            announce_cluster(servers.home, addresses, variables, own_bucket=servers.own_bucket)
         )
+        processes = (*servers.processes, *started, *crew)
+        yield replace(servers, addresses=addresses, environment=variables, processes=processes)
 
 
 def _worker(number: int, environment: dict[str, str], logs: Path, lock: int) -> ManagedProcess:
@@ -343,8 +390,10 @@ def _given(settings: Settings) -> dict[str, str]:
 def _require_postgres(url: str) -> None:
     import psycopg2
 
+    # Scheme and driver are SQLAlchemy's.
+    address = f"postgresql://{url.partition('://')[2]}"
     try:
-        psycopg2.connect(url, connect_timeout=10).close()
+        psycopg2.connect(address, connect_timeout=10).close()
     except psycopg2.Error as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"the database of DAGSTER_POSTGRES_URL cannot be used: {reason}") from None
@@ -358,6 +407,12 @@ def _require_broker(url: str) -> None:
             client.ping()
     except (redis.RedisError, ValueError) as error:
         raise UserError(f"the broker of TXN_BROKER_URL cannot be used: {error}") from None
+
+
+def _bucket_in(environment: dict[str, str]) -> str:
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3")
+    bucket = f"s3://{environment['AWS_BUCKET_NAME']}"
+    return f"{bucket} at {_without_password(endpoint)}" if endpoint else bucket
 
 
 def _without_password(url: str) -> str:
@@ -390,12 +445,13 @@ def _dagster_home(state: Path) -> Path:
 
 
 def _kept_ports(path: Path) -> dict[str, int]:
-    """The ports of the last start if they are free, so that addresses stay; else new ones."""
-    ports: dict[str, int] = {}
+    """The ports of the last start, so that addresses stay; new ones for those that are not free."""
+    last: dict[str, int] = {}
     with suppress(OSError, ValueError):
-        ports = json.loads(path.read_text("utf-8"))
-    if set(ports) != set(_SERVERS) or not all(map(port_is_free, ports.values())):
-        ports = dict(zip(_SERVERS, free_ports(len(_SERVERS)), strict=True))
+        last = json.loads(path.read_text("utf-8"))
+    ports = {name: last[name] for name in _SERVERS if name in last and port_is_free(last[name])}
+    if missing := [name for name in _SERVERS if name not in ports]:
+        ports |= zip(missing, free_ports(len(missing)), strict=True)
         path.write_text(json.dumps(ports), "utf-8")
     return ports
 

@@ -73,7 +73,7 @@ class Postgres:
             holds: as for `ManagedProcess`.
 
         Raises:
-            UserError: Postgres is not installed, or cannot be set up.
+            UserError: Postgres is not installed, cannot be set up, or has data of another version.
         """
         installed = _installed()
         make_private_directory(directory)
@@ -85,6 +85,7 @@ class Postgres:
         data = folder / "data"
         if not (data / "PG_VERSION").exists():
             _initialize(programs, data, password, account)
+        _require_version(data)
         process = ManagedProcess(
             "Postgres",
             [
@@ -122,6 +123,17 @@ def remove(directory: Path) -> None:
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _require_version(data: Path) -> None:
+    """Check that the data are of the installed version: another one does not read them."""
+    made = (data / "PG_VERSION").read_text("ascii").strip()
+    installed = distribution(_PACKAGE).version.partition(".")[0]
+    if made != installed:
+        raise UserError(
+            f"the data in {data} are of Postgres {made}, and {installed} is installed: install"
+            f" {_PACKAGE} {made}, or remove {data} to begin again without its history"
+        )
 
 
 def _accepts(url: str) -> bool:

@@ -1,0 +1,213 @@
+"""Measure a backfill over one, two and four workers, into docs/cluster.md.
+
+Each backfill has a cluster of its own: `txn cluster`, and `txn run --submit` for the windows. The
+published rows are compared with the totals of the source, window by window. A second series has a
+source that waits instead of a worker that computes: there the cores of the machine are no limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import duckdb
+import pyarrow.dataset as ds
+import urllib3
+from measuring import (
+    PROGRAMS,
+    Grid,
+    Target,
+    clean_environment,
+    conditions,
+    targets_grid,
+    write_results,
+)
+from pyarrow import fs
+
+from txn_platform.local import postgres
+from txn_platform.local.processes import free_ports
+from txn_platform.windows import Window, iso
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "cluster.md"
+FIRST: Final = datetime(2026, 11, 1, tzinfo=UTC)
+# Requests of a run that a source with latency answers late: for totals and for rows.
+_REQUESTS: Final = 2
+_START_SECONDS: Final = 300
+
+
+@contextmanager
+def cluster(workers: int, variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Run a cluster with state of its own, which is removed afterwards.
+
+    Yields:
+        The environment of commands beside it.
+    """
+    with tempfile.TemporaryDirectory(prefix="txn-bench-", ignore_cleanup_errors=True) as name:
+        home = Path(name, "home")
+        environment = clean_environment(TXN_HOME=str(home), **variables)
+        environment["TXN_FIRST_HOUR"] = Window(FIRST).partition_key
+        (port,) = free_ports(1)
+        command = [str(PROGRAMS / "txn"), "cluster", "--workers", str(workers)]
+        process = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=name, env=environment, stdout=subprocess.PIPE
+        )
+        try:
+            deadline = time.monotonic() + _START_SECONDS
+            state = home / "cluster" / "state.json"
+            while not state.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit("txn cluster did not start")
+                time.sleep(0.1)
+            yield environment | json.loads(state.read_text("utf-8"))["variables"]
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            postgres.remove(home / "cluster" / "postgres")
+
+
+def backfill(workers: int, count: int, variables: Mapping[str, str]) -> float:
+    """Run windows over workers, and return the seconds from the command's start to its end.
+
+    Raises:
+        SystemExit: a window did not end right.
+    """
+    windows = [Window(FIRST + timedelta(hours=hour)) for hour in range(count)]
+    with cluster(workers, variables) as environment:
+        command = [str(PROGRAMS / "txn"), "run", "--submit"]
+        command += ["--from", windows[0].partition_key, "--to", windows[-1].partition_key]
+        began = time.monotonic()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        seconds = time.monotonic() - began
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
+        require_right(windows, environment)
+    return seconds
+
+
+def require_right(windows: Sequence[Window], environment: Mapping[str, str]) -> None:
+    """Compare what is published with the totals of the source; SystemExit if they differ."""
+    files = fs.S3FileSystem(
+        access_key=environment["AWS_ACCESS_KEY_ID"],
+        secret_key=environment["AWS_SECRET_ACCESS_KEY"],
+        endpoint_override=environment["AWS_ENDPOINT_URL_S3"],
+        region=environment["AWS_REGION"],
+    )
+    published = ds.dataset(  # noqa: F841 - DuckDB finds it by its name
+        f"{environment['AWS_BUCKET_NAME']}/lake/s3_parquet_transactions",
+        filesystem=files,
+        format="parquet",
+        exclude_invalid_files=True,
+    )
+    rows = duckdb.sql(
+        "select epoch_us(transaction_at) // 3600000000, transaction_type, count(*), sum(amount)"
+        " from published group by 1, 2"
+    ).fetchall()
+    found: dict[int, dict[str, tuple[int, Decimal]]] = {}
+    for hour, kind, number, amount in rows:
+        found.setdefault(hour, {})[kind] = (number, amount)
+    for window in windows:
+        path = f"/v1/control-totals?start={iso(window.start)}&end={iso(window.end)}"
+        answer = urllib3.request("GET", environment["GENERATOR_URL"] + path, timeout=600)
+        sent = json.loads(answer.data)
+        there = found.pop(int(window.start.timestamp()) // 3600, {})
+        amounts = {kind: Decimal(amount) for kind, amount in sent["amount_by_type"].items()}
+        if sum(number for number, _ in there.values()) != sent["rows"] or amounts != {
+            kind: amount for kind, (_, amount) in there.items()
+        }:
+            raise SystemExit(f"{window.partition_key} is not published as the source has it")
+    if found:
+        raise SystemExit(f"{len(found)} hours are published that were not asked for")
+
+
+def series(
+    workers: Sequence[int], count: int, variables: Mapping[str, str]
+) -> dict[int, dict[str, float]]:
+    """Measure the same backfill over several numbers of workers."""
+    measured: dict[int, dict[str, float]] = {}
+    for number in workers:
+        seconds = backfill(number, count, variables)
+        alone = measured[workers[0]]["seconds"] if measured else seconds
+        speedup = alone / seconds
+        measured[number] = {
+            "seconds": round(seconds, 1),
+            "speedup": round(speedup, 2),
+            "efficiency": round(speedup * workers[0] / number, 2),
+        }
+        print(f"{count} windows, {number} workers: {seconds:.1f} s", file=sys.stderr, flush=True)
+    return measured
+
+
+def grid(title: str, measured: Mapping[int, Mapping[str, float]]) -> Grid:
+    """Return the table of a series."""
+    return Grid(
+        title,
+        ("workers", "seconds", "times one worker", "efficiency"),
+        [
+            (
+                str(number),
+                f"{each['seconds']:.0f}",
+                f"{each['speedup']:.2f}",
+                f"{each['efficiency']:.0%}",
+            )
+            for number, each in measured.items()
+        ],
+    )
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", type=int, default=96)
+    parser.add_argument("--waiting-windows", type=int, default=24)
+    parser.add_argument("--wait", type=float, default=20, help="seconds of the source a window")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--only", choices=["computing", "waiting"])
+    parser.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args()
+    small = {"GENERATOR_TPS": "1", "GENERATOR_CUSTOMERS": "20000", "GENERATOR_MERCHANTS": "2000"}
+    folder = options.page.with_suffix("")
+    kept = folder / "cluster.json"
+    results: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+    if options.only != "waiting":
+        results["computing"] = series(options.workers, options.windows, small)
+    if options.only != "computing":
+        latency = f"latency={options.wait / _REQUESTS:g}:first1"
+        results["waiting"] = series(
+            options.workers, options.waiting_windows, {**small, "GENERATOR_FAULTS": latency}
+        )
+    results = json.loads(json.dumps(results)) | conditions("dagster", "celery")
+    grids: list[Grid] = []
+    targets: list[Target] = []
+    if computing := results.get("computing"):
+        title = f"{options.windows} windows of 3,600 rows, on {os.cpu_count()} cores"
+        grids.append(grid(title, computing))
+    if waiting := results.get("waiting"):
+        title = (
+            f"{options.waiting_windows} windows of a source that waits {options.wait:g} s a window"
+        )
+        grids.append(grid(title, waiting))
+        most = list(waiting)[-1]
+        name = f"{most} workers, times one worker, with the source that waits"
+        targets.append(Target(name, waiting[most]["speedup"], 0.8 * int(most), least=True))
+        grids.append(targets_grid(targets))
+    for each in grids:
+        each.print()
+    write_results(options.page, "cluster", results, grids, None)
+
+
+if __name__ == "__main__":
+    main()
