@@ -2,12 +2,15 @@
 
 # Celery has no type stubs.
 # pyright: reportMissingTypeStubs=false
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 from txn_platform.errors import UserError
 
 if TYPE_CHECKING:
     from celery import Celery
+
+_UNSET: Final = re.compile(r'environment variable "(\w+)" which is not set')
 
 
 def worker_app() -> "Celery":
@@ -16,13 +19,18 @@ def worker_app() -> "Celery":
     Worker and launcher have the same settings: those of `dagster.yaml`.
 
     Raises:
-        UserError: the instance does not launch its runs on workers.
+        UserError: the instance cannot be opened, or does not launch its runs on workers.
     """
-    from dagster import DagsterInstance
+    from dagster import DagsterError, DagsterInstance
     from dagster_celery.launcher import CeleryRunLauncher
     from dagster_celery.tasks import create_execute_job_task
+    from dagster_postgres.utils import DagsterPostgresException
 
-    with DagsterInstance.get() as instance:
+    try:
+        instance = DagsterInstance.get()
+    except (DagsterError, DagsterPostgresException) as error:
+        raise UserError(f"the Dagster instance cannot be opened: {_reason(error)}") from None
+    with instance:
         launcher = instance.run_launcher
         if not isinstance(launcher, CeleryRunLauncher):
             raise UserError(
@@ -34,6 +42,15 @@ def worker_app() -> "Celery":
     app.conf.result_backend_always_retry = True
     create_execute_job_task(app)
     return app
+
+
+def _reason(error: Exception) -> str:
+    # The error of a database that is away is the cause of another one.
+    text = str(error.__cause__ or error)
+    unset = _UNSET.search(text)
+    if unset is not None:
+        return f"{unset[1]} is not set, and its dagster.yaml reads it from the environment"
+    return text.strip().partition("\n")[0]
 
 
 def __getattr__(name: str) -> "Celery":

@@ -140,6 +140,6 @@ def test_requests_are_counted_that_are_not_over(instance: dg.DagsterInstance) ->
         _add(instance, _FIRST, status, attempt=1)
     _add(instance, _SECOND, attempt=1)
     # Runs of a backfill leave the sensor its room.
-    _add(instance, _SECOND, dg.DagsterRunStatus.QUEUED)
+    _add(instance, _SECOND, dg.DagsterRunStatus.STARTED)
     _add(instance, _SECOND, dg.DagsterRunStatus.STARTED, attempt=1, job="another job")
     assert unfinished_requests(instance) == 2
