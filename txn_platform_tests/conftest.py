@@ -13,6 +13,7 @@ import time
 import uuid
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ import pytest
 from botocore.config import Config
 from hypothesis import HealthCheck, settings
 
+from txn_platform.backoff import Backoff
 from txn_platform.local import processes
 from txn_platform.local.processes import ManagedProcess
 from txn_platform.local.seaweedfs import REGION, SeaweedFS, available
@@ -171,6 +173,12 @@ def directory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     """Each test works in an empty directory: no `.env` is read, no `.txn` is left behind."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request of this process that fails is made again at once, and as often as ever."""
+    monkeypatch.setattr(Backoff, "pauses", lambda backoff: repeat(0.0, backoff.attempts - 1))
 
 
 @pytest.fixture(scope="session")

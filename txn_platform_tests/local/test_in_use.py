@@ -86,6 +86,7 @@ def test_a_bucket_is_named_with_its_endpoint(monkeypatch: pytest.MonkeyPatch) ->
     assert said.startswith("lake: s3://payments/lake at http://127.0.0.1:1\n")
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_the_lake_of_a_local_stack_is_used_while_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -914,10 +914,10 @@ def test_a_window_that_comes_back_empty_fails_and_leaves_what_is_published(
     assert _run().exit_code == 0
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_an_error_with_status_200_leaves_what_is_published(
-    published: bytes, source: ServedBytes, monkeypatch: pytest.MonkeyPatch
+    published: bytes, source: ServedBytes
 ) -> None:
-    monkeypatch.setattr("random.uniform", lambda *_: 0.001)
     source.answer = lambda _: whole(b"error: backend timeout\n")
     result = _run("--allow-empty")
     assert result.exit_code == 1
