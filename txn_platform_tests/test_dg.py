@@ -23,6 +23,16 @@ from txn_platform_tests.test_commands import (
 )
 
 _CHECKOUT = Path(__file__).parents[1]
+_ONE_BY_ONE = """
+import json, sys
+from contextlib import suppress
+from txn_platform.cli import main
+commands = json.loads(sys.argv[1])
+for command in commands:
+    with suppress(SystemExit):
+        main(command, standalone_mode=False)
+print(len(commands), "commands")
+"""
 _LAUNCH = ("dg", "launch", "--partition", PARTITION)
 
 
@@ -47,7 +57,14 @@ def test_dg_checks_and_lists_the_definitions() -> None:
     assert "on_watermark" in {each["name"] for each in found["sensors"]}
 
 
-@pytest.mark.parametrize("chosen", [("--job", "land_transactions"), ("--assets", "*")])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        # README's examples do the same.
+        pytest.param(("--job", "land_transactions"), marks=pytest.mark.long),
+        ("--assets", "*"),
+    ],
+)
 def test_dg_launches_a_partition(chosen: tuple[str, str]) -> None:
     launched = run_fresh(*_LAUNCH, *chosen, environment=SMALL)
     assert launched.returncode == 0, launched.stderr
@@ -66,7 +83,7 @@ def test_dg_launches_a_partition(chosen: tuple[str, str]) -> None:
         ("txn", "doctor"),
         (*MATERIALIZE, "--partition", PARTITION),
         ("dg", "check", "defs"),
-        ("dg", "list", "defs"),
+        pytest.param(("dg", "list", "defs"), marks=pytest.mark.long),
         (*_LAUNCH, "--assets", "*"),
     ],
     ids=" ".join,
@@ -82,8 +99,9 @@ def test_a_first_hour_that_is_none_is_one_sentence(command: tuple[str, ...]) -> 
 
 
 def test_no_command_of_txn_prints_a_warning() -> None:
+    """In one process, which imports all that the commands need."""
     hours = ("--from", PARTITION, "--to", PARTITION)
-    for command in (
+    commands = (
         ("run", "--partition", PARTITION),
         ("run", *hours),
         ("status", *hours),
@@ -91,10 +109,12 @@ def test_no_command_of_txn_prints_a_warning() -> None:
         ("doctor",),
         ("expire", "--older-than", "1d", "--yes"),
         ("scorecard", "--rows", "1000", "--json"),
-    ):
-        said = run_fresh("txn", *command, environment=SMALL)
-        assert said.stderr.count("Warning") == said.stdout.count("Warning") == 0, said.stderr
-        assert "Traceback" not in said.stderr
-        # Which lake and source are used, and what is skipped.
-        known = ("lake: ", "source: ", f"{PARTITION} is published as it should be")
-        assert all(line.startswith(known) for line in said.stderr.splitlines()), said.stderr
+    )
+    said = run_fresh("python", "-c", _ONE_BY_ONE, json.dumps(commands), environment=SMALL)
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.splitlines()[-1] == f"{len(commands)} commands"
+    assert said.stderr.count("Warning") == said.stdout.count("Warning") == 0, said.stderr
+    assert "Traceback" not in said.stderr
+    # Which lake and source are used, and what is skipped.
+    known = ("lake: ", "source: ", f"{PARTITION} is published as it should be")
+    assert all(line.startswith(known) for line in said.stderr.splitlines()), said.stderr

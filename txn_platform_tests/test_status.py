@@ -155,8 +155,7 @@ def test_the_calendar_has_a_row_for_each_day_and_names_what_is_to_do(source: Hou
     )
 
 
-@pytest.mark.parametrize("no_color", ["", "1"])
-@pytest.mark.parametrize("columns", [20, 40, 200])
+@pytest.mark.parametrize(("columns", "no_color"), [(20, ""), (40, "1"), (200, "")])
 def test_a_terminal_of_any_width_cuts_nothing_off(
     columns: int, no_color: str, source: HourlySource
 ) -> None:
