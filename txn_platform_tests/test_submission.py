@@ -167,10 +167,16 @@ def test_ctrl_c_leaves_the_queue_and_the_same_command_goes_on(
 
     for name in ("TXN_HOME", "TXN_LAKE_DIRECTORY", "GENERATOR_URL"):
         monkeypatch.setenv(name, instance.environment[name])
-    monkeypatch.setenv("DAGSTER_WEBSERVER_URL", instance.address)
-    result = CliRunner().invoke(main, ["status", "--json", "--from", keys[0]])
-    states = [json.loads(line)["state"] for line in result.stdout.splitlines()]
-    assert states == ["queued", "queued", "queued", "missing"]
+    # By the webserver, and by the databases of the instance.
+    for name, value in (
+        ("DAGSTER_WEBSERVER_URL", instance.address),
+        ("DAGSTER_HOME", instance.environment["DAGSTER_HOME"]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            result = CliRunner().invoke(main, ["status", "--json", "--from", keys[0]])
+        states = [json.loads(line)["state"] for line in result.stdout.splitlines()]
+        assert states == ["queued", "queued", "queued", "missing"]
 
     with instance.submitting(*keys) as command:
         assert instance.are(QUEUED, of=keys)
