@@ -49,6 +49,7 @@ _LONGEST = (
     "test_window_runs.py", "test_daemon.py", "test_chaos.py",
     "test_wheel.py", "test_lake_faults.py", "test_status.py",
     "test_chosen_lake.py", "test_readme_example.py", "test_dg.py",
+    "test_submission.py",
 )
 # fmt: on
 _MEMORY_FILES = Path("/dev/shm")  # noqa: S108 - pytest makes a directory of its own there
