@@ -207,6 +207,25 @@ def test_variables_of_the_containers_are_settings(compose: dict[str, Any]) -> No
     assert given - known == set()
 
 
+def test_the_computations_of_a_generator_fit_into_its_memory(
+    compose: dict[str, Any], manifests: list[dict[str, Any]]
+) -> None:
+    """On a host with many cores there would be as many of them."""
+    container = dict(_pods(manifests))["generator"]["containers"][0]
+    template = cfn_yaml.load(str(DEPLOY / "ecs/template.yaml"))
+    task = template["Resources"]["GeneratorTask"]["Properties"]
+    given = task["ContainerDefinitions"][0]["Environment"]
+    for variables, memory in (
+        (compose["services"]["generator"]["environment"], "2g"),
+        ({each["name"]: each.get("value") for each in container["env"]}, "2Gi"),
+        ({each["Name"]: each["Value"] for each in given}, "2048"),
+    ):
+        assert 300 + 400 * int(variables["GENERATOR_MAX_COMPUTATIONS"]) < 2000, memory
+    assert compose["services"]["generator"]["deploy"]["resources"]["limits"]["memory"] == "2g"
+    assert container["resources"]["limits"]["memory"] == "2Gi"
+    assert task["Memory"] == "2048"
+
+
 # --- Kubernetes
 
 
