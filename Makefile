@@ -77,6 +77,7 @@ bench: setup $(UV) ## Measure everything, into docs/performance.md (two hours)
 	@$(BIN)/python benchmarks/growth.py
 	@$(BIN)/python benchmarks/startup.py
 	@$(BIN)/python benchmarks/load.py
+	@$(BIN)/python benchmarks/scale.py
 	@$(BIN)/python benchmarks/generate.py
 	@$(BIN)/python benchmarks/fraud_protocol.py
 
@@ -97,6 +98,7 @@ docs: setup ## Write the pages and tables of docs/ that are made from the code
 	@$(BIN)/python -m txn_platform_tests.support.reliability_page
 	@$(BIN)/python -m txn_platform_tests.support.settings_page
 	@$(BIN)/python -m txn_platform_tests.support.cli_page
+	@$(BIN)/python -m txn_platform_tests.support.scale_page
 	@$(BIN)/python -m txn_platform_tests.support.examples
 
 # A warning fails, and so does a page that fetches something from another host.

@@ -1,4 +1,4 @@
-"""What one window costs a worker, and what a population costs the generator.
+"""The cost of one window for a worker, and of a population for the generator.
 
 Windows of several sizes are landed in this process, as a Celery worker does it, to an S3
 (SeaweedFS): CPU of this process alone, requests to the S3 as they are on the wire, bytes that are
