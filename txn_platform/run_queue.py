@@ -12,7 +12,7 @@ from itertools import batched, chain, repeat
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import urllib3
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AliasPath, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, VALIDATED
 from txn_platform.defs.names import JOB, PARTITION, RETRIED_AS, WILL_RETRY
@@ -236,6 +236,20 @@ class _Repository(_Name):
     jobs: list[_Name]
 
 
+class _Repositories(BaseModel):
+    nodes: list[_Repository]
+
+
+class _Instance(BaseModel):
+    has_queue: bool = Field(alias="runQueuingSupported")
+    daemons: dict[str, dict[str, bool | None] | None] = Field(alias="daemonHealth")
+
+
+class _Jobs(BaseModel):
+    repositories: _Repositories = Field(alias="repositoriesOrError")
+    instance: _Instance
+
+
 class _Result(BaseModel):
     """The outcome of one run of a request to launch several."""
 
@@ -273,10 +287,10 @@ class _Event(BaseModel):
 
 class _Failed(BaseModel):
     id: str = Field(alias="runId")
-    events: list[_Event] = Field(alias="eventConnection")
+    events: list[_Event] = Field(validation_alias=AliasPath("eventConnection", "events"))
 
 
-_REPOSITORIES: Final = TypeAdapter(list[_Repository])
+_JOBS_OF_INSTANCE: Final = TypeAdapter(_Jobs)
 _RESULTS: Final = TypeAdapter(list[_Result])
 _ENDED: Final = TypeAdapter(list[_Ended])
 _FAILED: Final = TypeAdapter(list[_Failed])
@@ -310,16 +324,17 @@ class RunQueue:
         Raises:
             UserError: there is no webserver, no run queue, or not exactly one such job.
         """
-        found = self._ask(_JOBS, daemon=_DAEMON)
-        repositories = self._parsed(_REPOSITORIES, found["repositoriesOrError"].get("nodes"))
-        having = [each for each in repositories if JOB in {job.name for job in each.jobs}]
+        found = self._parsed(_JOBS_OF_INSTANCE, self._ask(_JOBS, daemon=_DAEMON))
+        having = [
+            each for each in found.repositories.nodes if JOB in {job.name for job in each.jobs}
+        ]
         if len(having) != 1:
             locations = ", ".join(sorted(each.location.name for each in having))
             raise UserError(
                 f"{self._at} has the job {JOB} in {len(having)} code locations"
                 f"{f' ({locations})' if having else ''}: load the definitions in exactly one"
             )
-        if not found["instance"]["runQueuingSupported"]:
+        if not found.instance.has_queue:
             raise UserError(
                 f"{self._at} has no run queue, so all runs would start at once: set"
                 " concurrency.runs in its dagster.yaml, as deploy/dagster.yaml does"
@@ -329,7 +344,7 @@ class RunQueue:
             "repositoryName": having[0].name,
             "jobName": JOB,
         }
-        if (found["instance"]["daemonHealth"]["daemonStatus"] or {}).get("healthy"):
+        if (found.instance.daemons.get("daemonStatus") or {}).get("healthy"):
             return None
         return "Dagster's daemon has not reported lately: queued runs wait until it runs"
 
@@ -439,7 +454,7 @@ class RunQueue:
         else:
             reason = ""
             results = self._parsed(_RESULTS, answer.get("launchMultipleRunsResult"))
-            for key, result in zip(tags, results, strict=True):
+            for key, result in zip(tags, results, strict=False):
                 if result.kind != "LaunchRunSuccess":
                     messages = [error["message"] for error in result.errors] or [result.message]
                     raise UserError(
@@ -477,10 +492,7 @@ class RunQueue:
         """Why runs failed, by their ids, as their steps said it."""
         found: dict[str, str] = {}
         for some in batched(ids, _WITH_EVENTS):
-            results = self._with_events(_FAILURES, some)
-            for each in results:
-                each["eventConnection"] = each["eventConnection"]["events"]
-            for run in self._parsed(_FAILED, results):
+            for run in self._parsed(_FAILED, self._with_events(_FAILURES, some)):
                 said = [(each.failure or {}).get("description") for each in run.events]
                 told = [event.message for event in run.events if event.kind == "RunFailureEvent"]
                 found[run.id] = redacted("; ".join(filter(None, said)) or "; ".join(told))
@@ -501,9 +513,9 @@ class RunQueue:
                 return
             cursor = page[-1].id
 
-    def _with_events(self, query: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    def _with_events(self, query: str, ids: Sequence[str]) -> Any:
         answer = self._ask(query, filter={"runIds": list(ids)}, limit=len(ids))
-        return answer["runsOrError"].get("results", [])
+        return answer["runsOrError"].get("results")
 
     def _ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The answer to a question, which may be asked several times.

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -23,7 +24,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from txn_platform import run_queue
+from txn_platform import run_queue, submission
 from txn_platform.cli import main
 from txn_platform.local.dagster_processes import dagster_processes
 from txn_platform.local.processes import ManagedProcess, free_ports
@@ -196,7 +197,9 @@ def test_ctrl_c_leaves_the_queue_and_the_same_command_goes_on(
     assert re.search(rf"published +4 +8 +0 +8 .*{keys[0]} to {keys[3]}", stdout)
 
 
-def test_bad_data_fails_once_and_a_lost_run_is_followed_to_its_retry(instance: Instance) -> None:
+def test_bad_data_fails_once_and_a_lost_run_is_followed_to_its_retry(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = bad, lost, good = hours(18, 1, 2, 3)
     instance.source.hours[bad] = rows_of(Window.of_partition(bad), amount="a lot")
     with instance.submitting(*keys) as command:
@@ -212,14 +215,22 @@ def test_bad_data_fails_once_and_a_lost_run_is_followed_to_its_retry(instance: I
     assert "the window is not published, because checks failed" in error
     assert re.search(rf"failed +1 +{bad} *\n", stdout)
 
-    # The same command submits what has failed, once the source is right.
+    # The same command submits what has failed, once the source is right. A webserver has ended
+    # between making and queueing a run of it, which nobody starts.
     instance.source.hours[bad] = rows_of(Window.of_partition(bad))
-    with instance.submitting(*keys) as command:
-        stdout, stderr = command.communicate(timeout=PATIENCE)
+    (run,) = instance.records.get_runs(dg.RunsFilter(tags={"dagster/partition": bad}))
+    stuck = run._replace(run_id=str(uuid.uuid4()), status=dg.DagsterRunStatus.NOT_STARTED)
+    instance.records.run_storage.add_run(stuck)
+    for name in ("TXN_HOME", "TXN_LAKE_DIRECTORY", "GENERATOR_URL"):
+        monkeypatch.setenv(name, instance.environment[name])
+    monkeypatch.setenv("DAGSTER_WEBSERVER_URL", instance.address)
+    monkeypatch.setattr(submission, "_QUEUED_WITHIN", 1)
+    result = CliRunner().invoke(main, ["run", "--from", bad, "--to", good, "--submit"])
     instance.daemon.stop()
-    assert command.returncode == 0, stderr
-    assert instance.runs(*keys) == {bad: [FAILED, DONE], lost: [FAILED, DONE], good: [DONE]}
-    assert "2 of 3 hours are published as they should be" in stderr
+    assert result.exit_code == 0, result.output
+    assert instance.runs(bad) == {bad: [FAILED, dg.DagsterRunStatus.CANCELED, DONE]}
+    assert instance.runs(lost, good) == {lost: [FAILED, DONE], good: [DONE]}
+    assert "2 of 3 hours are published as they should be" in result.stderr
 
 
 class LosesAnAnswer(FaultyProxy):
@@ -278,6 +289,7 @@ def test_without_an_instance_it_says_which_to_start(source: HourlySource) -> Non
             "does not answer as Dagster's webserver of this version does (status 200)",
         ),
         (200, b'{"data": {"repositoriesOrError": {}, "instance": {}}}', "answers in another form"),
+        (200, b'{"data": {"viewer": {}}}', "answers in another form"),
         (400, b'{"errors": [{"message": "no field"}]}', "version does (status 400: no field)"),
         (500, b'{"errors": [{"message": "no\\nx"}]}', "not answer for 1 s (status 500: no): start"),
     ],
