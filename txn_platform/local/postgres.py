@@ -254,6 +254,8 @@ def _initialize(
                 f"--username={_NAME}",
                 f"--pwfile={secret}",
                 "--auth=scram-sha-256",
+                # Dagster connects for nearly each event. The password is random: none can be tried.
+                "--set=scram_iterations=1",
                 "--encoding=UTF8",
                 "--no-locale",
                 "--no-instructions",
