@@ -158,12 +158,12 @@ def environment_without_settings(tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="session", autouse=True)
-def migrations_are_read_once() -> Iterator[None]:
-    """A database of Dagster's is made in half the time."""
+def libraries_read_their_files_once() -> Iterator[None]:
+    """A database of Dagster's is made in half the time, and so is a client of boto3."""
     with ExitStack() as patches:
         # The fast tests do without Dagster.
         if "dagster" in sys.modules:
-            from txn_platform_tests.support.migrations import read_once
+            from txn_platform_tests.support.read_once import read_once
 
             patches.enter_context(read_once())
         yield

@@ -13,7 +13,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from txn_platform_tests.support.migrations import read_once
+from txn_platform_tests.support.read_once import read_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
