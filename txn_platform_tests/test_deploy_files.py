@@ -20,7 +20,6 @@ import dagster as dg
 import kubernetes_validate
 import pytest
 import yaml
-from cfnlint.decode import cfn_yaml
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.launcher.base import LaunchRunContext
@@ -51,6 +50,14 @@ OF_THE_LAUNCHER = {"run_launcher", "run_monitoring"}
 
 def _documents(text: str) -> list[dict[str, Any]]:
     return [each for each in yaml.safe_load_all(text) if each]
+
+
+def _template() -> Any:
+    """The template of ECS."""
+    # Each worker would import it, and SymPy with it, to collect the tests.
+    from cfnlint.decode import cfn_yaml
+
+    return cfn_yaml.load(str(DEPLOY / "ecs/template.yaml"))
 
 
 def _versions(lock: str) -> dict[str, str]:
@@ -212,7 +219,7 @@ def test_the_computations_of_a_generator_fit_into_its_memory(
 ) -> None:
     """On a host with many cores there would be as many of them."""
     container = dict(_pods(manifests))["generator"]["containers"][0]
-    template = cfn_yaml.load(str(DEPLOY / "ecs/template.yaml"))
+    template = _template()
     task = template["Resources"]["GeneratorTask"]["Properties"]
     given = task["ContainerDefinitions"][0]["Environment"]
     for variables, memory in (
@@ -479,7 +486,7 @@ def test_the_stack_is_made_and_a_run_is_a_task_of_its_definition(
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    template = json.loads(json.dumps(cfn_yaml.load(str(DEPLOY / "ecs/template.yaml"))))
+    template = json.loads(json.dumps(_template()))
     # moto makes everything but the private names, and asks for the memory of each container.
     for name, resource in list(template["Resources"].items()):
         if resource["Type"].startswith("AWS::ServiceDiscovery::"):
