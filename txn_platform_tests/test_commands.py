@@ -407,7 +407,7 @@ ERRORS = {
         rf"store of bucket 'transactions' .*{NOWHERE}",
     ),
     "no generator": (
-        {"GENERATOR_URL": NOWHERE},
+        {"GENERATOR_URL": NOWHERE, "TXN_SOURCE_ATTEMPTS": "3"},
         rf"no source answers at {NOWHERE}: .*GENERATOR_URL",
     ),
     "bad setting": (
@@ -498,7 +498,11 @@ def test_doctor_finds_nothing_to_fix_where_a_run_would_succeed(
 def test_doctor_says_of_each_thing_what_to_fix() -> None:
     result = run(
         *("txn", "doctor"),
-        environment={"GENERATOR_URL": NOWHERE, "AWS_BUCKET_NAME": "transactions"},
+        environment={
+            "GENERATOR_URL": NOWHERE,
+            "TXN_SOURCE_ATTEMPTS": "3",
+            "AWS_BUCKET_NAME": "transactions",
+        },
     )
     assert result.returncode == 1
     lake = "lake: s3://transactions/lake at the endpoint of the AWS profile, or AWS"
