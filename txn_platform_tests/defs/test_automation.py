@@ -253,7 +253,11 @@ def test_each_tick_asks_for_the_oldest_portion_and_the_newest_hour(
 
 
 def test_only_the_newest_hour_is_asked_for_while_a_hundred_runs_wait(auto: Automation) -> None:
+    own = {"dagster/sensor_name": SENSOR}
     for number in range(-99, 0):
+        auto.runs(number, dg.DagsterRunStatus.STARTING, of_sensor=False, tags=own)
+    for number in range(-299, -99):
+        # A backfill, which has the lowest priority.
         auto.runs(number, dg.DagsterRunStatus.STARTING, of_sensor=False)
     assert auto.tick() == [_key(0), _key(2)]
     auto.runs(0, dg.DagsterRunStatus.STARTING)
