@@ -38,8 +38,10 @@ from click.testing import CliRunner
 from txn_platform.cli import main
 from txn_platform.contract.descriptors import CONTRACT_NAME, PACKAGE_NAME
 from txn_platform.local.seaweedfs import SeaweedFS, available
+from txn_platform.windows import Window
 from txn_platform_tests.conftest import S3Endpoint, eventually, gone
 from txn_platform_tests.support import forked
+from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 if TYPE_CHECKING:
@@ -310,10 +312,14 @@ def test_run_last_takes_the_newest_complete_hours_oldest_first() -> None:
 
 
 def test_run_shows_progress_on_a_terminal_and_prints_a_table_that_nothing_is_cut_off_from(
-    generator_url: str,
+    source: HourlySource,
 ) -> None:
+    window = Window.of_partition(PARTITION)
+    source.hours[PARTITION] = rows_of(window, 50) + rows_of(window, 55, currency="EUR")[50:]
+    # The step takes longer than the display needs to be drawn.
+    source.seconds = 0.5
     terminal, side = pty.openpty()
-    environment = {"GENERATOR_URL": generator_url, "COLUMNS": "40", "TERM": "xterm"}
+    environment = {"COLUMNS": "40", "TERM": "xterm"}
     with started(
         "txn", "run", "--partition", PARTITION, environment=environment, stderr=side
     ) as process:
