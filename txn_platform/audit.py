@@ -136,7 +136,8 @@ def _kept_room(path: Path) -> Generator[None]:
 
 
 def _write(descriptor: int, path: Path, line: str) -> None:
-    _LOG.info("%s", line)
+    # A display of progress leaves it out.
+    _LOG.info("%s", line, extra={"audit": True})
     # Processes that write at once do so one after the other, where the file system has locks.
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)

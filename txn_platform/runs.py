@@ -240,6 +240,8 @@ def _progress_logger(on_progress: Callable[[str], None]) -> dg.LoggerDefinition:
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             event: dg.DagsterEvent | None = getattr(record, "dagster_event", None)
+            if hasattr(record, "audit"):
+                return
             if event is None:
                 on_progress(record.getMessage().rpartition(" - ")[2])
             elif event.is_step_start:
