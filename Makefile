@@ -90,6 +90,7 @@ chaos: setup ## Kill, race and soak for an hour, and check the lake
 	@for store in directory s3; do for script in kills races soak; do \
 	  $(BIN)/python benchmarks/$$script.py --store $$store || exit 1; \
 	done; done
+	@$(BIN)/python benchmarks/outages.py
 
 # The other tables are measured: `make bench` writes docs/performance.md, `make readers` docs/readers.md.
 docs: setup ## Write the pages and tables of docs/ that are made from the code

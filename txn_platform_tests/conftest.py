@@ -48,11 +48,11 @@ _LONGEST = (
     "test_examples.py", "test_command_servers.py", "test_commands.py",
     "test_window_runs.py", "test_daemon.py", "test_chaos.py",
     "test_submission.py", "test_servers_of_the_cluster.py", "test_cluster.py",
-    "test_nothing_secret.py", "test_lake_faults.py", "test_dg.py",
+    "test_nothing_secret.py", "test_backfill.py", "test_lake_faults.py",
     "test_wheel.py", "test_source_faults.py", "test_permissions.py",
     "test_chosen_lake.py", "test_expiry.py", "test_status.py",
     "test_validation.py", "test_readme_example.py", "test_alerts.py",
-    "test_conformance.py", "test_in_use.py", "test_decoding.py",
+    "test_conformance.py", "test_in_use.py", "test_decoding.py", "test_dg.py",
 )
 # fmt: on
 _MEMORY_FILES = Path("/dev/shm")  # noqa: S108 - pytest makes a directory of its own there

@@ -112,8 +112,9 @@ def retry_after_database_faults(context: dg.HookContext) -> None:
 
     Run retries leave out failed steps otherwise.
     """
-    if _is_of_database(context.op_exception):
-        context.instance.add_run_tags(context.run_id, {_RETRY_STEP_FAILURES: "true"})
+    # Also when it is false: a retry has the tags of the run that it replaces.
+    is_fault = _is_of_database(context.op_exception)
+    context.instance.add_run_tags(context.run_id, {_RETRY_STEP_FAILURES: str(is_fault).lower()})
 
 
 def _is_of_database(error: BaseException | None) -> bool:

@@ -104,10 +104,15 @@ def test_an_interrupted_step_is_not_tried_again(instance: dg.DagsterInstance) ->
 
 
 @pytest.mark.parametrize(
-    ("fault", "retried"), [(_DATABASE, "true"), (_UNREACHABLE, "true"), (ValueError(), "false")]
+    ("fault", "inherited", "retried"),
+    [
+        (_DATABASE, "false", "true"),
+        (_UNREACHABLE, "false", "true"),
+        (ValueError(), "true", "false"),
+    ],
 )
 def test_a_run_whose_step_could_not_be_recorded_is_retried(
-    fault: Exception, retried: str, monkeypatch: pytest.MonkeyPatch
+    fault: Exception, inherited: str, retried: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @dg.op
     def step() -> int:
@@ -127,7 +132,9 @@ def test_a_run_whose_step_could_not_be_recorded_is_retried(
             return store(event)
 
         monkeypatch.setattr(instance.event_log_storage, "store_event", store_or_fail)
-        run = instance.create_run_for_job(job)
+        # A retry has the tag of the run that it replaces.
+        tags = {"dagster/retry_on_asset_or_op_failure": inherited}
+        run = instance.create_run_for_job(job, tags=tags)
         execute_run(InMemoryJob(job), run, instance)
         ended = instance.get_run_by_id(run.run_id)
     assert ended is not None
