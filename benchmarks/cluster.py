@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,12 +134,21 @@ def require_right(windows: Sequence[Window], environment: Mapping[str, str]) -> 
 
 
 def series(
-    measured: dict[str, float], workers: Sequence[int], count: int, variables: Mapping[str, str]
+    kept: Path, name: str, workers: Sequence[int], count: int, variables: Mapping[str, str]
 ) -> None:
-    """Measure the same backfill over several numbers of workers, and add the seconds of each."""
+    """Measure the same backfill over several numbers of workers, and keep the seconds of each."""
     for number in workers:
-        measured[str(number)] = round(backfill(number, count, variables), 1)
-        print(f"{count} windows, {number} workers: {measured[str(number)]} s", file=sys.stderr)
+        seconds = round(backfill(number, count, variables), 1)
+        results = read(kept)
+        results.setdefault(f"{name} {count}", {})[str(number)] = seconds
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(results, indent=2) + "\n", "utf-8")
+        print(f"{count} windows, {number} workers: {seconds} s", file=sys.stderr)
+
+
+def read(kept: Path) -> dict[str, Any]:
+    """Return what was measured before."""
+    return json.loads(kept.read_text("utf-8")) if kept.exists() else {}
 
 
 def grid(title: str, measured: Mapping[str, float]) -> Grid:
@@ -170,16 +180,16 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     small = {"GENERATOR_TPS": "1", "GENERATOR_CUSTOMERS": "20000", "GENERATOR_MERCHANTS": "2000"}
+    # Ended in this way, it removes its cluster.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # A series may be measured in several runs.
     kept = options.page.with_suffix("") / "cluster.json"
-    results: dict[str, Any] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     if options.only != "waiting":
-        computing = results.setdefault(f"computing {options.windows}", {})
-        series(computing, options.workers, options.windows, small)
+        series(kept, "computing", options.workers, options.windows, small)
     if options.only != "computing":
         latency = {"GENERATOR_FAULTS": f"latency={options.wait / _REQUESTS:g}:first1"}
-        waiting = results.setdefault(f"waiting {options.waiting_windows}", {})
-        series(waiting, options.workers, options.waiting_windows, small | latency)
+        series(kept, "waiting", options.workers, options.waiting_windows, small | latency)
+    results = read(kept)
     results |= conditions("dagster", "celery")
     grids: list[Grid] = []
     computing = results.get(f"computing {options.windows}", {})
