@@ -253,6 +253,9 @@ class LosesAnAnswer(FaultyProxy):
     def spoken_to(self, request: bytes) -> bytes:
         if request.startswith(b"POST"):
             self.requests.append(request)
+        elif self.requests:
+            # A body may come after its head.
+            self.requests[-1] += request
         return request
 
 
