@@ -71,7 +71,7 @@ class FaultyProxy(Listener):
         return self._chance.randrange(1, _LONGEST_CUT)
 
     def spoken_to(self, request: bytes) -> bytes:
-        """Return a request as it is passed on."""
+        """Return a request, or the rest of one that came in pieces, as it is passed on."""
         return _AS_OF.sub(f"as_of={self.as_of}".encode(), request) if self.as_of else request
 
 
@@ -118,8 +118,7 @@ class _Connection:
                         await asyncio.sleep(_STALL_SECONDS)
                     case _:
                         pass
-                chunk = proxy.spoken_to(chunk)
-            self._requests.write(chunk)
+            self._requests.write(proxy.spoken_to(chunk))
             await self._requests.drain()
 
     async def _down(self) -> None:
