@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
-import shutil
 import signal
 import sys
 import threading
@@ -20,6 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from txn_platform.card_key import card_key_for_processes
 from txn_platform.errors import UserError
@@ -35,7 +35,9 @@ from txn_platform.local.processes import (
 )
 from txn_platform.local.restarts import Restarts
 from txn_platform.local.stack_state import (
+    dagster_home_of,
     first_hour,
+    kept_secrets,
     s3_environment,
     sigterm_exits,
     start_s3,
@@ -44,15 +46,13 @@ from txn_platform.local.stack_state import (
 )
 from txn_platform.local.valkey import Valkey
 from txn_platform.network import without_proxy_for_loopback
-from txn_platform.private_files import make_private_directory, write_private
+from txn_platform.private_files import make_private_directory
 from txn_platform.running_stack import CLUSTER, announce_cluster, withdraw
 from txn_platform.settings import env_file_variables, load_settings
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
-
-    from pydantic import SecretStr
 
     from txn_platform.settings import Settings
 
@@ -139,7 +139,8 @@ def cluster_servers(*, use_settings: bool) -> Generator[Cluster]:
             "TXN_LAKE_DIRECTORY": "",
             "TXN_CARD_KEY": card_key_for_processes(settings),
             "TXN_FIRST_HOUR": first,
-            "DAGSTER_HOME": str(_dagster_home(state)),
+            # With the configuration of this version.
+            "DAGSTER_HOME": str(dagster_home_of(state, DAGSTER_YAML, keep=False)),
             **without_proxy_for_loopback(),
             **given,
         }
@@ -181,7 +182,13 @@ class _Starting:
         self._lock = lock
         self._running = running
         self._ports = _kept_ports(state / "ports.json")
-        self._secrets = _kept_secrets(state / "secrets.json")
+        self._secrets = kept_secrets(
+            state / "secrets.json",
+            # Two passwords, and the key of cursors.
+            dict.fromkeys(("postgres", "valkey", "cursors"), 24),
+            f"does not hold the passwords of the cluster's servers: remove {state} to begin again,"
+            " with its history and its lake",
+        )
 
     def postgres(self) -> Callable[[], None]:
         server = Postgres.start(
@@ -376,7 +383,7 @@ def _given(settings: Settings) -> dict[str, str]:
             "AWS_CA_BUNDLE": settings.ca_bundle,
         }
     given = {
-        name: str(getattr(value, "get_secret_value", lambda value=value: value)())
+        name: value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in found.items()
         if value is not None
     }
@@ -433,17 +440,6 @@ def _first_hour(settings: Settings, state: Path, given: dict[str, str]) -> str:
     return first_hour(settings, state, state / "seaweedfs")
 
 
-def _dagster_home(state: Path) -> Path:
-    """The directory of the cluster's Dagster, with the configuration of this version."""
-    dagster_home = state / "dagster"
-    dagster_home.mkdir(exist_ok=True)
-    configuration = dagster_home / "dagster.yaml"
-    draft = configuration.with_suffix(".draft")
-    shutil.copyfile(DAGSTER_YAML, draft)
-    draft.replace(configuration)
-    return dagster_home
-
-
 def _kept_ports(path: Path) -> dict[str, int]:
     """The ports of the last start, so that addresses stay; new ones for those that are not free."""
     last: dict[str, int] = {}
@@ -454,18 +450,3 @@ def _kept_ports(path: Path) -> dict[str, int]:
         ports |= zip(missing, free_ports(len(missing)), strict=True)
         path.write_text(json.dumps(ports), "utf-8")
     return ports
-
-
-def _kept_secrets(path: Path) -> dict[str, str]:
-    """The passwords of the servers, and the key of cursors, made at the first start."""
-    names = ("postgres", "valkey", "cursors")
-    if not path.exists():
-        write_private(path, json.dumps({name: secrets.token_hex(24) for name in names}))
-    try:
-        kept: dict[str, str] = json.loads(path.read_text("utf-8"))
-        return {name: str(kept[name]) for name in names}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} does not hold the passwords of the cluster's servers: remove {path.parent} to"
-            " begin again, with its history and its lake"
-        ) from None

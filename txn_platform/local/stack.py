@@ -7,7 +7,6 @@ For `txn dev` and `txn demo`. Running a process belongs in `processes`, the opti
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from txn_platform.local.processes import (
     start_generator,
 )
 from txn_platform.local.stack_state import (
+    dagster_home_of,
     first_hour,
     s3_environment,
     sigterm_exits,
@@ -122,7 +122,7 @@ def local_stack_services(*, directory: bool = False) -> Generator[Services]:
             "AWS_BUCKET_NAME": "",
             "TXN_LAKE_DIRECTORY": "",
             "TXN_CARD_KEY": card_key_for_processes(settings),
-            "DAGSTER_HOME": str(_dagster_home(home)),
+            "DAGSTER_HOME": str(dagster_home_of(home, DAGSTER_YAML, keep=True)),
             # The generator of the stack needs no token, and must not get that of another.
             "GENERATOR_TOKEN": "",  # nosec B105 # none
             **without_proxy_for_loopback(),
@@ -245,19 +245,6 @@ def local_ui(services: Services, port: int, modules: Sequence[str]) -> Generator
             addresses={**services.addresses, "Dagster": address},
             processes=(*services.processes, *started),
         )
-
-
-def _dagster_home(home: Path) -> Path:
-    """The directory of the stack's Dagster, with its configuration."""
-    dagster_home = home / "dagster"
-    configuration = dagster_home / "dagster.yaml"
-    if not configuration.exists():
-        dagster_home.mkdir(exist_ok=True)
-        # Renamed when complete: a partial file of a killed start would stay forever.
-        draft = configuration.with_suffix(".draft")
-        shutil.copyfile(DAGSTER_YAML, draft)
-        draft.replace(configuration)
-    return dagster_home
 
 
 @contextmanager

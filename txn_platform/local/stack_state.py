@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -26,7 +27,7 @@ from txn_platform.running_stack import LOCK, S3_KEYS, withdraw
 from txn_platform.windows import Window, full_hour
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
     from pathlib import Path
 
     from txn_platform.settings import Settings
@@ -177,16 +178,50 @@ def _runs(pid: str) -> bool:
 
 
 def kept_keys(path: Path) -> dict[str, str]:
-    """The keys in a file, by variable. The file is created if it is missing."""
-    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    """The keys of the S3 in a file, by variable; made at the first call."""
+    return kept_secrets(
+        path,
+        {"AWS_ACCESS_KEY_ID": 10, "AWS_SECRET_ACCESS_KEY": 20},
+        "does not hold the keys of the S3 server: delete it. New keys are made; what is stored"
+        " stays.",
+    )
+
+
+def kept_secrets(path: Path, sizes: Mapping[str, int], fault: str) -> dict[str, str]:
+    """The secrets in a file for its owner alone, by name; made at the first call.
+
+    Args:
+        path: of the file.
+        sizes: by name, the number of random bytes; a secret has twice as many hexadecimal digits.
+        fault: ends the sentence on a file without them, which begins with its path.
+
+    Raises:
+        UserError: the file does not hold them.
+    """
     if not path.exists():
-        keys = (secrets.token_hex(10), secrets.token_hex(20))
-        write_private(path, json.dumps(dict(zip(names, keys, strict=True))))
+        made = {name: secrets.token_hex(size) for name, size in sizes.items()}
+        write_private(path, json.dumps(made))
     try:
-        kept: dict[str, str] = json.loads(path.read_text())
-        return {name: kept[name] for name in names}
+        kept: dict[str, str] = json.loads(path.read_text("utf-8"))
+        return {name: str(kept[name]) for name in sizes}
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(
-            f"{path} does not hold the keys of the S3 server: delete it. New keys are made; what "
-            "is stored stays."
-        ) from None
+        raise UserError(f"{path} {fault}") from None
+
+
+def dagster_home_of(state: Path, configuration: Path, *, keep: bool) -> Path:
+    """The directory of a Dagster, with its `dagster.yaml`.
+
+    Args:
+        state: the directory that it is in.
+        configuration: the file that is copied.
+        keep: whether a `dagster.yaml` that is there stays.
+    """
+    directory = state / "dagster"
+    placed = directory / "dagster.yaml"
+    if not (keep and placed.exists()):
+        directory.mkdir(exist_ok=True)
+        # Renamed when complete: a partial file of a killed start would stay forever.
+        draft = placed.with_suffix(".draft")
+        shutil.copyfile(configuration, draft)
+        draft.replace(placed)
+    return directory
