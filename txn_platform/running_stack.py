@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from txn_platform.private_files import write_private
 
@@ -86,15 +86,13 @@ def running_stack(home: Path) -> dict[str, str | None] | None:
     Returns:
         None if no stack runs there, or it is not ready yet.
     """
+    variables: dict[str, str | None]
+    if (cluster := _running_cluster(home)) is not None:
+        variables = {name: value or None for name, value in cluster.variables.items()}
+        return variables | dict.fromkeys(_HIDDEN if cluster.own_bucket else ())
     if not is_held(home):
         return None
-    variables: dict[str, str | None]
     try:
-        if (state := home / CLUSTER / _STATE).exists():
-            cluster = json.loads(state.read_text("utf-8"))
-            hidden = _HIDDEN if cluster["own_bucket"] else ()
-            variables = {name: value or None for name, value in cluster["variables"].items()}
-            return {**variables, **dict.fromkeys(hidden)}
         variables = json.loads((home / _VARIABLES).read_text("utf-8"))
         if "AWS_BUCKET_NAME" in variables:
             variables |= dict.fromkeys(_HIDDEN) | json.loads((home / S3_KEYS).read_text("utf-8"))
@@ -105,13 +103,10 @@ def running_stack(home: Path) -> dict[str, str | None] | None:
 
 def cluster_uses(home: Path, bucket: str) -> bool:
     """Whether a cluster runs under a `TXN_HOME` that uses this bucket of the settings."""
-    if not is_held(home):
+    cluster = _running_cluster(home)
+    if cluster is None or cluster.own_bucket:
         return False
-    try:
-        state = json.loads((home / CLUSTER / _STATE).read_text("utf-8"))
-        return not state["own_bucket"] and state["variables"]["AWS_BUCKET_NAME"] == bucket
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
+    return cluster.variables.get("AWS_BUCKET_NAME") == bucket
 
 
 def cluster_variables(home: Path) -> dict[str, str]:
@@ -120,11 +115,23 @@ def cluster_variables(home: Path) -> dict[str, str]:
     Returns:
         Nothing if no cluster runs under this `TXN_HOME`.
     """
+    cluster = _running_cluster(home)
+    return {} if cluster is None else cluster.variables
+
+
+class _Cluster(NamedTuple):
+    variables: dict[str, str]
+    own_bucket: bool
+
+
+def _running_cluster(home: Path) -> _Cluster | None:
+    """What the cluster that runs under a `TXN_HOME` has announced; None if none runs there."""
     try:
-        state = (home / CLUSTER / _STATE).read_text("utf-8") if is_held(home) else ""
-        return json.loads(state)["variables"]
+        state = json.loads((home / CLUSTER / _STATE).read_text("utf-8"))
+        cluster = _Cluster(dict(state["variables"]), bool(state["own_bucket"]))
     except (OSError, ValueError, TypeError, KeyError):
-        return {}
+        return None
+    return cluster if is_held(home) else None
 
 
 def is_held(home: Path) -> bool:
