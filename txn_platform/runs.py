@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -45,30 +45,43 @@ def dagster_instance() -> Generator[dg.DagsterInstance]:
     """
     settings = load_settings()
     home = instance_home(settings)
-    if home is None:
-        # Without a directory it creates a temporary one, which a killed run would leave behind.
-        instance = dg.DagsterInstance.ephemeral(
-            str(writable_home(settings)), settings={"python_logs": _PYTHON_LOGS}
-        )
-    else:
-        cluster = cluster_variables(settings.home)
-        if cluster.get("DAGSTER_HOME") == str(home):
-            # Its dagster.yaml names variables instead of values.
-            _use_variables(cluster)
-        # The first process to open it creates its databases. Two at once would damage them.
-        with locked(home):
-            instance = _open_instance(home)
-    with instance:
-        yield instance
-
-
-def _use_variables(variables: Mapping[str, str]) -> None:
-    """Set variables of this process. An empty one is removed: boto3 takes it for a name."""
-    for name, value in variables.items():
-        if value:
-            os.environ[name] = value
+    with ExitStack() as stack:
+        if home is None:
+            # Without a directory it creates a temporary one, which a killed run would leave behind.
+            instance = dg.DagsterInstance.ephemeral(
+                str(writable_home(settings)), settings={"python_logs": _PYTHON_LOGS}
+            )
         else:
+            cluster = cluster_variables(settings.home)
+            if cluster.get("DAGSTER_HOME") == str(home):
+                # Its dagster.yaml names variables, and Dagster reads no other values of them.
+                stack.enter_context(_environment(cluster))
+            # The first process to open it creates its databases. Two at once would damage them.
+            with locked(home):
+                instance = _open_instance(home)
+        yield stack.enter_context(instance)
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Generator[None]:
+    """Set variables of this process for the block. An empty one is removed.
+
+    boto3 would take an empty one for the name of a profile or of a file.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    _set({name: value or None for name, value in variables.items()})
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
             os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def _open_instance(home: Path) -> dg.DagsterInstance:
