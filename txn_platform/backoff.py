@@ -1,7 +1,7 @@
 """How often a request that fails is made again, after which pauses, and the warning about it.
 
-The transport of the source, the S3 bucket and the Delta table retry with it. They decide which
-errors are worth a retry.
+The transport of the source, the S3 bucket and the Delta table retry with it, and the requests to a
+run queue pause as it says. They decide which errors are worth a retry.
 """
 
 from __future__ import annotations

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import time
 from decimal import Decimal
-from itertools import batched, chain, repeat
+from itertools import batched
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import urllib3
 from pydantic import AliasPath, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from txn_platform.backoff import Backoff
 from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, VALIDATED
 from txn_platform.defs.names import JOB, PARTITION, RETRIED_AS, WILL_RETRY
 from txn_platform.errors import UserError
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 # How long a webserver may be away, and how long one may take for its first answer.
 _PATIENCE: Final = 180.0
 _FIRST_PATIENCE: Final = 15.0
-_PAUSES: Final = (0.5, 1.0, 2.0)
-_LONGEST_PAUSE: Final = 5.0
+# As many attempts as the patience allows.
+_BACKOFF: Final = Backoff(attempts=1_000, first_pause=0.5, longest_pause=5.0, jitter=(0.5, 1.0))
+_PAUSE_AFTER_LOST_ANSWER: Final = 2.0
 # The webserver makes the runs of a request one after another.
 _TIMEOUT: Final = urllib3.Timeout(connect=5, read=300)
 _OK: Final = 200
@@ -450,7 +452,7 @@ class RunQueue:
         except NoAnswerError as error:
             reason = str(error)
             self._on_wait(reason)
-            time.sleep(_PAUSES[-1])
+            time.sleep(_PAUSE_AFTER_LOST_ANSWER)
         else:
             reason = ""
             results = self._parsed(_RESULTS, answer.get("launchMultipleRunsResult"))
@@ -525,7 +527,7 @@ class RunQueue:
         """
         patience = _PATIENCE if self._answered else _FIRST_PATIENCE
         deadline = time.monotonic() + patience
-        for pause in chain(_PAUSES, repeat(_LONGEST_PAUSE)):
+        for pause in _BACKOFF.pauses():
             try:
                 answer = self._once(query, variables)
             except NoAnswerError as error:
@@ -540,7 +542,7 @@ class RunQueue:
             else:
                 self._answered = True
                 return answer
-        raise AssertionError("the pauses have no end")
+        raise AssertionError("the patience ends before the attempts")
 
     def _once(self, query: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         """The answer to one request.
