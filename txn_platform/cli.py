@@ -645,7 +645,7 @@ def _runs(
         from txn_platform.console_logs import ConsoleHandler, handling_logs
         from txn_platform.homes import instance_home, writable_home
         from txn_platform.settings import load_settings
-        from txn_platform.terminal import Progress
+        from txn_platform.terminal import Progress, is_plain
         from txn_platform.window_runs import run_windows, session
 
         settings = load_settings()
@@ -676,7 +676,7 @@ def _runs(
                 yield result
                 if result.outcome != "skipped":
                     progress.add(result)
-                    if several and (not console.is_terminal or console.is_dumb_terminal):
+                    if several and is_plain(console):
                         click.echo(str(progress), err=True)
 
         yield windows, results

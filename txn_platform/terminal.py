@@ -69,6 +69,11 @@ class Progress:
         return f"{text}, {self._rows / max(seconds, 1e-3):,.0f} rows/s, ETA {left}"
 
 
+def is_plain(console: Console) -> bool:
+    """Whether there is no terminal that shows a spinner."""
+    return not console.is_terminal or console.is_dumb_terminal
+
+
 class StatusLine:
     """A line that says how far a command is, on standard error.
 
@@ -80,7 +85,7 @@ class StatusLine:
 
     def __init__(self, console: Console, spinner: str) -> None:
         """Args: console: of standard error; spinner: the name of one of rich's."""
-        self.plain = not console.is_terminal or console.is_dumb_terminal
+        self.plain = is_plain(console)
         self._console = console
         self._status = console.status("", spinner=spinner)
         self._printed_at = time.monotonic()
