@@ -6,7 +6,6 @@ routes, `settings.py` the settings.
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import socket
@@ -26,7 +25,7 @@ from generator_service.computations import keep_little_memory
 from generator_service.connections import BoundedConnection
 from generator_service.keys import KeysError
 from generator_service.settings import Settings, SettingsError
-from generator_service.workers import Workers
+from generator_service.workers import Workers, share_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -162,8 +161,7 @@ def _serve_in_workers(
 
     # Made once, and shared by all processes.
     app.state.source = Source(settings, clock)
-    gc.collect()
-    gc.freeze()
+    share_memory()
 
     def work(tell_ready: Callable[[], None]) -> None:
         _Server(_configuration(app, settings), tell_ready).run(sockets=[listener])

@@ -6,6 +6,7 @@ writes to it. That process has no threads of its own, and serves nothing.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -24,6 +25,16 @@ _GRACE: Final = 2.0
 # Seconds before a process is replaced: one that fails at its start must not take all the CPU.
 _PAUSE: Final = 1.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+def share_memory() -> None:
+    """Keep the garbage collector from what this process has made, before others are forked from it.
+
+    It writes into each object that it looks at, so that every process would get a copy. The figures
+    are in docs/decisions/0015-turns-of-the-generator.md.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class Workers:
