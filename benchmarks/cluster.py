@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -30,53 +29,22 @@ from measuring import (
     Target,
     clean_environment,
     conditions,
+    page_option,
     targets_grid,
     write_results,
 )
 from pyarrow import fs
 
-from txn_platform.local import postgres
-from txn_platform.local.processes import free_ports
 from txn_platform.windows import Window, iso
+from txn_platform_tests.support.cluster_world import running_cluster
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 PAGE: Final = Path(__file__).parents[1] / "docs" / "cluster.md"
 FIRST: Final = datetime(2026, 11, 1, tzinfo=UTC)
 # Requests of a run that a source with latency answers late, one after the other.
 _REQUESTS: Final = 4
-_START_SECONDS: Final = 300
-
-
-@contextmanager
-def cluster(workers: int, variables: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """Run a cluster with state of its own, which is removed afterwards.
-
-    Yields:
-        The environment of commands beside it.
-    """
-    with tempfile.TemporaryDirectory(prefix="txn-bench-", ignore_cleanup_errors=True) as name:
-        home = Path(name, "home")
-        environment = clean_environment(TXN_HOME=str(home), **variables)
-        environment["TXN_FIRST_HOUR"] = Window(FIRST).partition_key
-        (port,) = free_ports(1)
-        command = [str(PROGRAMS / "txn"), "cluster", "--workers", str(workers)]
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], cwd=name, env=environment, stdout=subprocess.PIPE
-        )
-        try:
-            deadline = time.monotonic() + _START_SECONDS
-            state = home / "cluster" / "state.json"
-            while not state.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit("txn cluster did not start")
-                time.sleep(0.1)
-            yield environment | json.loads(state.read_text("utf-8"))["variables"]
-        finally:
-            process.terminate()
-            process.wait()
-            postgres.remove(home / "cluster" / "postgres")
 
 
 def backfill(workers: int, count: int, variables: Mapping[str, str]) -> float:
@@ -86,7 +54,12 @@ def backfill(workers: int, count: int, variables: Mapping[str, str]) -> float:
         SystemExit: a window did not end right.
     """
     windows = [Window(FIRST + timedelta(hours=hour)) for hour in range(count)]
-    with cluster(workers, variables) as environment:
+    given = clean_environment(TXN_FIRST_HOUR=windows[0].partition_key, **variables)
+    with (
+        tempfile.TemporaryDirectory(prefix="txn-bench-", ignore_cleanup_errors=True) as name,
+        running_cluster(Path(name, "home"), given, "--workers", str(workers)) as (_, told),
+    ):
+        environment = given | told
         command = [str(PROGRAMS / "txn"), "run", "--submit"]
         command += ["--from", windows[0].partition_key, "--to", windows[-1].partition_key]
         began = time.monotonic()
@@ -177,7 +150,7 @@ def main() -> None:
     parser.add_argument("--wait", type=float, default=20, help="seconds of the source a window")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--only", choices=["computing", "waiting"])
-    parser.add_argument("--page", type=Path, default=PAGE)
+    page_option(parser, PAGE)
     options = parser.parse_args()
     small = {"GENERATOR_TPS": "1", "GENERATOR_CUSTOMERS": "20000", "GENERATOR_MERCHANTS": "2000"}
     # Ended in this way, it removes its cluster.

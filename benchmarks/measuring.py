@@ -138,10 +138,10 @@ class Watch:
         while not self._over.wait(pause):
             began = time.thread_time()
             tree = _tree(self._pid)
-            kilobytes = [_kilobytes(pid, "status", "VmHWM") for pid in tree]
+            sizes = [kilobytes(pid, "status", "VmHWM") for pid in tree]
             if len(tree) > 1:
-                kilobytes.append(sum(_kilobytes(pid, "smaps_rollup", "Pss") for pid in tree))
-            self.peak_mb = max(self.peak_mb, *(each * 1024 / 1e6 for each in kilobytes))
+                sizes.append(sum(kilobytes(pid, "smaps_rollup", "Pss") for pid in tree))
+            self.peak_mb = max(self.peak_mb, *(each * 1024 / 1e6 for each in sizes))
             pause = max(_POLL_SECONDS, (time.thread_time() - began) / _LOOKING_SHARE)
 
 
@@ -154,7 +154,8 @@ def _tree(pid: int) -> list[int]:
     return [pid, *(below for number in started for below in _tree(number))]
 
 
-def _kilobytes(pid: int, file: str, field: str) -> int:
+def kilobytes(pid: int, file: str, field: str) -> int:
+    """Return a figure of a file of /proc about a process; 0 if that has ended."""
     try:
         lines = Path(f"/proc/{pid}/{file}").read_text().splitlines()
     except OSError:  # it ended meanwhile

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-import psutil
 import urllib3
 from measuring import (
     WINDOW,
@@ -36,6 +35,7 @@ from measuring import (
     Lake,
     clean_environment,
     conditions,
+    kilobytes,
     page_option,
     s3_lake,
     served,
@@ -184,8 +184,7 @@ def populate(customers: int) -> dict[str, Any]:
         with start_generator(log=log, environment=variables) as generator:
             url = generator_url(generator, timeout=300)
             seconds = time.monotonic() - began
-            process = psutil.Process(generator.pid)
-            started = _memory(process)
+            started = kilobytes(generator.pid, "status", "VmRSS")
             path = f"/v1/transactions?start={iso(WINDOW.start)}&end={iso(WINDOW.end)}&format=arrow"
             began = time.monotonic()
             urllib3.request("GET", url + path, timeout=300, preload_content=True)
@@ -193,19 +192,10 @@ def populate(customers: int) -> dict[str, Any]:
             return {
                 "customers": customers,
                 "seconds": seconds,
-                "mb": started["rss"],
-                "peak_mb": _memory(process)["peak"],
+                "mb": started * 1024 / 1e6,
+                "peak_mb": kilobytes(generator.pid, "status", "VmHWM") * 1024 / 1e6,
                 "hour_seconds": hour,
             }
-
-
-def _memory(process: psutil.Process) -> dict[str, float]:
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    found = dict(re.findall(r"^(VmHWM|VmRSS):\s+(\d+) kB$", status, re.MULTILINE))
-    return {
-        "rss": int(found["VmRSS"]) * 1024 / 1e6,
-        "peak": int(found["VmHWM"]) * 1024 / 1e6,
-    }
 
 
 def windows_grid(sizes: list[dict[str, Any]]) -> Grid:

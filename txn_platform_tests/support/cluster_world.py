@@ -81,28 +81,15 @@ class ClusterWorld:
     @contextmanager
     def running(cls, home: Path, source: SlowSource, *, workers: int) -> Iterator[ClusterWorld]:
         """Run a cluster, and make this process one that uses it."""
-        (port,) = free_ports(1)
-        given = {
-            "TXN_HOME": str(home),
-            "GENERATOR_URL": source.url,
-            "TXN_FIRST_HOUR": "2026-01-01-00:00",
-        }
-        command = [str(_TXN), "cluster", "--workers", str(workers), "--port", str(port)]
+        given = {"GENERATOR_URL": source.url, "TXN_FIRST_HOUR": "2026-01-01-00:00"}
+        environment = {**os.environ, **given}
+        arguments = ["--workers", str(workers), "--use-settings"]
         with (
-            _postgres_removed(home),
-            ManagedProcess(
-                "txn cluster",
-                [*command, "--use-settings"],
-                environment={**os.environ, **given},
-                grace=60,
-            ) as process,
+            running_cluster(home, environment, *arguments) as (process, told),
+            patch.dict(os.environ, variables := told | given),
+            dg.DagsterInstance.get() as instance,
         ):
-            process.wait_until(lambda: "Ctrl-C stops" in process.output(), timeout=300)
-            state = json.loads((home / "cluster" / "state.json").read_text())
-            # Empty values hide settings; botocore refuses them.
-            variables = {name: each for name, each in state["variables"].items() if each} | given
-            with patch.dict(os.environ, variables), dg.DagsterInstance.get() as instance:
-                yield cls(source, process, variables, instance)
+            yield cls(source, process, variables, instance)
 
     def submitting(self, *arguments: str) -> ManagedProcess:
         """Start `txn run --submit` with these arguments."""
@@ -241,8 +228,39 @@ class ClusterWorld:
 
 
 @contextmanager
-def _postgres_removed(home: Path) -> Iterator[None]:
-    """Remove the data of the cluster's Postgres, which root has elsewhere."""
+def running_cluster(
+    home: Path, environment: Mapping[str, str], *arguments: str
+) -> Iterator[tuple[ManagedProcess, dict[str, str]]]:
+    """Run `txn cluster` on a free port, and remove its Postgres afterwards.
+
+    Args:
+        home: its `TXN_HOME`; it runs in the directory of that.
+        environment: of it, beside `TXN_HOME`.
+        arguments: of the command.
+
+    Yields:
+        The process, and the variables that make commands use the cluster.
+    """
+    (port,) = free_ports(1)
+    with (
+        postgres_removed(home),
+        ManagedProcess(
+            "txn cluster",
+            [str(_TXN), "cluster", "--port", str(port), *arguments],
+            environment={**environment, "TXN_HOME": str(home)},
+            directory=home.parent,
+            grace=60,
+        ) as process,
+    ):
+        process.wait_until(lambda: "Ctrl-C stops" in process.output(), timeout=300)
+        state = json.loads((home / "cluster" / "state.json").read_text("utf-8"))
+        # Empty values hide settings; botocore refuses them.
+        yield process, {name: value for name, value in state["variables"].items() if value}
+
+
+@contextmanager
+def postgres_removed(home: Path) -> Iterator[None]:
+    """Remove the data of a cluster's Postgres, which root has elsewhere, after the block."""
     try:
         yield
     finally:
