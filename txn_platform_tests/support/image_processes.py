@@ -39,7 +39,7 @@ import yaml
 from txn_platform.local.postgres import Postgres
 from txn_platform.local.postgres import remove as remove_postgres
 from txn_platform.local.seaweedfs import SeaweedFS
-from txn_platform.local.valkey import _program
+from txn_platform.local.valkey import server_program
 from txn_platform_tests.support.image import CHECKOUT
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def main(root: Path, image: Mapping[str, str]) -> dict[str, float]:
         configuration = compose["configs"]["broker"]["content"].replace("/data", f"{state}/data")
         (state / "valkey.conf").write_text(configuration)
         broker = subprocess.Popen(
-            [_program(), state / "valkey.conf"], stdout=subprocess.DEVNULL, text=True
+            [server_program(), state / "valkey.conf"], stdout=subprocess.DEVNULL, text=True
         )
         running.callback(broker.wait)
         running.callback(broker.terminate)
