@@ -181,7 +181,7 @@ def kept_keys(path: Path) -> dict[str, str]:
     """The keys of the S3 in a file, by variable; made at the first call."""
     return kept_secrets(
         path,
-        {"AWS_ACCESS_KEY_ID": 10, "AWS_SECRET_ACCESS_KEY": 20},
+        dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), (10, 20), strict=True)),
         "does not hold the keys of the S3 server: delete it. New keys are made; what is stored"
         " stays.",
     )
