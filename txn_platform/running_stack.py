@@ -125,7 +125,7 @@ class _Cluster(NamedTuple):
 
 
 def _running_cluster(home: Path) -> _Cluster | None:
-    """What the cluster that runs under a `TXN_HOME` has announced; None if none runs there."""
+    """The state that the cluster under a `TXN_HOME` has announced; None if none runs there."""
     try:
         state = json.loads((home / CLUSTER / _STATE).read_text("utf-8"))
         cluster = _Cluster(dict(state["variables"]), bool(state["own_bucket"]))
