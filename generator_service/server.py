@@ -119,7 +119,6 @@ def serve(
     with ExitStack() as ending:
         try:
             settings = Settings.load(**given)
-            keep_little_memory()
             if settings.workers > 1:
                 ending.enter_context(_metrics_of_several())
             # prometheus_client looks for that directory when it is imported.
@@ -142,6 +141,8 @@ def serve(
                 " (GENERATOR_HOST, GENERATOR_PORT).",
                 1,
             )
+        # Before the population is made.
+        keep_little_memory()
         if settings.workers > 1:
             return _serve_in_workers(app, listener, settings, until_stdin_closes=until_stdin_closes)
         server = _Server(
@@ -182,8 +183,12 @@ def _serve_in_workers(
 def _metrics_of_several() -> Generator[None]:
     """Let prometheus_client add up the metrics of several processes, by files in a directory."""
     with TemporaryDirectory(prefix="generator-metrics-", ignore_cleanup_errors=True) as directory:
+        # prometheus_client takes it from nowhere else.
         os.environ[_METRICS_DIRECTORY] = directory
-        yield
+        try:
+            yield
+        finally:
+            del os.environ[_METRICS_DIRECTORY]
 
 
 def _configuration(app: FastAPI, settings: Settings) -> uvicorn.Config:
