@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -140,6 +140,16 @@ def gone(process: psutil.Process) -> bool:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def of_family[Answer](pid: int, ask: Callable[[psutil.Process], Answer]) -> list[Answer]:
+    """The answers of a process and of all below it; those that end meanwhile have none."""
+    answers: list[Answer] = []
+    top = psutil.Process(pid)
+    for process in (top, *top.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            answers.append(ask(process))
+    return answers
 
 
 @pytest.fixture(scope="session", autouse=True)

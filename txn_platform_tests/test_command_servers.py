@@ -22,13 +22,12 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import httpx
-import psutil
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from txn_platform.local.processes import ManagedProcess, free_ports
-from txn_platform_tests.conftest import eventually
+from txn_platform_tests.conftest import eventually, of_family
 from txn_platform_tests.test_commands import LAKE, OBJECTS, PARTITION, SMALL, run, started, stored
 
 if TYPE_CHECKING:
@@ -231,8 +230,8 @@ def test_txn_dev_says_where_things_are_and_ctrl_c_takes_all_of_them_down() -> No
         nodes = ask(dagster, ALL_ASSETS)["assetNodes"]
         assert {node["assetKey"]["path"][0] for node in nodes} == ASSETS
         # Links in alerts lead to this UI.
-        below = psutil.Process(process.pid).children(recursive=True)
-        (link,) = {each.environ()["TXN_UI_URL"] for each in below if "dagster" in each.cmdline()}
+        below = of_family(process.pid, lambda each: (each.cmdline(), each.environ()))
+        (link,) = {variables["TXN_UI_URL"] for command, variables in below if "dagster" in command}
         assert link == dagster
         refuses_other_sites(dagster)
         # The hour of the demo is there.

@@ -1,6 +1,7 @@
 """The schedule and the sensor: which windows they ask for, and when they ask again."""
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.layout import object_key
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.windows import Window
-from txn_platform_tests.conftest import gone
+from txn_platform_tests.conftest import gone, of_family
 from txn_platform_tests.support.announced_stack import announced_stack
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 from txn_platform_tests.support.served_source import served
@@ -554,11 +555,8 @@ def test_the_source_of_a_tick_is_the_one_that_the_settings_name(
 
 
 def _generators() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if "generator_service" in " ".join(process.cmdline())
-    ]
+    below = of_family(os.getpid(), lambda each: (each, each.cmdline()))
+    return [process for process, command in below if "generator_service" in " ".join(command)]
 
 
 def test_a_tick_without_a_source_starts_one_generator_which_ends_with_it(

@@ -17,7 +17,7 @@ from txn_platform.local.postgres import Postgres
 from txn_platform.local.processes import ManagedProcess, free_ports
 from txn_platform.local.restarts import Restarts
 from txn_platform.local.valkey import Valkey
-from txn_platform_tests.conftest import eventually
+from txn_platform_tests.conftest import eventually, of_family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,11 +41,8 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Postgre
 
 
 def listening(process: ManagedProcess) -> set[str]:
-    tree = psutil.Process(process.pid)
-    found = [
-        one for each in (tree, *tree.children(recursive=True)) for one in each.net_connections()
-    ]
-    return {one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN}
+    found = of_family(process.pid, lambda each: each.net_connections())
+    return {one.laddr.ip for each in found for one in each if one.status == psutil.CONN_LISTEN}
 
 
 def test_the_database_asks_for_its_password_and_listens_on_loopback_only(
@@ -68,8 +65,7 @@ def test_the_database_asks_for_its_password_and_listens_on_loopback_only(
     assert PASSWORD not in repr(server)
     # Nobody else enters the directory, or finds the password in the list of processes.
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-    tree = psutil.Process(server.process.pid)
-    commands = [each.cmdline() for each in (tree, *tree.children(recursive=True))]
+    commands = of_family(server.process.pid, lambda each: each.cmdline())
     assert PASSWORD not in str(commands)
 
 
@@ -82,8 +78,9 @@ def test_the_database_of_root_runs_as_another_user_in_a_folder_of_its_own(
     assert directory not in folder.parents
     assert folder.stat().st_uid != 0
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    below = psutil.Process(server.process.pid).children(recursive=True)
-    assert {each.uids().effective for each in below} == {folder.stat().st_uid}
+    supervisor, *below = of_family(server.process.pid, lambda each: each.uids().effective)
+    assert supervisor == 0
+    assert set(below) == {folder.stat().st_uid}
 
 
 def test_the_database_survives_a_kill_with_its_rows(database: tuple[Postgres, Path]) -> None:
