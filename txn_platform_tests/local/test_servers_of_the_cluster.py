@@ -1,15 +1,15 @@
 """Postgres and Valkey of the cluster: loopback and passwords only; restarts of what has ended."""
 
-from __future__ import annotations
-
 import os
 import signal
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import dagster as dg
 import psutil
 import pytest
+from dagster._core.storage.event_log.base import EventLogStorage
 
 from txn_platform.errors import UserError
 from txn_platform.local import postgres, restarts, valkey
@@ -18,9 +18,6 @@ from txn_platform.local.processes import ManagedProcess, free_ports
 from txn_platform.local.restarts import Restarts
 from txn_platform.local.valkey import Valkey
 from txn_platform_tests.conftest import eventually, of_family
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 psycopg2 = pytest.importorskip("psycopg2")
 redis = pytest.importorskip("redis")
@@ -81,6 +78,54 @@ def test_the_database_of_root_runs_as_another_user_in_a_folder_of_its_own(
     supervisor, *below = of_family(server.process.pid, lambda each: each.uids().effective)
     assert supervisor == 0
     assert set(below) == {folder.stat().st_uid}
+
+
+def test_the_states_of_checks_in_the_database_are_those_of_dagsters_own_storage(
+    database: tuple[Postgres, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dagster.yaml").write_text(
+        "storage:\n  custom:\n    module: txn_platform.workers.storage\n"
+        "    class: PostgresStorage\n    config: {postgres_url: {env: DAGSTER_POSTGRES_URL}}\n"
+    )
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", database[0].url)
+    hours = dg.HourlyPartitionsDefinition("2026-11-01-00:00", "2026-11-02-00:00")
+
+    @dg.asset(
+        partitions_def=hours,
+        check_specs=[
+            dg.AssetCheckSpec(name, asset="published", partitions_def=hours)
+            for name in ("is_right", "is_new")
+        ],
+    )
+    def published(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        is_right = context.partition_key != "2026-11-01-02:00"
+        return dg.MaterializeResult(
+            check_results=[
+                dg.AssetCheckResult(check_name="is_right", passed=is_right),
+                dg.AssetCheckResult(check_name="is_new", passed=True),
+            ]
+        )
+
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        for hour in range(4):
+            key = f"2026-11-01-{hour:02}:00"
+            assert dg.materialize([published], instance=instance, partition_key=key).success
+        # The newest materialization of an hour has no check.
+        again = dg.AssetMaterialization("published", partition="2026-11-01-01:00")
+        instance.report_runless_asset_event(again)
+        keys = [(spec.key, hours) for spec in published.check_specs]
+        storage = instance.event_log_storage
+        found = storage.get_asset_check_state(keys)
+        assert found == EventLogStorage.get_asset_check_state(storage, keys)
+    told = {
+        status.value: sorted(subset.value.get_partition_keys())
+        for status, subset in found[keys[0][0]].subsets.items()
+        if not subset.is_empty
+    }
+    assert told == {
+        "SUCCEEDED": ["2026-11-01-00:00", "2026-11-01-03:00"],
+        "FAILED": ["2026-11-01-02:00"],
+    }
 
 
 def test_the_database_survives_a_kill_with_its_rows(database: tuple[Postgres, Path]) -> None:
