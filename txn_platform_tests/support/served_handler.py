@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING, Any, override
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,14 @@ def served_by(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         @override
         def log_message(self, *_: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+    class Server(ThreadingHTTPServer):
+        @override
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            # Tests and benchmarks kill clients.
+            if not isinstance(sys.exception(), ConnectionError):
+                super().handle_error(request, client_address)
+
+    with Server(("127.0.0.1", 0), Quiet) as server:
         # It looks after each so many seconds whether it is to end.
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
