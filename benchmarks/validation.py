@@ -23,7 +23,7 @@ from generator_service.simulator import Simulator
 from generator_service.simulator import Window as Span
 from generator_service.wire import Format
 from txn_platform.arrow.dictionaries import as_batch, as_frame
-from txn_platform.contract.schema import CHANNELS, LANDED_SCHEMA, TRANSACTION_TYPES
+from txn_platform.contract.schema import CHANNELS, TRANSACTION_TYPES, TRANSACTIONS
 from txn_platform.rows.validation import Validator, find_repeats
 from txn_platform.source.decoding import DECODERS
 from txn_platform.windows import Window
@@ -67,7 +67,7 @@ def sent(rows: int, defects: str) -> tuple[list[pa.RecordBatch], bytes]:
     body = lines.getvalue()
     frame = pl.concat(map(as_frame, DECODERS["ndjson"](io.BytesIO(body))))
     frame = frame.with_row_index("position")
-    return [as_batch(part, LANDED_SCHEMA) for part in frame.iter_slices(BATCH)], body
+    return [as_batch(part, TRANSACTIONS.landed_schema) for part in frame.iter_slices(BATCH)], body
 
 
 def ours(batches: list[pa.RecordBatch]) -> int:

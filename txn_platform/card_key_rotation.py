@@ -22,7 +22,7 @@ from txn_platform.card_key import (
     is_kept,
     previous_card_key,
 )
-from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, VALIDATED
+from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, TRANSACTIONS, VALIDATED
 from txn_platform.errors import UserError
 from txn_platform.lake.card_tokens import (
     keys_of,
@@ -196,7 +196,11 @@ class Rotation:
         quarantined = _by_window(self._lake.keys(QUARANTINED))
         sources = {**quarantined, **landed}
         stored, tokens = map_tokens(
-            self._lake, sources.values(), CardProtector(old.secret), CardProtector(new.secret)
+            self._lake,
+            sources.values(),
+            TRANSACTIONS.card or "",
+            CardProtector(old.secret),
+            CardProtector(new.secret),
         )
         mapped = {
             name: old_tokens(self._lake, name, new.fingerprint)

@@ -983,6 +983,7 @@ def _print_published(summary: Summary) -> str:
     """Show the object in the store, and its first rows; returns its key."""
     from rich.table import Table
 
+    from txn_platform.contract.schema import TRANSACTIONS
     from txn_platform.defs.checks import PUBLISHED
     from txn_platform.lake.layout import object_key
     from txn_platform.lake.opening import open_lake
@@ -995,13 +996,15 @@ def _print_published(summary: Summary) -> str:
     if stored is None:
         raise UserError(f"{lake.uri(key)} is not there, although it was just published")
     _print(f"{stored.uri}, {stored.size:,} bytes")
-    columns = ["transaction_at", "card_number", "merchant_name", "amount", "currency"]
+    columns = TRANSACTIONS.shown_columns
     batch = next(lake.open(key).iter_batches(batch_size=5, columns=columns))
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for name in columns:
-        table.add_column(name, overflow="fold", no_wrap=name != "merchant_name")
+        # Values of the roles are short.
+        wraps = TRANSACTIONS.option(name, "shown")
+        table.add_column(name, overflow="fold", no_wrap=not wraps)
     for row in batch.to_pylist():
-        table.add_row(iso(row.pop("transaction_at")), *(str(value) for value in row.values()))
+        table.add_row(iso(row.pop(TRANSACTIONS.time)), *(str(value) for value in row.values()))
     _print_table(table)
     return key
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.private_files import open_new_private
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ def next_steps(
         open_new_private(path).close()
         lake.copy(key, path)
         purpose, stack = "A query on a copy of the published object", " --lake stack"
+    groups = json.dumps([TRANSACTIONS.currency, TRANSACTIONS.group]).strip("[]")
     query = (
         f"import polars as pl; print(pl.read_parquet({json.dumps(_shown(path))})"
-        '.group_by("currency", "transaction_type").agg(pl.len(), pl.sum("amount")))'
+        f".group_by({groups}).agg(pl.len(), pl.sum({json.dumps(TRANSACTIONS.amount)})))"
     )
     yield purpose, f"{_shown(Path(sys.executable))} -c {shlex.quote(query)}"
     # GNU make sets it, also for `make demo`.

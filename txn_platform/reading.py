@@ -18,7 +18,8 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.audit import audited
-from txn_platform.contract.schema import PUBLISHED, PUBLISHED_COLUMNS, PUBLISHED_SCHEMA
+from txn_platform.contract.card_forms import TOKEN_COLUMN
+from txn_platform.contract.schema import PUBLISHED, TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
 from txn_platform.lake.card_tokens import several_keys
@@ -31,6 +32,7 @@ from txn_platform.windows import PARTITION_KEY_FORMAT, WINDOW_LENGTH, Window, fu
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from txn_platform.contract.model import Contract
     from txn_platform.lake.base import Lake
 
 type Condition = tuple[str, str, Any]
@@ -125,9 +127,10 @@ def read_transactions(
     first, after = _moment(start, "start"), _moment(end, "end")
     if first >= after:
         raise UserError(f"start ({iso(first)}) is not before end ({iso(after)}): swap them")
-    chosen = _columns(columns)
-    wanted = pl.lit(value=True) if filters is None else _expression(filters)
-    _require_fitting(wanted)
+    contract = TRANSACTIONS
+    chosen = _columns(columns, contract)
+    wanted = pl.lit(value=True) if filters is None else _expression(filters, contract)
+    _require_fitting(wanted, contract)
     settings = load_settings()
     lake = open_lake(settings)
     windows = _windows(first, after)
@@ -135,10 +138,10 @@ def read_transactions(
     if missing and not allow_missing:
         raise _lacking(lake, missing, len(windows), local_stack(settings))
     # Columns without tokens need no look at the footers.
-    if "card_token" in chosen and (told := several_keys(lake, _some(keys))):
+    if TOKEN_COLUMN in chosen and (told := several_keys(lake, _some(keys))):
         warnings.warn(told, stacklevel=2)
     seen = {*chosen, *wanted.meta.root_names()}
-    if keys and settings.card_policy == "clear" and "card_number" in seen:
+    if keys and settings.card_policy == "clear" and contract.card in seen:
         # One line: a span can have thousands of windows.
         with audited(
             "read",
@@ -149,11 +152,12 @@ def read_transactions(
             windows=len(keys),
         ):
             pass
-    frame = lake.scan(keys) if keys else _empty().lazy()
+    frame = lake.scan(keys) if keys else _empty(contract).lazy()
     if (first, after) != (windows[0].start, windows[-1].end):
-        wanted &= (pl.col("transaction_at") >= first) & (pl.col("transaction_at") < after)
+        wanted &= (pl.col(contract.time) >= first) & (pl.col(contract.time) < after)
     frame = frame.filter(wanted).select(chosen)
-    return _reader(frame, chosen, lake.uri(PUBLISHED)) if as_arrow else frame
+    schema = pa.schema([contract.published_schema.field(name) for name in chosen])
+    return _reader(frame, schema, lake.uri(PUBLISHED)) if as_arrow else frame
 
 
 def _moment(value: object, name: str) -> datetime:
@@ -192,26 +196,26 @@ def _parsed(text: str) -> datetime | date:
         return datetime.fromisoformat(text)
 
 
-def _columns(columns: Sequence[str] | None) -> list[str]:
+def _columns(columns: Sequence[str] | None, contract: Contract) -> list[str]:
     if columns is None:
-        return list(PUBLISHED_COLUMNS)
+        return list(contract.published_columns)
     chosen = [columns] if isinstance(columns, str) else list(columns)
     for name in chosen:
-        _require_column(name, "columns")
+        _require_column(name, "columns", contract)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UserError("columns must name at least one column, and each one once")
     return chosen
 
 
-def _require_column(name: object, argument: str) -> None:
-    if name not in PUBLISHED_COLUMNS:
+def _require_column(name: object, argument: str, contract: Contract) -> None:
+    if name not in contract.published_columns:
         raise UserError(
             f"{argument} names {name!r}, which is no published column: choose from"
-            f" {', '.join(PUBLISHED_COLUMNS)}"
+            f" {', '.join(contract.published_columns)}"
         )
 
 
-def _expression(filters: Filters) -> pl.Expr:
+def _expression(filters: Filters, contract: Contract) -> pl.Expr:
     if isinstance(filters, pl.Expr):
         return filters
     if isinstance(filters, str) or not filters:
@@ -221,27 +225,29 @@ def _expression(filters: Filters) -> pl.Expr:
         )
     if all(isinstance(each, list) for each in filters):
         alternatives = cast("Sequence[list[Condition]]", filters)
-        return reduce(operator.or_, map(_all_of, alternatives))
-    return _all_of(cast("Sequence[Condition]", filters))
+        return reduce(operator.or_, (_all_of(each, contract) for each in alternatives))
+    return _all_of(cast("Sequence[Condition]", filters), contract)
 
 
-def _all_of(conditions: Sequence[Condition]) -> pl.Expr:
-    return reduce(operator.and_, map(_condition, conditions), pl.lit(value=True))
+def _all_of(conditions: Sequence[Condition], contract: Contract) -> pl.Expr:
+    found = (_condition(each, contract) for each in conditions)
+    return reduce(operator.and_, found, pl.lit(value=True))
 
 
-def _condition(condition: Condition) -> pl.Expr:
+def _condition(condition: Condition, contract: Contract) -> pl.Expr:
     """One condition; the value is converted to the column's type, without a change."""
     if not isinstance(condition, tuple) or len(condition) != 3:  # pyright: ignore[reportUnnecessaryIsInstance] - a user's
         raise UserError(
             f"filters has {condition!r}: write each condition as (column, comparison, value)"
         )
     name, comparison, value = condition
-    _require_column(name, "filters")
+    _require_column(name, "filters", contract)
+    kind = contract.published_schema.field(name).type
     column = pl.col(name)
     if comparison in {"in", "not in"}:
         if isinstance(value, str) or not hasattr(value, "__iter__"):
             raise UserError(f"filters compares {name} by {comparison!r}: give it a list of values")
-        equal = (column == _value(name, each) for each in value)
+        equal = (column == _value(name, kind, each) for each in value)
         found = reduce(operator.or_, equal, pl.lit(value=False))
         return ~found if comparison == "not in" else found
     if comparison not in _COMPARISONS:
@@ -249,16 +255,15 @@ def _condition(condition: Condition) -> pl.Expr:
             f"filters compares {name} by {comparison!r}: choose from"
             f" {', '.join([*_COMPARISONS, 'in', 'not in'])}"
         )
-    return _COMPARISONS[comparison](column, _value(name, value))
+    return _COMPARISONS[comparison](column, _value(name, kind, value))
 
 
-def _value(name: str, value: object) -> object:
+def _value(name: str, kind: pa.DataType, value: object) -> object:
     """A value of a condition in the type of its column.
 
     Raises:
         UserError: it has another type.
     """
-    kind = PUBLISHED_SCHEMA.field(name).type
     if pa.types.is_timestamp(kind):
         return _moment(value, f"the value for {name} in filters")
     # Numbers of numpy are numbers too.
@@ -271,24 +276,27 @@ def _value(name: str, value: object) -> object:
             pass
     elif pa.types.is_floating(kind) and number:
         return float(cast("Real", value))
-    elif (pa.types.is_boolean(kind) and isinstance(value, bool)) or (
-        pa.types.is_string(kind) and isinstance(value, str)
+    elif (
+        (pa.types.is_boolean(kind) and isinstance(value, bool))
+        or (pa.types.is_string(kind) and isinstance(value, str))
+        or (pa.types.is_integer(kind) and isinstance(value, int) and number)
+        or (pa.types.is_date(kind) and type(value) is date)
     ):
         return value
     raise UserError(f"filters compares {name}, a {kind}, with {value!r}: give a value of its type")
 
 
-def _require_fitting(wanted: pl.Expr) -> None:
+def _require_fitting(wanted: pl.Expr, contract: Contract) -> None:
     """Check that an expression can be evaluated on published rows, and is true or false."""
     try:
-        _empty().filter(wanted)
+        _empty(contract).filter(wanted)
     except pl.exceptions.PolarsError as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"filters does not fit the published columns: {reason}") from None
 
 
-def _empty() -> pl.DataFrame:
-    return cast("pl.DataFrame", pl.from_arrow(PUBLISHED_SCHEMA.empty_table()))
+def _empty(contract: Contract) -> pl.DataFrame:
+    return cast("pl.DataFrame", pl.from_arrow(contract.published_schema.empty_table()))
 
 
 def _windows(first: datetime, after: datetime) -> list[Window]:
@@ -334,9 +342,8 @@ def _lacking(lake: Lake, missing: Sequence[str], count: int, beside: str | None)
     )
 
 
-def _reader(frame: pl.LazyFrame, columns: list[str], name: str) -> pa.RecordBatchReader:
+def _reader(frame: pl.LazyFrame, schema: pa.Schema, name: str) -> pa.RecordBatchReader:
     """The rows of a frame in batches with the types of the contract."""
-    schema = pa.schema([PUBLISHED_SCHEMA.field(column) for column in columns])
 
     def batches() -> Iterator[pa.RecordBatch]:
         with explained_reads(name):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from txn_platform.card_key import valid_fingerprints
-from txn_platform.contract.schema import CONTRACT_VERSION, PUBLISHED, RAW
+from txn_platform.contract.schema import PUBLISHED, RAW, TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.in_threads import in_threads
 from txn_platform.lake.delta import open_delta
@@ -23,6 +23,7 @@ from txn_platform.lake.layout import object_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from txn_platform.contract.model import Contract
     from txn_platform.lake.base import Lake
     from txn_platform.settings import Settings
     from txn_platform.source.client import Source
@@ -85,20 +86,28 @@ class WindowStates:
         lake: that has them.
         settings: with the card key and the card policy of today.
         source: to compare with; None to compare with nothing, which makes windows `unknown`.
+        contract: of the rows today.
 
     Raises:
         UserError: the card key or the Delta table of the settings can't be used.
     """
 
-    def __init__(self, lake: Lake, settings: Settings, source: Source | None) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        settings: Settings,
+        source: Source | None,
+        contract: Contract = TRANSACTIONS,
+    ) -> None:
         self._lake = lake
         self._source = source
-        delta = open_delta(settings)
+        self._contract = contract
+        delta = open_delta(settings, contract)
         self._in_delta = None if delta is None else delta.lookup()
         self._policy = settings.card_policy
         self._mask = settings.card_mask
         # Empty if there is no key yet: then nothing was published here under one.
-        self._card_keys = valid_fingerprints(settings)
+        self._card_keys = valid_fingerprints(settings) if contract.card else ()
 
     def of(
         self,
@@ -189,8 +198,11 @@ class WindowStates:
         return ("outdated", outdated) if outdated else ("published", "")
 
     def _outdated(self, notes: PublishedNotes) -> str:
-        if notes.contract_version != CONTRACT_VERSION:
-            return f"published under contract {notes.contract_version}, not {CONTRACT_VERSION}"
+        version = self._contract.version
+        if notes.contract_version != version:
+            return f"published under contract {notes.contract_version}, not {version}"
+        if self._contract.card is None:
+            return ""
         if notes.card_policy != self._policy:
             return f"published under the card policy {notes.card_policy}, not {self._policy}"
         if notes.card_mask != self._mask and self._policy == "token":

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from txn_platform.contract.schema import luhn_is_valid
+from txn_platform.contract.card_numbers import luhn_is_valid
 from txn_platform.defs import checks
 from txn_platform.lake.layout import object_key
 from txn_platform.local.processes import ManagedProcess, generator_url, start_generator

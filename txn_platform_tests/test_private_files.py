@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, RAW_SCHEMA
+from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.layout import object_key
@@ -181,7 +181,7 @@ def test_after_a_run_no_file_with_clear_numbers_or_keys_has_a_bit_for_others(
 def test_a_staged_file_is_private_from_its_first_byte() -> None:
     with _umask(0):
         lake = open_lake(load_settings())
-        with lake.stage(RAW_SCHEMA, Encoding(compression="zstd")) as writer:
+        with lake.stage(TRANSACTIONS.raw_schema, Encoding(compression="zstd")) as writer:
             (staged,) = _staged()
             assert (_mode(staged), _mode(staged.parent)) == (0o600, 0o700)
             writer.write(landed_rows([sent_row(1)]))
@@ -242,7 +242,7 @@ def test_nothing_staged_stays_after_a_publish_that_a_store_refused(
     faulty_store.fail(Operation.ABORT, Fault.DENIED)
     limits = StoreLimits(part_bytes=64 << 20 if operation is Operation.PUT else 1000)
     lake = open_s3_lake(load_settings(), limits)
-    with lake.stage(RAW_SCHEMA, Encoding(compression="zstd")) as writer:
+    with lake.stage(TRANSACTIONS.raw_schema, Encoding(compression="zstd")) as writer:
         writer.write(landed_rows([sent_row(number) for number in range(200)]))
         staged = writer.finish()
         with pytest.raises(UserError, match="AccessDenied"):

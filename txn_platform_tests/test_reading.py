@@ -17,7 +17,7 @@ import pytest
 
 import txn_platform
 from txn_platform import read_transactions
-from txn_platform.contract.schema import PUBLISHED_COLUMNS, PUBLISHED_SCHEMA
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.seaweedfs import REGION
@@ -64,7 +64,7 @@ def test_a_span_is_read_whole_and_in_order(
     rows: list[dict[str, Any]], start: Any, end: Any
 ) -> None:
     read = read_transactions(start, end).collect()
-    assert read.columns == list(PUBLISHED_COLUMNS)
+    assert read.columns == list(TRANSACTIONS.published_columns)
     assert read.to_dicts() == rows[:120]
 
 
@@ -120,12 +120,12 @@ def test_filters_choose_rows(rows: list[dict[str, Any]], filters: Filters, holds
 def test_a_reader_of_arrow_has_the_types_of_the_contract(rows: list[dict[str, Any]]) -> None:
     reader = read_transactions("2026-11-01", "2026-11-01T02:00Z", as_arrow=True)
     assert isinstance(reader, pa.RecordBatchReader)
-    assert reader.schema == PUBLISHED_SCHEMA
+    assert reader.schema == TRANSACTIONS.published_schema
     assert reader.read_all().to_pylist() == rows[:120]
     none = read_transactions(
         "2026-11-01", "2026-11-01T02:00Z", as_arrow=True, filters=[("amount", "<", 0)]
     )
-    assert none.read_all().schema == PUBLISHED_SCHEMA
+    assert none.read_all().schema == TRANSACTIONS.published_schema
 
 
 def test_a_window_that_is_missing_is_an_error_unless_it_is_allowed(

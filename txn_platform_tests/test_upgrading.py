@@ -22,14 +22,7 @@ from deltalake import DeltaTable
 from txn_platform import read_transactions
 from txn_platform.cli import main
 from txn_platform.contract.descriptors import CONTRACT_NAME, PACKAGE_NAME
-from txn_platform.contract.schema import (
-    PUBLISHED,
-    PUBLISHED_SCHEMA,
-    QUARANTINED,
-    RAW,
-    SENT_COLUMNS,
-    VALIDATED,
-)
+from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, TRANSACTIONS, VALIDATED
 from txn_platform.definitions import build_defs
 from txn_platform.defs.automation import LAND_TRANSACTIONS
 from txn_platform.lake.layout import object_key
@@ -70,7 +63,7 @@ def old_lake(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def source() -> Iterator[ServedSource]:
     """A source that still has the rows which the first hour was made of."""
-    landed = pq.ParquetFile(_LAKE / object_key(RAW, _FIRST)).read(columns=list(SENT_COLUMNS))
+    landed = pq.ParquetFile(_LAKE / object_key(RAW, _FIRST)).read(columns=list(TRANSACTIONS.names))
     with served(ServedSource(landed.to_pylist())) as source:
         yield source
 
@@ -97,7 +90,7 @@ def test_it_is_read() -> None:
     assert len(published) == 139 + 81
     assert read_transactions(*_SPAN).collect().to_dicts() == published
     reader = read_transactions(*_SPAN, as_arrow=True)
-    assert reader.schema == PUBLISHED_SCHEMA
+    assert reader.schema == TRANSACTIONS.published_schema
     assert reader.read_all().to_pylist() == published
     shown = _txn("quarantine")
     counted = re.findall(r"([a-z_]+\.[a-z_]+)[\s│]+(\d+)[\s│]", shown)
@@ -150,7 +143,7 @@ def test_what_it_landed_is_validated_and_published_again_without_a_source() -> N
 
 def test_its_delta_table_takes_the_window_once_more(source: ServedSource) -> None:
     _run(source)
-    columns = list(PUBLISHED_SCHEMA.names)
+    columns = list(TRANSACTIONS.published_schema.names)
     table = DeltaTable("delta").to_pyarrow_table(columns=columns)
     published = _rows(PUBLISHED, _FIRST) + _rows(PUBLISHED, _SECOND)
     assert sorted(table.to_pylist(), key=lambda row: row["transaction_id"]) == published

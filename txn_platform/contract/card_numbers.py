@@ -138,6 +138,18 @@ def luhn_is_valid(numbers: pl.Series) -> pl.Series:
     ).to_series()
 
 
+def is_card_number(numbers: pl.Expr) -> dict[str, pl.Expr]:
+    """The rules that a column of card numbers obeys, by problem, once each is of digits alone."""
+    return {
+        "check_digit": numbers.map_batches(luhn_is_valid, return_dtype=pl.Boolean),
+        "repeated_digit": ~numbers.is_in(_PLACEHOLDERS),
+    }
+
+
+# Some of them, such as zeros alone, have the right check digit. No card has such a number.
+_PLACEHOLDERS: Final = [digit * length for length in LENGTHS for digit in "0123456789"]
+
+
 # Text.
 
 _BREAK: Final = -2
@@ -151,6 +163,9 @@ _CHINESE_DIGITS: Final = "零一二三四五六七八九壹壱貳贰弐參叁参
 _DIGIT: Final = rf"[\p{{N}}{_CHINESE_DIGITS}]"
 # Where the groups of a number begin as it is printed on a card, by its length.
 _PRINTED_GROUPS: Final = {14: (4, 10), 15: (4, 10), 16: (4, 8, 12), 19: (4, 8, 12, 16)}
+# The length of a UUID in bytes, and where it has hyphens (RFC 9562).
+_UUID_LENGTH: Final = 36
+_HYPHENS: Final = [8, 13, 18, 23]
 # Texts that are searched at a time.
 _BLOCK: Final = 1 << 14
 
@@ -183,6 +198,22 @@ def holds_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool = False) 
         windows = _find(column.gather(block).to_list(), whole=whole)
         found[block.to_numpy()[windows.texts]] = True
     return pl.Series(column.name, found)
+
+
+def shows_card_number(texts: pl.Series | pa.Array[Any], *, whole: bool) -> pl.Series:
+    """The same, but in a UUID the digits of a card number are there by chance."""
+    if whole:
+        # No UUID is one: it has too many digits and letters.
+        return holds_card_number(texts, whole=True)
+    searched = np.ones(len(texts), np.bool_)
+    for rows, characters in by_length(texts):
+        if characters.shape[1] == _UUID_LENGTH:
+            searched[rows] = (characters[:, _HYPHENS] != ord("-")).any(axis=1)
+    found = np.zeros(len(texts), np.bool_)
+    if searched.any():
+        some = pl.Series("text", texts, dtype=pl.String).filter(pl.Series(searched))
+        found[searched] = holds_card_number(some).to_numpy()
+    return pl.Series("text", found)
 
 
 def card_number_spans(text: str) -> list[tuple[int, int]]:

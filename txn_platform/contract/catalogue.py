@@ -9,56 +9,57 @@ from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from txn_platform.contract.schema import Transaction
+from txn_platform.contract.card_forms import TOKEN_COLUMN
+from txn_platform.contract.reasons import CARD_NUMBER_RULE, rules_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PERSONAL_DATA: Final = {
-    "customer_id": "pseudonym",
-    "card_number": "masked",
-    "card_token": "token",  # nosec B105 # a kind of data
-    "latitude": "location",
-    "longitude": "location",
-}
-"""How a published column relates to a person; the other columns do not."""
-
-UNIQUE_COLUMN: Final = "transaction_id"
+    from txn_platform.contract.model import Contract
 
 # A phrase for each rule of dataframely, from the column that has it.
 _LIMITS: Final[dict[str, Callable[[Any], str]]] = {
     "regex": lambda column: f"matches {column.regex}",
+    "min_length": lambda column: f"at least {column.min_length} bytes",
     "max_length": lambda column: f"at most {column.max_length} bytes",
     "min": lambda column: f"at least {column.min}",
     "max": lambda column: f"at most {column.max}",
     "min_exclusive": lambda column: f"above {column.min_exclusive}",
     "max_exclusive": lambda column: f"below {column.max_exclusive}",
+    "resolution": lambda column: f"a multiple of {column.resolution}",
     "inf": lambda _: "finite",
     "nan": lambda _: "a number",
-}
-_CHECKS: Final = {
-    "card_number": "holds no card number",
-    "unknown": "in its code list",
-    "exponent": "no more decimals than its currency has",
-    "label_differs": "present exactly if is_fraud is true",
-    "type_differs": "only for REFUND",
-    "own_id": "not the row's own id",
+    "is_in": lambda _: "in its code list",
+    CARD_NUMBER_RULE: lambda _: "holds no card number",
+    "check__unknown": lambda _: "in its code list",
 }
 # Shown by catalogues in a form of its own.
 _NULLABILITY: Final = "nullability"
 
 
-def constraints_of(name: str) -> list[str]:
+def personal_data(contract: Contract, name: str) -> str | None:
+    """How a published column relates to a person; None if it does not."""
+    if name == contract.card:
+        return "masked"
+    if name == TOKEN_COLUMN:
+        return "token"
+    return contract.option(name, "personal")
+
+
+def constraints_of(contract: Contract, name: str) -> list[str]:
     """A phrase for each rule of a published column but its nullability."""
-    column = Transaction.columns()[name]
-    rules = [rule for rule in column.validation_rules(pl.col(name)) if rule != _NULLABILITY]
+    column = contract.published_columns[name]
+    if name == contract.card:
+        return [f"matches {getattr(column, 'regex', '')}, unless TXN_CARD_MASK is set"]
+    if name not in contract.columns:
+        return [_LIMITS["regex"](column)]
+    words = contract.option(name, "checks") or {}
+    rules = [rule for rule in rules_of(contract, name, pl.col(name)) if rule != _NULLABILITY]
     phrases: list[str] = []
     for rule in rules:
-        if name == "card_number":
-            phrases.append(f"matches {getattr(column, rule)}, unless TXN_CARD_MASK is set")
-        elif rule in _LIMITS:
+        check = rule.removeprefix("check__")
+        if rule in _LIMITS:
             phrases.append(_LIMITS[rule](column))
         else:
-            check = rule.removeprefix("check__")
-            phrases.append(_CHECKS.get(check, check.replace("_", " ")))
+            phrases.append(words[check].rule if check in words else check.replace("_", " "))
     return phrases

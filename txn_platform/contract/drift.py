@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import polars as pl
 
-from txn_platform.contract.schema import SentTransaction
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from txn_platform.contract.model import Contract
 
 # Python's type of a parsed value, and JSON Schema's name for it.
 _KINDS: Final[dict[type, str]] = {
@@ -30,7 +32,13 @@ _KINDS: Final[dict[type, str]] = {
 _MOST_REFERENCES: Final = 10
 # Unknown fields that a message names.
 _NAMED: Final = 20
-_JSON_TYPES: Final[dict[pl.DataType, str]] = {pl.Boolean(): "boolean", pl.Float64(): "number"}
+# Of columns that are parsed as JSON writes them. The others are text.
+_JSON_TYPES: Final[dict[pl.DataType, str]] = {
+    pl.Boolean(): "boolean",
+    **dict.fromkeys(
+        [pl.Float32(), pl.Float64(), pl.Int8(), pl.Int16(), pl.Int32(), pl.Int64()], "number"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,11 @@ class Drift:
 
 
 def find_drift(
-    openapi: Any, route: str, items: Sequence[str], before: datetime
+    openapi: Any,
+    route: str,
+    items: Sequence[str],
+    before: datetime,
+    contract: Contract = TRANSACTIONS,
 ) -> list[Drift] | None:
     """How the rows that a source declares differ from the contract.
 
@@ -56,6 +68,7 @@ def find_drift(
         route: the path of its rows.
         items: the names on the way to the rows in a page.
         before: differences that begin at this time or later are left out.
+        contract: to compare with.
 
     Returns:
         The differences, by field; None if the description does not describe rows.
@@ -68,32 +81,34 @@ def find_drift(
     fields = _at(row, "properties")
     if not isinstance(fields, dict):
         return None
-    return list(_differences(openapi, fields, _at(row, "x-dropped") or {}, before))
+    return list(_differences(openapi, fields, _at(row, "x-dropped") or {}, before, contract))
 
 
 def _differences(
-    openapi: Any, fields: dict[str, Any], dropped: Any, before: datetime
+    openapi: Any, fields: dict[str, Any], dropped: Any, before: datetime, contract: Contract
 ) -> Iterator[Drift]:
-    columns = SentTransaction.columns()
-    for name, column in columns.items():
-        if name not in fields:
+    for name, column in contract.fields.items():
+        sent = _declared(openapi, fields, name)
+        if sent is None:
             since = _at(dropped, name)
             if _in_effect(since, before):
                 yield Drift(
                     breaking=True, message=f"field {name!r} is no longer sent{_since(since)}"
                 )
             continue
-        declared = _json_type(openapi, fields[name])
-        expected = _JSON_TYPES.get(column.dtype, "string")
-        since = _at(fields[name], "x-since")
-        if declared not in {"", expected} and _in_effect(since, before):
+        declared = _json_type(openapi, sent)
+        expected = _JSON_TYPES.get(contract.columns[column].dtype, "string")
+        # The contract says how it reads the text of such a column, whatever its type is in JSON.
+        any_type = contract.option(column, "parse") is not None
+        since = _at(sent, "x-since")
+        if not any_type and declared not in {"", expected} and _in_effect(since, before):
             yield Drift(
                 breaking=True,
                 message=f"field {name!r} is {declared}, the contract has {expected}{_since(since)}",
             )
     unknown = [
         name
-        for name in sorted(set(fields) - set(columns))
+        for name in sorted(set(fields) - {path.partition(".")[0] for path in contract.fields})
         if _in_effect(_at(fields[name], "x-since"), before)
     ]
     for name in unknown[:_NAMED]:
@@ -102,6 +117,17 @@ def _differences(
     if len(unknown) > _NAMED:
         more = f"{len(unknown) - _NAMED:,} more fields are not in the contract"
         yield Drift(breaking=False, message=more)
+
+
+def _declared(openapi: Any, fields: Any, path: str) -> Any:
+    """The schema of a field, or of one within others; None if it is not declared."""
+    if path in fields:
+        return fields[path] or {}
+    names = path.split(".")
+    field: Any = fields.get(names[0]) if len(names) > 1 else None
+    for name in names[1:]:
+        field = _at(_resolved(openapi, field), "properties", name)
+    return field
 
 
 def _json_type(openapi: Any, field: Any) -> str:

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from txn_platform.contract.card_forms import CARD_IN_CLEAR, CARD_MASKS, TOKEN_COLUMN
 from txn_platform.contract.card_numbers import false_share
-from txn_platform.contract.reasons import REASONS
-from txn_platform.contract.schema import (
-    CARD_IN_CLEAR,
-    CARD_MASKS,
-    CONTRACT_VERSION,
-    PUBLISHED_SCHEMA,
-    QUARANTINE_SCHEMA,
-    RAW_SCHEMA,
-)
+from txn_platform.contract.reasons import reasons
+from txn_platform.contract.schema import TRANSACTIONS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from txn_platform.contract.model import Contract
+
+_CARDS = """\
+The form of `{card}` follows the [settings](security.md#tokens-and-masks):
+
+| setting | form | meaning |
+| --- | --- | --- |
+{card_forms}
+
+"""
+
 _PAGE = """\
 # The contract, version {version}
 
-Made from `txn_platform/contract/schema.py` by `python -m txn_platform.contract.page`: change it
-there. In a lake, `datapackage.json` and `contract.odcs.yaml` say the same
-[to other tools](reading.md#descriptors).
+Made from `{module}` by `txn_platform.contract.page`: change it there. In a lake,
+`datapackage.json` and `contract.odcs.yaml` say the same [to other tools](reading.md#descriptors).
 
 ## Published columns
 
@@ -35,15 +39,9 @@ The columns of `validated_transactions` and `s3_parquet_transactions`.
 
 {published}
 
-The form of `card_number` follows the [settings](security.md#tokens-and-masks):
+{cards}## Sent columns
 
-| setting | form | meaning |
-| --- | --- | --- |
-{card_forms}
-
-## Sent columns
-
-The same without `card_token`, with the card number in clear. Every value is validated as text,
+{sent} Every value is validated as text,
 before it is parsed. Unknown fields are kept, and no rule applies to them.
 
 ## Why a row is quarantined
@@ -51,10 +49,7 @@ before it is parsed. Unknown fields are kept, and no rule applies to them.
 A row is published if it breaks no rule. Otherwise it is kept as sent, with every reason. An absent
 or malformed value has no other reason.
 
-Amounts have the decimals that ISO 4217 gives their currency: JPY has none, so `100` and `100.00`
-conform. This version of the contract keeps two decimals. Some currencies have three or four (BHD,
-IQD, JOD, KWD, LYD, OMR, TND, CLF, UYW). Their amounts are published only if they are sent with two.
-
+{notes}\
 A card number in text is found in any spelling: in digits of every script, with any separators but
 letters. An identifier is refused only if it is a card number as a whole, because numbers look like
 card numbers by chance: {false_15:.2%} of random ids of 15 digits, {false_16:.1%} of those of 16.
@@ -75,11 +70,33 @@ card numbers by chance: {false_15:.2%} of random ids of 15 digits, {false_16:.1%
 """
 
 
-def page() -> str:
-    """The page, Markdown."""
+def page(contract: Contract = TRANSACTIONS) -> str:
+    """The page of a contract, Markdown."""
+    notes = [note for name in contract.names if (note := contract.option(name, "note"))]
     return _PAGE.format(
-        version=CONTRACT_VERSION,
-        published=_columns(PUBLISHED_SCHEMA),
+        version=contract.version,
+        module=contract.origin,
+        published=_columns(contract.published_schema),
+        cards=_cards(contract),
+        sent=f"The same without `{TOKEN_COLUMN}`, with the card number in clear."
+        if contract.card
+        else "The same as text.",
+        notes="".join(f"{note}\n" for note in notes),
+        false_15=false_share(15),
+        false_16=false_share(16),
+        reasons="\n".join(
+            f"| `{reason}` | {meaning} |" for reason, meaning in reasons(contract).items()
+        ),
+        raw=_columns(contract.raw_schema),
+        quarantined=_columns(contract.quarantine_schema),
+    )
+
+
+def _cards(contract: Contract) -> str:
+    if contract.card is None:
+        return ""
+    return _CARDS.format(
+        card=contract.card,
         card_forms="\n".join(
             f"| `{setting}` | `{form.pattern}` | {form.description} |"
             for setting, form in (
@@ -87,11 +104,6 @@ def page() -> str:
                 ("TXN_CARD_POLICY=clear", CARD_IN_CLEAR),
             )
         ),
-        false_15=false_share(15),
-        false_16=false_share(16),
-        reasons="\n".join(f"| `{reason}` | {meaning} |" for reason, meaning in REASONS.items()),
-        raw=_columns(RAW_SCHEMA),
-        quarantined=_columns(QUARANTINE_SCHEMA),
     )
 
 

@@ -6,30 +6,35 @@ reasons of whole rows and of uniqueness are defined here.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import dataframely as dy
 import polars as pl
 
-from txn_platform.contract.schema import FREE_TEXTS, TEXT_PATTERNS, SentTransaction
+from txn_platform.contract.card_forms import CARD_NUMBER
+from txn_platform.contract.card_numbers import is_card_number, shows_card_number
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dataframely.columns import Column
+    from txn_platform.contract.model import Contract
 
 UNREADABLE_ROW: Final = "row.unreadable"
 DUPLICATE_FIELD_ROW: Final = "row.duplicate_field"
-OUTSIDE_WINDOW: Final = "transaction_at.outside_window"
-DUPLICATE: Final = "transaction_id.duplicate"
-CONFLICT: Final = "transaction_id.conflict"
+
+CARD_NUMBER_RULE: Final = "check__card_number"
+"""The rule that a text holds no card number."""
 
 # The problem for each rule of dataframely.
 _PROBLEMS: Final = {
     "nullability": "missing",
     "regex": "format",
+    "min_length": "format",
     "max_length": "format",
+    "resolution": "format",
     "text": "format",
+    "is_in": "unknown",
     "min": "range",
     "max": "range",
     "min_exclusive": "range",
@@ -44,12 +49,8 @@ _MEANINGS: Final = {
     "card_number": "{holds} a card number: 13 to 19 digits of a known issuer's range and length,"
     " with a right check digit",
     "repeated_digit": "the same digit throughout: a placeholder",
-    "exponent": "more decimals than the currency has (ISO 4217), or than two",
-    "own_id": "the refund's own id",
     "check_digit": "the last digit is not the check digit (Luhn)",
     "unknown": "not in the code list",
-    "label_differs": "there is one although `is_fraud` is false, or none although it is true",
-    "type_differs": "there is one although the type is not REFUND",
 }
 _MEANINGS_OF_ROWS: Final = {
     UNREADABLE_ROW: "a row that could not be read; it has no other reason",
@@ -58,11 +59,21 @@ _MEANINGS_OF_ROWS: Final = {
         " `extra_fields` begins with a list of one text, the row as sent"
     ),
 }
-_MEANINGS_OF_WINDOWS: Final = {
-    OUTSIDE_WINDOW: "a time, but not of the window that the row was sent for",
-    DUPLICATE: "an identical copy of an earlier row of the window",
-    CONFLICT: "another row of the window has the same id and other contents",
-}
+
+
+def outside_window(contract: Contract) -> str:
+    """The reason of a time that is not within the window."""
+    return f"{contract.time}.outside_window"
+
+
+def duplicate(contract: Contract) -> str:
+    """The reason of an identical copy of an earlier row."""
+    return f"{contract.id}.duplicate"
+
+
+def conflict(contract: Contract) -> str:
+    """The reason of rows with one id and different contents."""
+    return f"{contract.id}.conflict"
 
 
 def reason_of(column: str, rule: str) -> str:
@@ -70,31 +81,73 @@ def reason_of(column: str, rule: str) -> str:
     return f"{column}.{_PROBLEMS.get(rule, rule.removeprefix('check__'))}"
 
 
-def _reasons_of(name: str, column: Column) -> Iterator[tuple[str, str]]:
+def rules_of(contract: Contract, name: str, value: pl.Expr) -> dict[str, pl.Expr]:
+    """The rules of a column, dataframely's and those that come with its role and its type.
+
+    Args:
+        contract: that has the column.
+        name: of the column.
+        value: its parsed values, or its texts if it is not parsed.
+
+    Returns:
+        Expressions that are true, or null, where the rule is obeyed. The rule of the text of parsed
+        columns is not among them.
+    """
+    column = contract.columns[name]
+    declared = dict(column.validation_rules(value))
+    # Of the id alone, which `find_repeats` looks at over the whole window.
+    declared.pop("unique", None)
+    rules = {rule: declared.pop(rule) for rule in ["nullability"] if rule in declared}
+    if name == contract.card:
+        rules |= {f"check__{problem}": rule for problem, rule in is_card_number(value).items()}
+        declared.setdefault("regex", value.str.contains(CARD_NUMBER))
+    search = contract.card_search(name)
+    if search != "none":
+        rules[CARD_NUMBER_RULE] = ~value.map_batches(
+            partial(shows_card_number, whole=search == "whole"), return_dtype=pl.Boolean
+        )
+    if isinstance(column, dy.Enum):
+        declared["is_in"] = value.is_in(column.categories)
+    return rules | declared
+
+
+def reasons(contract: Contract) -> dict[str, str]:
+    """The reasons of a contract with their meanings, in the order of a row's reasons."""
+    return (
+        _MEANINGS_OF_ROWS
+        | {
+            reason: meaning
+            for name in contract.names
+            for reason, meaning in _reasons_of(contract, name)
+        }
+        | {
+            outside_window(contract): "a time, but not of the window that the row was sent for",
+            duplicate(contract): "an identical copy of an earlier row of the window",
+            conflict(contract): "another row of the window has the same id and other contents",
+        }
+    )
+
+
+def _reasons_of(contract: Contract, name: str) -> Iterator[tuple[str, str]]:
     """The reasons of one column, with their meanings; a reason may repeat."""
-    rules = list(column.validation_rules(pl.col(name)))
-    if name in TEXT_PATTERNS:
-        rules += ["nullability", "text"]
-    pattern = TEXT_PATTERNS.get(name) or getattr(column, "regex", None) or ""
+    column = contract.columns[name]
+    rules = list(rules_of(contract, name, pl.col(name)))
+    if name in contract.forms:
+        rules += ["text"]
+    pattern = contract.forms.get(name) or getattr(column, "regex", None) or CARD_NUMBER
+    words = contract.option(name, "checks") or {}
     for rule in rules:
         reason = reason_of(name, rule)
         problem = reason.partition(".")[2]
-        meaning = _MEANINGS[problem].format(
-            pattern=pattern.replace("|", "\\|"),
-            holds="text that holds" if name in FREE_TEXTS else "as a whole",
-        )
-        if problem == "format" and isinstance(column, dy.Datetime):
+        if problem in words:
+            meaning = words[problem].broken
+        elif rule in {"min_length", "max_length"}:
+            meaning = "not of the form, or of a length that is not allowed"
+        else:
+            meaning = _MEANINGS.get(problem, f"breaks the rule `{problem}`").format(
+                pattern=pattern.replace("|", "\\|"),
+                holds="as a whole" if contract.card_search(name) == "whole" else "text that holds",
+            )
+        if problem == "format" and isinstance(column, (dy.Datetime, dy.Date)):
             meaning += ", or no such moment (30 February)"
         yield reason, meaning
-
-
-# By name, in the order in which a row's reasons are listed.
-REASONS: Final[dict[str, str]] = (
-    _MEANINGS_OF_ROWS
-    | {
-        reason: meaning
-        for name, column in SentTransaction.columns().items()
-        for reason, meaning in _reasons_of(name, column)
-    }
-    | _MEANINGS_OF_WINDOWS
-)

@@ -18,21 +18,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from txn_platform.contract.schema import (
-    CONTRACT_VERSION,
-    DICTIONARY_ENCODED_COLUMNS,
-    PUBLISHED_SCHEMA,
-    QUARANTINE_SCHEMA,
-    RAW_SCHEMA,
-    CardMask,
-    card_form,
-    published_schema,
-)
+from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK, CardMask, card_form
+from txn_platform.contract.model import Contract
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs import checks
 from txn_platform.defs.beta import beta_allowed
 from txn_platform.defs.catalogue import asset_out, lineage_metadata
 from txn_platform.defs.failures import failing_for_users
-from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA
+from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, StagedRows
 from txn_platform.defs.partitions import FIRST_HOUR, HOURS, window_of
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
@@ -55,7 +48,13 @@ from txn_platform.defs.window_metadata import (
 from txn_platform.errors import UserError
 from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.descriptors import write_descriptors
-from txn_platform.lake.footers import CARD_KEY, CARD_POLICY, PublishedNotes, mask_of_footer
+from txn_platform.lake.footers import (
+    CARD_KEY,
+    CARD_POLICY,
+    NO_CARDS,
+    PublishedNotes,
+    mask_of_footer,
+)
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import require_first_hour
 from txn_platform.lake.parquet import Encoding, open_parquet, read_batches
@@ -64,6 +63,7 @@ from txn_platform.lake.staging import Staged
 from txn_platform.rows.duplicates import RepeatedIds
 from txn_platform.rows.ordering import in_order
 from txn_platform.rows.proof import prove_published
+from txn_platform.rows.protection import CardProtector
 from txn_platform.rows.reason_tally import rows_by_reason
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.window import validate_window
@@ -75,27 +75,37 @@ _TOTALS_STATED: Final = "totals_stated"
 # A note in the landed file: whether an id may be in it twice. If not, nothing looks for duplicates.
 _REPEATS_SUSPECTED: Final = "repeats_suspected"
 
-_LANDED: Final = Encoding(
-    compression="zstd",
-    level=1,
-    dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
-    delta_encoded=("position", "transaction_id", "transaction_at"),
-)
-_QUARANTINED: Final = Encoding(
-    compression="zstd",
-    level=1,
-    row_group_rows=1 << 17,
-    dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
-)
-# Only plain values and dictionaries: fastparquet, Velox, StarRocks and older Spark and Iceberg
-# cannot read delta encodings.
-_FOR_READERS: Final = Encoding(
-    compression="zstd",
-    level=1,
-    sorted_by=("transaction_at", "transaction_id"),
-    dictionary_encoded=DICTIONARY_ENCODED_COLUMNS,
-    plain=("transaction_id", "transaction_at"),
-)
+
+def _landed_encoding(contract: Contract) -> Encoding:
+    return Encoding(
+        compression="zstd",
+        level=1,
+        dictionary_encoded=contract.dictionary_encoded,
+        delta_encoded=("position", contract.id, contract.time),
+    )
+
+
+def _quarantined_encoding(contract: Contract) -> Encoding:
+    return Encoding(
+        compression="zstd",
+        level=1,
+        row_group_rows=1 << 17,
+        dictionary_encoded=contract.dictionary_encoded,
+    )
+
+
+def _readers_encoding(contract: Contract) -> Encoding:
+    """Only plain values and dictionaries.
+
+    Fastparquet, Velox, StarRocks and older Spark and Iceberg cannot read delta encodings.
+    """
+    return Encoding(
+        compression="zstd",
+        level=1,
+        sorted_by=contract.order,
+        dictionary_encoded=contract.dictionary_encoded,
+        plain=(contract.id, contract.time),
+    )
 
 
 class LandingConfig(dg.Config):
@@ -106,64 +116,69 @@ class LandingConfig(dg.Config):
     them."""
 
 
-# Dagster allows a check without a result only where a subset can be selected.
-@dg.multi_asset(
-    outs={checks.RAW: asset_out(checks.RAW, {CLEAR_CARDS: True})},
-    name=checks.RAW,
-    partitions_def=HOURS,
-    group_name="transactions",
-    check_specs=checks.specs_of(checks.RAW),
-    can_subset=True,
-)
-def raw_transactions(
-    context: dg.AssetExecutionContext,
-    config: LandingConfig,
-    generator: GeneratorResource,
-    store: LakeResource,
-    card_key: CardKeyResource,
-) -> Iterator[Any]:
-    """Land a window, and compare it with the source's control totals."""
-    started = time.monotonic()
-    window = window_of(context)
-    with failing_for_users(context.get_step_execution_context()):
-        # Without a key nothing can be published, so this fails before card numbers are landed.
-        card_key.protector()
-        require_first_hour(store.lake, checks.PUBLISHED, FIRST_HOUR)
-        source = generator.source()
-        watermark = source.require_complete(window)
-        results = [checks.drift(source.drift(window))]
-        recorded = context.selected_asset_check_keys
-        yield from checks.require(results, recorded)
-        as_of = datetime.now(UTC)
-        landed = ControlTotals()
-        repeated = RepeatedIds()
-        with store.lake.stage(RAW_SCHEMA, _LANDED) as writer:
-            for rows in source.batches(window, as_of):
-                landed += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
-                writer.write(rows)
-            stated = source.control_totals(window, as_of)
-            if not landed.rows and stated is None and not config.allow_empty:
-                _require_no_rows(store.lake, window)
-            writer.annotate(
-                {
-                    SOURCE_TOTALS_NOTE: (stated or landed).to_json(),
-                    _TOTALS_STATED: json.dumps(stated is not None),
-                    _REPEATS_SUSPECTED: json.dumps(repeated.suspected),
-                }
-            )
-            staged = writer.finish()
-            results += checks.landed(landed, stated)
+def _landing(contract: Contract) -> dg.AssetsDefinition:
+    # Dagster allows a check without a result only where a subset can be selected.
+    @dg.multi_asset(
+        outs={checks.RAW: asset_out(checks.RAW, contract, {CLEAR_CARDS: True})},
+        name=checks.RAW,
+        partitions_def=HOURS,
+        group_name="transactions",
+        check_specs=checks.specs_of(checks.RAW),
+        can_subset=True,
+    )
+    def raw_transactions(
+        context: dg.AssetExecutionContext,
+        config: LandingConfig,
+        generator: GeneratorResource,
+        store: LakeResource,
+        card_key: CardKeyResource,
+    ) -> Iterator[Any]:
+        """Land a window, and compare it with the source's control totals."""
+        started = time.monotonic()
+        window = window_of(context)
+        with failing_for_users(context.get_step_execution_context()):
+            if contract.card is not None:
+                # Without a key nothing can be published: fail before card numbers are landed.
+                card_key.protector()
+            require_first_hour(store.lake, checks.PUBLISHED, FIRST_HOUR)
+            source = generator.source(contract)
+            watermark = source.require_complete(window)
+            results = [checks.drift(source.drift(window), contract)]
+            recorded = context.selected_asset_check_keys
             yield from checks.require(results, recorded)
-            if dg.AssetKey(checks.RAW) in context.selected_asset_keys:
-                yield _output(
-                    checks.RAW,
-                    staged,
+            as_of = datetime.now(UTC)
+            landed = ControlTotals()
+            repeated = RepeatedIds(contract)
+            with store.lake.stage(contract.raw_schema, _landed_encoding(contract)) as writer:
+                for rows in source.batches(window, as_of):
+                    hashes = repeated.add(rows.column(contract.id))
+                    landed += ControlTotals.of(rows, hashes, contract)
+                    writer.write(rows)
+                stated = source.control_totals(window, as_of)
+                if not landed.rows and stated is None and not config.allow_empty:
+                    _require_no_rows(store.lake, window)
+                writer.annotate(
                     {
-                        **landing_metadata(as_of, watermark),
-                        **step_metadata(landed.rows, time.monotonic() - started),
-                    },
+                        SOURCE_TOTALS_NOTE: (stated or landed).to_json(),
+                        _TOTALS_STATED: json.dumps(stated is not None),
+                        _REPEATS_SUSPECTED: json.dumps(repeated.suspected),
+                    }
                 )
-            yield from checks.recorded(results, recorded)
+                staged = writer.finish()
+                results += checks.landed(landed, stated)
+                yield from checks.require(results, recorded)
+                if dg.AssetKey(checks.RAW) in context.selected_asset_keys:
+                    yield _output(
+                        checks.RAW,
+                        staged,
+                        {
+                            **landing_metadata(as_of, watermark),
+                            **step_metadata(landed.rows, time.monotonic() - started),
+                        },
+                    )
+                yield from checks.recorded(results, recorded)
+
+    return raw_transactions
 
 
 def _require_no_rows(lake: Lake, window: Window) -> None:
@@ -193,168 +208,203 @@ class ValidationConfig(dg.Config):
     """The same for single reasons, as `{"currency.unknown": 0.001}`."""
 
 
-@dg.multi_asset(
-    outs={
-        checks.VALIDATED: asset_out(checks.VALIDATED),
-        checks.QUARANTINED: asset_out(checks.QUARANTINED, {CLEAR_CARDS: True}),
-    },
-    ins={checks.RAW: dg.AssetIn(key=checks.RAW, input_manager_key="lake")},
-    name="validation",
-    partitions_def=HOURS,
-    group_name="transactions",
-    check_specs=checks.specs_of(checks.VALIDATED),
-    can_subset=True,
-)
-def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
-    context: dg.AssetExecutionContext,
-    config: ValidationConfig,
-    raw_transactions: LakeFile,
-    store: LakeResource,
-    card_key: CardKeyResource,
-    quarantine: QuarantineResource,
-) -> Iterator[Any]:
-    """Validate every row of a landed window; both outputs come from one pass over it."""
-    started = time.monotonic()
-    window = window_of(context)
-    with failing_for_users(context.get_step_execution_context()), ExitStack() as staged:
-        protector, policy = card_key.protector(), card_key.policy
-        allowed = config.max_quarantine
-        if allowed is None:
-            allowed = quarantine.largest_share()
-        raw, digest = raw_transactions.parquet_with_digest(DICTIONARY_ENCODED_COLUMNS)
-        schema = published_schema(protector.mask)
-        validated = staged.enter_context(store.lake.stage(schema, _FOR_READERS))
-        quarantined = staged.enter_context(store.lake.stage(QUARANTINE_SCHEMA, _QUARANTINED))
-
-        def write(conforming: pa.RecordBatch, rest: pa.RecordBatch) -> None:
-            validated.write(conforming)
-            quarantined.write(rest)
-
-        found = validate_window(
-            partial(read_batches, raw),
-            window,
-            protector,
-            write,
-            card_policy=policy,
-            may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
-        )
-        landed = _stated(raw)
-        notes = PublishedNotes(landed, policy, protector.key_fingerprint, protector.mask)
-        validated.annotate(notes.to_footer())
-        quarantined.annotate({LANDED_DIGEST: digest})
-        kept = validated.finish()
-        if not found.in_order:
-            ordered = staged.enter_context(store.lake.stage(schema, _FOR_READERS))
-            with open_parquet(kept.path) as file:
-                for rows in in_order(file, window):
-                    ordered.write(rows)
-            ordered.annotate(notes.to_footer())
-            kept = ordered.finish()
-        rest = quarantined.finish()
-        step = step_metadata(landed.rows, time.monotonic() - started)
-        outputs = {
-            checks.VALIDATED: _output(
-                checks.VALIDATED,
-                kept,
-                {
-                    **checks.totals_metadata(found.validated),
-                    **card_metadata(policy, protector.key_fingerprint, protector.mask),
-                    **step,
-                    **lineage_metadata(checks.VALIDATED),
-                },
-            ),
-            checks.QUARANTINED: _output(
-                checks.QUARANTINED,
-                rest,
-                {
-                    **quarantine_metadata(
-                        {name: reason.rows for name, reason in found.reasons.items()},
-                        found.quarantined.rows,
-                        landed.rows,
-                    ),
-                    "contract_version": CONTRACT_VERSION,
-                    **step,
-                    **lineage_metadata(checks.QUARANTINED),
-                },
-            ),
-        }
-        results = checks.validated(
-            landed, found, allowed=allowed, allowed_by_reason=config.max_quarantine_by_reason
-        )
-        recorded = context.selected_asset_check_keys
-        yield from checks.require(results, recorded)
-        for name, output in outputs.items():
-            if dg.AssetKey(name) in context.selected_asset_keys:
-                yield output
-        yield from checks.recorded(results, recorded)
-
-
-@dg.multi_asset(
-    outs={checks.PUBLISHED: asset_out(checks.PUBLISHED, {IN_DELTA: True})},
-    ins={
-        name: dg.AssetIn(key=name, input_manager_key="lake")
-        for name in (checks.RAW, checks.VALIDATED, checks.QUARANTINED)
-    },
-    name=checks.PUBLISHED,
-    partitions_def=HOURS,
-    group_name="transactions",
-    check_specs=checks.specs_of(checks.PUBLISHED),
-    can_subset=True,
-)
-def s3_parquet_transactions(
-    context: dg.AssetExecutionContext,
-    raw_transactions: LakeFile,
-    validated_transactions: LakeFile,
-    quarantined_transactions: LakeFile,
-    store: LakeResource,
-) -> Iterator[Any]:
-    """Prove a validated window from its file, and publish it."""
-    started = time.monotonic()
-    with failing_for_users(context.get_step_execution_context()):
-        raw = raw_transactions.parquet()
-        landed = _stated(raw)
-        recorded = context.selected_asset_check_keys
-        quarantined = ControlTotals()
-        reasons: Counter[str] = Counter()
-        for rows in read_batches(
-            quarantined_transactions.parquet(DICTIONARY_ENCODED_COLUMNS),
-            ["transaction_id", "transaction_type", "amount", "reasons"],
-        ):
-            quarantined += ControlTotals.of(rows)
-            reasons.update({name: len(found) for name, found in rows_by_reason(rows).items()})
-        with store.lake.stage(PUBLISHED_SCHEMA, _FOR_READERS) as writer:
-            # The validated file already has the published layout, so a copy of it is proven.
-            with open_parquet(
-                writer.copy(validated_transactions.copy_to), DICTIONARY_ENCODED_COLUMNS
-            ) as file:
-                policy, key = _note(file, CARD_POLICY), _note(file, CARD_KEY)
-                mask = _mask(file)
-                proof = prove_published(
-                    file.metadata.schema.to_arrow_schema(),
-                    partial(read_batches, file),
-                    landed - quarantined,
-                    clear_cards=policy == "clear",
-                    card_mask=mask,
-                )
-            results = checks.published(
-                proof, policy, totals_stated=_says_totals_were_stated(raw) or False
+def _validation(contract: Contract) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        outs={
+            checks.VALIDATED: asset_out(checks.VALIDATED, contract),
+            checks.QUARANTINED: asset_out(checks.QUARANTINED, contract, {CLEAR_CARDS: True}),
+        },
+        ins={checks.RAW: dg.AssetIn(key=checks.RAW, input_manager_key="lake")},
+        name="validation",
+        partitions_def=HOURS,
+        group_name="transactions",
+        check_specs=checks.specs_of(checks.VALIDATED),
+        can_subset=True,
+    )
+    def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
+        context: dg.AssetExecutionContext,
+        config: ValidationConfig,
+        raw_transactions: LakeFile,
+        store: LakeResource,
+        card_key: CardKeyResource,
+        quarantine: QuarantineResource,
+    ) -> Iterator[Any]:
+        """Validate every row of a landed window; both outputs come from one pass over it."""
+        started = time.monotonic()
+        window = window_of(context)
+        with failing_for_users(context.get_step_execution_context()), ExitStack() as staged:
+            protector, policy = None, "token"
+            if contract.card is not None:
+                protector, policy = card_key.protector(), card_key.policy
+            allowed = config.max_quarantine
+            if allowed is None:
+                allowed = quarantine.largest_share()
+            raw, digest = raw_transactions.parquet_with_digest(contract.dictionary_encoded)
+            schema, encoding = _published_schema(contract, protector), _readers_encoding(contract)
+            validated = staged.enter_context(store.lake.stage(schema, encoding))
+            quarantined = staged.enter_context(
+                store.lake.stage(contract.quarantine_schema, _quarantined_encoding(contract))
             )
-            yield from checks.require(results, recorded)
-            staged = writer.finish()
-            by_reason = dict(reasons.most_common())
-            metadata = {
-                **checks.totals_metadata(proof.totals),
-                **figures_metadata(proof.figures, by_reason),
-                **quarantine_metadata(by_reason, quarantined.rows, landed.rows),
-                **step_metadata(proof.totals.rows, time.monotonic() - started),
-                **lineage_metadata(checks.PUBLISHED),
-                **card_metadata(policy, key, mask),
-                **_recorded(raw, latest_landing(context.instance, context.partition_key)),
+
+            def write(conforming: pa.RecordBatch, rest: pa.RecordBatch) -> None:
+                validated.write(conforming)
+                quarantined.write(rest)
+
+            found = validate_window(
+                partial(read_batches, raw),
+                window,
+                protector,
+                write,
+                card_policy=policy,
+                may_repeat=json.loads(_note(raw, _REPEATS_SUSPECTED)),
+                contract=contract,
+            )
+            landed = _stated(raw)
+            notes = _notes(landed, policy, protector, contract)
+            validated.annotate(notes.to_footer())
+            quarantined.annotate({LANDED_DIGEST: digest})
+            kept = validated.finish()
+            if not found.in_order:
+                ordered = staged.enter_context(store.lake.stage(schema, encoding))
+                with open_parquet(kept.path) as file:
+                    for rows in in_order(file, window, contract):
+                        ordered.write(rows)
+                ordered.annotate(notes.to_footer())
+                kept = ordered.finish()
+            rest = quarantined.finish()
+            step = step_metadata(landed.rows, time.monotonic() - started)
+            outputs = {
+                checks.VALIDATED: _output(
+                    checks.VALIDATED,
+                    kept,
+                    {
+                        **checks.totals_metadata(found.validated),
+                        **card_metadata(notes.card_policy, notes.card_key, notes.card_mask),
+                        **step,
+                        **lineage_metadata(checks.VALIDATED, contract),
+                    },
+                ),
+                checks.QUARANTINED: _output(
+                    checks.QUARANTINED,
+                    rest,
+                    {
+                        **quarantine_metadata(
+                            contract,
+                            {name: reason.rows for name, reason in found.reasons.items()},
+                            found.quarantined.rows,
+                            landed.rows,
+                        ),
+                        "contract_version": contract.version,
+                        **step,
+                        **lineage_metadata(checks.QUARANTINED, contract),
+                    },
+                ),
             }
-            if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
-                yield _output(checks.PUBLISHED, staged, metadata)
-                write_descriptors(store.lake, card_form(policy, mask))
+            results = checks.validated(
+                landed,
+                found,
+                contract,
+                allowed=allowed,
+                allowed_by_reason=config.max_quarantine_by_reason,
+            )
+            recorded = context.selected_asset_check_keys
+            yield from checks.require(results, recorded)
+            for name, output in outputs.items():
+                if dg.AssetKey(name) in context.selected_asset_keys:
+                    yield output
             yield from checks.recorded(results, recorded)
+
+    return validation
+
+
+def _published_schema(contract: Contract, protector: CardProtector | None) -> pa.Schema:
+    """The schema of published files, with the description of the mask."""
+    mask = DEFAULT_MASK if protector is None else protector.mask
+    described = {"description": CARD_MASKS[mask].description}
+    return contract.with_card_metadata(contract.published_schema, described)
+
+
+def _notes(
+    landed: ControlTotals, policy: str, protector: CardProtector | None, contract: Contract
+) -> PublishedNotes:
+    if protector is None:
+        return PublishedNotes(landed, NO_CARDS, "", contract_version=contract.version)
+    return PublishedNotes(
+        landed, policy, protector.key_fingerprint, protector.mask, contract.version
+    )
+
+
+def _publication(contract: Contract) -> dg.AssetsDefinition:
+    @dg.multi_asset(
+        outs={checks.PUBLISHED: asset_out(checks.PUBLISHED, contract, {IN_DELTA: True})},
+        ins={
+            name: dg.AssetIn(key=name, input_manager_key="lake")
+            for name in (checks.RAW, checks.VALIDATED, checks.QUARANTINED)
+        },
+        name=checks.PUBLISHED,
+        partitions_def=HOURS,
+        group_name="transactions",
+        check_specs=checks.specs_of(checks.PUBLISHED),
+        can_subset=True,
+    )
+    def s3_parquet_transactions(
+        context: dg.AssetExecutionContext,
+        raw_transactions: LakeFile,
+        validated_transactions: LakeFile,
+        quarantined_transactions: LakeFile,
+        store: LakeResource,
+    ) -> Iterator[Any]:
+        """Prove a validated window from its file, and publish it."""
+        started = time.monotonic()
+        with failing_for_users(context.get_step_execution_context()):
+            raw = raw_transactions.parquet()
+            landed = _stated(raw)
+            recorded = context.selected_asset_check_keys
+            quarantined = ControlTotals()
+            reasons: Counter[str] = Counter()
+            for rows in read_batches(
+                quarantined_transactions.parquet(contract.dictionary_encoded),
+                [*contract.total_columns, "reasons"],
+            ):
+                quarantined += ControlTotals.of(rows, contract=contract)
+                reasons.update({name: len(found) for name, found in rows_by_reason(rows).items()})
+            with store.lake.stage(contract.published_schema, _readers_encoding(contract)) as writer:
+                # The validated file already has the published layout, so a copy of it is proven.
+                with open_parquet(
+                    writer.copy(validated_transactions.copy_to), contract.dictionary_encoded
+                ) as file:
+                    policy = _note(file, CARD_POLICY)
+                    key = "" if policy == NO_CARDS else _note(file, CARD_KEY)
+                    mask = _mask(file)
+                    proof = prove_published(
+                        file.metadata.schema.to_arrow_schema(),
+                        partial(read_batches, file),
+                        landed - quarantined,
+                        clear_cards=policy == "clear",
+                        card_mask=mask,
+                        contract=contract,
+                    )
+                results = checks.published(
+                    proof, policy, totals_stated=_says_totals_were_stated(raw) or False
+                )
+                yield from checks.require(results, recorded)
+                staged = writer.finish()
+                by_reason = dict(reasons.most_common())
+                metadata = {
+                    **checks.totals_metadata(proof.totals),
+                    **figures_metadata(proof.figures, by_reason),
+                    **quarantine_metadata(contract, by_reason, quarantined.rows, landed.rows),
+                    **step_metadata(proof.totals.rows, time.monotonic() - started),
+                    **lineage_metadata(checks.PUBLISHED, contract),
+                    **card_metadata(policy, key, mask),
+                    **_recorded(raw, latest_landing(context.instance, context.partition_key)),
+                }
+                if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
+                    yield _output(checks.PUBLISHED, StagedRows.of(staged, contract), metadata)
+                    write_descriptors(store.lake, card_form(policy, mask), contract)
+                yield from checks.recorded(results, recorded)
+
+    return s3_parquet_transactions
 
 
 def _output(asset: str, staged: Staged, metadata: dict[str, Any]) -> dg.Output[Staged]:
@@ -413,3 +463,11 @@ def _says_totals_were_stated(raw: pq.ParquetFile) -> bool | None:
 def _stated(raw: pq.ParquetFile) -> ControlTotals:
     """The totals that the source stated, or the counted ones if it states none."""
     return ControlTotals.parse(_note(raw, SOURCE_TOTALS_NOTE))
+
+
+def window_assets(contract: Contract) -> list[dg.AssetsDefinition]:
+    """The assets of one contract, in the order in which a window passes them."""
+    return [_landing(contract), _validation(contract), _publication(contract)]
+
+
+raw_transactions, validation, s3_parquet_transactions = window_assets(TRANSACTIONS)

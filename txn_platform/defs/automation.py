@@ -78,7 +78,7 @@ def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReas
 def optimize_delta_table(context: dg.OpExecutionContext, store: LakeResource) -> None:
     """Do the same as `txn optimize`."""
     with failing_for_users():
-        done = require_delta(store.delta).optimize(KEEP)
+        done = require_delta(store.delta()).optimize(KEEP)
     context.add_output_metadata(asdict(done))
 
 

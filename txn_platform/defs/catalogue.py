@@ -7,29 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
-from txn_platform.contract.catalogue import PERSONAL_DATA, UNIQUE_COLUMN, constraints_of
-from txn_platform.contract.schema import (
-    CONTRACT_VERSION,
-    PUBLISHED_SCHEMA,
-    QUARANTINE_SCHEMA,
-    RAW_SCHEMA,
-    SENT_COLUMNS,
-)
+from txn_platform.contract.card_forms import TOKEN_COLUMN
+from txn_platform.contract.catalogue import constraints_of, personal_data
+from txn_platform.contract.model import EXTRA_FIELDS, Contract
 from txn_platform.defs.checks import PUBLISHED, QUARANTINED, RAW, VALIDATED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 OWNERS: Final = ("team:data-platform",)
-CODE_VERSION: Final = f"contract-{CONTRACT_VERSION}"
-"""Changes with the contract, so that Dagster shows which windows an older contract made."""
-
 _ZONE: Final = "zone"
 _PII: Final = "pii"
 _CLEAR: Final = "clear"
 _PROTECTED: Final = "protected"
 _LINEAGE: Final = "dagster/column_lineage"
-_EXTRA_FIELDS: Final = "extra_fields"
 
 _DESCRIPTIONS: Final = {
     RAW: """
@@ -37,13 +28,10 @@ One hour of transactions as the source sent it. Every value is text. Nothing is 
 is dropped; fields that the contract does not know are in `extra_fields`.
 
 Use it as evidence, and to validate an hour again. Rows, amounts and ids were compared with the
-source's control totals before the file was written. **Card numbers stand in clear:** treat it as
-in scope of PCI DSS. `txn expire` removes old hours.
+source's control totals before the file was written.{in_clear} `txn expire` removes old hours.
 """,
     VALIDATED: """
-The rows of an hour that hold the contract: typed, in order of time and id, each id once. A card
-number is replaced by a mask (first six, last four digits) and a token that joins without the
-number.
+The rows of an hour that hold the contract: typed, in order of time and id, each id once.{protected}
 
 `s3_parquet_transactions` publishes these rows once they are proven. Read that asset instead.
 """,
@@ -52,18 +40,20 @@ The rows of an hour that break the contract: as they were sent, each with every 
 `column.problem`. A row that was landed is in exactly one of validated and quarantined.
 
 `txn quarantine` shows the reasons with masked examples. When the source has fixed its data,
-materialize the hour again: the rows move over. **Card numbers stand in clear:** treat it as in
-scope of PCI DSS. `txn expire` removes old hours.
+materialize the hour again: the rows move over.{in_clear} `txn expire` removes old hours.
 """,
     PUBLISHED: """
-One hour of transactions for everyone who reads them: typed, in order of time and id, each id once,
-card numbers masked and tokenized. Build your own assets on this one.
+One hour of transactions for everyone who reads them: typed, in order of time and id, each id once.
+{protected} Build your own assets on this one.
 
 An hour is visible whole or not at all. Before it is written, its file is read back and compared
 with the contract and with the source's control totals. Materializing an hour again gives the same
 bytes, or replaces it whole when the source has changed it.
 """,
 }
+# Of contracts with a card.
+_IN_CLEAR: Final = " **Card numbers stand in clear:** treat it as in scope of PCI DSS."
+_REPLACED: Final = " A card number is replaced by a mask and a token that joins without the number."
 _TAGS: Final = {
     RAW: {_ZONE: "raw", _PII: _CLEAR},
     VALIDATED: {_ZONE: "validated", _PII: _PROTECTED},
@@ -76,52 +66,70 @@ _KINDS: Final = {
     QUARANTINED: {"polars", "parquet"},
     PUBLISHED: {"s3", "parquet"},
 }
-_SCHEMAS: Final = {
-    RAW: RAW_SCHEMA,
-    VALIDATED: PUBLISHED_SCHEMA,
-    QUARANTINED: QUARANTINE_SCHEMA,
-    PUBLISHED: PUBLISHED_SCHEMA,
-}
 # The asset that the columns of an asset come from.
 _SOURCES: Final = {VALIDATED: RAW, QUARANTINED: RAW, PUBLISHED: VALIDATED}
 
 
-def asset_out(asset: str, metadata: dict[str, Any] | None = None) -> dg.AssetOut:
+def _schema_of(asset: str, contract: Contract) -> "pa.Schema":
+    return {
+        RAW: contract.raw_schema,
+        VALIDATED: contract.published_schema,
+        QUARANTINED: contract.quarantine_schema,
+        PUBLISHED: contract.published_schema,
+    }[asset]
+
+
+def code_version(contract: Contract) -> str:
+    """Changes with the contract, so that Dagster shows which windows an older contract made."""
+    return f"contract-{contract.version}"
+
+
+def asset_out(
+    asset: str, contract: Contract, metadata: dict[str, Any] | None = None
+) -> dg.AssetOut:
     """The output of an asset of the platform, kept by the IO manager `lake`.
 
     Args:
         asset: its name.
+        contract: of its rows.
         metadata: more than the catalogue's.
     """
+    cards = contract.card is not None
+    description = _DESCRIPTIONS[asset].format(
+        in_clear=_IN_CLEAR if cards else "", protected=_REPLACED if cards else ""
+    )
     return dg.AssetOut(
         io_manager_key="lake",
         # Dagster allows a check without a result only where a subset can be selected.
         is_required=False,
-        description=_DESCRIPTIONS[asset].strip(),
+        description=description.strip(),
         owners=list(OWNERS),
         tags=_TAGS[asset],
         kinds=_KINDS[asset],
-        code_version=CODE_VERSION,
+        code_version=code_version(contract),
         metadata={
             "dagster/column_schema": dg.TableSchema(
-                columns=[_column(asset, field) for field in _SCHEMAS[asset]]
+                columns=[_column(asset, field, contract) for field in _schema_of(asset, contract)]
             ),
-            **lineage_metadata(asset),
+            **lineage_metadata(asset, contract),
             **(metadata or {}),
         },
     )
 
 
-def lineage_metadata(asset: str) -> dict[str, Any]:
+def lineage_metadata(asset: str, contract: Contract) -> dict[str, Any]:
     """The columns that each column comes from, for a definition or a materialization."""
-    return {_LINEAGE: dg.TableColumnLineage(deps)} if (deps := _dependencies(asset)) else {}
+    deps = _dependencies(asset, contract)
+    return {_LINEAGE: dg.TableColumnLineage(deps)} if deps else {}
 
 
-def _dependencies(asset: str) -> dict[str, list[dg.TableColumnDep]]:
+def _dependencies(asset: str, contract: Contract) -> dict[str, list[dg.TableColumnDep]]:
     source = _SOURCES.get(asset)
     if source is None:
         return {}
-    origins = {field.name: _origins(asset, field.name) for field in _SCHEMAS[asset]}
+    origins = {
+        field.name: _origins(asset, field.name, contract) for field in _schema_of(asset, contract)
+    }
     return {
         name: [dg.TableColumnDep(asset_key=dg.AssetKey(source), column_name=each) for each in from_]
         for name, from_ in origins.items()
@@ -129,42 +137,44 @@ def _dependencies(asset: str) -> dict[str, list[dg.TableColumnDep]]:
     }
 
 
-def _origins(asset: str, column: str) -> list[str]:
+def _origins(asset: str, column: str, contract: Contract) -> list[str]:
     """The columns of the asset before that a column is made from."""
-    if asset == PUBLISHED or column in RAW_SCHEMA.names:
+    if asset == PUBLISHED or column in contract.raw_schema.names:
         return [column]
-    if column == "card_token":
-        return ["card_number"]
+    if column == TOKEN_COLUMN and contract.card is not None:
+        return [contract.card]
     # Every rule may give a row a reason; the other two say when and by what it was validated.
-    return [*SENT_COLUMNS, _EXTRA_FIELDS] if column == "reasons" else []
+    return [*contract.names, EXTRA_FIELDS] if column == "reasons" else []
 
 
-def _column(asset: str, field: "pa.Field[Any]") -> dg.TableColumn:
+def _column(asset: str, field: "pa.Field[Any]", contract: Contract) -> dg.TableColumn:
     as_sent = asset in {RAW, QUARANTINED}
     published = not as_sent
     return dg.TableColumn(
         field.name,
         str(field.type),
-        description=_described(asset, field),
+        description=_described(asset, field, contract),
         constraints=dg.TableColumnConstraints(
             nullable=field.nullable,
-            unique=published and field.name == UNIQUE_COLUMN,
-            other=constraints_of(field.name) if published else [],
+            unique=published and field.name == contract.id,
+            other=constraints_of(contract, field.name) if published else [],
         ),
-        tags=_column_tags(field.name, as_sent=as_sent),
+        tags=_column_tags(field.name, contract, as_sent=as_sent),
     )
 
 
-def _described(asset: str, field: "pa.Field[Any]") -> str:
+def _described(asset: str, field: "pa.Field[Any]", contract: Contract) -> str:
     """The contract's description, with the origin, which the open-source UI shows nowhere else."""
     description = (field.metadata or {})[b"description"].decode()
-    origins = _origins(asset, field.name) if asset in _SOURCES else []
+    origins = _origins(asset, field.name, contract) if asset in _SOURCES else []
     if len(origins) != 1:
         return description
     return f"{description}. From {origins[0]} of {_SOURCES[asset]}"
 
 
-def _column_tags(column: str, *, as_sent: bool) -> dict[str, str]:
-    if as_sent and column in {"card_number", _EXTRA_FIELDS}:
+def _column_tags(column: str, contract: Contract, *, as_sent: bool) -> dict[str, str]:
+    if as_sent and column in {contract.card, EXTRA_FIELDS}:
         return {_PII: _CLEAR}
-    return {_PII: PERSONAL_DATA[column]} if column in PERSONAL_DATA else {}
+    known = column in contract.names or column == TOKEN_COLUMN
+    personal = personal_data(contract, column) if known else None
+    return {_PII: personal} if personal else {}

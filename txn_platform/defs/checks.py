@@ -18,6 +18,7 @@ import dagster as dg
 
 from txn_platform.contract import schema
 from txn_platform.contract.drift import Drift
+from txn_platform.contract.model import Contract
 from txn_platform.defs.beta import beta_allowed
 from txn_platform.defs.failures import failure
 from txn_platform.defs.partitions import HOURS
@@ -66,7 +67,7 @@ QUARANTINE_SHARE: Final = _check(
     VALIDATED, "quarantine_share", "The share of quarantined rows is not above TXN_MAX_QUARANTINE"
 )
 SCHEMA: Final = _check(PUBLISHED, "schema_is_contract", "The file's schema is the contract's")
-UNIQUE_IDS: Final = _check(PUBLISHED, "ids_are_unique", "No transaction_id occurs twice")
+UNIQUE_IDS: Final = _check(PUBLISHED, "ids_are_unique", "No id occurs twice")
 PUBLISHED_TOTALS: Final = _check(
     PUBLISHED,
     "totals_equal_source",
@@ -186,7 +187,7 @@ def recorded(
             yield result
 
 
-def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
+def drift(found: list[Drift] | None, contract: Contract) -> dg.AssetCheckResult:
     """The result of comparing the source's description with the contract; None without one."""
     breaking = any(difference.breaking for difference in found or [])
     return check_result(
@@ -197,7 +198,7 @@ def drift(found: list[Drift] | None) -> dg.AssetCheckResult:
         if found is None
         else "each field of the contract, with its type",
         to_do="ask the source's owner; if the change is meant, change the contract"
-        " (txn_platform/contract/schema.py)",
+        f" ({contract.origin})",
         metadata={"described_by_source": found is not None},
         severity=dg.AssetCheckSeverity.ERROR if breaking else dg.AssetCheckSeverity.WARN,
     )
@@ -244,6 +245,7 @@ def _totals_stated(stated: ControlTotals | None) -> dg.AssetCheckResult:
 def validated(
     landed: ControlTotals,
     found: ValidatedWindow,
+    contract: Contract,
     *,
     allowed: float,
     allowed_by_reason: Mapping[str, float],
@@ -253,6 +255,7 @@ def validated(
     Args:
         landed: the totals of its landed rows.
         found: the result of validation.
+        contract: that the rows were held against.
         allowed: the largest share of quarantined rows.
         allowed_by_reason: the largest share for single reasons, where one is set.
     """
@@ -269,6 +272,7 @@ def validated(
             landed.rows,
             found.quarantined.rows,
             found.reasons,
+            contract,
             allowed=allowed,
             allowed_by_reason=allowed_by_reason,
         ),
@@ -279,6 +283,7 @@ def _quarantine_share(
     rows: int,
     quarantined: int,
     reasons: Mapping[str, Reason],
+    contract: Contract,
     *,
     allowed: float,
     allowed_by_reason: Mapping[str, float],
@@ -312,7 +317,7 @@ def _quarantine_share(
             "share": quarantined / (rows or 1),
             "allowed": allowed,
             "quarantined": quarantined,
-            "reasons": reasons_table(by_reason, rows, forms),
+            "reasons": reasons_table(contract, by_reason, rows, forms),
         },
     )
 
@@ -331,7 +336,7 @@ def published(
 
     Args:
         proof: the findings on the file.
-        card_policy: `token`, or `clear` to publish card numbers as sent.
+        card_policy: `token`, or `clear` to publish card numbers as sent, or `none` without a card.
         totals_stated: whether the source states totals. If not, `PUBLISHED_TOTALS` has no result.
 
     Returns:
@@ -352,7 +357,7 @@ def published(
         check_result(
             UNIQUE_IDS,
             [f"{doubled:,} rows share their id with another"] if doubled else [],
-            expected="each transaction_id once",
+            expected="each id once",
             otherwise=f"{proof.totals.rows:,} rows with as many ids",
         ),
         *(

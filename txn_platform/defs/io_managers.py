@@ -5,6 +5,7 @@ The package `lake` stores the objects.
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, Final, Self, Union, get_args, get_origin, override
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.audit import audited
+from txn_platform.contract.model import Contract
 from txn_platform.contract.schema import QUARANTINED, RAW
 from txn_platform.defs.failures import Step, failing_for_users, with_tracebacks
 from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
@@ -33,6 +35,23 @@ IN_DELTA: Final = "in_delta_table"
 # An input with this metadata gets the existing partitions only. The name is Dagster's own
 # (`UPathIOManager`).
 ALLOW_MISSING: Final = "allow_missing_partitions"
+
+
+@dataclass(frozen=True)
+class StagedRows(Staged):
+    """A staged file of rows of a contract.
+
+    Attributes:
+        contract: that the rows were held against.
+    """
+
+    contract: Contract
+
+    @classmethod
+    def of(cls, staged: Staged, contract: Contract) -> Self:
+        """The same file, of a contract."""
+        return cls(**vars(staged), contract=contract)
+
 
 _ENCODING = Encoding(compression="zstd")
 _NAMED: Final = 5
@@ -121,7 +140,9 @@ class LakeIOManager(dg.ConfigurableIOManager):
 
     def _put(self, context: dg.OutputContext, staged: Staged, key: str) -> dict[str, Any]:
         clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
-        delta = self.lake.delta if context.definition_metadata.get(IN_DELTA) else None
+        delta = None
+        if isinstance(staged, StagedRows) and context.definition_metadata.get(IN_DELTA):
+            delta = self.lake.delta(staged.contract)
         if delta is None:
             return _described(self.lake.lake.publish(staged, key, clear_cards=clear_cards), staged)
         delta.require_usable()

@@ -42,7 +42,11 @@ def svg_picture(figures: WindowFigures, reasons: Mapping[str, int]) -> str:
         *_columns(
             0, "Published rows by minute", figures.by_minute.tolist(), list(_minute_labels())
         ),
-        *_columns(1, "Published rows by amount", *_amounts(figures)),
+        *(
+            _columns(1, "Published rows by amount", *_amounts(figures))
+            if figures.contract.amount
+            else ()
+        ),
         *_reasons(2, reasons),
     ]
     return (

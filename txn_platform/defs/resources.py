@@ -14,6 +14,8 @@ import dagster as dg
 from pydantic import PrivateAttr
 
 from txn_platform.card_key import card_key
+from txn_platform.contract.model import Contract
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
 from txn_platform.lake.base import Lake
@@ -51,7 +53,6 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
     """`GENERATOR_URL` when unset. Dagster keeps what a run's config says: name a variable there
     (`env: NAME`) if the address is not for everyone."""
 
-    _source: Source | None = PrivateAttr(default=None)
     # The address of the generator that was started, if one was.
     _started: str | None = PrivateAttr(default=None)
     _running: ExitStack = PrivateAttr(default_factory=ExitStack)
@@ -63,17 +64,17 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         with self._running:
             yield self
 
-    def source(self) -> Source:
+    def source(self, contract: Contract = TRANSACTIONS) -> Source:
         """The client.
+
+        Args:
+            contract: of its rows.
 
         Raises:
             UserError: the generator did not start, or the URL cannot be used.
         """
-        if self._source is None:
-            settings = load_settings()
-            url = self._address(settings, _START_SECONDS)
-            self._source = settings_source(settings, url)
-        return self._source
+        settings = load_settings()
+        return settings_source(settings, self._address(settings, _START_SECONDS), contract)
 
     def source_for_tick(self) -> Source:
         """The client for a tick of a sensor or a schedule, whose questions end within seconds.
@@ -151,14 +152,16 @@ class LakeResource(dg.ConfigurableResource["LakeResource"]):
         """
         return open_lake(self._settings)
 
-    @cached_property
-    def delta(self) -> DeltaLake | None:
-        """The Delta table, if there is one.
+    def delta(self, contract: Contract = TRANSACTIONS) -> DeltaLake | None:
+        """The Delta table of published rows, if there is one.
+
+        Args:
+            contract: of the rows.
 
         Raises:
             UserError: see `open_delta`.
         """
-        return open_delta(self._settings)
+        return open_delta(self._settings, contract)
 
     @property
     def _settings(self) -> Settings:

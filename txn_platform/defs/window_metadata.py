@@ -10,16 +10,17 @@ from typing import Any, Final
 
 import dagster as dg
 
-from txn_platform.contract.reasons import REASONS
+from txn_platform.contract.model import Contract
+from txn_platform.contract.reasons import reasons as reasons_of_contract
 from txn_platform.defs.picture import markdown_picture
-from txn_platform.lake.footers import CARD_KEY, CARD_MASK, CARD_POLICY
+from txn_platform.lake.footers import CARD_KEY, CARD_MASK, CARD_POLICY, NO_CARDS
 from txn_platform.rows.figures import WindowFigures
 
 _REASONS: Final = "reasons"
 _AMOUNTS: Final = "amounts"
 # A longer form makes the table wider than Dagster's page, which then clips the message.
 _FORM_CHARACTERS: Final = 30
-# Currencies that have a number of their own; the table has all of them.
+# Currencies, or groups, that have a number of their own; the table has all of them.
 _PLOTTED: Final = 8
 
 _REASON_COLUMNS: Final = [
@@ -31,10 +32,12 @@ _REASON_COLUMNS: Final = [
 _FORM_COLUMN: Final = dg.TableColumn(
     "form", "string", "Of one such value: A, a and 9 stand for letters and digits"
 )
+# The table of contracts without currencies has their group under the same name.
+_GROUP: Final = "currency"
 _AMOUNT_COLUMNS: Final = [
-    dg.TableColumn("currency", "string", "ISO 4217"),
-    dg.TableColumn("rows", "int", "Published rows of the currency"),
-    dg.TableColumn("amount", "string", "Sum of their amounts, exact, in the currency's unit"),
+    dg.TableColumn(_GROUP, "string", "ISO 4217, or the group by which amounts are summed"),
+    dg.TableColumn("rows", "int", "Published rows of it"),
+    dg.TableColumn("amount", "string", "Sum of their amounts, exact, as the contract has them"),
 ]
 
 
@@ -48,10 +51,13 @@ def step_metadata(rows: int, seconds: float) -> dict[str, Any]:
     return {"seconds": round(seconds, 3), "rows_per_second": round(rows / max(seconds, 1e-9))}
 
 
-def quarantine_metadata(reasons: Mapping[str, int], quarantined: int, sent: int) -> dict[str, Any]:
+def quarantine_metadata(
+    contract: Contract, reasons: Mapping[str, int], quarantined: int, sent: int
+) -> dict[str, Any]:
     """How many rows of a window are quarantined, and why.
 
     Args:
+        contract: that the rows were held against.
         reasons: rows by reason, the most frequent first.
         quarantined: rows with a reason.
         sent: all rows of the window.
@@ -60,12 +66,14 @@ def quarantine_metadata(reasons: Mapping[str, int], quarantined: int, sent: int)
         "rows_sent": sent,
         "rows_quarantined": quarantined,
         "quarantine_rate": quarantined / (sent or 1),
-        _REASONS: reasons_table(reasons, sent),
+        _REASONS: reasons_table(contract, reasons, sent),
     }
 
 
 def card_metadata(policy: str, key_fingerprint: str, mask: str) -> dict[str, Any]:
     """How the card numbers of a window are protected, as its object's footer says."""
+    if policy == NO_CARDS:
+        return {}
     return {CARD_POLICY: policy, CARD_KEY: key_fingerprint, CARD_MASK: mask}
 
 
@@ -76,21 +84,20 @@ def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict
         figures: of the published rows.
         reasons: quarantined rows by reason, the most frequent first.
     """
-    by_currency = figures.by_currency
+    by_group = figures.by_group
+    labelled = figures.contract.fraud is not None
     return {
         "picture": dg.MetadataValue.md(markdown_picture(figures, reasons)),
-        "fraud_share": figures.fraud_rows / (figures.rows or 1),
+        **({"fraud_share": figures.fraud_rows / (figures.rows or 1)} if labelled else {}),
         **{
             # A float, because Dagster plots these and no decimals. The table has the exact sums.
-            f"amount_{currency}": float(total.amount)
-            for currency, total in islice(by_currency.items(), _PLOTTED)
+            f"amount_{group}".removesuffix("_"): float(total.amount)
+            for group, total in islice(by_group.items(), _PLOTTED)
         },
         _AMOUNTS: dg.MetadataValue.table(
             [
-                dg.TableRecord(
-                    {"currency": currency, "rows": total.rows, "amount": f"{total.amount:,}"}
-                )
-                for currency, total in by_currency.items()
+                dg.TableRecord({_GROUP: group, "rows": total.rows, "amount": f"{total.amount:,}"})
+                for group, total in by_group.items()
             ],
             dg.TableSchema(_AMOUNT_COLUMNS),
         ),
@@ -98,15 +105,20 @@ def figures_metadata(figures: WindowFigures, reasons: Mapping[str, int]) -> dict
 
 
 def reasons_table(
-    reasons: Mapping[str, int], sent: int, forms: Mapping[str, str] | None = None
+    contract: Contract,
+    reasons: Mapping[str, int],
+    sent: int,
+    forms: Mapping[str, str] | None = None,
 ) -> dg.TableMetadataValue:
     """Rows by reason as a table.
 
     Args:
+        contract: that the rows were held against.
         reasons: rows by reason, the most frequent first.
         sent: all rows of the window.
         forms: the form of a value by reason, if it is to be shown. It is never a value.
     """
+    meanings = reasons_of_contract(contract) if reasons else {}
     return dg.MetadataValue.table(
         [
             dg.TableRecord(
@@ -114,7 +126,7 @@ def reasons_table(
                     "reason": reason,
                     "rows": rows,
                     "share": f"{rows / (sent or 1):.2%}",
-                    "meaning": REASONS.get(reason, "").replace("\\|", "|"),
+                    "meaning": meanings.get(reason, "").replace("\\|", "|"),
                     **({} if forms is None else {"form": _shortened(forms[reason])}),
                 }
             )
@@ -138,7 +150,7 @@ def reasons_of(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, int]:
 def amounts_of(metadata: Mapping[str, dg.MetadataValue[Any]]) -> dict[str, Decimal]:
     """The exact sums of amounts by currency, from the metadata of a published window."""
     return {
-        str(row.data["currency"]): Decimal(str(row.data["amount"]).replace(",", ""))
+        str(row.data[_GROUP]): Decimal(str(row.data["amount"]).replace(",", ""))
         for row in _records(metadata, _AMOUNTS)
     }
 

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import empty
-from txn_platform.contract.schema import CARD_NUMBER
+from txn_platform.contract.card_forms import CARD_NUMBER, TOKEN_COLUMN
 from txn_platform.in_threads import in_threads
 from txn_platform.lake.auditing import audited_object
 from txn_platform.lake.base import explained_reads
@@ -97,7 +97,7 @@ def mapping_key(old: str, new: str) -> str:
 
 
 def map_tokens(
-    lake: Lake, sources: Iterable[str], old: CardProtector, new: CardProtector
+    lake: Lake, sources: Iterable[str], card: str, old: CardProtector, new: CardProtector
 ) -> tuple[StoredObject, int]:
     """Write the mapping from the tokens of one key to those of another.
 
@@ -107,6 +107,7 @@ def map_tokens(
     Args:
         lake: that has it.
         sources: keys of objects with card numbers as they were sent.
+        card: their column of card numbers.
         old: makes the tokens that are mapped.
         new: makes the tokens that they are mapped to.
 
@@ -121,10 +122,10 @@ def map_tokens(
         with (
             audited_object("read", lake, key),
             explained_reads(lake.uri(key)),
-            lake.open(key, ["card_number"]) as file,
+            lake.open(key, [card]) as file,
         ):
             for group in range(file.num_row_groups):
-                column = file.read_row_group(group, columns=["card_number"]).column(0)
+                column = file.read_row_group(group, columns=[card]).column(0)
                 found.append(_tokens(column, old, new))
         # A card is in many windows, so that memory is bounded by the number of cards.
         if sum(frame.height for frame in found[1:]) > max(_CARDS_TOGETHER, found[0].height):
@@ -155,7 +156,7 @@ def mappings_to(lake: Lake, new: str) -> list[str]:
 def tokens_without(lake: Lake, key: str, mapped: pl.Series | None) -> pl.Series:
     """The card tokens of a published object that are not among those that are mapped."""
     with explained_reads(lake.uri(key)), lake.open(key) as file:
-        tokens = pl.Series(file.read(columns=["card_token"]).column(0), dtype=pl.String).unique()
+        tokens = pl.Series(file.read(columns=[TOKEN_COLUMN]).column(0), dtype=pl.String).unique()
     return tokens if mapped is None else tokens.filter(~tokens.is_in(mapped.implode()))
 
 

@@ -25,13 +25,8 @@ import pyarrow.compute as pc
 
 from txn_platform.addresses import s3_uri
 from txn_platform.backoff import Backoff, Retries
-from txn_platform.contract.schema import (
-    CARD_MASKS,
-    DEFAULT_MASK,
-    PUBLISHED_SCHEMA,
-    card_form,
-    with_card_metadata,
-)
+from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK, card_form
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.lake.bucket import StoreLimits
 from txn_platform.lake.probe import race
@@ -45,7 +40,8 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
 
-    from txn_platform.contract.schema import CardForm
+    from txn_platform.contract.card_forms import CardForm
+    from txn_platform.contract.model import Contract
     from txn_platform.lake.bucket import Bucket
     from txn_platform.lake.s3_access import S3Access
     from txn_platform.settings import Settings
@@ -55,35 +51,22 @@ PARTITION_COLUMNS: Final = ("event_date", "event_hour")
 # Longer than any commit or query takes.
 KEEP: Final = timedelta(days=7)
 
-# The columns of the contract and two of the window, which Parquet objects of the lake have in their
-# key only. Delta stores the description of a column as "comment".
-_SCHEMA: Final = pa.schema(
-    [
-        *(
-            field.with_metadata({"comment": (field.metadata or {})[b"description"].decode()})
-            for field in PUBLISHED_SCHEMA
-        ),
-        pa.field(
-            "event_date",
-            pa.date32(),
-            nullable=False,
-            metadata={"comment": "The day of the window, UTC"},
-        ),
-        pa.field(
-            "event_hour",
-            pa.int32(),
-            nullable=False,
-            metadata={"comment": "The hour of the window, 0 to 23, UTC"},
-        ),
-    ]
+# Two columns of the window, which Parquet objects of the lake have in their key only. Delta stores
+# the description of a column as "comment".
+_OF_WINDOW: Final = (
+    pa.field(
+        "event_date",
+        pa.date32(),
+        nullable=False,
+        metadata={"comment": "The day of the window, UTC"},
+    ),
+    pa.field(
+        "event_hour",
+        pa.int32(),
+        nullable=False,
+        metadata={"comment": "The hour of the window, 0 to 23, UTC"},
+    ),
 )
-# A table keeps the descriptions that it was created with, and refuses rows with others.
-_WRITTEN: Final = pa.schema([field.remove_metadata() for field in _SCHEMA])
-_CONFIGURATION: Final = {
-    # Within an hour the ranges of other columns do not help to skip files, and the log has ranges
-    # of decimals as floats.
-    "delta.dataSkippingStatsColumns": "transaction_at,transaction_id",
-}
 _BATCH_ROWS: Final = 1 << 17
 _ROW_GROUP_ROWS: Final = 1 << 18
 # Retries of the log entry alone, after commits of other windows. They read and write no data.
@@ -152,6 +135,7 @@ class DeltaLake:
         uri: str,
         s3: tuple[Bucket, S3Access] | None,
         card_form: CardForm = CARD_MASKS[DEFAULT_MASK],
+        contract: Contract = TRANSACTIONS,
     ) -> None:
         """At `s3://bucket/folder` with access to the store, or in a directory without.
 
@@ -159,9 +143,13 @@ class DeltaLake:
             uri: of the table.
             s3: access to its bucket; None for a directory.
             card_form: of its card numbers, which a new table describes.
+            contract: of its rows.
         """
         self.uri = uri
-        self._card_form = card_form
+        self._contract = contract
+        self._schema = _described(contract, card_form)
+        # A table keeps the descriptions that it was created with, and refuses rows with others.
+        self._written = pa.schema([field.remove_metadata() for field in self._schema])
         self._s3 = s3
         bucket, _, self._folder = uri.removeprefix("s3://").partition("/")
         self._address = s3_uri(bucket, self._folder) if s3 else uri
@@ -246,7 +234,7 @@ class DeltaLake:
         protocol), and it counts the window's rows: when both agree, the content is the same.
 
         Args:
-            file: rows of `PUBLISHED_SCHEMA`, read in batches of bounded size.
+            file: rows of the contract's `published_schema`, read in batches of bounded size.
             window: that they are all of.
             sha256: the file's digest, hexadecimal.
 
@@ -270,7 +258,9 @@ class DeltaLake:
             commit = uuid.uuid4().hex
             write_deltalake(
                 table,
-                pa.RecordBatchReader.from_batches(_WRITTEN, _batches(file, window)),
+                pa.RecordBatchReader.from_batches(
+                    self._written, _batches(file, window, self._written)
+                ),
                 mode="overwrite",
                 predicate=f"event_date = '{window.start:%Y-%m-%d}' AND"
                 f" event_hour = {window.start.hour}",
@@ -453,7 +443,7 @@ class DeltaLake:
         from deltalake import CommitProperties, DeltaTable, Schema
         from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
-        wanted = Schema.from_arrow(_described(self._card_form))
+        wanted = Schema.from_arrow(self._schema)
         try:
             table = self._call(self._open, passing=TableNotFoundError)
         except TableNotFoundError:
@@ -466,8 +456,12 @@ class DeltaLake:
                     wanted,
                     mode="ignore",
                     partition_by=list(PARTITION_COLUMNS),
-                    name="transactions",
-                    configuration=_CONFIGURATION,
+                    name=f"{self._contract.name}s",
+                    configuration={
+                        # Within an hour the ranges of other columns do not help to skip files, and
+                        # the log has ranges of decimals as floats.
+                        "delta.dataSkippingStatsColumns": ",".join(self._contract.order)
+                    },
                     storage_options=self._storage_options(),
                     # A second attempt would create it again as its own next version.
                     commit_properties=CommitProperties(max_commit_retries=0),
@@ -543,12 +537,17 @@ class DeltaLake:
             raise UserError(f"the Delta table {self.uri} {said}", Section.DELTA) from None
 
 
-def _described(form: CardForm) -> pa.Schema:
+def _described(contract: Contract, form: CardForm) -> pa.Schema:
     """The table's columns, with the form of its card numbers."""
-    return with_card_metadata(_SCHEMA, {"comment": form.description})
+    fields = [
+        field.with_metadata({"comment": (field.metadata or {})[b"description"].decode()})
+        for field in contract.published_schema
+    ]
+    schema = pa.schema([*fields, *_OF_WINDOW])
+    return contract.with_card_metadata(schema, {"comment": form.description})
 
 
-def open_delta(settings: Settings) -> DeltaLake | None:
+def open_delta(settings: Settings, contract: Contract = TRANSACTIONS) -> DeltaLake | None:
     """The Delta table that the settings name; None if they name none.
 
     Raises:
@@ -578,10 +577,10 @@ def open_delta(settings: Settings) -> DeltaLake | None:
                 " set DELTA_LAKE_S3_PATH to a place that can be written",
                 Section.DELTA,
             ) from None
-        return DeltaLake(str(directory), None, form)
+        return DeltaLake(str(directory), None, form, contract)
     name = place.removeprefix("s3://").partition("/")[0]
     bucket, access = open_bucket(settings, name, StoreLimits())
-    return DeltaLake(place, (bucket, access), form)
+    return DeltaLake(place, (bucket, access), form, contract)
 
 
 def require_delta(delta: DeltaLake | None) -> DeltaLake:
@@ -640,7 +639,7 @@ def _rows_of(table: DeltaTable, window: Window) -> int:
     return pc.sum(files.filter(its_own)["num_records"]).as_py() or 0
 
 
-def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
+def _batches(file: pq.ParquetFile, window: Window, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     date = pa.scalar(window.start.date(), pa.date32())
     hour = pa.scalar(window.start.hour, pa.int32())
     for batch in file.iter_batches(batch_size=_BATCH_ROWS):
@@ -650,7 +649,7 @@ def _batches(file: pq.ParquetFile, window: Window) -> Iterator[pa.RecordBatch]:
                 pa.repeat(date, batch.num_rows),
                 pa.repeat(hour, batch.num_rows),
             ],
-            schema=_WRITTEN,
+            schema=schema,
         )
 
 

@@ -13,17 +13,19 @@ from txn_platform.contract.descriptors import (
     data_contract,
     data_package,
 )
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.logs import logger
 
 if TYPE_CHECKING:
-    from txn_platform.contract.schema import CardForm
+    from txn_platform.contract.card_forms import CardForm
+    from txn_platform.contract.model import Contract
     from txn_platform.lake.base import Lake
 
 _LOG: Final = logger(__name__)
 
 
-def write_descriptors(lake: Lake, card_form: CardForm) -> None:
+def write_descriptors(lake: Lake, card_form: CardForm, contract: Contract = TRANSACTIONS) -> None:
     """Put the descriptors into a lake that lacks them, or that has other ones.
 
     A failure is a warning in the log: the rows do not need them, and the next run tries again.
@@ -31,10 +33,11 @@ def write_descriptors(lake: Lake, card_form: CardForm) -> None:
     Args:
         lake: that is described.
         card_form: the form of published card numbers.
+        contract: on the published rows.
     """
     contents = {
-        PACKAGE_NAME: data_package(card_form=card_form),
-        CONTRACT_NAME: data_contract(lake.uri(""), card_form=card_form),
+        PACKAGE_NAME: data_package(contract, card_form=card_form),
+        CONTRACT_NAME: data_contract(lake.uri(""), contract, card_form=card_form),
     }
     try:
         for name, content in contents.items():

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import pyarrow as pa
 
-from txn_platform.contract.schema import CARD_MASKS, CONTRACT_VERSION, DEFAULT_MASK
+from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.lake.base import explained_reads
 from txn_platform.rows.reconciliation import ControlTotals
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
 
     import pyarrow.parquet as pq
 
-    from txn_platform.contract.schema import CardMask
+    from txn_platform.contract.card_forms import CardMask
     from txn_platform.lake.base import Lake
 
 CARD_POLICY: Final = "card_policy"
+NO_CARDS: Final = "none"
+"""The card policy of rows whose contract has no card."""
 _TOTALS: Final = "source_totals"
 _CONTRACT: Final = "contract_version"
 CARD_KEY: Final = "card_key_fingerprint"
@@ -39,8 +42,8 @@ class PublishedNotes:
 
     Attributes:
         totals: of all its rows, published and quarantined: the source's statement, or counted.
-        card_policy: `token` or `clear`.
-        card_key: the fingerprint of the key of its card tokens, the key's id.
+        card_policy: `token` or `clear`, or `NO_CARDS`.
+        card_key: the fingerprint of the key of its card tokens, the key's id; empty without cards.
         card_mask: a name in `CARD_MASKS`. A footer without it has the default.
         contract_version: of the contract that it was validated against.
     """
@@ -49,14 +52,14 @@ class PublishedNotes:
     card_policy: str
     card_key: str
     card_mask: CardMask = DEFAULT_MASK
-    contract_version: str = CONTRACT_VERSION
+    contract_version: str = TRANSACTIONS.version
 
     def to_footer(self) -> dict[str, str]:
         """The notes as key-value metadata of a Parquet file."""
         return {
             _TOTALS: json.dumps(self.totals.to_display(), sort_keys=True),
             CARD_POLICY: self.card_policy,
-            CARD_KEY: self.card_key,
+            **({} if self.card_policy == NO_CARDS else {CARD_KEY: self.card_key}),
             **({} if self.card_mask == DEFAULT_MASK else {CARD_MASK: self.card_mask}),
             _CONTRACT: self.contract_version,
         }
@@ -66,10 +69,11 @@ class PublishedNotes:
         """The notes in a footer; None if an earlier version wrote it, or another program."""
         notes = metadata or {}
         try:
+            policy = notes[CARD_POLICY.encode()].decode()
             return cls(
                 ControlTotals.of_display(json.loads(notes[_TOTALS.encode()])),
-                notes[CARD_POLICY.encode()].decode(),
-                notes[CARD_KEY.encode()].decode(),
+                policy,
+                "" if policy == NO_CARDS else notes[CARD_KEY.encode()].decode(),
                 mask_of_footer(metadata),
                 notes[_CONTRACT.encode()].decode(),
             )

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from txn_platform.contract.schema import DEFAULT_MASK, DICTIONARY_ENCODED_COLUMNS
+from txn_platform.contract.card_forms import DEFAULT_MASK
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.lake.auditing import audited_object
 from txn_platform.lake.layout import object_key, window_of_key
 from txn_platform.lake.parquet import read_batches
@@ -16,7 +17,8 @@ from txn_platform.rows.reason_tally import Reason, ReasonTally, rows_by_reason
 from txn_platform.rows.validation import Validator, find_repeats
 
 if TYPE_CHECKING:
-    from txn_platform.contract.schema import CardMask
+    from txn_platform.contract.card_forms import CardMask
+    from txn_platform.contract.model import Contract
     from txn_platform.lake.base import Lake
     from txn_platform.windows import Window
 
@@ -45,6 +47,7 @@ def look_into(
     window: Window | None,
     *,
     mask: CardMask = DEFAULT_MASK,
+    contract: Contract = TRANSACTIONS,
 ) -> Quarantine:
     """Count the quarantined rows; nothing but a line of the audit log is written for each window.
 
@@ -54,6 +57,7 @@ def look_into(
         quarantined: the asset of the quarantined rows.
         window: to count; None for all.
         mask: of the card numbers in the examples; a name in `CARD_MASKS`.
+        contract: to hold landed rows against.
 
     Raises:
         UserError: the window was never landed, or the store can't be reached.
@@ -68,7 +72,7 @@ def look_into(
             validated.append(each)
             key = object_key(raw, each)
             with audited_object("read", lake, key):
-                _validate(lake, key, each, tally)
+                _validate(lake, key, each, tally, contract)
         else:
             with audited_object("read", lake, key), lake.open(key) as file:
                 for rows in read_batches(file):
@@ -89,10 +93,11 @@ def _windows(lake: Lake, *assets: str) -> list[Window]:
     return sorted(found, key=lambda window: window.start)
 
 
-def _validate(lake: Lake, key: str, window: Window, tally: ReasonTally) -> None:
+def _validate(lake: Lake, key: str, window: Window, tally: ReasonTally, contract: Contract) -> None:
     """Count the rows of a landed window that break the contract."""
-    with lake.open(key, DICTIONARY_ENCODED_COLUMNS) as raw:
-        validator = Validator(window, find_repeats(lambda columns: read_batches(raw, columns)))
+    with lake.open(key, contract.dictionary_encoded) as raw:
+        repeats = find_repeats(lambda columns: read_batches(raw, columns), contract)
+        validator = Validator(window, repeats, contract)
         for rows in read_batches(raw):
             found = validator.validate(rows)
             tally.add(found.quarantined, found.rows_by_reason)

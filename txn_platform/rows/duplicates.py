@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from txn_platform.arrow.dictionaries import as_frame, few
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.rows.ids import id_hashes, id_times
 
 if TYPE_CHECKING:
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     from numpy.typing import NDArray
+
+    from txn_platform.contract.model import Contract
 
 # Up to this many out-of-order ids are treated as possible duplicates; beyond it they are
 # pre-filtered.
@@ -39,7 +42,9 @@ class RepeatedIds:
     is kept, which takes 8 bytes a row.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, contract: Contract = TRANSACTIONS) -> None:
+        """Args: contract: of the rows."""
+        self._id = contract.id
         self._repeated: list[NDArray[np.uint64]] = []
         self._out_of_order: list[NDArray[np.uint64]] = []
         self._newest: int | None = None
@@ -89,9 +94,9 @@ class RepeatedIds:
             if not len(suspects):
                 # No rows, but the columns.
                 return as_frame(batch.slice(0, 0))
-            suspected = _are_in(id_hashes(batch.column("transaction_id")), suspects)
+            suspected = _are_in(id_hashes(batch.column(self._id)), suspects)
             found.append(as_frame(few(batch, suspected)))
-        return pl.concat(found).filter(pl.col("transaction_id").is_duplicated())
+        return pl.concat(found).filter(pl.col(self._id).is_duplicated())
 
     def _suspects_out_of_order(self, batches: Batches) -> NDArray[np.uint64]:
         """The hashes out of order of ids that may occur more than once."""
@@ -99,8 +104,8 @@ class RepeatedIds:
         if len(hashes) <= FEW_OUT_OF_ORDER:
             return hashes
         each_occurrence: list[NDArray[np.uint64]] = []
-        for batch in batches(["transaction_id"]):
-            of_batch = id_hashes(batch.column("transaction_id"))
+        for batch in batches([self._id]):
+            of_batch = id_hashes(batch.column(self._id))
             each_occurrence.append(of_batch[_are_in(of_batch, hashes)])
         return _repeated(self._all(each_occurrence))
 
@@ -109,11 +114,11 @@ class RepeatedIds:
         return np.concatenate([np.empty(0, dtype=np.uint64), *hashes])
 
 
-def repeated_ids(batches: Batches) -> pl.DataFrame:
+def repeated_ids(batches: Batches, contract: Contract = TRANSACTIONS) -> pl.DataFrame:
     """The rows whose id occurs more than once; see `RepeatedIds.rows`."""
-    repeated = RepeatedIds()
-    for batch in batches(["transaction_id"]):
-        repeated.add(batch.column("transaction_id"))
+    repeated = RepeatedIds(contract)
+    for batch in batches([contract.id]):
+        repeated.add(batch.column(contract.id))
     return repeated.rows(batches)
 
 

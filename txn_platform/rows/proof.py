@@ -14,20 +14,13 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from txn_platform.arrow.dictionaries import DictionaryEncoded, PerDictionary, boolean, indices_of
+from txn_platform.arrow.dictionaries import DictionaryEncoded, PerDictionary, indices_of
 from txn_platform.arrow.prefetch import prefetch
-from txn_platform.arrow.text import by_length
-from txn_platform.contract.card_numbers import holds_card_number
-from txn_platform.contract.schema import (
-    CARD_MASKS,
-    CARD_TOKEN,
-    DEFAULT_MASK,
-    DICTIONARY_ENCODED_COLUMNS,
-    IDENTIFIERS,
-    PUBLISHED_SCHEMA,
-)
+from txn_platform.contract.card_forms import CARD_MASKS, CARD_TOKEN, DEFAULT_MASK, TOKEN_COLUMN
+from txn_platform.contract.card_numbers import shows_card_number
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.rows.duplicates import RepeatedIds
-from txn_platform.rows.figures import FIGURE_COLUMNS, WindowFigures
+from txn_platform.rows.figures import WindowFigures
 from txn_platform.rows.reconciliation import ControlTotals
 
 if TYPE_CHECKING:
@@ -36,16 +29,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from txn_platform.arrow.dictionaries import Column
-    from txn_platform.contract.schema import CardMask
+    from txn_platform.contract.card_forms import CardMask
+    from txn_platform.contract.model import Contract
     from txn_platform.rows.duplicates import Batches
 
-_TEXTS: Final = [field.name for field in PUBLISHED_SCHEMA if field.type == pa.string()]
-_COLUMNS: Final = list(dict.fromkeys([*_TEXTS, *FIGURE_COLUMNS]))
-# Of a card: neither may have another form than its own.
-_PROTECTED: Final = ("card_number", "card_token")
-# The length of a UUID in bytes, and where it has hyphens (RFC 9562).
-_UUID_LENGTH: Final = 36
-_HYPHENS: Final = [8, 13, 18, 23]
 # Positions that a message names for each column with a card number in clear.
 _NAMED: Final = 10
 
@@ -79,27 +66,37 @@ def prove_published(
     *,
     clear_cards: bool,
     card_mask: CardMask = DEFAULT_MASK,
+    contract: Contract = TRANSACTIONS,
 ) -> Proof:
     """Read a file back, and compare it with the contract and with totals.
 
     Args:
         schema: the file's schema.
-        batches: gives its rows, columns of `DICTIONARY_ENCODED_COLUMNS` as dictionaries.
+        batches: gives its rows, the contract's `dictionary_encoded` columns as dictionaries.
         expected: the totals of the landed rows less those of the quarantined rows. The totals of
             the landed rows are known to equal the source's.
         clear_cards: whether card numbers are published as sent; if so, none is looked for.
         card_mask: the mask that every card number must have otherwise.
+        contract: of the rows.
     """
-    if not schema.equals(PUBLISHED_SCHEMA):
-        return Proof(schema_faults=[f"not as in the contract: {_differing(schema)}"])
+    wanted = contract.published_schema
+    if not schema.equals(wanted):
+        return Proof(schema_faults=[f"not as in the contract: {_differing(schema, wanted)}"])
     totals = ControlTotals()
-    figures = WindowFigures()
-    repeated = RepeatedIds()
+    figures = WindowFigures(contract)
+    repeated = RepeatedIds(contract)
     in_clear = _Positions()
-    shows_card = {name: _shows_card(name, card_mask) for name in _TEXTS}
+    shows_card = {
+        field.name: PerDictionary(_shows_card(field.name, card_mask, contract))
+        if field.name in contract.dictionary_encoded
+        else _shows_card(field.name, card_mask, contract)
+        for field in wanted
+        if field.type == pa.string()
+    }
+    columns = [*shows_card, *contract.total_columns, *contract.figure_columns]
     before = 0
-    for rows in prefetch(batches(_COLUMNS)):
-        totals += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
+    for rows in prefetch(batches(list(dict.fromkeys(columns)))):
+        totals += ControlTotals.of(rows, repeated.add(rows.column(contract.id)), contract)
         figures.add(rows)
         if not clear_cards:
             for name, shows in shows_card.items():
@@ -114,13 +111,13 @@ def prove_published(
     )
 
 
-def _differing(schema: pa.Schema) -> str:
+def _differing(schema: pa.Schema, wanted: pa.Schema) -> str:
     differing = [
         name
-        for name in {*schema.names, *PUBLISHED_SCHEMA.names}
+        for name in {*schema.names, *wanted.names}
         if name not in schema.names
-        or name not in PUBLISHED_SCHEMA.names
-        or not schema.field(name).equals(PUBLISHED_SCHEMA.field(name))
+        or name not in wanted.names
+        or not schema.field(name).equals(wanted.field(name))
     ]
     return ", ".join(sorted(differing)) or "the order of columns"
 
@@ -163,14 +160,16 @@ def _rows_with(
     return np.flatnonzero(np.append(holds, [False])[indices_of(encoded)])
 
 
-def _shows_card(name: str, card_mask: CardMask) -> Callable[[Column], NDArray[np.bool_]]:
+def _shows_card(
+    name: str, card_mask: CardMask, contract: Contract
+) -> Callable[[Column], NDArray[np.bool_]]:
     """Tells which values of a column of text show a card number."""
-    if name not in DICTIONARY_ENCODED_COLUMNS:
-        return _is_no_uuid_and_holds_card_number
-    if name in _PROTECTED:
-        pattern = CARD_TOKEN if name == "card_token" else CARD_MASKS[card_mask].pattern
-        return PerDictionary(partial(_differs, pattern))
-    return PerDictionary(_is_card_number if name in IDENTIFIERS else _holds_card_number)
+    # Of a card: neither may have another form than its own.
+    if name == contract.card:
+        return partial(_differs, CARD_MASKS[card_mask].pattern)
+    if name == TOKEN_COLUMN:
+        return partial(_differs, CARD_TOKEN)
+    return partial(_shows, contract.card_search(name) == "whole")
 
 
 def _differs(pattern: str, values: Column) -> NDArray[np.bool_]:
@@ -178,20 +177,5 @@ def _differs(pattern: str, values: Column) -> NDArray[np.bool_]:
     return ~texts.str.contains(pattern).to_numpy()
 
 
-def _holds_card_number(values: Column) -> NDArray[np.bool_]:
-    return holds_card_number(values).to_numpy()
-
-
-def _is_no_uuid_and_holds_card_number(values: Column) -> NDArray[np.bool_]:
-    """In a UUID the digits of a card number are there by chance."""
-    holds = np.ones(len(values), np.bool_)
-    for rows, texts in by_length(values):
-        if texts.shape[1] == _UUID_LENGTH:
-            holds[rows] = (texts[:, _HYPHENS] != ord("-")).any(axis=1)
-    if holds.any():
-        holds[holds] = _holds_card_number(values.filter(boolean(holds)))
-    return holds
-
-
-def _is_card_number(values: Column) -> NDArray[np.bool_]:
-    return holds_card_number(values, whole=True).to_numpy()
+def _shows(whole: bool, values: Column) -> NDArray[np.bool_]:
+    return shows_card_number(values, whole=whole).to_numpy()

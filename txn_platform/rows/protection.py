@@ -1,6 +1,6 @@
 """Card numbers: the token replaces the number in joins, the mask shows a part of it.
 
-The key comes from `txn_platform.card_key`, the columns from `contract/schema`.
+The key comes from `txn_platform.card_key`, the columns from the contract.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from txn_platform.arrow.dictionaries import (
     with_values,
 )
 from txn_platform.card_key import SHORTEST_KEY, fingerprint
-from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK, PUBLISHED_COLUMNS
+from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK, TOKEN_COLUMN
+from txn_platform.contract.schema import TRANSACTIONS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from txn_platform.contract.schema import CardMask
+    from txn_platform.contract.card_forms import CardMask
+    from txn_platform.contract.model import Contract
 
 # For each length, how many numbers of 13 or more digits are shorter.
 _SHORTER: Final = np.array(
@@ -88,7 +90,7 @@ class CardProtector:
             numbers: n rows, over text of 13 to 19 digits.
 
         Returns:
-            The column `card_number` and the column `card_token`, n values each.
+            The column of the card and that of the token, n values each.
         """
         masks, tokens = self._of_dictionary(numbers.dictionary)
         of_rows = cast("pa.Int32Array", masks.indices.take(numbers.indices))
@@ -162,14 +164,25 @@ def _as_integers(numbers: Column) -> NDArray[np.uint64]:
 
 
 def protected(
-    rows: pa.RecordBatch, protector: CardProtector, policy: Literal["token", "clear"]
+    rows: pa.RecordBatch,
+    protector: CardProtector | None,
+    policy: Literal["token", "clear"],
+    contract: Contract = TRANSACTIONS,
 ) -> pa.RecordBatch:
-    """Rows of `CONFORMING_SCHEMA` with the columns of `PUBLISHED_COLUMNS`.
+    """Rows of the contract's `conforming_schema` with its published columns.
 
     The policy `clear` is for fictitious data: card numbers stay as they were sent.
+
+    Args:
+        rows: n rows.
+        protector: of a contract with a card; None for rows without card numbers.
+        policy: of card numbers.
+        contract: of the rows.
     """
-    numbers = rows.column("card_number")
+    if contract.card is None or protector is None:
+        return rows
+    numbers = rows.column(contract.card)
     masks, tokens = protector.protect(cast("DictionaryEncoded", numbers))
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
-    columns |= {"card_number": masks if policy == "token" else numbers, "card_token": tokens}
-    return pa.RecordBatch.from_pydict({name: columns[name] for name in PUBLISHED_COLUMNS})
+    columns |= {contract.card: masks if policy == "token" else numbers, TOKEN_COLUMN: tokens}
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in contract.published_columns})

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import polars as pl
 
+from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK
 from txn_platform.contract.card_numbers import card_number_spans, digit_runs
+from txn_platform.contract.model import DUPLICATE_FIELD, UNREADABLE
 from txn_platform.contract.reasons import DUPLICATE_FIELD_ROW
-from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK, DUPLICATE_FIELD, UNREADABLE
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from txn_platform.contract.schema import CardMask
+    from txn_platform.contract.card_forms import CardMask
     from txn_platform.rows.validation import RowsByReason
 
 _EXAMPLES: Final = 3
@@ -65,7 +66,7 @@ class ReasonTally:
         self._found: dict[str, Reason] = {}
 
     def add(self, quarantined: pa.RecordBatch, rows_by_reason: RowsByReason) -> None:
-        """Add rows of `QUARANTINE_SCHEMA`.
+        """Add rows of a contract's `quarantine_schema`.
 
         Args:
             quarantined: the rows.
@@ -86,7 +87,7 @@ class ReasonTally:
 
 
 def rows_by_reason(quarantined: pa.RecordBatch) -> RowsByReason:
-    """The indices of the rows by reason, from rows of `QUARANTINE_SCHEMA` that were stored."""
+    """The indices of the rows by reason, from stored rows of a `quarantine_schema`."""
     reasons = pl.Series("reason", quarantined.column("reasons"), dtype=pl.List(pl.String))
     each = reasons.to_frame().with_row_index("row").explode("reason").drop_nulls("reason")
     by_reason = each.group_by("reason", maintain_order=True).agg("row")

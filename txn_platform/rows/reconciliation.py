@@ -6,9 +6,9 @@ The source states totals of its own (`source/client`); the others are counted he
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from decimal import Context, Decimal, InvalidOperation
-from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, Final, cast
 
 import numpy as np
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from txn_platform.arrow.dictionaries import values_and_indices
-from txn_platform.contract.schema import TRANSACTION_TYPES
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import shown
 from txn_platform.rows.ids import id_hashes
 
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_PLAIN_DECIMAL = r"^-?[0-9]{1,16}(\.[0-9]{1,2})?$"
+    from txn_platform.contract.model import Contract
+
 _DIGEST_MODULUS = 1 << 64
 # Python's own context rounds to 28 digits.
 _EXACT: Final = Context(prec=60)
+# A code that a message shows as it is: no number, and too short for a secret.
+_CODE: Final = re.compile(r"[A-Za-z_]{1,20}")
 _CENT: Final = Decimal("0.01")
 _MOST_ROWS: Final = (1 << 63) - 1
 _MOST_DIGITS: Final = 36
@@ -74,15 +77,17 @@ class _Statement(BaseModel):
 
 @dataclass(frozen=True)
 class ControlTotals:
-    """Rows, sum of amounts by transaction type, and a digest of the ids.
+    """Rows, sums of amounts by the contract's group, and a digest of the ids.
 
     The three are additive: the totals of two disjoint sets of rows add up to the totals of their
-    union, and the order of rows does not matter. Sums include plain decimals of at most two decimal
-    places only. A row with another amount adds to the count and the digest.
+    union, and the order of rows does not matter. Sums include plain decimals of at most as many
+    decimals as the contract's only. A row with another amount adds to the count and the digest.
 
     Attributes:
         rows: how many.
-        amount_by_type: sums in the currency's unit, scale 2; a type without rows is absent.
+        amount_by_type: sums by group, which is the type of the platform's own contract; a group
+            without rows is absent, and so are all of a contract without amounts. Amounts of
+            different groups are never added up.
         ids_digest: the sum of `id_hashes` modulo 2**64.
     """
 
@@ -109,34 +114,25 @@ class ControlTotals:
         )
         return self + negated
 
-    @property
-    def amount(self) -> Decimal:
-        """The sum over all types."""
-        return _plain(reduce(_EXACT.add, self.amount_by_type.values(), Decimal(0)))
-
     @classmethod
     def of(
-        cls, rows: pa.RecordBatch | pl.DataFrame, hashes: NDArray[np.uint64] | None = None
+        cls,
+        rows: pa.RecordBatch | pl.DataFrame,
+        hashes: NDArray[np.uint64] | None = None,
+        contract: Contract = TRANSACTIONS,
     ) -> ControlTotals:
         """The totals of rows, as sent (text) or typed.
 
         Args:
-            rows: columns `transaction_id`, `transaction_type`, `amount` (text or decimal).
+            rows: the `total_columns` of the contract, amounts as text or numbers.
             hashes: the `id_hashes` of the rows, if they are known already.
+            contract: of the rows.
         """
         if hashes is None:
-            hashes = id_hashes(rows["transaction_id"])
-        sums = (
-            pl.LazyFrame({"type": rows["transaction_type"], "amount": _amounts(rows["amount"])})
-            .group_by("type")
-            .agg(pl.col("amount").sum())
-            .with_columns(pl.col("type").cast(pl.String))
-            .sort("type", nulls_last=True)
-            .collect()
-        )
+            hashes = id_hashes(rows[contract.id])
         return cls(
             rows=len(hashes),
-            amount_by_type={kind or "": total for kind, total in sums.iter_rows()},
+            amount_by_type=_sums(rows, contract),
             ids_digest=int(hashes.sum(dtype=np.uint64)),
         )
 
@@ -206,11 +202,11 @@ class ControlTotals:
         for kind in sorted({*self.amount_by_type, *other.amount_by_type}):
             ours, theirs = (totals.amount_by_type.get(kind, Decimal(0)) for totals in (self, other))
             if ours != theirs:
-                of = kind if kind in TRANSACTION_TYPES else shown(kind) if kind else "no type"
+                of = kind if _CODE.fullmatch(kind) else shown(kind) if kind else "no group"
                 amounts.append(f"amount of {of}: {ours:,} against {theirs:,}")
         found += amounts[:_NAMED]
         if len(amounts) > _NAMED:
-            found.append(f"amounts of {len(amounts) - _NAMED:,} more types")
+            found.append(f"amounts of {len(amounts) - _NAMED:,} more groups")
         if self.ids_digest != other.ids_digest:
             found.append(f"digest of ids: {self.digest} against {other.digest}")
         return found
@@ -221,13 +217,34 @@ def _plain(amount: Decimal) -> Decimal:
     return _EXACT.quantize(amount, _CENT) if amount == _EXACT.quantize(amount, _CENT) else amount
 
 
-def _amounts(column: pl.Series | pa.Array[Any]) -> pl.Series:
+def _sums(rows: pa.RecordBatch | pl.DataFrame, contract: Contract) -> dict[str, Decimal]:
+    """The sums of amounts by group; null counts as the empty text."""
+    if contract.amount is None:
+        return {}
+    amounts = _amounts(rows[contract.amount], contract)
+    if contract.group is None:
+        return {"": cast("Decimal", amounts.sum())}
+    sums = (
+        pl.LazyFrame({"group": rows[contract.group], "amount": amounts})
+        .group_by("group")
+        .agg(pl.col("amount").sum())
+        .select(pl.col("group").cast(pl.String).fill_null(""), "amount")
+        .sort("group")
+        .collect()
+    )
+    found: dict[str, Decimal] = {}
+    for group, total in sums.iter_rows():
+        found[group] = _EXACT.add(found.get(group, Decimal(0)), total)
+    return found
+
+
+def _amounts(column: pl.Series | pa.Array[Any], contract: Contract) -> pl.Series:
     """Amounts as decimals, null where the text is no plain decimal; n values."""
     if isinstance(column, pa.DictionaryArray):
         values, indices = values_and_indices(column)
-        return _amounts(values).gather(indices)
+        return _amounts(values, contract).gather(indices)
     amounts = pl.Series(column)
     if amounts.dtype == pl.String:
-        plain = amounts.str.contains(_PLAIN_DECIMAL)
+        plain = amounts.str.contains(contract.amount_form)
         amounts = pl.select(pl.when(plain).then(amounts)).to_series()
-    return amounts.cast(pl.Decimal(38, 2), strict=False)
+    return amounts.cast(pl.Decimal(38, contract.decimals), strict=False)

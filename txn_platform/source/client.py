@@ -22,12 +22,8 @@ import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import as_frame, integers
 from txn_platform.contract.drift import find_drift
-from txn_platform.contract.schema import (
-    DICTIONARY_ENCODED_COLUMNS,
-    LANDED_SCHEMA,
-    REQUIRED_COLUMNS,
-    SENT_COLUMNS,
-)
+from txn_platform.contract.model import EXTRA_FIELDS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError, shown
 from txn_platform.logs import logger
 from txn_platform.rows.reconciliation import ControlTotals
@@ -50,6 +46,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from txn_platform.contract.drift import Drift
+    from txn_platform.contract.model import Contract
     from txn_platform.settings import Settings
     from txn_platform.source.decoding import NextPage
     from txn_platform.source.transport import Body
@@ -73,8 +70,6 @@ _TIMES_AT_OTHER_ADDRESSES: Final = 2
 # Answers that may begin with the same row and still differ.
 _TIMES_ALIKE: Final = 4
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
-# Columns whose values differ from row to row.
-_TELLING_COLUMNS: Final = [name for name in SENT_COLUMNS if name not in DICTIONARY_ENCODED_COLUMNS]
 _MARK: Final = f'{{"{UNREADABLE}":'
 _LOOK_AT_ITS_LOG: Final = "look at its log"
 _NOT_ITS_PAGES: Final = "look at what it sends, and at TXN_SOURCE_ITEMS"
@@ -170,14 +165,14 @@ def source_token(settings: Settings, url: str) -> SecretStr | None:
     return settings.source_token
 
 
-def settings_source(settings: Settings, url: str) -> Source:
+def settings_source(settings: Settings, url: str, contract: Contract = TRANSACTIONS) -> Source:
     """The source at an address, with the API, the limits and the token of the settings.
 
     Raises:
         UserError: the settings describe no API.
     """
     token = source_token(settings, url)
-    return Source(url, source_api(settings), source_limits(settings), token)
+    return Source(url, source_api(settings), source_limits(settings), token, contract)
 
 
 class Source:
@@ -192,8 +187,18 @@ class Source:
         api: SourceApi | None = None,
         limits: Limits | None = None,
         token: SecretStr | None = None,
+        contract: Contract = TRANSACTIONS,
     ) -> None:
-        """Args: url: its address; api: its API; limits: on its answers; token: see Transport."""
+        """A source at an address.
+
+        Args:
+            url: its address.
+            api: its API; the generator's without it.
+            limits: on its answers.
+            token: see `Transport`.
+            contract: of its rows.
+        """
+        self._contract = contract
         self._api = api or SourceApi()
         self._transport = Transport(url.rstrip("/"), limits or Limits(), token)
 
@@ -268,7 +273,8 @@ class Source:
         except AbsentError:
             return None
         route = self._api.transactions.partition("?")[0]
-        return find_drift(description, route, self._api.items.split("."), window.end)
+        items = self._api.items.split(".")
+        return find_drift(description, route, items, window.end, self._contract)
 
     def first_rows(self, window: Window, as_of: datetime) -> int:
         """How many rows the first slice of a window has: the least that can be asked for.
@@ -292,13 +298,14 @@ class Source:
             as_of: rows that arrived later are left out.
 
         Yields:
-            Batches with the columns of `RAW_SCHEMA`; those of `DICTIONARY_ENCODED_COLUMNS` are
-                dictionaries.
+            Batches with the columns of the contract's `landed_schema`.
         """
         position = 0
         for batch in self._slices(window, as_of):
             positions = integers(np.arange(position, position + batch.num_rows))
-            yield pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
+            yield pa.RecordBatch.from_arrays(
+                [positions, *batch.columns], schema=self._contract.landed_schema
+            )
             position += batch.num_rows
 
     def _slices(self, window: Window, as_of: datetime) -> Iterator[pa.RecordBatch]:
@@ -347,7 +354,7 @@ class Source:
 
         address = address_at(0)
         asked: set[str] = set()
-        seen = _Seen()
+        seen = _Seen(self._contract)
         batches: list[pa.RecordBatch] = []
         rows = empty = size = 0
         stated: tuple[str, int] | None = None
@@ -390,16 +397,16 @@ class Source:
                 return _Answer([], None, "null", body.next_link, body.more, body.stated, 0)
             attempt = budget.copy()
             if wire == PAGES:
-                read_page = page(body.read(), items, following, attempt)
+                read_page = page(body.read(), items, following, attempt, self._contract)
                 batches, named, says = [read_page.rows], read_page.following, read_page.says
                 more, stated = read_page.more or body.more, read_page.stated or body.stated
             else:
                 content = io.BufferedReader(body) if wire == "csv" else body
-                batches = list(DECODERS[wire](content, attempt))
+                batches = list(DECODERS[wire](content, attempt, self._contract))
                 named, says, more, stated = None, "nothing", body.more, body.stated
             if body.read(1):
                 raise UnreadableError("goes on behind its end")
-            doubt = _doubt(wire, body, batches)
+            doubt = _doubt(wire, body, batches, self._contract)
             if doubt is not None:
                 if doubt.never_believed and self._api.totals is None:
                     raise UnreadableError(doubt.fault)
@@ -531,7 +538,10 @@ class _Answer:
 class _Seen:
     """The answers of a slice, to detect one that comes again."""
 
-    def __init__(self) -> None:
+    def __init__(self, contract: Contract) -> None:
+        self._id = contract.id
+        # Columns whose values differ from row to row.
+        self._telling = [name for name in contract.names if name not in contract.dictionary_encoded]
         self._answers = defaultdict[Any, list[list[pa.RecordBatch]]](list)
         self._beginnings = Counter[Any]()
 
@@ -543,13 +553,13 @@ class _Seen:
         batches = [batch for batch in batches if batch.num_rows]
         if not batches:
             return 0
-        rows = [batch.select(_TELLING_COLUMNS) for batch in batches]
-        first = rows[0]["transaction_id"][0].as_py()
+        rows = [batch.select(self._telling) for batch in batches]
+        first = rows[0][self._id][0].as_py()
         if first is None:
             # Rows without ids may differ in any field.
             return self._times((sum(map(_digest, batches)), len(rows)), [])
         self._beginnings[first] += 1
-        key = sum(batch.num_rows for batch in rows), first, rows[-1]["transaction_id"][-1].as_py()
+        key = sum(batch.num_rows for batch in rows), first, rows[-1][self._id][-1].as_py()
         times = self._times(key, rows)
         return self._beginnings[first] if self._beginnings[first] > _TIMES_ALIKE else times
 
@@ -572,8 +582,10 @@ class _Doubt:
     never_believed: bool = False
 
 
-def _doubt(wire: str, body: Body, batches: list[pa.RecordBatch]) -> _Doubt | None:
-    fault = _no_row(wire, batches)
+def _doubt(
+    wire: str, body: Body, batches: list[pa.RecordBatch], contract: Contract
+) -> _Doubt | None:
+    fault = _no_row(wire, batches, contract)
     if fault is not None:
         return _Doubt(fault, never_believed=True)
     ended = {"arrow": body.tail == _END_OF_ARROW, "csv": body.tail.endswith(b"\n")}
@@ -584,7 +596,7 @@ def _doubt(wire: str, body: Body, batches: list[pa.RecordBatch]) -> _Doubt | Non
             return _Doubt("has a last line that does not end", never_believed=True)
         return _Doubt(f"does not end as {wire} does")
     if wire in {"csv", "ndjson"}:
-        extra = (pl.Series(batch.column("extra_fields")) for batch in batches)
+        extra = (pl.Series(batch.column(EXTRA_FIELDS)) for batch in batches)
         if any(fields.str.starts_with(_MARK).any() for fields in extra):
             return _Doubt(f"has lines that are not {wire}")
     return None
@@ -594,30 +606,30 @@ def _is_unreadable(batches: list[pa.RecordBatch]) -> bool:
     """Whether the last row could not be read."""
     if not batches or not batches[-1].num_rows:
         return False
-    extra: str | None = batches[-1]["extra_fields"][-1].as_py()
+    extra: str | None = batches[-1][EXTRA_FIELDS][-1].as_py()
     return extra is not None and extra.startswith(_MARK)
 
 
-def _no_row(wire: str, batches: list[pa.RecordBatch]) -> str | None:
+def _no_row(wire: str, batches: list[pa.RecordBatch], contract: Contract) -> str | None:
     """The fault of an answer that ends in no row, as when a source fails while it sends."""
     some = [batch for batch in batches if batch.num_rows]
     if not some:
         return None
-    if not any(map(_has_values, some)):
+    if not any(_has_values(batch, contract) for batch in some):
         return "has no row with any of the contract's columns"
     last = some[-1].slice(some[-1].num_rows - 1)
-    extra: str | None = last["extra_fields"][0].as_py()
-    if extra is None or _has_values(last):
+    extra: str | None = last[EXTRA_FIELDS][0].as_py()
+    if extra is None or _has_values(last, contract):
         return None
     fields: dict[str, str] = json.loads(extra)
     line = fields.get(UNREADABLE, "") if list(fields) == [UNREADABLE] else ""
-    tried = line.count(",") + 1 >= len(REQUIRED_COLUMNS) if wire == "csv" else line[:1] == "{"
+    tried = line.count(",") + 1 >= len(contract.required) if wire == "csv" else line[:1] == "{"
     return None if tried else "ends in what is no row of the contract"
 
 
-def _has_values(rows: pa.RecordBatch) -> bool:
+def _has_values(rows: pa.RecordBatch, contract: Contract) -> bool:
     """Whether one of them has a field that the contract requires."""
-    return any(rows[name].null_count < rows.num_rows for name in REQUIRED_COLUMNS)
+    return any(rows[name].null_count < rows.num_rows for name in contract.required)
 
 
 def _digest(batch: pa.RecordBatch) -> int:

@@ -11,10 +11,8 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import json
 import struct
 from contextlib import suppress
-from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, cast, override
 
@@ -25,7 +23,8 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 
 from txn_platform.arrow.dictionaries import as_batch, empty, integers
-from txn_platform.contract.schema import REQUIRED_COLUMNS, SENT_COLUMNS, UNREADABLE
+from txn_platform.contract.model import UNREADABLE
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import shown
 from txn_platform.source.arrow_messages import ArrowMessages
 from txn_platform.source.arrow_text import AsText
@@ -36,12 +35,15 @@ from txn_platform.source.decode_limits import (
     TooLargeError,
     UnreadableError,
 )
-from txn_platform.source.json_objects import parts, repeats_a_name, too_many_names, unescaped
+from txn_platform.source.json_objects import parts, repeats_a_name
 from txn_platform.source.json_rows import Digits, NoJsonError, odd_rows_of, parsed, rows_of
-from txn_platform.source.landed_rows import SCHEMA, RowByRow, landed
+from txn_platform.source.json_values import find_loosely, find_value
+from txn_platform.source.landed_rows import RowByRow, landed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from txn_platform.contract.model import Contract
 
 __all__ = [
     "DECODERS",
@@ -89,7 +91,6 @@ _EXPECTED: Final = {
     "json": "a JSON page",
 }
 
-_REQUIRED: Final = frozenset(REQUIRED_COLUMNS)
 _FAILURES: Final = frozenset({"error", "fail", "failed", "failure", "timeout"})
 _FAILED_STATUSES: Final = range(400, 600)
 # Members by which a page says that there is another page, besides its address.
@@ -114,12 +115,15 @@ _LONGEST_COUNT: Final = 18
 _ELEMENT_BYTES: Final = 64
 
 
-def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+def arrow(
+    body: Any, budget: Budget | None = None, contract: Contract = TRANSACTIONS
+) -> Iterator[pa.RecordBatch]:
     """An Arrow IPC stream; columns of other types than text become text, see `arrow_text`.
 
     Args:
         body: a file of bytes.
         budget: the memory that the rows may use.
+        contract: of the rows.
 
     Raises:
         UnreadableError: it is no whole stream.
@@ -142,12 +146,12 @@ def arrow(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
                 rows += batch.num_rows
                 some |= bool(rows)
                 if rows >= _GATHERED_ROWS or len(gathered) * len(names) >= _GATHERED_COLUMNS:
-                    yield _as_text_batch(gathered, texts, budget)
+                    yield _as_text_batch(gathered, texts, budget, contract)
                     gathered, rows = [], 0
             if not some:
-                _require_columns(names)
+                _require_columns(names, contract)
             if gathered:
-                yield _as_text_batch(gathered, texts, budget)
+                yield _as_text_batch(gathered, texts, budget, contract)
     except (pa.ArrowException, OSError, UnicodeDecodeError, pl.exceptions.PolarsError):
         raise UnreadableError("is no whole Arrow stream of text") from None
 
@@ -169,9 +173,9 @@ def _is_text(beginning: bytes) -> bool:
     return not any(byte < 9 or byte == 0xFF for byte in beginning[:16])
 
 
-def _require_columns(names: Sequence[str]) -> None:
+def _require_columns(names: Sequence[str], contract: Contract) -> None:
     """Raise an `UnreadableError` when an answer without rows is not known to be one of rows."""
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    missing = [name for name in contract.required if not contract.is_among(name, names)]
     if missing:
         raise UnreadableError(
             f"has no row, and lacks {len(missing)} of the contract's columns, as {missing[0]!r}"
@@ -186,7 +190,9 @@ def _require_once(names: Sequence[str], what: str) -> None:
         found.add(name)
 
 
-def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+def delimited(
+    body: Any, budget: Budget | None = None, contract: Contract = TRANSACTIONS
+) -> Iterator[pa.RecordBatch]:
     """CSV with a header line (RFC 4180): an empty field is null, a quoted empty one is text.
 
     A line with another number of fields is kept as an unreadable row.
@@ -194,14 +200,15 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
     Args:
         body: a buffered file of bytes.
         budget: the memory that the rows may use.
+        contract: of the rows.
 
     Raises:
         UnreadableError: it is no CSV in UTF-8, or has no header line of different names.
         TooLargeError: it takes too much memory.
     """
     budget = budget or Budget()
-    names = _header(body.readline(_LONGEST_HEADER))
-    lines = _Lines(budget)
+    names = _header(body.readline(_LONGEST_HEADER), contract)
+    lines = _Lines(budget, contract)
     text = _Utf8(body)
     # A field of one byte needs many times as much memory.
     largest = min(_CHUNK_BYTES, budget.most_bytes // 32)
@@ -228,17 +235,17 @@ def delimited(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatc
         for batch in reader:
             some |= bool(batch.num_rows)
             budget.take(batch.num_rows, batch.nbytes, sent=text.read_since())
-            yield lines.in_place(landed(names, batch.columns, batch.num_rows, budget))
+            yield lines.in_place(landed(contract, names, batch.columns, batch.num_rows, budget))
     except pa.ArrowInvalid as error:
         if "Empty CSV" not in str(error):
             raise lines.refused or _no_csv(error, block) from None
     if not some and not lines.broken:
-        _require_columns(names)
+        _require_columns(names, contract)
     if lines.broken:
-        yield lines.in_place(empty(SCHEMA))
+        yield lines.in_place(empty(contract.answer_schema))
 
 
-def _header(line: bytes) -> list[str]:
+def _header(line: bytes, contract: Contract) -> list[str]:
     """The names in a header line, which may do without its newline when it is whole."""
     if not _is_text(line):
         _require_format(line, "csv")
@@ -249,7 +256,10 @@ def _header(line: bytes) -> list[str]:
         names = next(csv.reader([line.decode("utf-8-sig").rstrip("\r\n")]), [])
     except (csv.Error, UnicodeDecodeError):
         names = []
-    whole = _REQUIRED.issubset(names) or (bool(names) and names[-1] in SENT_COLUMNS)
+    required = [name for name in contract.required if contract.is_among(name, names)]
+    whole = len(required) == len(contract.required) or (
+        bool(names) and names[-1] in contract.fields
+    )
     if not whole and not line.endswith(b"\n"):
         raise UnreadableError("has a header line that does not end")
     if not names:
@@ -257,7 +267,7 @@ def _header(line: bytes) -> list[str]:
     if len(names) > MOST_COLUMNS:
         raise _too_many_columns()
     _require_once(names, "a header line")
-    if _REQUIRED.isdisjoint(names):
+    if not required:
         raise UnreadableError("has a header line with none of the contract's columns")
     return names
 
@@ -274,8 +284,9 @@ class _Lines:
         refused: why no more of them are kept.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: Budget, contract: Contract) -> None:
         self._budget = budget
+        self._contract = contract
         self._passed = 0
         self.broken: list[tuple[int, str]] = []
         self.refused: TooLargeError | None = None
@@ -303,14 +314,14 @@ class _Lines:
         good = indices[~np.isin(indices, numbers)][: rows.num_rows]
         end = good[-1] + 1 if rows.num_rows else numbers[-1] + 1
         here = int(np.searchsorted(numbers, end))
-        found = RowByRow()
+        found = RowByRow(self._contract)
         for _, text in self.broken[:here]:
             found.add_unreadable(text)
         del self.broken[:here]
         self._passed = int(end)
         order = integers(np.argsort(np.concatenate([good, numbers[:here]])))
         both = pa.Table.from_batches([rows, found.batch()])
-        return as_batch(both, SCHEMA).take(cast("pa.Int64Array", order))
+        return as_batch(both, self._contract.answer_schema).take(cast("pa.Int64Array", order))
 
 
 class _Utf8(io.RawIOBase):
@@ -372,7 +383,9 @@ def is_utf8(content: bytes | memoryview) -> bool:
     return True
 
 
-def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
+def ndjson(
+    body: Any, budget: Budget | None = None, contract: Contract = TRANSACTIONS
+) -> Iterator[pa.RecordBatch]:
     """One JSON object a line; a line that is none is kept as unreadable.
 
     The last line may do without its newline when it is a whole object.
@@ -380,6 +393,7 @@ def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
     Args:
         body: a file of bytes.
         budget: the memory that the rows may use.
+        contract: of the rows.
 
     Raises:
         UnreadableError: its last line does not end.
@@ -398,13 +412,13 @@ def ndjson(body: Any, budget: Budget | None = None) -> Iterator[pa.RecordBatch]:
             # Very many short lines would become very many objects.
             few = len(whole) // 2 * _ELEMENT_BYTES <= budget.left // 4
             for lines in [whole] if few else _blocks(whole):
-                yield _objects(lines, budget)
+                yield _objects(lines, budget, contract)
         elif len(rest) > budget.longest_value:
             raise TooLargeError(f"has a line longer than {budget.longest_value:,} bytes")
     if rest.strip():
         if not (rest.lstrip().startswith(b"{") and _is_json(rest)):
             raise UnreadableError("has a last line that does not end")
-        yield _objects(rest, budget)
+        yield _objects(rest, budget, contract)
 
 
 def _blocks(lines: bytes) -> Iterator[bytes]:
@@ -441,7 +455,11 @@ class Page(NamedTuple):
 
 
 def page(
-    content: bytes, items: Sequence[str], following: Sequence[str], budget: Budget | None = None
+    content: bytes,
+    items: Sequence[str],
+    following: Sequence[str],
+    budget: Budget | None = None,
+    contract: Contract = TRANSACTIONS,
 ) -> Page:
     """A JSON page's rows and the address of the next, each found at a path of names.
 
@@ -453,6 +471,7 @@ def page(
         items: where its rows are.
         following: where the address of the next page is.
         budget: the memory that the rows may use.
+        contract: of the rows.
 
     Raises:
         UnreadableError: the page is not JSON, has no list where its rows should be, or states a
@@ -467,9 +486,9 @@ def page(
     no_page = UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
     if not is_utf8(content):
         raise no_page
-    strict = _find(content, items)
+    strict = find_value(content, items)
     if strict is None:
-        span = _search(content, 0, len(content), items)
+        span = find_loosely(content, 0, len(content), items)
     else:
         start = _address_of(strict) - _address_of(content)
         span = start, start + len(cast("Any", strict))
@@ -485,7 +504,11 @@ def page(
     if span is None or not content[slice(*span)].lstrip().startswith(b"["):
         raise no_page
     rows = content[slice(*span)].lstrip()
-    batch = _strict_rows(strict, rows, budget) if strict else _odd_rows(rows, items, budget)
+    batch = (
+        _strict_rows(strict, rows, budget, contract)
+        if strict
+        else _odd_rows(rows, items, budget, contract)
+    )
     address, says = _next_page(*_walk(envelope, following))
     more = _member_of_more(envelope, named=says != "nothing")
     return Page(batch, address, says, more, _stated_rows(envelope))
@@ -583,58 +606,6 @@ def _address_of(content: Any) -> int:
     return np.frombuffer(content, np.uint8).ctypes.data
 
 
-@lru_cache(maxsize=64)
-def _members(names: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-    """Finds members of an object by their names, and makes nothing of the others."""
-    fields = {f"member_{index}": name for index, name in enumerate(names)}
-    kind = msgspec.Raw | msgspec.UnsetType
-    struct = msgspec.defstruct(
-        "_Members", [(field, kind, msgspec.UNSET) for field in fields], rename=fields
-    )
-    return msgspec.json.Decoder(struct)
-
-
-def _find(content: bytes | msgspec.Raw, path: Sequence[str]) -> msgspec.Raw | None:
-    """The value at a path of names in valid JSON, as sent; None when there is none."""
-    beginnings = [path[:length] for length in range(len(path), 0, -1)]
-    try:
-        found = _members(tuple(".".join(names) for names in beginnings)).decode(content)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    for index, names in enumerate(beginnings):
-        value = getattr(found, f"member_{index}")
-        if value is not msgspec.UNSET:
-            within = _find(value, path[len(names) :]) if len(names) < len(path) else value
-            if within is not None:
-                return within
-    return None
-
-
-def _search(content: bytes, start: int, end: int, path: Sequence[str]) -> tuple[int, int] | None:
-    """The same in what a strict parser refuses: from where to where."""
-    if not path:
-        return start, end
-    if not content[start:end].lstrip().startswith(b"{"):
-        return None
-    found: dict[bytes, tuple[int, int]] = {}
-    try:
-        for part in parts(content, content.index(b"{", start)):
-            found[unescaped(part.name)] = part.start, part.end
-            if len(found) > MOST_COLUMNS:
-                break
-    except ValueError:
-        return None
-    if len(found) > MOST_COLUMNS:
-        raise too_many_names()
-    for length in range(len(path), 0, -1):
-        name = json.dumps(".".join(path[:length]), ensure_ascii=False).encode()
-        if name in found:
-            within = _search(content, *found[name], path[length:])
-            if within is not None:
-                return within
-    return None
-
-
 def _walk(value: Any, path: Sequence[str]) -> tuple[bool, Any]:
     """The same in a document that is parsed already: whether there is one, and which."""
     if not path:
@@ -650,7 +621,9 @@ def _walk(value: Any, path: Sequence[str]) -> tuple[bool, Any]:
     return False, None
 
 
-def _strict_rows(sent: msgspec.Raw, rows: bytes, budget: Budget) -> pa.RecordBatch:
+def _strict_rows(
+    sent: msgspec.Raw, rows: bytes, budget: Budget, contract: Contract
+) -> pa.RecordBatch:
     """The rows of a list of valid JSON."""
     # A row has two bytes at least, with its comma: only where there may be very many are they
     # counted before they are objects.
@@ -661,12 +634,14 @@ def _strict_rows(sent: msgspec.Raw, rows: bytes, budget: Budget) -> pa.RecordBat
     elements = _VALUES.decode(sent)
     budget.take(len(elements), sent=len(rows))
     try:
-        return rows_of(elements, budget)
+        return rows_of(elements, budget, contract)
     except (msgspec.DecodeError, RecursionError):
-        return odd_rows_of(map(bytes, elements), budget)
+        return odd_rows_of(map(bytes, elements), budget, contract)
 
 
-def _odd_rows(rows: bytes, items: Sequence[str], budget: Budget) -> pa.RecordBatch:
+def _odd_rows(
+    rows: bytes, items: Sequence[str], budget: Budget, contract: Contract
+) -> pa.RecordBatch:
     """The rows of a list that is not JSON by the letter."""
 
     def elements() -> Iterator[bytes]:
@@ -675,7 +650,7 @@ def _odd_rows(rows: bytes, items: Sequence[str], budget: Budget) -> pa.RecordBat
             yield rows[part.start : part.end].strip()
 
     try:
-        return odd_rows_of(elements(), budget, are_json=True)
+        return odd_rows_of(elements(), budget, contract, are_json=True)
     except NoJsonError:
         raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}") from None
 
@@ -688,7 +663,7 @@ def _is_json(element: bytes) -> bool:
     return True
 
 
-def _objects(lines: bytes, budget: Budget) -> pa.RecordBatch:
+def _objects(lines: bytes, budget: Budget, contract: Contract) -> pa.RecordBatch:
     """Lines, each of which should be a JSON object."""
     rows: list[msgspec.Raw] | None = None
     # The decoder does not validate UTF-8 within strings.
@@ -698,15 +673,18 @@ def _objects(lines: bytes, budget: Budget) -> pa.RecordBatch:
     if rows is not None:
         budget.take(len(rows), sent=len(lines))
         with suppress(msgspec.DecodeError, RecursionError):
-            return rows_of(rows, budget)
+            return rows_of(rows, budget, contract)
     texts = [line for line in lines.split(b"\n") if line.strip()]
     if rows is None:
         budget.take(len(texts), sent=len(lines))
-    return odd_rows_of(texts, budget)
+    return odd_rows_of(texts, budget, contract)
 
 
 def _as_text_batch(
-    batches: list[pa.RecordBatch], texts: Mapping[str, AsText], budget: Budget
+    batches: list[pa.RecordBatch],
+    texts: Mapping[str, AsText],
+    budget: Budget,
+    contract: Contract,
 ) -> pa.RecordBatch:
     """Untrusted batches as one batch of text.
 
@@ -714,6 +692,7 @@ def _as_text_batch(
         batches: the next of a stream, at least one.
         texts: makes text of each column, by name.
         budget: the memory that the rows may use.
+        contract: of the rows.
 
     Raises:
         pa.ArrowInvalid: their offsets, indices or texts are invalid.
@@ -722,7 +701,7 @@ def _as_text_batch(
     columns = [
         as_text(column) for as_text, column in zip(texts.values(), table.columns, strict=True)
     ]
-    return landed(list(texts), columns, table.num_rows, budget)
+    return landed(contract, list(texts), columns, table.num_rows, budget)
 
 
 DECODERS: Final[dict[str, Callable[..., Iterator[pa.RecordBatch]]]] = {
@@ -730,7 +709,7 @@ DECODERS: Final[dict[str, Callable[..., Iterator[pa.RecordBatch]]]] = {
     "csv": delimited,
     "ndjson": ndjson,
 }
-"""The formats that stream rows: a function of a file of bytes and a `Budget`."""
+"""The formats that stream rows: a function of a file of bytes, a `Budget` and a contract."""
 
 PAGES: Final = "json"
 """The format of `page`."""

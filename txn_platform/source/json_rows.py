@@ -15,20 +15,20 @@ import numpy as np
 import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import as_batch, integers
-from txn_platform.contract.schema import SENT_COLUMNS
 from txn_platform.source.decode_limits import MOST_COLUMNS, TooLargeError
 from txn_platform.source.json_columns import read_alike
 from txn_platform.source.json_objects import is_too_deep, parts, repeats_a_name, too_many_names
-from txn_platform.source.landed_rows import SCHEMA, RowByRow, landed, require_few_names
+from txn_platform.source.json_values import printable, value_text
+from txn_platform.source.landed_rows import RowByRow, landed, require_few_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from txn_platform.contract.model import Contract
     from txn_platform.source.decode_limits import Budget
 
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _BLANK_BEHIND_A_STRING: Final = re.compile(rb'"[ \t\r\n]')
 _SHAPES_TRIED: Final = 4
 # A longer row is read alone, and its names are counted before they become objects.
@@ -46,12 +46,13 @@ class Digits(str):
     __slots__ = ()
 
 
-def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
+def rows_of(rows: Sequence[msgspec.Raw], budget: Budget, contract: Contract) -> pa.RecordBatch:
     """Rows of valid JSON, in UTF-8.
 
     Args:
         rows: n rows, whose memory the budget has counted.
         budget: limits the length of a row.
+        contract: of the rows.
 
     Raises:
         msgspec.DecodeError: one is no object.
@@ -74,33 +75,37 @@ def rows_of(rows: Sequence[msgspec.Raw], budget: Budget) -> pa.RecordBatch:
         like = some[len(some) * tried // _SHAPES_TRIED]
         names = list(_ROW.decode(like))
         unknown.update(names)
-        require_few_names(len(unknown) - len(SENT_COLUMNS))
+        require_few_names(len(unknown) - len(contract.names))
         columns, alike = read_alike(some, lengths[left], bytes(like), names, value_text)
-        batch = landed(columns.schema.names, columns.columns, columns.num_rows)
+        batch = landed(contract, columns.schema.names, columns.columns, columns.num_rows)
         if len(batch) == len(rows):
             return batch
         done.append(batch)
         indices.append(left[alike])
         left = left[~alike]
     left = np.concatenate([left, alone])
-    found = RowByRow(unknown)
+    found = RowByRow(contract, unknown)
     for index in left:
         _add(found, bytes(rows[index]))
     order = integers(np.argsort(np.concatenate([*indices, left])))
-    return as_batch(pa.Table.from_batches([*done, found.batch()]), SCHEMA).take(order)
+    return as_batch(pa.Table.from_batches([*done, found.batch()]), contract.answer_schema).take(
+        order
+    )
 
 
 class NoJsonError(ValueError):
     """An element is not JSON."""
 
 
-def odd_rows_of(rows: Iterable[bytes], budget: Budget, *, are_json: bool = False) -> pa.RecordBatch:
+def odd_rows_of(
+    rows: Iterable[bytes], budget: Budget, contract: Contract, *, are_json: bool = False
+) -> pa.RecordBatch:
     """The same, of rows of which some are not JSON by the letter; those that are none as text.
 
     Raises:
         NoJsonError: one is no JSON at all, where they all must be.
     """
-    found = RowByRow()
+    found = RowByRow(contract)
     for row in rows:
         _require_short(len(row), budget)
         try:
@@ -160,21 +165,3 @@ def parsed(document: bytes) -> Any:
         )
     except (ValueError, RecursionError):
         return None
-
-
-def value_text(value: bytes) -> str | None:
-    """One JSON value as text."""
-    if value == b"null":
-        return None
-    if not value.startswith(b'"'):
-        return value.decode()
-    return printable(json.loads(value))
-
-
-def printable(text: str) -> str:
-    """Text that UTF-8 can hold.
-
-    Half of a surrogate pair is no character: it is written out behind a SUBSTITUTE, which no rule
-    takes for printable.
-    """
-    return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)

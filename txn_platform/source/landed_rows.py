@@ -1,6 +1,8 @@
 """Rows as they are landed: the contract's columns as text, unknown fields together as JSON.
 
-Some formats give columns, others single rows. `decoding` reads the bytes of a format.
+Some formats give columns, others single rows. `decoding` reads the bytes of a format. A column of
+the contract that is within another field is cut from its text; the field stays whole among the
+unknown ones.
 """
 
 from __future__ import annotations
@@ -13,18 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from txn_platform.arrow.dictionaries import as_batch, as_series, boolean
-from txn_platform.contract.schema import DUPLICATE_FIELD, LANDED_SCHEMA, SENT_COLUMNS, UNREADABLE
+from txn_platform.contract.model import DUPLICATE_FIELD, EXTRA_FIELDS, UNREADABLE
 from txn_platform.source.arrow_text import as_plain, expanded_bytes
 from txn_platform.source.decode_limits import MOST_COLUMNS, Budget
 from txn_platform.source.json_objects import too_many_names
+from txn_platform.source.json_values import text_within
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from txn_platform.arrow.dictionaries import Column
+    from txn_platform.contract.model import Contract
 
-SCHEMA: Final = LANDED_SCHEMA.remove(LANDED_SCHEMA.get_field_index("position"))
-_SENT: Final = frozenset(SENT_COLUMNS)
 # Values of unknown fields that are written as JSON at a time.
 _CELLS: Final = 1 << 18
 _NO_FIELDS: Final[dict[str, str | None]] = {}
@@ -32,11 +34,16 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def landed(
-    names: Sequence[str], columns: Sequence[Any], rows: int, budget: Budget | None = None
+    contract: Contract,
+    names: Sequence[str],
+    columns: Sequence[Any],
+    rows: int,
+    budget: Budget | None = None,
 ) -> pa.RecordBatch:
     """A batch of the contract's columns, null if absent, and of all unknown columns as one.
 
     Args:
+        contract: of the rows.
         names: the names of the columns, all different.
         columns: arrays or chunked arrays of n texts, or of dictionaries of texts.
         rows: n.
@@ -47,20 +54,38 @@ def landed(
         RefusedError: there are too many unknown columns.
         TooLargeError: they take too much memory.
     """
-    sent = {name: column for name, column in zip(names, columns, strict=True) if name in _SENT}
-    unknown = sorted(
-        ((name, column) for name, column in zip(names, columns, strict=True) if name not in _SENT),
-        key=lambda field: field[0],
-    )
+    fields, schema = contract.fields, contract.answer_schema
+    sent = dict(zip(names, columns, strict=True))
+    unknown = sorted((name, sent[name]) for name in sent.keys() - fields.keys())
     require_few_names(len(unknown))
     found = {
-        name: column
-        if pa.types.is_dictionary(SCHEMA.field(name).type)
+        fields[name]: column
+        if pa.types.is_dictionary(schema.field(fields[name]).type)
         else as_plain(column, budget or Budget())
         for name, column in sent.items()
+        if name in fields
     }
-    found["extra_fields"] = _extra(unknown, rows, budget)
-    return as_batch(pa.table(_with_absent(found, rows)), SCHEMA)
+    for name, path in contract.nested.items():
+        if name not in found and contract.is_among(name, sent):
+            found[name] = _cut(path, sent, rows)
+    found[EXTRA_FIELDS] = _extra(unknown, rows, budget)
+    return as_batch(pa.table(_with_absent(found, rows, schema)), schema)
+
+
+def _cut(path: tuple[str, ...], columns: Mapping[str, Any], rows: int) -> Column:
+    """The texts at a path within columns of JSON, null where there are none."""
+    beginnings = [
+        (path[length:], _series(name, columns[name]).to_list())
+        for length in range(len(path) - 1, 0, -1)
+        if (name := ".".join(path[:length])) in columns
+    ]
+    texts: list[str | None] = [None] * rows
+    for rest, values in beginnings:
+        texts = [
+            text if text is not None or value is None else text_within(value, rest)
+            for text, value in zip(texts, values, strict=True)
+        ]
+    return pa.array(texts, pa.string())
 
 
 def require_few_names(count: int) -> None:
@@ -72,11 +97,12 @@ def require_few_names(count: int) -> None:
 class RowByRow:
     """A batch that is made of single rows."""
 
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        """Args: names: unknown names in other rows of the same answer."""
+    def __init__(self, contract: Contract, names: Iterable[str] = ()) -> None:
+        """Args: contract: of the rows; names: that other rows of the same answer have."""
+        self._contract = contract
         self._rows: list[Mapping[str, str | None]] = []
         self._extra: list[str | None] = []
-        self._unknown = set(names) - _SENT
+        self._unknown = set(names) - contract.fields.keys()
 
     def add(self, fields: Mapping[str, str | None], repeats: str | None = None) -> None:
         """Add a row.
@@ -89,7 +115,7 @@ class RowByRow:
             RefusedError: the rows have too many unknown names.
         """
         self._rows.append(fields)
-        unknown = sorted(fields.keys() - _SENT)
+        unknown = sorted(fields.keys() - self._contract.fields.keys())
         self._unknown.update(unknown)
         require_few_names(len(self._unknown))
         extra: dict[str, Any] = {name: fields[name] for name in unknown if fields[name] is not None}
@@ -106,18 +132,34 @@ class RowByRow:
 
     def batch(self) -> pa.RecordBatch:
         """The rows so far."""
-        columns: dict[str, Any] = {"extra_fields": pa.array(self._extra, pa.string())}
-        for name in SENT_COLUMNS:
-            texts = [row.get(name) for row in self._rows]
+        columns: dict[str, Any] = {EXTRA_FIELDS: pa.array(self._extra, pa.string())}
+        nested = self._contract.nested
+        for field, name in self._contract.fields.items():
+            texts = [row.get(field) for row in self._rows]
+            if name in nested:
+                texts = [
+                    _value_within(row, nested[name]) if text is None else text
+                    for row, text in zip(self._rows, texts, strict=True)
+                ]
             if texts.count(None) < len(texts):
                 columns[name] = pa.array(texts, pa.string())
-        return as_batch(pa.table(_with_absent(columns, len(self._rows))), SCHEMA)
+        schema = self._contract.answer_schema
+        return as_batch(pa.table(_with_absent(columns, len(self._rows), schema)), schema)
 
 
-def _with_absent(columns: dict[str, Any], rows: int) -> dict[str, Any]:
+def _value_within(row: Mapping[str, str | None], path: tuple[str, ...]) -> str | None:
+    """The text at a path within the fields of a row; a field of the longest name comes first."""
+    for length in range(len(path) - 1, 0, -1):
+        field = row.get(".".join(path[:length]))
+        if field is not None and (text := text_within(field, path[length:])) is not None:
+            return text
+    return None
+
+
+def _with_absent(columns: dict[str, Any], rows: int, schema: pa.Schema) -> dict[str, Any]:
     """The columns of the schema; those that are absent share one column of nulls."""
     absent: dict[pa.DataType, Column] = {}
-    for field in SCHEMA:
+    for field in schema:
         if field.name not in columns:
             if field.type not in absent:
                 absent[field.type] = pa.nulls(rows, field.type)

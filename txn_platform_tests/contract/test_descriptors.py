@@ -9,20 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from txn_platform.contract.card_forms import CARD_IN_CLEAR, CARD_MASKS, DEFAULT_MASK, CardForm
 from txn_platform.contract.descriptors import data_contract, data_package
-from txn_platform.contract.schema import (
-    CARD_IN_CLEAR,
-    CARD_MASKS,
-    DEFAULT_MASK,
-    PUBLISHED,
-    PUBLISHED_SCHEMA,
-    QUARANTINE_SCHEMA,
-    QUARANTINED,
-    RAW,
-    RAW_SCHEMA,
-    VALIDATED,
-    CardForm,
-)
+from txn_platform.contract.schema import PUBLISHED, QUARANTINED, RAW, TRANSACTIONS, VALIDATED
 
 _ROOTS = ("s3://bucket/lake/", "/home/somebody/.txn/lake")
 
@@ -49,10 +38,10 @@ def _properties(
 @pytest.mark.parametrize(
     ("table", "schema"),
     [
-        (PUBLISHED, PUBLISHED_SCHEMA),
-        (VALIDATED, PUBLISHED_SCHEMA),
-        (QUARANTINED, QUARANTINE_SCHEMA),
-        (RAW, RAW_SCHEMA),
+        (PUBLISHED, TRANSACTIONS.published_schema),
+        (VALIDATED, TRANSACTIONS.published_schema),
+        (QUARANTINED, TRANSACTIONS.quarantine_schema),
+        (RAW, TRANSACTIONS.raw_schema),
     ],
 )
 def test_the_package_has_every_table_with_its_columns(table: str, schema: Any) -> None:

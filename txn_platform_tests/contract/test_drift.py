@@ -14,7 +14,7 @@ from generator_service.app import Source as Service
 from generator_service.app import create_app
 from generator_service.settings import Settings
 from txn_platform.contract.drift import find_drift
-from txn_platform.contract.schema import SENT_COLUMNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.definitions import build_defs
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
@@ -140,7 +140,7 @@ def _row(fields: dict[str, Any], **schemas: Any) -> dict[str, Any]:
     ],
 )
 def test_the_type_of_a_field_is_what_its_schema_says(schema: Any, found: str | None) -> None:
-    fields = {name: {"type": _JSON.get(name, "string")} for name in SENT_COLUMNS}
+    fields = {name: {"type": _JSON.get(name, "string")} for name in TRANSACTIONS.names}
     described = _row(
         {**fields, "currency": schema},
         Text={"type": ["string"]},
@@ -155,7 +155,7 @@ _JSON = {"latitude": "number", "longitude": "integer", "is_fraud": "boolean"}
 
 
 def test_no_more_unknown_fields_are_named_than_can_be_read() -> None:
-    fields = {name: {"type": _JSON.get(name, "string")} for name in SENT_COLUMNS}
+    fields = {name: {"type": _JSON.get(name, "string")} for name in TRANSACTIONS.names}
     unknown = {f"\x1b[31m{number}\0" + "x" * 100: {} for number in range(1_000)}
     found = _found(_row(fields | unknown))
     assert len(found) == 21
@@ -164,7 +164,7 @@ def test_no_more_unknown_fields_are_named_than_can_be_read() -> None:
 
 
 def test_a_time_without_a_zone_is_in_utc() -> None:
-    fields = {name: {"type": _JSON.get(name, "string")} for name in SENT_COLUMNS}
+    fields = {name: {"type": _JSON.get(name, "string")} for name in TRANSACTIONS.names}
     later = {"type": "integer", "x-since": "2026-11-01T01:00:00"}
     assert _found(_row(fields | {"currency": later})) == []
 

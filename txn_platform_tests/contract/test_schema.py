@@ -13,16 +13,8 @@ from generator_service.simulator import Configuration, Simulator, Window
 from generator_service.simulator import schema as simulator_schema
 from generator_service.wire import text_batches
 from txn_platform.contract import page as contract_page
-from txn_platform.contract.schema import (
-    CHANNELS,
-    PUBLISHED_SCHEMA,
-    QUARANTINE_SCHEMA,
-    RAW_SCHEMA,
-    SENT_COLUMNS,
-    TRANSACTION_TYPES,
-    Transaction,
-    luhn_is_valid,
-)
+from txn_platform.contract.card_numbers import luhn_is_valid
+from txn_platform.contract.schema import CHANNELS, TRANSACTION_TYPES, TRANSACTIONS, Transaction
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import Validator, find_repeats
 from txn_platform.windows import Window as PlatformWindow
@@ -38,7 +30,7 @@ def _luhn_by_hand(number: str) -> bool:
 
 
 def test_published_types_are_the_ones_that_were_promised() -> None:
-    types = {field.name: (field.type, field.nullable) for field in PUBLISHED_SCHEMA}
+    types = {field.name: (field.type, field.nullable) for field in TRANSACTIONS.published_schema}
     assert types["amount"] == (pa.decimal128(18, 2), False)
     assert types["transaction_at"] == (pa.timestamp("us", tz="UTC"), False)
     assert types["fraud_scenario"] == (pa.string(), True)
@@ -51,14 +43,18 @@ def test_published_types_are_the_ones_that_were_promised() -> None:
 
 
 def test_every_published_column_says_what_it_means() -> None:
-    for schema in (PUBLISHED_SCHEMA, RAW_SCHEMA, QUARANTINE_SCHEMA):
+    for schema in (
+        TRANSACTIONS.published_schema,
+        TRANSACTIONS.raw_schema,
+        TRANSACTIONS.quarantine_schema,
+    ):
         for field in schema:
             assert (field.metadata or {}).get(b"description"), field.name
 
 
 def test_raw_and_quarantine_keep_every_sent_column_as_text() -> None:
-    for schema in (RAW_SCHEMA, QUARANTINE_SCHEMA):
-        assert all(schema.field(name).type == pa.string() for name in SENT_COLUMNS)
+    for schema in (TRANSACTIONS.raw_schema, TRANSACTIONS.quarantine_schema):
+        assert all(schema.field(name).type == pa.string() for name in TRANSACTIONS.names)
         assert schema.field("extra_fields").type == pa.string()
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterEvent, DagsterEventType
 
-from txn_platform.contract.schema import RAW_SCHEMA
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.definitions import build_defs
 from txn_platform.defs import checks, sensor_tick
 from txn_platform.defs import resources as resources_module
@@ -683,7 +683,7 @@ def _land(window: Window, totals: ControlTotals) -> None:
     """The raw object as earlier versions wrote it."""
     path = Path(".txn/lake", object_key(checks.RAW, window))
     path.parent.mkdir(parents=True)
-    schema = RAW_SCHEMA.with_metadata({SOURCE_TOTALS_NOTE: totals.to_json()})
+    schema = TRANSACTIONS.raw_schema.with_metadata({SOURCE_TOTALS_NOTE: totals.to_json()})
     pq.write_table(schema.empty_table(), path)
     assert pa.OSFile(str(path)).size()
 

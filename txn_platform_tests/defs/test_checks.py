@@ -18,13 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from txn_platform.contract.card_numbers import card_number_spans
-from txn_platform.contract.schema import (
-    DICTIONARY_ENCODED_COLUMNS,
-    FREE_TEXTS,
-    IDENTIFIERS,
-    PUBLISHED_SCHEMA,
-    RAW_SCHEMA,
-)
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs import assets, checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.resources import GeneratorResource
@@ -36,6 +30,8 @@ from txn_platform_tests.support.card_spellings import PARTS, SPELLINGS
 from txn_platform_tests.support.run_resources import run_resources
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
+_FREE_TEXTS = [name for name in TRANSACTIONS.names if TRANSACTIONS.card_search(name) == "within"]
+_IDENTIFIERS = [name for name in TRANSACTIONS.names if TRANSACTIONS.card_search(name) == "whole"]
 _PARTITION = "2026-11-01-00:00"
 _ROWS = 240
 # Of 240 rows in row groups of 80 and batches of 30: the first batch, one in the middle, the last.
@@ -74,12 +70,12 @@ def _failed(
     expected: ControlTotals,
     *,
     policy: str = "token",
-    schema: pa.Schema = PUBLISHED_SCHEMA,
+    schema: pa.Schema = TRANSACTIONS.published_schema,
 ) -> dict[str, str]:
     """The checks that fail on a file of these rows, with what they say."""
     columns = [frame[name].to_arrow().cast(schema.field(name).type) for name in schema.names]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=80)
-    with open_parquet(path, DICTIONARY_ENCODED_COLUMNS) as file:
+    with open_parquet(path, TRANSACTIONS.dictionary_encoded) as file:
         proof = prove_published(
             file.metadata.schema.to_arrow_schema(),
             partial(read_batches, file),
@@ -165,7 +161,7 @@ _NUMBERS = {
 
 
 @pytest.mark.parametrize("index", _INDICES)
-@pytest.mark.parametrize("column", ["card_number", *FREE_TEXTS, *IDENTIFIERS])
+@pytest.mark.parametrize("column", ["card_number", *_FREE_TEXTS, *_IDENTIFIERS])
 def test_a_card_number_in_clear_is_found_wherever_it_is(
     published: pl.DataFrame, tmp_path: Path, index: int, column: str
 ) -> None:
@@ -176,7 +172,7 @@ def test_a_card_number_in_clear_is_found_wherever_it_is(
     assert f"Found: 1 rows show a card number in {column}, at the positions {index} " in message
 
 
-@pytest.mark.parametrize("column", ["card_number", *FREE_TEXTS, *IDENTIFIERS])
+@pytest.mark.parametrize("column", ["card_number", *_FREE_TEXTS, *_IDENTIFIERS])
 @pytest.mark.parametrize("length", range(13, 20))
 def test_a_card_number_of_every_length_is_found(
     published: pl.DataFrame, tmp_path: Path, column: str, length: int
@@ -189,7 +185,7 @@ def test_a_card_number_of_every_length_is_found(
 
 
 @pytest.mark.parametrize(
-    "column", [field.name for field in PUBLISHED_SCHEMA if field.type == pa.string()]
+    "column", [field.name for field in TRANSACTIONS.published_schema if field.type == pa.string()]
 )
 def test_every_spelling_is_found_in_every_column_of_text(
     published: pl.DataFrame, tmp_path: Path, column: str
@@ -197,7 +193,7 @@ def test_every_spelling_is_found_in_every_column_of_text(
     texts = [
         text
         for spelling, text in SPELLINGS.items()
-        if column not in IDENTIFIERS or spelling not in PARTS
+        if column not in _IDENTIFIERS or spelling not in PARTS
     ]
     sound = published[column][len(texts) :]
     frame = published.with_columns(pl.Series(column, [*texts, *sound], pl.String))
@@ -241,11 +237,17 @@ def test_numbers_in_clear_pass_under_the_policy_that_publishes_them(
 
 
 def _other_schemas() -> Iterator[Any]:
-    for index, field in enumerate(PUBLISHED_SCHEMA):
+    for index, field in enumerate(TRANSACTIONS.published_schema):
         if field.type == pa.string():
-            yield field.name, PUBLISHED_SCHEMA.set(index, field.with_type(pa.large_string()))
-        yield field.name, PUBLISHED_SCHEMA.set(index, field.with_nullable(not field.nullable))
-    reversed_columns = pa.schema(reversed(list(PUBLISHED_SCHEMA)))
+            yield (
+                field.name,
+                TRANSACTIONS.published_schema.set(index, field.with_type(pa.large_string())),
+            )
+        yield (
+            field.name,
+            TRANSACTIONS.published_schema.set(index, field.with_nullable(not field.nullable)),
+        )
+    reversed_columns = pa.schema(reversed(list(TRANSACTIONS.published_schema)))
     yield "the order of columns", reversed_columns
 
 
@@ -403,4 +405,4 @@ def test_the_share_of_the_quarantine_is_allowed_up_to_its_limit(
 def test_raw_has_every_column_of_its_schema(there: ServedSource) -> None:
     assert _materialize(there, "raw_transactions").success
     (path,) = Path(".txn").rglob("raw_transactions/**/*.parquet")
-    assert pq.read_schema(path).equals(RAW_SCHEMA)
+    assert pq.read_schema(path).equals(TRANSACTIONS.raw_schema)

@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 import dagster as dg
 import pytest
 
-from txn_platform.contract.reasons import REASONS
+from txn_platform.contract.reasons import reasons
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.resources import GeneratorResource
@@ -103,7 +104,7 @@ def test_reasons_are_a_table_with_their_meanings(there: ServedSource) -> None:
         table: Any = metadata[asset]["reasons"].value
         first = table.records[0].data
         assert first["share"] == "6.00%"
-        assert first["meaning"] == REASONS["currency.unknown"]
+        assert first["meaning"] == reasons(TRANSACTIONS)["currency.unknown"]
 
 
 def _picture(metadata: dict[str, dg.MetadataValue[Any]]) -> str:
@@ -231,7 +232,7 @@ def test_every_asset_says_whose_it_is_and_where_its_code_is() -> None:
         assert node.kinds
         (place,) = node.metadata["dagster/code_references"].code_references
         lines = Path(place.file_path).read_text("utf-8").splitlines()
-        assert any(line.startswith("def ") for line in lines[place.line_number - 1 :][:40])
+        assert any(line.lstrip().startswith("def ") for line in lines[place.line_number - 1 :][:40])
     zones = {key.to_user_string(): graph.get(key).tags for key in graph.get_all_asset_keys()}
     assert {name for name, tags in zones.items() if tags["pii"] == "clear"} == {
         "raw_transactions",

@@ -90,13 +90,13 @@ def frames(injector: DefectInjector, batches: list[pa.RecordBatch]) -> Iterator[
     position = 0
     for batch in injector.batches(batches, Format.ARROW):
         frame = pl.DataFrame(batch).with_columns(pl.all().cast(pl.String))
-        unknown = [name for name in frame.columns if name not in contract.SENT_COLUMNS]
+        unknown = [name for name in frame.columns if name not in contract.TRANSACTIONS.names]
         landed = frame.select(
             pl.int_range(position, position + pl.len(), dtype=pl.Int64).alias("position"),
-            *contract.SENT_COLUMNS,
+            *contract.TRANSACTIONS.names,
             pl.struct(unknown or [pl.lit(None)]).struct.json_encode().alias("extra_fields"),
         )
-        yield columns.as_batch(landed, contract.LANDED_SCHEMA)
+        yield columns.as_batch(landed, contract.TRANSACTIONS.landed_schema)
         position += frame.height
 
 
@@ -116,7 +116,7 @@ def test_every_kind_is_expected_to_break_rules_that_exist():
         for reason in reasons_of_defect(kind, original=original)
     }
     assert len(named) > 15
-    assert named <= set(reasons.REASONS)
+    assert named <= set(reasons.reasons(contract.TRANSACTIONS))
 
 
 def quarantined(sent: list[pa.RecordBatch]) -> dict[int, list[str]]:
@@ -166,7 +166,9 @@ def test_the_platform_finds_the_same_reasons_in_every_format(
     injecting = injector("all:0.6")
     body = io.BytesIO(sent_as(injecting, few, form))
     decoded = pl.concat(map(columns.as_frame, DECODERS[form.value](body)))
-    landed = columns.as_batch(decoded.with_row_index("position"), contract.LANDED_SCHEMA)
+    landed = columns.as_batch(
+        decoded.with_row_index("position"), contract.TRANSACTIONS.landed_schema
+    )
     account = account_of(injecting, few)
     assert set(account["kind"]) == set(KINDS)
     assert quarantined([landed]) == expected(account, [landed])

@@ -37,7 +37,7 @@ from deltalake import DeltaTable, Schema, write_deltalake
 
 from txn_platform.backoff import Backoff
 from txn_platform.cli import main
-from txn_platform.contract.schema import PUBLISHED_SCHEMA
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.definitions import build_defs
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.doctor import examine
@@ -74,7 +74,13 @@ class Place:
         """The rows of a window, or of all windows, ordered by id."""
         table: Any = pa.table(self.table().scan())
         table = table.cast(
-            pa.schema([*PUBLISHED_SCHEMA, ("event_date", pa.date32()), ("event_hour", pa.int32())])
+            pa.schema(
+                [
+                    *TRANSACTIONS.published_schema,
+                    ("event_date", pa.date32()),
+                    ("event_hour", pa.int32()),
+                ]
+            )
         ).sort_by("transaction_id")
         return table if window is None else self.in_window(table, window)
 
@@ -160,9 +166,10 @@ def _values(field: "pa.Field[Any]", window: Window, count: int, tag: str) -> lis
 def _table(window: Window, count: int, tag: str) -> pa.Table:
     """Rows with edge cases of every type; the tag distinguishes contents."""
     columns = [
-        pa.array(_values(field, window, count, tag), field.type) for field in PUBLISHED_SCHEMA
+        pa.array(_values(field, window, count, tag), field.type)
+        for field in TRANSACTIONS.published_schema
     ]
-    return pa.table(columns, schema=PUBLISHED_SCHEMA)
+    return pa.table(columns, schema=TRANSACTIONS.published_schema)
 
 
 def _stage(window: Window, count: int, tag: str) -> tuple[Path, str]:
@@ -189,7 +196,7 @@ def _tags(rows: pa.Table) -> Counter[str]:
 def test_every_type_survives(place: Place) -> None:
     assert _commit(_NOON, 100, "a") == Committed(1, changed=True)
     rows = place.rows()
-    assert rows.select(PUBLISHED_SCHEMA.names).equals(
+    assert rows.select(TRANSACTIONS.published_schema.names).equals(
         _table(_NOON, 100, "a").sort_by("transaction_id")
     )
     assert set(rows["event_date"].to_pylist()) == {date(2026, 11, 1)}
@@ -199,13 +206,13 @@ def test_every_type_survives(place: Place) -> None:
 def test_columns_are_the_contracts_with_their_meaning(directory: Place) -> None:
     _delta().require_usable()
     fields = {field.name: field for field in directory.table().schema().fields}
-    assert list(fields) == [*PUBLISHED_SCHEMA.names, "event_date", "event_hour"]
+    assert list(fields) == [*TRANSACTIONS.published_schema.names, "event_date", "event_hour"]
     assert str(fields["amount"].type) == 'PrimitiveType("decimal(18,2)")'
     assert str(fields["transaction_at"].type) == 'PrimitiveType("timestamp")'
     assert {name for name, field in fields.items() if field.nullable} == {
-        field.name for field in PUBLISHED_SCHEMA if field.nullable
+        field.name for field in TRANSACTIONS.published_schema if field.nullable
     }
-    for column in PUBLISHED_SCHEMA:
+    for column in TRANSACTIONS.published_schema:
         assert fields[column.name].metadata["comment"].encode() == column.metadata[b"description"]
     assert directory.table().metadata().partition_columns == ["event_date", "event_hour"]
 
@@ -773,7 +780,7 @@ def _publish(source: ServedSource) -> dict[str, Any]:
 
 def _in_parquet() -> list[tuple[Any, ...]]:
     """The lake's published rows as DuckDB reads them."""
-    names = ", ".join(PUBLISHED_SCHEMA.names)
+    names = ", ".join(TRANSACTIONS.published_schema.names)
     return duckdb.sql(
         f"select {names} from '.txn/lake/s3_parquet_transactions/**/*.parquet'"  # noqa: S608
         " order by transaction_id"
@@ -781,7 +788,7 @@ def _in_parquet() -> list[tuple[Any, ...]]:
 
 
 def _in_delta(place: Place) -> list[tuple[Any, ...]]:
-    rows = place.rows(_FIRST).select(PUBLISHED_SCHEMA.names)
+    rows = place.rows(_FIRST).select(TRANSACTIONS.published_schema.names)
     return [tuple(row.values()) for row in rows.to_pylist()]
 
 

@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from txn_platform.cli import main
-from txn_platform.contract.card_numbers import card_number_spans
-from txn_platform.contract.schema import QUARANTINE_SCHEMA, RAW_SCHEMA, luhn_is_valid
+from txn_platform.contract.card_numbers import card_number_spans, luhn_is_valid
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.lake.base import Lake
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import open_lake
@@ -32,7 +32,7 @@ _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 def _quarantine(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
     batch = landed_rows(list(rows))
     validated = Validator(window, find_repeats(in_batches(batch, len(rows)))).validate(batch)
-    with lake.stage(QUARANTINE_SCHEMA, Encoding(compression="zstd")) as writer:
+    with lake.stage(TRANSACTIONS.quarantine_schema, Encoding(compression="zstd")) as writer:
         writer.write(validated.quarantined)
         writer.annotate({LANDED_DIGEST: lake.digest(object_key(_RAW, window)) or ""})
         lake.publish(writer.finish(), object_key(_ASSET, window), clear_cards=True)
@@ -111,7 +111,7 @@ def test_the_command_says_when_there_is_nothing() -> None:
 
 
 def _land(lake: Lake, window: Window, *rows: dict[str, str | None]) -> None:
-    with lake.stage(RAW_SCHEMA, Encoding(compression="zstd")) as writer:
+    with lake.stage(TRANSACTIONS.raw_schema, Encoding(compression="zstd")) as writer:
         writer.write(landed_rows(list(rows)))
         lake.publish(writer.finish(), object_key(_RAW, window), clear_cards=True)
 

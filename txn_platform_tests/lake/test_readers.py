@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from txn_platform.contract.schema import PUBLISHED_COLUMNS, PUBLISHED_SCHEMA, QUARANTINE_SCHEMA
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.lake.layout import object_key
 from txn_platform.runs import dagster_instance, materialize
 from txn_platform.windows import Window
@@ -140,7 +140,7 @@ def test_the_first_opinion_is_what_was_sent(lake: _Lake) -> None:
 @_each(_FILE_READERS)
 def test_a_published_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
     assert reader.parquet
-    columns = list(PUBLISHED_COLUMNS)
+    columns = list(TRANSACTIONS.published_columns)
     found = comparable(reader.parquet(str(lake.published)), columns, _ID)
     assert found == _by_pyarrow(lake.published, columns)
 
@@ -148,14 +148,14 @@ def test_a_published_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
 @_each(_FILE_READERS)
 def test_a_quarantined_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
     assert reader.parquet
-    columns = list(QUARANTINE_SCHEMA.names)
+    columns = list(TRANSACTIONS.quarantine_schema.names)
     found = comparable(reader.parquet(str(lake.quarantined)), columns, _ID)
     assert found == _by_pyarrow(lake.quarantined, columns)
 
 
 @_each(READERS)
 def test_a_delta_window_is_the_same_to(reader: Reader, lake: _Lake) -> None:
-    columns = list(PUBLISHED_COLUMNS)
+    columns = list(TRANSACTIONS.published_columns)
     found = comparable(reader.read_delta(lake.delta), columns, _ID)
     assert found == _by_pyarrow(lake.published, columns)
 
@@ -242,7 +242,7 @@ def test_the_contract_beside_the_tables_is_that_of_the_published_rows(lake: _Lak
     (server,) = contract["servers"]
     assert list(root.glob(server["path"])) == [lake.published]
     (table,) = contract["schema"]
-    assert [each["name"] for each in table["properties"]] == list(PUBLISHED_COLUMNS)
+    assert [each["name"] for each in table["properties"]] == list(TRANSACTIONS.published_columns)
 
 
 @pytest.mark.readers
@@ -275,7 +275,8 @@ def test_the_statement_for_a_query_engine_has_the_columns_of_the_contract(
     _, _, statement = EXAMPLES.read_text("utf-8").partition(f"```sql\n{program} ")
     columns = re.findall(r"^  ([a-z_]+) ([a-z]+(?:\([0-9,]+\))?),?$", statement, re.MULTILINE)
     expected = [
-        (field.name, kinds.get(str(field.type), str(field.type))) for field in PUBLISHED_SCHEMA
+        (field.name, kinds.get(str(field.type), str(field.type)))
+        for field in TRANSACTIONS.published_schema
     ]
     assert [column for column in columns if not column[0].startswith("event_")][
         : len(expected)

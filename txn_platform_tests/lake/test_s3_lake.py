@@ -12,8 +12,8 @@ import polars as pl
 import pytest
 
 from txn_platform.backoff import Backoff
+from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK
 from txn_platform.contract.descriptors import PACKAGE_NAME, data_package
-from txn_platform.contract.schema import CARD_MASKS, DEFAULT_MASK
 from txn_platform.errors import UserError
 from txn_platform.lake.base import LakeFile
 from txn_platform.lake.bucket import StoreLimits

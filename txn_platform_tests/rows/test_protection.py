@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txn_platform.arrow.dictionaries import as_frame
-from txn_platform.contract.schema import CARD_MASKS, CardMask, Transaction
+from txn_platform.contract.card_forms import CARD_MASKS, CardMask
+from txn_platform.contract.schema import Transaction
 from txn_platform.rows.protection import CardProtector
 
 _KEY = b"sixteen bytes ok"

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from txn_platform.arrow.text import by_length
-from txn_platform.contract.schema import TEXT_PATTERNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.rows.timestamps import (
     _usual,  # pyright: ignore[reportPrivateUsage] - the fast path, without what stands in for it
     parse_timestamps,
 )
 
-_PATTERN = TEXT_PATTERNS["transaction_at"]
+_PATTERN = TRANSACTIONS.forms["transaction_at"]
 _MOMENTS = st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC))  # noqa: DTZ001 - hypothesis wants its bounds naive
 _OFFSETS = st.integers(-23 * 60, 23 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 

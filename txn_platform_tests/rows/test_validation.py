@@ -19,8 +19,8 @@ from txn_platform.contract.codes import (
     CURRENCY_EXPONENTS,
     MERCHANT_CATEGORY_RANGES,
 )
-from txn_platform.contract.reasons import REASONS
-from txn_platform.contract.schema import CHANNELS, QUARANTINE_SCHEMA, SENT_COLUMNS
+from txn_platform.contract.reasons import reasons
+from txn_platform.contract.schema import CHANNELS, TRANSACTIONS
 from txn_platform.rows.validation import ValidatedBatch, Validator, find_repeats
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import in_batches, landed_rows, sent_row
@@ -122,11 +122,11 @@ def test_a_bad_row_has_every_reason_and_no_other(
     changes: dict[str, str | None], expected: list[str]
 ) -> None:
     assert reasons_of(**changes) == expected
-    assert set(expected) <= set(REASONS)
+    assert set(expected) <= set(reasons(TRANSACTIONS))
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*SENT_COLUMNS} - {"fraud_scenario", "original_transaction_id"})
+    "name", sorted({*TRANSACTIONS.names} - {"fraud_scenario", "original_transaction_id"})
 )
 def test_every_required_field_can_be_missing(name: str) -> None:
     assert reasons_of(**{name: None}) == [f"{name}.missing"]
@@ -196,7 +196,7 @@ def test_quarantine_keeps_the_row_as_sent() -> None:
     assert {name: row[name] for name in sent} == sent
     assert row["position"] == 1
     assert row["window_start"] == _WINDOW.start
-    assert quarantined.schema.names == QUARANTINE_SCHEMA.names
+    assert quarantined.schema.names == TRANSACTIONS.quarantine_schema.names
 
 
 def test_identical_copies_keep_the_first() -> None:
@@ -339,7 +339,7 @@ _TEMPTING = st.sampled_from(
      "4111-1111-1111-1111", "0000000000000000", "1e-05", "40.71280000000000143245"]
 )  # fmt: skip
 _DAMAGE = st.dictionaries(
-    st.sampled_from(SENT_COLUMNS),
+    st.sampled_from(TRANSACTIONS.names),
     st.one_of(
         st.none(),
         _TEMPTING,
@@ -362,7 +362,7 @@ def test_pydantic_row_by_row_accepts_and_refuses_the_same(
     accepted = {sent["transaction_id"] for sent in result.conforming.to_pylist()}
     positions = set(result.quarantined["position"].to_pylist())
     assert result.conforming.num_rows + result.quarantined.num_rows == len(rows)
-    assert set(result.rows_by_reason) <= set(REASONS)
+    assert set(result.rows_by_reason) <= set(reasons(TRANSACTIONS))
     for position, row in enumerate(rows):
         try:
             _SecondOpinion.model_validate(row)

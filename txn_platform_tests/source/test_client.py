@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from txn_platform.arrow.dictionaries import as_frame
-from txn_platform.contract.schema import RAW_SCHEMA
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 from txn_platform.source import client as source_module
@@ -43,7 +43,7 @@ def _all(source: Source) -> pl.DataFrame:
 
 def test_a_window_comes_as_sent(there: ServedSource) -> None:
     frame = _all(Source(there.url))
-    assert frame.columns == RAW_SCHEMA.names
+    assert frame.columns == TRANSACTIONS.raw_schema.names
     assert frame["position"].to_list() == list(range(300))
     assert frame.drop("position", "extra_fields").to_dicts() == there.rows
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from txn_platform.arrow.dictionaries import as_frame
-from txn_platform.contract.schema import SENT_COLUMNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.source import decoding, json_rows
 from txn_platform.source.decode_limits import Budget
 from txn_platform.source.decoding import DECODERS, UnreadableError
@@ -22,7 +22,9 @@ from txn_platform_tests.support.served_source import sent_row
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
 _ROWS = st.lists(
     st.dictionaries(
-        st.sampled_from([*SENT_COLUMNS, "loyalty", "café"]), st.one_of(st.none(), _TEXT), min_size=1
+        st.sampled_from([*TRANSACTIONS.names, "loyalty", "café"]),
+        st.one_of(st.none(), _TEXT),
+        min_size=1,
     ),
     min_size=1,
     max_size=12,
@@ -39,10 +41,10 @@ def _expected(row: dict[str, str | None], repeats: str | None = None) -> dict[st
     extra |= {
         name: row[name]
         for name in sorted(row)
-        if name not in SENT_COLUMNS and row[name] is not None
+        if name not in TRANSACTIONS.names and row[name] is not None
     }
     text = json.dumps(extra, ensure_ascii=False, separators=(",", ":")) if extra else None
-    return {name: row.get(name) for name in SENT_COLUMNS} | {"extra_fields": text}
+    return {name: row.get(name) for name in TRANSACTIONS.names} | {"extra_fields": text}
 
 
 def _ndjson(rows: list[dict[str, str | None]]) -> bytes:
@@ -218,7 +220,7 @@ def test_a_line_that_is_no_object_is_a_row_of_its_own() -> None:
     for row, line in zip(rows[1:-1], lines[1:-1], strict=True):
         kept = json.loads(row["extra_fields"] or "")
         assert kept == {"unreadable": line.decode("utf-8", "backslashreplace")}
-        assert all(row[name] is None for name in SENT_COLUMNS)
+        assert all(row[name] is None for name in TRANSACTIONS.names)
 
 
 def test_a_csv_line_with_another_number_of_fields_is_kept() -> None:
@@ -272,7 +274,7 @@ def test_no_byte_of_an_arrow_stream_is_trusted() -> None:
         damaged[start : start + chance.choice([1, 4, 8])] = chance.randbytes(4)
         try:
             for row in _decoded("arrow", bytes(damaged)):
-                assert set(row) == {*SENT_COLUMNS, "extra_fields"}
+                assert set(row) == {*TRANSACTIONS.names, "extra_fields"}
         except UnreadableError:
             refused += 1
     assert refused > 500
@@ -318,7 +320,7 @@ def test_the_next_page_is_found_by_its_path(odd: str) -> None:
 
 def test_no_rows_are_no_rows() -> None:
     assert _decoded("ndjson", b"") == []
-    assert _decoded("csv", ",".join(SENT_COLUMNS).encode() + b"\n") == []
+    assert _decoded("csv", ",".join(TRANSACTIONS.names).encode() + b"\n") == []
     with pytest.raises(UnreadableError, match="lacks 13 of the contract's columns"):
         _decoded("csv", b"transaction_id,amount\n")
     assert items(b'{"data":[]}', ["data"]).num_rows == 0

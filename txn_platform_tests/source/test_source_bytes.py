@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from txn_platform.arrow.dictionaries import as_frame
 from txn_platform.cli import main
-from txn_platform.contract.schema import SENT_COLUMNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.rows.validation import NO_REPEATS, Validator
 from txn_platform.source.client import Source, SourceApi
@@ -183,8 +183,8 @@ def test_a_field_of_any_name_is_kept(source: ServedBytes, wire: Wire, name: str)
         **_bodies(json.dumps(row)),
         "arrow": _stream(_typed(**{name: pa.array(["gold"])})),
         "csv": (
-            ",".join([*SENT_COLUMNS, f'"{quoted}"']) + "\n"
-            + ",".join([*(row[name] or "" for name in SENT_COLUMNS), "gold"]) + "\n"
+            ",".join([*TRANSACTIONS.names, f'"{quoted}"']) + "\n"
+            + ",".join([*(row[name] or "" for name in TRANSACTIONS.names), "gold"]) + "\n"
         ).encode(),
     }[wire]  # fmt: skip
     (sent,) = _rows(source, wire, body)

@@ -21,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from txn_platform.arrow.dictionaries import as_frame
 from txn_platform.cli import main
-from txn_platform.contract.schema import REQUIRED_COLUMNS, SENT_COLUMNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
@@ -55,7 +55,7 @@ def _lines(rows: list[dict[str, str | None]]) -> bytes:
     return b"".join(json.dumps(row).encode() + b"\n" for row in rows)
 
 
-def _csv(rows: list[dict[str, str | None]], names: tuple[str, ...] = SENT_COLUMNS) -> bytes:
+def _csv(rows: list[dict[str, str | None]], names: tuple[str, ...] = TRANSACTIONS.names) -> bytes:
     text = io.StringIO(newline="")
     writer = csv.writer(text, quoting=csv.QUOTE_NOTNULL, lineterminator="\n")
     writer.writerow(names)
@@ -185,7 +185,7 @@ def test_every_answer_that_http_allows_is_read(way: str, wire: Wire, source: Ser
         ("csv", b"\xef\xbb\xbf" + _BODIES["csv"], 3),
         ("csv", _csv([]), 0),
         ("csv", _csv([]).rstrip(b"\n"), 0),
-        ("csv", _csv([], (*SENT_COLUMNS, "loyalty")).rstrip(b"\n"), 0),
+        ("csv", _csv([], (*TRANSACTIONS.names, "loyalty")).rstrip(b"\n"), 0),
         ("json", b"\xef\xbb\xbf" + _BODIES["json"] + b"\r\n", 3),
         ("json", _page([]), 0),
         ("json", _page([], error=None, errors=[], ok=True, success=True, timed_out=False), 0),
@@ -368,7 +368,11 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
         ("csv", whole(_BODIES["csv"] + b"error, backend, timeout\n"), "ends in what is no row"),
         ("csv", whole(b"".join(_CSV_LINES[:-1]) + _CSV_LINES[-1][:60] + b"\n"), "is no row"),
         ("csv", whole(b"transaction_id\n"), "has no row, and lacks 14 of the contract's columns"),
-        ("csv", whole(_csv([], SENT_COLUMNS[1:])), "lacks 1 of .* columns, as 'transaction_id'"),
+        (
+            "csv",
+            whole(_csv([], TRANSACTIONS.names[1:])),
+            "lacks 1 of .* columns, as 'transaction_id'",
+        ),
         ("csv", whole(_BODIES["csv"][:-8]), "has a last line that does not end"),
         ("csv", head() + _BODIES["csv"][:-1], "has no end by which it can be told to be whole"),
         ("ndjson", whole(b'{"error":"backend timeout"}\n'), "no row with any of the contract's"),
@@ -926,7 +930,7 @@ def test_an_error_with_status_200_leaves_what_is_published(
 
 
 def test_the_required_columns_are_those_without_null() -> None:
-    assert set(SENT_COLUMNS) - set(REQUIRED_COLUMNS) == {
+    assert set(TRANSACTIONS.names) - set(TRANSACTIONS.required) == {
         "fraud_scenario",
         "original_transaction_id",
     }

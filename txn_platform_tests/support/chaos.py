@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from txn_platform.contract.schema import PUBLISHED_SCHEMA
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.local.processes import ManagedProcess, free_ports, generator_url, start_generator
 from txn_platform.local.seaweedfs import REGION, SeaweedFS
 from txn_platform.windows import Window, iso
@@ -600,7 +600,7 @@ def require_delta_agrees(world: World, partitions: Sequence[str]) -> None:
     rows: Any = pa.table(table.scan())
     objects = world.store.objects()
     look = world.directory / "look.parquet"
-    columns = ", ".join(PUBLISHED_SCHEMA.names)
+    columns = ", ".join(TRANSACTIONS.published_schema.names)
     total = 0
     for partition in partitions:
         look.write_bytes(objects[object_key(PUBLISHED, partition)])

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, override
 
 import pyarrow as pa
 
-from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.rows.duplicates import RepeatedIds
 from txn_platform.rows.reason_tally import ReasonTally
@@ -124,7 +124,8 @@ def _json_value(chance: random.Random, depth: int = 0) -> str:
 
 
 _NAMES: Final = [
-    *SENT_COLUMNS, "", "\0", "a\0b", "unreadable", "duplicate_field", "extra_fields", "position",
+    *TRANSACTIONS.names, "", "\0", "a\0b", "unreadable", "duplicate_field", "extra_fields",
+    "position",
     _CARD, "café", "\U0001f600", '"', "\\", "[/x]", "x" * 300, "data", "next", "error", "type",
 ]  # fmt: skip
 
@@ -365,7 +366,9 @@ def _validate(body: bytes, batches: list[pa.RecordBatch]) -> None:
     totals = ControlTotals()
     for batch in batches:
         positions = pa.array(range(position, position + len(batch)), pa.int64())
-        rows = pa.RecordBatch.from_arrays([positions, *batch.columns], schema=LANDED_SCHEMA)
+        rows = pa.RecordBatch.from_arrays(
+            [positions, *batch.columns], schema=TRANSACTIONS.landed_schema
+        )
         rows.validate(full=True)
         totals += ControlTotals.of(rows, repeated.add(rows.column("transaction_id")))
         result = validator.validate(rows)
@@ -409,7 +412,7 @@ def _read_totals(body: bytes) -> None:
     again = ControlTotals.parse(totals.to_json())
     if totals.differences(again) or (totals + again - again).differences(totals):
         raise AssertionError("totals are not the same when they are read again")
-    str(totals.amount)
+    str(totals.amount_by_type)
     _require_no_card("; ".join(totals.differences(ControlTotals())))
 
 

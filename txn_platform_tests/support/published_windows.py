@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from txn_platform.contract.schema import PUBLISHED, PUBLISHED_SCHEMA
+from txn_platform.contract.schema import PUBLISHED, TRANSACTIONS
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.parquet import Encoding
 
@@ -47,8 +47,8 @@ def published_row(window: Window, number: int, /, **changes: Any) -> dict[str, A
 def publish_window(lake: Lake, window: Window, rows: int = 60) -> list[dict[str, Any]]:
     """Put a window of so many rows into the lake, and return them."""
     sent = [published_row(window, number) for number in range(rows)]
-    batch = pa.RecordBatch.from_pylist(sent, schema=PUBLISHED_SCHEMA)
-    with lake.stage(PUBLISHED_SCHEMA, Encoding(compression="zstd")) as writer:
+    batch = pa.RecordBatch.from_pylist(sent, schema=TRANSACTIONS.published_schema)
+    with lake.stage(TRANSACTIONS.published_schema, Encoding(compression="zstd")) as writer:
         writer.write(batch)
         lake.publish(writer.finish(), object_key(PUBLISHED, window))
     return sent

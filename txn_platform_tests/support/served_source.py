@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import as_batch
-from txn_platform.contract.schema import LANDED_SCHEMA, SENT_COLUMNS
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform_tests.support.served_handler import served_by
 
@@ -51,15 +51,18 @@ def sent_row(number: int, /, **changes: str | None) -> dict[str, str | None]:
 
 def sent_frame(rows: list[dict[str, str | None]]) -> pl.DataFrame:
     """Return rows as on the wire: all columns as text."""
-    names = list(dict.fromkeys(name for row in rows for name in row)) or list(SENT_COLUMNS)
+    names = list(dict.fromkeys(name for row in rows for name in row)) or list(TRANSACTIONS.names)
     return pl.DataFrame(rows, schema=dict.fromkeys(names, pl.String))
 
 
 def landed_rows(rows: list[dict[str, str | None]]) -> pa.RecordBatch:
     """Return rows as the platform lands them, in order."""
-    kinds = {name: pl.Int64 if name == "position" else pl.String for name in LANDED_SCHEMA.names}
+    kinds = {
+        name: pl.Int64 if name == "position" else pl.String
+        for name in TRANSACTIONS.landed_schema.names
+    }
     numbered = [{"extra_fields": None} | row | {"position": at} for at, row in enumerate(rows)]
-    return as_batch(pl.DataFrame(numbered, schema=kinds), LANDED_SCHEMA)
+    return as_batch(pl.DataFrame(numbered, schema=kinds), TRANSACTIONS.landed_schema)
 
 
 def in_batches(rows: pa.RecordBatch, size: int) -> Batches:
