@@ -413,7 +413,9 @@ class Contract:
     def codes(self) -> dict[str, tuple[str, ...]]:
         """The code lists that descriptors show, by column."""
         return {
-            name: tuple(codes) for name in self.columns if (codes := self.option(name, "codes"))
+            name: tuple(codes)
+            for name, column in self.columns.items()
+            if (codes := self.option(name, "codes") or getattr(column, "categories", None))
         }
 
     def card_search(self, name: str) -> CardSearch:

@@ -30,8 +30,9 @@ The form of `{card}` follows the [settings](security.md#tokens-and-masks):
 _PAGE = """\
 # The contract, version {version}
 
-Made from `{module}` by `txn_platform.contract.page`: change it there. In a lake,
-`datapackage.json` and `contract.odcs.yaml` say the same [to other tools](reading.md#descriptors).
+Made from `{module}` by `python -m txn_platform.contract.page`: change it
+there. In a lake, `datapackage.json` and `contract.odcs.yaml` say the same
+[to other tools](reading.md#descriptors).
 
 ## Published columns
 

@@ -26,6 +26,8 @@ DUPLICATE_FIELD_ROW: Final = "row.duplicate_field"
 CARD_NUMBER_RULE: Final = "check__card_number"
 """The rule that a text holds no card number."""
 
+_HELD_NUMBER: Final = CARD_NUMBER_RULE.removeprefix("check__")
+
 # The problem for each rule of dataframely.
 _PROBLEMS: Final = {
     "nullability": "missing",
@@ -46,7 +48,7 @@ _MEANINGS: Final = {
     "missing": "absent, or null",
     "format": "not of the form `{pattern}`",
     "range": "outside the allowed range",
-    "card_number": "{holds} a card number: 13 to 19 digits of a known issuer's range and length,"
+    _HELD_NUMBER: "{holds} a card number: 13 to 19 digits of a known issuer's range and length,"
     " with a right check digit",
     "repeated_digit": "the same digit throughout: a placeholder",
     "check_digit": "the last digit is not the check digit (Luhn)",

@@ -14,6 +14,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from generator_service.app import create_app
 from generator_service.faults import FaultsMiddleware
 from generator_service.settings import Settings
+from txn_platform.contract.model import Contract
+from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs.assets import raw_transactions
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.settings import load_settings
@@ -71,13 +73,14 @@ class _Impatient(GeneratorResource):
     attempts: int = _LIMITS.backoff.attempts
 
     @override
-    def source(self) -> Source:
+    def source(self, contract: Contract = TRANSACTIONS) -> Source:
         assert self.url
         api = source_api(load_settings())
         transactions = api.transactions.replace("limit=10000", f"limit={_PAGE_ROWS}")
         backoff = replace(_LIMITS.backoff, attempts=self.attempts)
         limits = replace(_LIMITS, read_seconds=self.read_seconds, backoff=backoff)
-        return Source(self.url, replace(api, transactions=transactions), limits)
+        api = replace(api, transactions=transactions)
+        return Source(self.url, api, limits, contract=contract)
 
 
 @pytest.fixture(scope="module")
