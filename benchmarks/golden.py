@@ -14,18 +14,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, override
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from txn_platform.settings import Settings
+    from txn_platform.source.api import SourceApi
 
 _GOLDEN = Path(__file__).with_name("golden.json")
 _PARTITION = "2026-11-01-18:00"
@@ -38,13 +38,15 @@ _BASE = {
     "TXN_MAX_QUARANTINE": "1",
 }
 _AS_OF = "2026-11-01T19:00:30Z"
-_EARLY = f"/v1/transactions?start={{start}}&end={{end}}&format={{format}}&as_of={_AS_OF}"
+_EARLY_ROWS = f"/v1/transactions?start={{start}}&end={{end}}&format={{format}}&as_of={_AS_OF}"
+# A run of a source without control totals, whose later rows have not arrived yet.
+_EARLY: dict[str, str] = {}
 _DEFECTS = {"GENERATOR_DEFECTS": "all:0.05"}
 # The runs of each window, one after the other into one lake.
 _WINDOWS: dict[str, list[dict[str, str]]] = {
     "clean": [{}],
     "all defects": [_DEFECTS],
-    "late rows": [{"TXN_SOURCE_TRANSACTIONS": _EARLY}, {}],
+    "late rows": [_EARLY, {}],
     "JSON pages": [_DEFECTS | {"GENERATOR_FORMAT": "json"}],
     "CSV": [_DEFECTS | {"GENERATOR_FORMAT": "csv"}],
     "NDJSON": [_DEFECTS | {"GENERATOR_FORMAT": "ndjson"}],
@@ -53,13 +55,14 @@ _WINDOWS: dict[str, list[dict[str, str]]] = {
         {"GENERATOR_PRESET": "realistic", "TXN_CARD_POLICY": "clear"}
     ],
 }
+_TXN = str(Path(sys.executable).with_name("txn"))
 _FORMATS = ("parquet", "ndjson", "csv", "arrow")
 
 
 def _run(arguments: list[str], directory: Path, settings: dict[str, str]) -> bytes:
     environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     ended = subprocess.run(
-        [str(Path(sys.executable).with_name("txn")), *arguments],
+        arguments,
         cwd=directory,
         env=environment | _BASE | settings,
         capture_output=True,
@@ -70,22 +73,37 @@ def _run(arguments: list[str], directory: Path, settings: dict[str, str]) -> byt
     return ended.stdout
 
 
-@contextmanager
-def _served(settings: dict[str, str]) -> Generator[dict[str, str]]:
-    """Serve a generator for runs with their own path; other runs start their own generator."""
-    if "TXN_SOURCE_TRANSACTIONS" not in settings:
-        yield settings
-        return
-    with subprocess.Popen(
-        [sys.executable, "-m", "generator_service", "--port", "0", "--until-stdin-closes"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | _BASE,
-    ) as service:
-        (line,) = itertools.islice(service.stdout or (), 1)
-        yield settings | {"GENERATOR_URL": line.split()[-1]}
-        service.communicate()
+def _land_early() -> None:
+    """Run the window with the rows that had arrived early; into the lake of this directory."""
+    import dagster as dg
+
+    from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
+    from txn_platform.defs.io_managers import LakeIOManager
+    from txn_platform.defs.resources import (
+        CardKeyResource,
+        GeneratorResource,
+        LakeResource,
+        QuarantineResource,
+    )
+    from txn_platform.source.api import SourceApi
+
+    class Early(GeneratorResource):
+        @override
+        def api(self, settings: Settings, url: str) -> SourceApi:
+            return SourceApi(_EARLY_ROWS, format="arrow", lag=timedelta(0))
+
+    lake = LakeResource()
+    dg.materialize(
+        [raw_transactions, validation, s3_parquet_transactions],
+        partition_key=_PARTITION,
+        resources={
+            "generator": Early(),
+            "store": lake,
+            "lake": LakeIOManager(lake=lake),
+            "card_key": CardKeyResource(),
+            "quarantine": QuarantineResource(),
+        },
+    )
 
 
 def _digests(directory: Path) -> dict[str, str]:
@@ -94,8 +112,10 @@ def _digests(directory: Path) -> dict[str, str]:
         home = directory / name.replace(" ", "-")
         home.mkdir()
         for number, settings in enumerate(runs):
-            with _served(settings) as served:
-                _run(["run", "--partition", _PARTITION], home, served)
+            if settings is _EARLY:
+                _run([sys.executable, __file__, "--early"], home, {})
+            else:
+                _run([_TXN, "run", "--partition", _PARTITION], home, settings)
             lake = home / ".txn" / "lake"
             for path in sorted(lake.rglob("*.parquet")):
                 run = f" {number + 1}" if len(runs) > 1 else ""
@@ -104,7 +124,7 @@ def _digests(directory: Path) -> dict[str, str]:
     window = ["--start", "2026-11-01T18:00:00Z", "--end", "2026-11-01T19:00:00Z"]
     for form in _FORMATS:
         for name, settings in (("clean", {}), ("all defects", _DEFECTS)):
-            written = _run(["generate", *window, "--format", form], directory, settings)
+            written = _run([_TXN, "generate", *window, "--format", form], directory, settings)
             found[f"generate {form}, {name}"] = hashlib.sha256(written).hexdigest()
     return found
 
@@ -113,7 +133,11 @@ def main() -> int:
     """Compare, or write; exit code 1 when something differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--early", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.early:
+        _land_early()
+        return 0
     with tempfile.TemporaryDirectory() as directory:
         found = _digests(Path(directory))
     if options.write:

@@ -22,7 +22,7 @@ from txn_platform.misspelt import misspelt
 from txn_platform.private_files import OF_OTHERS
 from txn_platform.redaction import redacted, shown_address
 from txn_platform.settings import load_settings
-from txn_platform.source.client import settings_source
+from txn_platform.source.generator import open_source
 from txn_platform.webhook import Webhook
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
@@ -172,17 +172,13 @@ def _examine_source(settings: Settings) -> str:
     if settings.generator_url is not None:
         asked = _asked(settings.generator_url, settings)
         return f"{shown_address(settings.generator_url)} {asked}"
-    if settings.source_transactions is not None:
-        raise UserError(
-            "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
-        )
     with start_generator() as generator:
         return f"the generator that is started {_asked(generator_url(generator), settings)}"
 
 
 def _asked(url: str, settings: Settings) -> str:
     """Ask the source for its newest hour: totals and rows, as a run does."""
-    source = settings_source(settings, url)
+    source = open_source(settings, url)
     watermark = source.watermark()
     window = Window(watermark - WINDOW_LENGTH)
     as_of = datetime.now(UTC)

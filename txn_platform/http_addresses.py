@@ -1,15 +1,11 @@
-"""Checks of the addresses and paths that settings name."""
+"""Checks of the addresses that settings name."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from string import Formatter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import urlsplit
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
 
 _LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _LONGEST_HOST: Final = 253
@@ -34,7 +30,7 @@ def http_address(value: str) -> str:
         raise ValueError("must not hold white space or a backslash")
     if "?" in rest or "#" in rest:
         raise ValueError(
-            "must end before its ? or # (a query of the source belongs in TXN_SOURCE_TRANSACTIONS)"
+            "must end before its ? or # (a query of the source belongs to the paths of its API)"
         )
     try:
         parts = urlsplit(value)
@@ -81,25 +77,3 @@ def s3_endpoint(value: str) -> str:
             " another name (in Docker Compose, a network alias), or use its IP address"
         )
     return address
-
-
-def path_template(value: str, names: Collection[str]) -> str:
-    """Check a path with placeholders, `{name}`, which are filled in later.
-
-    Raises:
-        ValueError: it cannot be filled in; says what it must be, and shows nothing of it, because
-            its query can hold a key.
-    """
-    if not value.startswith(("/", "?")):
-        raise ValueError("must begin with a slash: it is a path below GENERATOR_URL")
-    if any(character.isspace() for character in value) or "#" in value:
-        raise ValueError("must have no white space and no #: write %20 and %23")
-    known = ", ".join(f"{{{name}}}" for name in names)
-    doubled = f"its placeholders are {known}, and any other brace is written twice, as {{{{ or }}}}"
-    try:
-        fields = [field for field in Formatter().parse(value) if field[1] is not None]
-    except ValueError:
-        raise ValueError(f"has a brace without its other: {doubled}") from None
-    if not all(name in names and not form and not turn for _, name, form, turn in fields):
-        raise ValueError(f"has a placeholder that is not known: {doubled}")
-    return value

@@ -36,7 +36,7 @@ from txn_platform.addresses import (
     require_folder,
 )
 from txn_platform.errors import UserError
-from txn_platform.http_addresses import http_address, path_template, s3_endpoint
+from txn_platform.http_addresses import http_address, s3_endpoint
 from txn_platform.running_stack import cluster_uses, running_stack
 from txn_platform.server_addresses import password_of, require_broker, require_database
 from txn_platform.windows import Window
@@ -57,14 +57,21 @@ _SHORTEST_SECRET: Final = 8
 _WEBHOOK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 # Characters without width, which are copied with values from web pages.
 _INVISIBLE: Final = "\ufeff\u200b\u2060"
+_UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_ON_ONE_LINE: Final = "must be text in UTF-8 on one line, without control characters"
 # A directory's name may begin or end with a space.
 _LITERAL: Final = frozenset(
     {"txn_home", "txn_lake_directory", "txn_lake_prefix", "delta_lake_s3_path", "dagster_home"}
 )
 # Settings of a running local stack that give way to those of the environment.
 _UNLESS_SET: Final = frozenset({"generator_url", "first_hour", "dagster_home", "webserver_url"})
-# The placeholders of TXN_SOURCE_TRANSACTIONS.
-_PLACEHOLDERS: Final = ("start", "end", "as_of", "offset", "format")
+# Settings of earlier versions, and the attributes of a SourceApi that replace them.
+_REMOVED: Final = {
+    "TXN_SOURCE_TRANSACTIONS": "transactions",
+    "TXN_SOURCE_ITEMS": "items",
+    "TXN_SOURCE_NEXT": 'pages, as in NextLink("next")',
+    "TXN_SOURCE_NEXT_ABSENT": 'pages, as in NextLink("next", end="absent")',
+}
 
 _KEYS: Final = frozenset({"aws_access_key_id", "aws_secret_access_key"})
 _TOKEN: Final = "aws_session_token"  # noqa: S105
@@ -196,8 +203,8 @@ class LakeSettings(BaseSettings):
     @classmethod
     def _is_text(cls, value: object) -> object:
         # `os.environ` has a lone surrogate for each byte that is not UTF-8.
-        if isinstance(value, str) and re.search(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", value):
-            raise ValueError("must be text in UTF-8 on one line, without control characters")
+        if isinstance(value, str) and _UNPRINTABLE.search(value):
+            raise ValueError(_ON_ONE_LINE)
         return value
 
     @field_validator("home", "lake_directory", "dagster_home", check_fields=False)
@@ -316,32 +323,6 @@ class Settings(LakeSettings):
         validation_alias="GENERATOR_FORMAT",
         description="The wire format: `arrow`, `csv`, `ndjson`, or `json` in pages. All give the"
         " same rows.",
-    )
-    source_transactions: str | None = Field(
-        default=None,
-        repr=False,
-        validation_alias="TXN_SOURCE_TRANSACTIONS",
-        description="For a source other than the generator: the path of a window's rows, such as"
-        " `/tx?from={start}&to={end}&skip={offset}`; also `{as_of}`, `{format}`, and `{{` for a"
-        " brace. The query may contain a key: no message shows it.",
-    )
-    source_items: str = Field(
-        default="data",
-        validation_alias="TXN_SOURCE_ITEMS",
-        description="The field of a JSON page with its rows: a name, or names joined by dots.",
-    )
-    source_next: str = Field(
-        default="next",
-        validation_alias="TXN_SOURCE_NEXT",
-        description="The field of a JSON page with the address of the next page: a name"
-        " (`@odata.nextLink`), or names joined by dots. Null or empty text means that there is no"
-        " next page.",
-    )
-    source_next_absent: Literal["end"] | None = Field(
-        default=None,
-        validation_alias="TXN_SOURCE_NEXT_ABSENT",
-        description="`end` for a source whose last page omits the address of the next page, as in"
-        " OData and HAL. Unset, a first page without the address is an error.",
     )
     source_read_seconds: float = Field(
         default=60.0,
@@ -526,11 +507,6 @@ class Settings(LakeSettings):
             raise ValueError("must be the name of a region, such as us-east-1")
         return value
 
-    @field_validator("source_transactions")
-    @classmethod
-    def _is_path(cls, value: str | None) -> str | None:
-        return None if value is None else path_template(value, _PLACEHOLDERS)
-
     @field_validator("request_checksums", "response_checksums", mode="before")
     @classmethod
     def _in_lower_case(cls, value: str | None) -> str | None:
@@ -579,6 +555,22 @@ class Settings(LakeSettings):
     @classmethod
     def _is_folder(cls, value: str) -> str:
         return require_folder(value)
+
+    @classmethod
+    @override
+    def settings_customise_sources(
+        cls, *args: Any, **sources: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """As `LakeSettings`, and refuse settings of earlier versions: they named another source.
+
+        Raises:
+            UserError: there is one.
+        """
+        chosen = super().settings_customise_sources(*args, **sources)
+        for source in chosen:
+            if isinstance(source, EnvSettingsSource):
+                _require_none_removed(source.env_vars)
+        return chosen
 
     def secrets(self) -> list[str]:
         """The values that nothing may show, the longest first."""
@@ -646,8 +638,21 @@ def env_file_variables() -> list[str]:
     Raises:
         UserError: it can't be read.
     """
+    return list(_env_file())
+
+
+def _require_none_removed(names: Collection[str]) -> None:
+    for name, attribute in _REMOVED.items():
+        if name.lower() in names:
+            raise UserError(
+                f"{name} is no setting any more: remove it, and describe the API in Python, as a"
+                f" SourceApi whose {attribute} replaces it (docs/own-source.md)"
+            )
+
+
+def _env_file() -> Mapping[str, str | None]:
     try:
-        return list(DotEnvSettingsSource(Settings, env_ignore_empty=False).env_vars)
+        return DotEnvSettingsSource(Settings, env_ignore_empty=False).env_vars
     except OSError as error:
         raise _unreadable(str(error.strerror)) from None
     except UnicodeDecodeError:
@@ -677,6 +682,22 @@ def _unreadable(reason: str) -> UserError:
     )
 
 
+def environment_value(name: str) -> str | None:
+    """The value of a variable that is no setting, by the rule of settings; None if it is unset.
+
+    Raises:
+        UserError: it is no text on one line, or `.env` can't be read; shows no value.
+    """
+    value = os.environ.get(name)
+    if value is None:
+        _require_readable_lines()
+        value = _env_file().get(name.lower())
+    value = _bare(value or "")
+    if _UNPRINTABLE.search(value):
+        raise UserError(f"{name} {_ON_ONE_LINE}")
+    return value or None
+
+
 def variables() -> list[str]:
     """The names of all variables that are read here."""
     return [name for field in Settings.model_fields.values() for name in _names(field)]
@@ -702,11 +723,13 @@ def _variable(location: str, env_file_names: Collection[str]) -> str:
 
 def _stripped(variables: Mapping[str, str | None]) -> dict[str, str | None]:
     """The variables with trimmed values, without those that are empty then."""
-    bare = {
-        name: value and value.strip().strip(_INVISIBLE).strip() for name, value in variables.items()
-    }
+    bare = {name: value and _bare(value) for name, value in variables.items()}
     return {
         name: variables[name] if name in _LITERAL else value
         for name, value in bare.items()
         if value
     }
+
+
+def _bare(value: str) -> str:
+    return value.strip().strip(_INVISIBLE).strip()

@@ -19,7 +19,7 @@ from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.redaction import redacted
-from txn_platform.source.client import settings_source
+from txn_platform.source.generator import open_source
 from txn_platform.window_states import KnownRuns, WindowStates
 
 if TYPE_CHECKING:
@@ -72,19 +72,12 @@ def started_source(settings: Settings) -> Generator[Callable[[], tuple[str, Sour
     Yields:
         A function that waits until the generator answers, and returns the source's address and
             client.
-
-    Raises:
-        UserError: the settings describe the API of a source without its address.
     """
-    if settings.source_transactions is not None and settings.generator_url is None:
-        raise UserError(
-            "TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither"
-        )
     with nullcontext() if settings.generator_url else start_generator() as generator:
 
         def client() -> tuple[str, Source]:
             url = settings.generator_url or (generator_url(generator) if generator else "")
-            return url, settings_source(settings, url)
+            return url, open_source(settings, url)
 
         yield client
 

@@ -383,8 +383,7 @@ def test_a_port_that_there_is_not_leaves_no_key_in_what_dagster_keeps(tmp_path: 
         *(*MATERIALIZE, "--partition", PARTITION),
         environment={
             "DAGSTER_HOME": str(tmp_path),
-            "GENERATOR_URL": "http://127.0.0.1:99999",
-            "TXN_SOURCE_TRANSACTIONS": f"/tx?key={secret}&from={{start}}",
+            "GENERATOR_URL": f"http://127.0.0.1:99999/{secret}",
         },
     )
     assert result.returncode == 1

@@ -5,7 +5,9 @@ import pytest
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.errors import UserError
 from txn_platform.http_addresses import http_address
-from txn_platform.source.client import Source, SourceApi
+from txn_platform.source.api import SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.pages import SinglePage
 from txn_platform.windows import Window
 
 SECRET = "key-in-query"
@@ -19,7 +21,7 @@ def test_addresses_that_are_allowed() -> None:
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:99999", "http://[", "http://a..b", "http://a b"])
 def test_an_address_that_cannot_be_asked_is_said_without_the_query(url: str) -> None:
-    api = SourceApi(transactions=f"/tx?key={SECRET}&from={{start}}", totals=None, watermark=None)
+    api = SourceApi(f"/tx?key={SECRET}&from={{start}}", SinglePage())
     window = Window.of_partition("2026-11-01-00:00")
     with pytest.raises(UserError) as raised:
         list(Source(url, api).batches(window, window.end))

@@ -28,10 +28,12 @@ from txn_platform.cli import main
 from txn_platform.defs.alerts import alerts
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.local import stack
+from txn_platform.source.pages import NextLink
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.support.faulty_store import Fault, FaultyStore, Operation
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
+from txn_platform_tests.support.other_api import ROWS_ALONE, use_api
 from txn_platform_tests.support.planted import (
     CARDS,
     PASSWORD,
@@ -125,6 +127,13 @@ class _Place:
         self.source.headers.clear()
 
     @contextmanager
+    def asking(self, transactions: str, **others: Any) -> Generator[None]:
+        """Let the source have another API."""
+        with self.patch.context() as patch:
+            use_api(patch, transactions, **others)
+            yield
+
+    @contextmanager
     def having(self, **variables: str) -> Generator[None]:
         """Change the environment."""
         with self.patch.context() as patch:
@@ -197,8 +206,7 @@ def _succeed(place: _Place) -> None:
     place.txn("the same run", "run", "--partition", place.partition, ends=0)
     assert "has complete hours up to" in place.txn("doctor", "doctor", ends=0)
     place.txn("status", "status", "--from", place.partition, "--to", place.partition, ends=0)
-    query = f"/v1/transactions?key={QUERY}&start={{start}}&end={{end}}"
-    with place.having(TXN_SOURCE_TRANSACTIONS=query):
+    with place.asking(f"{ROWS_ALONE}&key={QUERY}"):
         place.run("a source with a key in its query", ends=0)
     assert any(query.get("key") == QUERY for query in place.source.asked_with)
 
@@ -216,15 +224,10 @@ def _refused_by_source(place: _Place) -> None:
     with place.answering(302, b"", {"Location": f"http://{_USER_INFO}/{PATH}?key={QUERY}"}):
         assert "a redirect" in place.run("a redirect")
     page = json.dumps({"data": [], "next": f"http://{_USER_INFO}/{PATH}?key={QUERY}"}).encode()
-    variables = {
-        "GENERATOR_FORMAT": "json",
-        "TXN_SOURCE_TRANSACTIONS": f"/rows?key={QUERY}&from={{start}}",
-    }
-    with place.having(**variables), place.answering(200, page):
+    pages = {"format": "json", "pages": NextLink()}
+    rows = f"/rows?key={QUERY}&from={{start}}"
+    with place.asking(rows, **pages), place.answering(200, page):
         assert "a next page" in place.run("a page of another origin")
-    variables["TXN_SOURCE_TRANSACTIONS"] = f"/{PATH} {QUERY}"
-    with place.having(**variables):
-        assert "white space" in place.run("a path with a space")
     openapi = {"paths": {"/v1/transactions": {_CARD: TOKEN}}}
     place.source.openapi = openapi
     place.run("a description", ends=0)
@@ -242,6 +245,7 @@ def _refused_settings(place: _Place) -> None:
         "DELTA_LAKE_S3_PATH": f"s3://{USER}:{PASSWORD}@bucket/{PATH}",
         "TXN_CARD_KEY": "planted",
         "GENERATOR_FORMAT": f"http://{_USER_INFO}/{PATH}",
+        "TXN_SOURCE_TRANSACTIONS": f"/{PATH}?key={QUERY}",
     }.items():
         with place.having(**{name: value}):
             assert name in place.run(f"a wrong {name}")

@@ -139,41 +139,29 @@ def test_a_value_that_is_not_allowed_is_named_with_its_remedy(
     assert KEY_IN_QUERY not in str(raised.value)
 
 
+@pytest.mark.parametrize("place", ["environment", ".env"])
 @pytest.mark.parametrize(
-    "place",
+    ("name", "attribute"),
     [
-        "{ende}",
-        "{start:%Y}",
-        "{start!r}",
-        "{start.year}",
-        "{start[0]}",
-        "{start:{end}}",
-        "{0}",
-        "{}",
-        "{start",
-        "start}",
-        "a b",
-        "#",
+        ("TXN_SOURCE_TRANSACTIONS", "transactions"),
+        ("TXN_SOURCE_ITEMS", "items"),
+        ("TXN_SOURCE_NEXT", 'NextLink("next")'),
+        ("TXN_SOURCE_NEXT_ABSENT", 'end="absent"'),
     ],
 )
-def test_a_path_that_cannot_be_filled_in_is_refused_without_its_query(
-    monkeypatch: pytest.MonkeyPatch, place: str
+def test_a_setting_of_earlier_versions_is_refused_with_what_replaces_it(
+    name: str, attribute: str, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", f"/tx?key={KEY_IN_QUERY}&from={place}")
-    with pytest.raises(UserError, match="TXN_SOURCE_TRANSACTIONS: ") as raised:
+    if place == "environment":
+        monkeypatch.setenv(name, f"/tx?key={KEY_IN_QUERY}")
+    else:
+        Path(".env").write_text(f"{name}=/tx?key={KEY_IN_QUERY}\n")
+    with pytest.raises(UserError, match=rf"^{name} is no setting any more: ") as raised:
         load_settings()
+    assert attribute in str(raised.value)
     assert KEY_IN_QUERY not in str(raised.value)
-
-
-def test_a_path_may_have_every_place_and_braces_written_twice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = "/tx?q={{1}}&{start}{end}{as_of}{offset}{format}"
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", path)
-    assert load_settings().source_transactions == path
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "tx?from={start}")
-    with pytest.raises(UserError, match="TXN_SOURCE_TRANSACTIONS: must begin with a slash"):
-        load_settings()
+    monkeypatch.setenv(name, "")
+    load_settings()
 
 
 @pytest.mark.parametrize("around", [" ", "\n", "\r\n", "\t", "\xa0", "\u200b", " \ufeff\n"])

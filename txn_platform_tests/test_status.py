@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from txn_platform.cli import main
 from txn_platform.windows import Window
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
+from txn_platform_tests.support.other_api import use_api
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -188,8 +189,7 @@ def test_a_terminal_of_any_width_cuts_nothing_off(
 def test_a_source_without_control_totals_has_published_hours(
     source: HourlySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = "/v1/transactions?start={start}&end={end}"
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", path)
+    use_api(monkeypatch)
     publish(KEYS[0])
     found = states("--from", KEYS[0], "--to", KEYS[1])
     assert [state["state"] for state in found.values()] == ["published", "missing"]

@@ -27,6 +27,7 @@ from txn_platform.local.stack import DAGSTER_YAML
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import eventually
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
+from txn_platform_tests.support.other_api import use_api
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,8 +172,7 @@ def test_an_hour_of_another_contract_or_of_an_earlier_version_is_run(source: Hou
 def test_without_control_totals_a_published_hour_is_skipped(
     source: HourlySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = "/v1/transactions?start={start}&end={end}"
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", path)
+    use_api(monkeypatch, lag=timedelta(0))
     key = newest(1)[0]
     assert outcomes("--from", key, "--to", key) == {key: "published"}
     source.hours[key].append(source.hours[key][0] | {"transaction_id": "another"})

@@ -25,13 +25,9 @@ from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.rows.protection import CardProtector
 from txn_platform.runbook import Section
 from txn_platform.settings import Settings, load_settings
-from txn_platform.source.client import (
-    Source,
-    settings_source,
-    source_api,
-    source_limits,
-    source_token,
-)
+from txn_platform.source.api import SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.generator import generator_api, open_source, source_limits
 from txn_platform.source.transport import source_backoff
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
@@ -74,7 +70,8 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             UserError: the generator did not start, or the URL cannot be used.
         """
         settings = load_settings()
-        return settings_source(settings, self._address(settings, _START_SECONDS), contract)
+        url = self._address(settings, _START_SECONDS)
+        return open_source(settings, url, self.api(settings, url), contract=contract)
 
     def source_for_tick(self) -> Source:
         """The client for a tick of a sensor or a schedule, whose questions end within seconds.
@@ -86,7 +83,6 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             UserError: the generator did not start.
         """
         settings = load_settings()
-        api = source_api(settings)
         url = self._address(settings, _GENERATOR_SECONDS)
         limits = replace(
             source_limits(settings),
@@ -96,7 +92,15 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             # The next tick tries again.
             backoff=source_backoff(attempts=1),
         )
-        return Source(url, api, limits, source_token(settings, url))
+        return open_source(settings, url, self.api(settings, url), limits)
+
+    def api(self, settings: Settings, url: str) -> SourceApi:
+        """The API at an address; a subclass for another source gives another one.
+
+        Raises:
+            UserError: the settings describe none.
+        """
+        return generator_api(settings, url)
 
     def _address(self, settings: Settings, timeout: float) -> str:
         url = _checked(self.url) or settings.generator_url or self._started

@@ -72,7 +72,7 @@ class Tick:
     Args:
         instance: has the records of publications and runs.
         source: answers within seconds, or raises.
-        settings: how far to look back, and when a window has settled.
+        settings: how far to look back.
         started: when the tick began, by the monotonic clock.
     """
 
@@ -82,7 +82,7 @@ class Tick:
         self._instance = instance
         self._source = source
         self._settings = settings
-        self._settles_after = timedelta(hours=settings.settled_hours)
+        self._settles_after = source.settles_after
         self._deadline = started + BUDGET_SECONDS
         self._now = datetime.now(UTC)
         self._histories: dict[str, RunHistory] = {}

@@ -1,7 +1,7 @@
-"""The client of the source: it fetches the rows of a window, as batches.
+"""The client of a source: it fetches the rows of a window, as batches.
 
-Only this module knows the source's API. Another source needs other settings, or another module like
-this one. `decoding` reads the bytes, and `defs/resources` starts a generator.
+It knows APIs by a `SourceApi` alone. `decoding` reads the bytes, and `defs/resources` starts a
+generator.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import json
 import time
 from collections import Counter, defaultdict, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Literal
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import polars as pl
@@ -28,27 +27,23 @@ from txn_platform.errors import UserError, shown
 from txn_platform.logs import logger
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.runbook import Section
+from txn_platform.source.api import address_of
 from txn_platform.source.decode_limits import Budget, UnreadableError
-from txn_platform.source.decoding import DECODERS, FORMATS, PAGES, UNREADABLE, page
+from txn_platform.source.decoding import DECODERS, PAGES, UNREADABLE, page
+from txn_platform.source.envelope import member_of_more, stated_pages, stated_rows
 from txn_platform.source.json_objects import without_repeats
-from txn_platform.source.transport import (
-    AbsentError,
-    Limits,
-    Transport,
-    same_origin,
-    source_backoff,
-)
-from txn_platform.windows import Window, iso
+from txn_platform.source.pages import Answered, End, PagesError
+from txn_platform.source.requests import Request
+from txn_platform.source.transport import AbsentError, Limits, Transport
+from txn_platform.windows import Window, full_hour, iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pydantic import SecretStr
-
     from txn_platform.contract.drift import Drift
     from txn_platform.contract.model import Contract
-    from txn_platform.settings import Settings
-    from txn_platform.source.decoding import NextPage
+    from txn_platform.source.api import SourceApi
+    from txn_platform.source.envelope import Stated
     from txn_platform.source.transport import Body
 
 _LOG: Final = logger(__name__)
@@ -58,125 +53,26 @@ _SLICE_ROWS: Final = 1 << 19
 _FIRST_SLICE: Final = timedelta(minutes=1)
 _SHORTEST_SLICE: Final = timedelta(milliseconds=100)
 _LARGEST_STEP: Final = 8
-# Large enough for a small share of fixed cost per page.
-_PAGE_ROWS: Final = 25_000
 # Pages of a slice come one after the other, so several slices are fetched at once. Short slices
 # keep all fetches busy until the end.
 _SLICES_OF_PAGES: Final = 3
 _SLICE_OF_PAGES_ROWS: Final = 1 << 17
 _EMPTY_PAGES: Final = 100
 _TIMES_BELIEVED: Final = 3
-_TIMES_AT_OTHER_ADDRESSES: Final = 2
 # Answers that may begin with the same row and still differ.
 _TIMES_ALIKE: Final = 4
 _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _MARK: Final = f'{{"{UNREADABLE}":'
 _LOOK_AT_ITS_LOG: Final = "look at its log"
-_NOT_ITS_PAGES: Final = "look at what it sends, and at TXN_SOURCE_ITEMS"
+_NOT_ITS_PAGES: Final = "look at what it sends, and at the items of its SourceApi"
 _OTHER_SERVICE: Final = (
-    "GENERATOR_URL must name a service with the API of generator_service, or TXN_SOURCE_ settings"
-    " describe its API"
+    "its address must be that of a service with this API: GENERATOR_URL, one with that of"
+    " generator_service"
 )
 
 
-@dataclass(frozen=True)
-class SourceApi:
-    """The API of a source; the defaults are the generator's.
-
-    In the paths, `{start}`, `{end}` and `{as_of}` stand for times (RFC 3339), `{format}` for the
-    format, and `{offset}` for the number of rows received so far. A path with `{offset}` is
-    requested until an answer has no rows.
-
-    Attributes:
-        format: `arrow`, `csv` or `ndjson` stream a window, `json` gives it in pages.
-        transactions: the path of a window's rows.
-        items: the names on the way to the rows in a JSON page, joined by dots.
-        next: the names on the way to the next page's address, which is relative to the page's own.
-            On the last page it is null or an empty text.
-        next_absent: `end` for a source that leaves `next` out on its last page, also if that is the
-            first page; None for a source that always has it.
-        totals: the path of a window's control totals; None for a source that states none.
-        description: the path of its OpenAPI description; None for a source without one.
-        watermark: the path of the end of the newest complete hour; None to use the clock.
-    """
-
-    format: str = "arrow"
-    # Its query can have a key.
-    transactions: str = field(
-        default="/v1/transactions?start={start}&end={end}&as_of={as_of}&format={format}&types=text",
-        repr=False,
-    )
-    items: str = "data"
-    next: str = "next"
-    next_absent: Literal["end"] | None = None
-    totals: str | None = "/v1/control-totals?start={start}&end={end}&as_of={as_of}"
-    description: str | None = "/openapi.json"
-    watermark: str | None = "/v1/watermark"
-
-
-def source_api(settings: Settings) -> SourceApi:
-    """The API of the source that the settings name.
-
-    Raises:
-        UserError: there is no format of the given name.
-    """
-    if settings.source_format not in FORMATS:
-        # Without the value: a wrong one can be an address with a key.
-        raise UserError(
-            "the setting GENERATOR_FORMAT is not the name of a format: set it to one of"
-            f" {', '.join(FORMATS)}",
-            Section.SETTINGS,
-        )
-    if settings.source_transactions is None:
-        paged = f"&limit={_PAGE_ROWS}" if settings.source_format == PAGES else ""
-        return SourceApi(
-            format=settings.source_format, transactions=f"{SourceApi.transactions}{paged}"
-        )
-    return SourceApi(
-        format=settings.source_format,
-        transactions=settings.source_transactions,
-        items=settings.source_items,
-        next=settings.source_next,
-        next_absent=settings.source_next_absent,
-        totals=None,
-        description=None,
-        watermark=None,
-    )
-
-
-def source_limits(settings: Settings) -> Limits:
-    """The limits of the source that the settings name."""
-    return Limits(
-        read_seconds=settings.source_read_seconds,
-        whole_seconds=settings.source_whole_seconds,
-        backoff=source_backoff(settings.source_attempts),
-        slice_bytes=settings.source_max_bytes,
-    )
-
-
-def source_token(settings: Settings, url: str) -> SecretStr | None:
-    """The token for the source at an address: that of `GENERATOR_TOKEN`, if it is for there.
-
-    It is for the origin of `GENERATOR_URL`. A generator that the platform starts needs none, and an
-    address in a run's config must not get it.
-    """
-    if settings.generator_url is None or not same_origin(url, settings.generator_url):
-        return None
-    return settings.source_token
-
-
-def settings_source(settings: Settings, url: str, contract: Contract = TRANSACTIONS) -> Source:
-    """The source at an address, with the API, the limits and the token of the settings.
-
-    Raises:
-        UserError: the settings describe no API.
-    """
-    token = source_token(settings, url)
-    return Source(url, source_api(settings), source_limits(settings), token, contract)
-
-
 class Source:
-    """A generator service, or another source of transactions.
+    """A source of transactions.
 
     Every method raises `UserError` when the source can't be reached or refuses.
     """
@@ -184,23 +80,21 @@ class Source:
     def __init__(
         self,
         url: str,
-        api: SourceApi | None = None,
+        api: SourceApi,
         limits: Limits | None = None,
-        token: SecretStr | None = None,
         contract: Contract = TRANSACTIONS,
     ) -> None:
         """A source at an address.
 
         Args:
             url: its address.
-            api: its API; the generator's without it.
+            api: its API, with its `lag`.
             limits: on its answers.
-            token: see `Transport`.
             contract: of its rows.
         """
         self._contract = contract
-        self._api = api or SourceApi()
-        self._transport = Transport(url.rstrip("/"), limits or Limits(), token)
+        self._api = api
+        self._transport = Transport(url.rstrip("/"), limits or Limits(), api.auth)
 
     @property
     def limits(self) -> Limits:
@@ -212,10 +106,19 @@ class Source:
         """Whether it states control totals of its windows."""
         return self._api.totals is not None
 
+    @property
+    def settles_after(self) -> timedelta:
+        """How long rows of a window may still arrive after the watermark has passed its end."""
+        return timedelta(0) if self._api.watermark is None else self._lag
+
+    @property
+    def _lag(self) -> timedelta:
+        return self._api.lag or timedelta(0)
+
     def watermark(self) -> datetime:
         """The end of the newest window that is complete."""
         if self._api.watermark is None:
-            return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+            return full_hour(datetime.now(UTC) - self._lag)
 
         def read(body: Body) -> datetime:
             answer = _json(body, without_repeats)
@@ -248,9 +151,9 @@ class Source:
             window: which.
             as_of: rows that arrived later do not count.
         """
-        if self._api.totals is None:
+        path = self._api.totals_path(window.start, window.end, as_of)
+        if path is None:
             return None
-        path = _filled(self._api.totals, start=window.start, end=window.end, as_of=as_of)
 
         def read(body: Body) -> ControlTotals:
             try:
@@ -273,7 +176,7 @@ class Source:
         except AbsentError:
             return None
         route = self._api.transactions.partition("?")[0]
-        items = self._api.items.split(".")
+        items = self._api.path_of_items
         return find_drift(description, route, items, window.end, self._contract)
 
     def first_rows(self, window: Window, as_of: datetime) -> int:
@@ -343,67 +246,64 @@ class Source:
     def _slice(self, start: datetime, end: datetime, as_of: datetime) -> list[pa.RecordBatch]:
         """All answers that make up a slice, one after the other, until the source says the end."""
         what = f"[{iso(start)}, {iso(end)})"
-        wire, limits = self._api.format, self._transport.limits
-        by_offset = "{offset}" in self._api.transactions
+        limits, pages = self._transport.limits, self._api.style
         deadline = time.monotonic() + limits.slice_seconds
-
-        def address_at(offset: int) -> str:
-            window = {"start": start, "end": end, "as_of": as_of}
-            path = _filled(self._api.transactions, format=wire, offset=offset, **window)
-            return self._transport.address(path)
-
-        address = address_at(0)
-        asked: set[str] = set()
+        first = pages.first(self._api.request(self._transport.url, start, end, as_of))
+        request = first
+        asked: set[Request] = set()
         seen = _Seen(self._contract)
         batches: list[pa.RecordBatch] = []
         rows = empty = size = 0
-        stated: tuple[str, int] | None = None
+        stated_rows: Stated | None = None
+        stated_pages: Stated | None = None
         budget = Budget(limits.slice_bytes)
         while True:
-            if address in asked or empty > _EMPTY_PAGES:
+            if request in asked or empty > _EMPTY_PAGES:
                 raise self._endless(what)
             if len(asked) == limits.slice_pages:
                 raise self._transport.stopped(what, f"is more than {limits.slice_pages:,} pages")
             if time.monotonic() > deadline:
                 raise self._transport.too_slow(what, limits.slice_seconds)
-            asked.add(address)
-            answer = self._answer(address, what, budget)
+            asked.add(request)
+            answer = self._answer(request, what, budget, is_first=request == first)
             size += answer.size
             if size > limits.slice_bytes:
                 raise self._transport.stopped(what, f"is longer than {limits.slice_bytes:,} bytes")
-            if seen.times(answer.batches) > (1 if by_offset else _TIMES_AT_OTHER_ADDRESSES):
+            if seen.times(answer.batches) > pages.most_alike:
                 raise self._endless(what)
             batches += answer.batches
             rows += answer.rows
-            stated = answer.stated or stated
+            stated_rows = answer.stated_rows or stated_rows
+            stated_pages = answer.stated_pages or stated_pages
             empty = 0 if answer.rows else empty + 1
-            if not by_offset:
-                address = self._following(answer, address, first=len(asked) == 1)
-            else:
-                address = address_at(rows) if answer.rows else None
-            if address is None:
-                self._require_all(answer.more, stated, rows, what)
+            following = self._following(first, request, answer, len(asked), rows)
+            if isinstance(following, End):
+                self._require_no_more(answer, end_is_said=following.said)
+                self._require_all(stated_rows, rows, "rows", what)
+                self._require_all(stated_pages, len(asked), "pages", what)
                 _LOG.debug("%s: %d rows, %d bytes, %d answers", what, rows, size, len(asked))
                 return batches
+            request = following
 
-    def _answer(self, address: str, what: str, budget: Budget) -> _Answer:
+    def _answer(self, request: Request, what: str, budget: Budget, *, is_first: bool) -> _Answer:
         wire, limits = self._api.format, self._transport.limits
-        items, following = self._api.items.split("."), self._api.next.split(".")
         longest = limits.page_bytes if wire == PAGES else limits.slice_bytes
+        fields = [name.partition(".")[0] for name in self._api.style.fields]
         doubted: list[int] = []
 
         def read(body: Body) -> _Answer:
             if body.is_empty:
-                return _Answer([], None, "null", body.next_link, body.more, body.stated, 0)
+                return _Answer.of(body, [], {}, None)
             attempt = budget.copy()
             if wire == PAGES:
-                read_page = page(body.read(), items, following, attempt, self._contract)
-                batches, named, says = [read_page.rows], read_page.following, read_page.says
-                more, stated = read_page.more or body.more, read_page.stated or body.stated
+                items = self._api.path_of_items
+                read_page = page(body.read(), items, attempt, self._contract, fields=fields)
+                batches = [read_page.rows]
+                answer = _Answer.of(body, batches, read_page.envelope, read_page.last_row)
             else:
                 content = io.BufferedReader(body) if wire == "csv" else body
                 batches = list(DECODERS[wire](content, attempt, self._contract))
-                named, says, more, stated = None, "nothing", body.more, body.stated
+                answer = _Answer.of(body, batches, {}, None)
             if body.read(1):
                 raise UnreadableError("goes on behind its end")
             doubt = _doubt(wire, body, batches, self._contract)
@@ -416,69 +316,76 @@ class Source:
                     raise UnreadableError(f"{doubt.fault}, and is not the same each time")
             # A failed attempt gives its share back.
             budget.adopt(attempt)
-            return _Answer(batches, named, says, body.next_link, more, stated, body.size)
+            return answer
 
         return self._transport.get(
-            address,
+            request,
             read,
             what=what,
             most_bytes=min(longest, limits.slice_bytes),
             hint=_NOT_ITS_PAGES if wire == PAGES else _LOOK_AT_ITS_LOG,
+            refused_hint=_LOOK_AT_ITS_LOG if is_first else f"look at its log, and at {self._pages}",
         )
 
-    def _following(self, answer: _Answer, address: str, *, first: bool) -> str | None:
-        """The address of the answer after one, None behind the last."""
-        reference = answer.link
-        match answer.says:
-            case "text":
-                reference = answer.named or answer.link
-            case "neither":
-                raise UserError(
-                    f"{self._transport.url} sends pages whose {self._api.next!r} (TXN_SOURCE_NEXT)"
-                    " is neither the text of an address nor null: let the setting name the member"
-                    " that has the next page's address",
-                    Section.SOURCE_UNUSABLE,
-                )
-            case "nothing":
-                paged = self._api.format == PAGES
-                if paged and first and reference is None and self._api.next_absent != "end":
-                    raise UserError(
-                        f"{self._transport.url} sends pages without {self._api.next!r}"
-                        " (TXN_SOURCE_NEXT), so that it is not known whether there are more: let"
-                        " the setting name the member that has the next page's address, or set"
-                        " TXN_SOURCE_NEXT_ABSENT=end if the source leaves it out on its last page",
-                        Section.SOURCE_UNUSABLE,
-                    )
-            case "null":
-                pass
-        return None if reference is None else self._transport.followed(address, reference)
+    def _following(
+        self, first: Request, request: Request, answer: _Answer, answers: int, rows: int
+    ) -> Request | End:
+        """What follows an answer.
 
-    def _require_all(
-        self, more: str | None, stated: tuple[str, int] | None, rows: int, what: str
-    ) -> None:
-        """Refuse rows that the source itself says are not all."""
-        remedy = (
-            "let TXN_SOURCE_NEXT name the member that has the next page's address, or"
-            " TXN_SOURCE_TRANSACTIONS have {offset}"
+        Raises:
+            UserError: the answer does not say it, or names a page of another origin.
+        """
+        if answer.is_empty and answers == 1 and answer.link is None:
+            return End()
+        answered = Answered(
+            envelope=answer.envelope,
+            has_link=answer.has_link,
+            link=answer.link,
+            answers=answers,
+            rows=rows,
+            new_rows=answer.rows,
+            last_row=answer.last_row,
         )
+        try:
+            following = self._api.style.following(first, answered)
+        except PagesError as error:
+            raise UserError(f"{self._transport.url} {error}", Section.SOURCE_UNUSABLE) from None
+        return self._page_at(request, following) if isinstance(following, str) else following
+
+    def _page_at(self, request: Request, reference: str) -> Request:
+        """The request for a page that another one names."""
+        return replace(request, address=self._transport.followed(request.address, reference))
+
+    @property
+    def _pages(self) -> str:
+        return f"pages={type(self._api.style).__name__}(...) of its SourceApi"
+
+    def _require_no_more(self, answer: _Answer, *, end_is_said: bool) -> None:
+        """Refuse rows after which the source itself says that there are more."""
+        more = member_of_more(answer.envelope, end_is_said=end_is_said) or answer.more
         if more is not None:
             raise UserError(
                 f"{self._transport.url} says that there are more rows, under {shown(more)}, but"
-                f" does not say where: {remedy}",
+                f" not where: let {self._pages} say how the next page is asked for",
                 Section.SOURCE_UNUSABLE,
             )
+
+    def _require_all(self, stated: Stated | None, count: int, unit: str, what: str) -> None:
+        """Refuse fewer rows or pages than the source states."""
         # A source with control totals is compared with these.
-        if stated is not None and stated[1] > rows and self._api.totals is None:
+        if stated is not None and stated[1] > count and self._api.totals is None:
             raise UserError(
-                f"{self._transport.url} says that there are {stated[1]:,} rows, under"
-                f" {shown(stated[0])}, and sends {rows:,} of them for {what}: {remedy}",
+                f"{self._transport.url} says that there are {stated[1]:,} {unit}, under"
+                f" {shown(stated[0])}, and sends {count:,} of them for {what}: look at"
+                f" {self._pages}",
                 Section.SOURCE_UNUSABLE,
             )
 
     def _endless(self, what: str) -> UserError:
         return UserError(
-            f"{self._transport.url} leads in a circle: its pages for {what} come to no end; look"
-            " at the address of the next page in its answers, and at TXN_SOURCE_NEXT or {offset}",
+            f"{self._transport.url} leads in a circle: its pages for {what} come to no end, or one"
+            f" comes again; look at what asks for the next page in its answers, and at"
+            f" {self._pages}",
             Section.SOURCE_UNUSABLE,
         )
 
@@ -489,7 +396,7 @@ class Source:
             return read(body)
 
         return self._transport.get(
-            self._transport.address(path),
+            Request(address_of(self._transport.url, path)),
             read_some,
             what=path.partition("?")[0],
             most_bytes=self._transport.limits.document_bytes,
@@ -514,21 +421,49 @@ class _Answer:
 
     Attributes:
         batches: the rows.
-        named: the address of the next page in its content, if that is a text.
-        says: the kind of that member; see `decoding.Page`.
-        link: the address of the next page in its headers.
-        more: the name of another statement that there is a next page, if any.
-        stated: the number of rows of all pages, and the name that states it.
+        envelope: see `decoding.Page`.
+        last_row: the last row as sent, of a JSON page.
+        is_empty: whether its status says that it has no content (204).
+        has_link: whether it has a Link header.
+        link: the address of the next page in that header.
+        more: the name of another header that states that there is a next page, if any.
+        stated_rows: the number of rows of all pages, and the name that states it.
+        stated_pages: the number of pages, likewise.
         size: its bytes.
     """
 
     batches: list[pa.RecordBatch]
-    named: str | None
-    says: NextPage
+    envelope: dict[str, Any]
+    last_row: bytes | None
+    is_empty: bool
+    has_link: bool
     link: str | None
     more: str | None
-    stated: tuple[str, int] | None
+    stated_rows: Stated | None
+    stated_pages: Stated | None
     size: int
+
+    @classmethod
+    def of(
+        cls,
+        body: Body,
+        batches: list[pa.RecordBatch],
+        envelope: dict[str, Any],
+        last_row: bytes | None,
+    ) -> _Answer:
+        """What a body says, with its headers."""
+        return cls(
+            batches=batches,
+            envelope=envelope,
+            last_row=last_row,
+            is_empty=body.is_empty,
+            has_link=body.has_link,
+            link=body.next_link,
+            more=body.more,
+            stated_rows=stated_rows(envelope) or body.stated,
+            stated_pages=stated_pages(envelope),
+            size=body.size,
+        )
 
     @property
     def rows(self) -> int:
@@ -634,13 +569,3 @@ def _has_values(rows: pa.RecordBatch, contract: Contract) -> bool:
 
 def _digest(batch: pa.RecordBatch) -> int:
     return int(as_frame(batch).hash_rows().sum() or 0)
-
-
-def _filled(path: str, **values: datetime | str | int) -> str:
-    """A path with its placeholders replaced by quoted values."""
-    return path.format_map(
-        {
-            name: quote(iso(value) if isinstance(value, datetime) else str(value), safe="")
-            for name, value in values.items()
-        }
-    )

@@ -35,8 +35,9 @@ from txn_platform.source.decode_limits import (
     TooLargeError,
     UnreadableError,
 )
+from txn_platform.source.envelope import require_no_failure
 from txn_platform.source.json_objects import parts, repeats_a_name
-from txn_platform.source.json_rows import Digits, NoJsonError, odd_rows_of, parsed, rows_of
+from txn_platform.source.json_rows import NoJsonError, odd_rows_of, parsed, rows_of
 from txn_platform.source.json_values import find_loosely, find_value
 from txn_platform.source.landed_rows import RowByRow, landed
 
@@ -91,26 +92,9 @@ _EXPECTED: Final = {
     "json": "a JSON page",
 }
 
-_FAILURES: Final = frozenset({"error", "fail", "failed", "failure", "timeout"})
-_FAILED_STATUSES: Final = range(400, 600)
-# Members by which a page says that there is another page, besides its address.
-_STATES_MORE: Final = frozenset(
-    {"hasmore", "hasnext", "hasnextpage", "istruncated", "more", "truncated"}
-)
-
-_NEXT_PAGES: Final = frozenset(
-    {"@odata.nextlink", "next", "nextcursor", "nextlink", "nextpage", "nextpagetoken", "nexttoken"}
-)
-
-_STATES_ROWS: Final = frozenset(
-    {"@odata.count", "total"}
-    | {f"total{rows}" for rows in ("count", "elements", "items", "records", "results", "rows")}
-)
 
 _VALUE: Final = msgspec.json.Decoder(msgspec.Raw)
 _VALUES: Final = msgspec.json.Decoder(list[msgspec.Raw])
-# Digits of a number of rows that are looked at; more of them make it no smaller.
-_LONGEST_COUNT: Final = 18
 # The size of a list element as an object, besides its text.
 _ELEMENT_BYTES: Final = 64
 
@@ -433,45 +417,39 @@ def _blocks(lines: bytes) -> Iterator[bytes]:
     yield from _blocks(lines[middle + 1 :])
 
 
-type NextPage = Literal["text", "null", "neither", "nothing"]
-
-
 class Page(NamedTuple):
     """A JSON page of rows.
 
     Attributes:
         rows: its rows.
-        following: the address of the next page, if it has one as text.
-        says: whether the member of that address is a text, null, neither, or absent.
-        more: the name of another member that says that there is a next page, if any.
-        stated: the number of rows of all pages together, and the member that states it.
+        envelope: its other members, with an empty list for the rows; empty if it is the list alone.
+        last_row: its last row as sent; None without rows.
     """
 
     rows: pa.RecordBatch
-    following: str | None
-    says: NextPage
-    more: str | None
-    stated: tuple[str, int] | None
+    envelope: dict[str, Any]
+    last_row: bytes | None
 
 
 def page(
     content: bytes,
     items: Sequence[str],
-    following: Sequence[str],
     budget: Budget | None = None,
     contract: Contract = TRANSACTIONS,
+    *,
+    fields: Sequence[str] = (),
 ) -> Page:
-    """A JSON page's rows and the address of the next, each found at a path of names.
+    """A JSON page's rows and all that it says beside them.
 
     A member that has the whole path for its name, joined by dots, comes before one within
     another.
 
     Args:
         content: the page.
-        items: where its rows are.
-        following: where the address of the next page is.
+        items: the names on the way to its rows; none if it is the list of them.
         budget: the memory that the rows may use.
         contract: of the rows.
+        fields: names at its top whose meaning is known, so that they state no failure.
 
     Raises:
         UnreadableError: the page is not JSON, has no list where its rows should be, or states a
@@ -483,10 +461,12 @@ def page(
     content = content.removeprefix(codecs.BOM_UTF8)
     if not _is_text(content):
         _require_format(content[:16], "json")
-    no_page = UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
+    no_page = _no_page(items)
     if not is_utf8(content):
         raise no_page
-    strict = find_value(content, items)
+    if not items and not content.lstrip().startswith(b"["):
+        raise no_page
+    strict = find_value(content, items) if items else _list_of(content)
     if strict is None:
         span = find_loosely(content, 0, len(content), items)
     else:
@@ -495,92 +475,33 @@ def page(
     if span is None and len(content) > _LONGEST_ENVELOPE:
         raise no_page
     # A page that states a failure may have no rows.
-    envelope = _envelope(content, *(span or (0, 0)), budget)
+    envelope = _envelope(content, *(span or (0, 0)), budget) if items else {}
     if not isinstance(envelope, dict):
         raise no_page
-    for name, value in envelope.items():
-        if name not in {items[0], following[0]}:
-            _require_no_failure(name, value)
+    require_no_failure(envelope, {*items[:1], *fields})
     if span is None or not content[slice(*span)].lstrip().startswith(b"["):
         raise no_page
     rows = content[slice(*span)].lstrip()
-    batch = (
+    batch, last = (
         _strict_rows(strict, rows, budget, contract)
         if strict
         else _odd_rows(rows, items, budget, contract)
     )
-    address, says = _next_page(*_walk(envelope, following))
-    more = _member_of_more(envelope, named=says != "nothing")
-    return Page(batch, address, says, more, _stated_rows(envelope))
+    return Page(batch, envelope, last)
 
 
-def _next_page(found: bool, value: Any) -> tuple[str | None, NextPage]:
-    match value:
-        case str() if not isinstance(value, Digits):
-            return value, "text"
-        case None:
-            return None, "null" if found else "nothing"
-        case _:
-            return None, "neither"
+def _no_page(items: Sequence[str]) -> UnreadableError:
+    if not items:
+        return UnreadableError("is no JSON list of rows")
+    return UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}")
 
 
-def _is_failure(status: Any) -> bool:
-    """Whether the status that a page has in its content is one of failure."""
-    if isinstance(status, Digits):
-        return status.isdecimal() and int(status[:9]) in _FAILED_STATUSES
-    return isinstance(status, str) and status.lower() in _FAILURES
-
-
-# How a page that was answered with a status of success says that it is none, or not whole.
-_STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ["error", "errors", "exception", "fault"], lambda value: bool(value) and value != "0"
-    ),
-    **dict.fromkeys(["ok", "success"], lambda value: str(value).lower() in {"0", "false"}),
-    **dict.fromkeys(
-        ["timedout", "incompleteresults", "incomplete", "partial"], lambda value: value is True
-    ),
-    **dict.fromkeys(["status", "statuscode", "code"], _is_failure),
-}
-
-
-def _require_no_failure(name: str, value: Any) -> None:
-    states = _STATES_FAILURE.get(_plain(name))
-    if states is not None and states(value):
-        raise UnreadableError(f"states a failure, under {shown(name)}")
-
-
-def _plain(name: str) -> str:
-    """A name without the differences of style between `has_more`, `hasMore` and `HasMore`."""
-    return name.replace("_", "").replace("-", "").lower()
-
-
-def _member_of_more(envelope: dict[str, Any], *, named: bool) -> str | None:
-    """The name under which a page says that there is another one, if it does.
-
-    Args:
-        envelope: the page; such a name stands at its top, or one level below.
-        named: the page has what should have the next page's address, so that only a plain
-            statement counts, and not another address or cursor.
-    """
-    for members in (envelope, *envelope.values()):
-        if isinstance(members, dict):
-            for name, value in cast("dict[str, Any]", members).items():
-                if value is True and _plain(name) in _STATES_MORE:
-                    return name
-                if not named and value and _plain(name) in _NEXT_PAGES:
-                    return name
-    return None
-
-
-def _stated_rows(envelope: dict[str, Any]) -> tuple[str, int] | None:
-    """How many rows a page says that all pages have, at its top or one level below."""
-    for members in (envelope, *envelope.values()):
-        if isinstance(members, dict):
-            for name, value in cast("dict[str, Any]", members).items():
-                if isinstance(value, Digits) and value.isdecimal() and _plain(name) in _STATES_ROWS:
-                    return name, int(value[:_LONGEST_COUNT])
-    return None
+def _list_of(content: bytes) -> msgspec.Raw | None:
+    """The whole of valid JSON."""
+    try:
+        return _VALUE.decode(content)
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def _envelope(content: bytes, start: int, end: int, budget: Budget) -> Any:
@@ -606,25 +527,10 @@ def _address_of(content: Any) -> int:
     return np.frombuffer(content, np.uint8).ctypes.data
 
 
-def _walk(value: Any, path: Sequence[str]) -> tuple[bool, Any]:
-    """The same in a document that is parsed already: whether there is one, and which."""
-    if not path:
-        return True, value
-    if isinstance(value, dict):
-        document = cast("dict[str, Any]", value)
-        for length in range(len(path), 0, -1):
-            name = ".".join(path[:length])
-            if name in document:
-                found, within = _walk(document[name], path[length:])
-                if found:
-                    return True, within
-    return False, None
-
-
 def _strict_rows(
     sent: msgspec.Raw, rows: bytes, budget: Budget, contract: Contract
-) -> pa.RecordBatch:
-    """The rows of a list of valid JSON."""
+) -> tuple[pa.RecordBatch, bytes | None]:
+    """The rows of a list of valid JSON, and the last as sent."""
     # A row has two bytes at least, with its comma: only where there may be very many are they
     # counted before they are objects.
     if len(rows) // 2 * _ELEMENT_BYTES > budget.left:
@@ -633,26 +539,33 @@ def _strict_rows(
         budget.copy().take(count, sent=len(rows))
     elements = _VALUES.decode(sent)
     budget.take(len(elements), sent=len(rows))
+    last = bytes(elements[-1]) if elements else None
     try:
-        return rows_of(elements, budget, contract)
+        return rows_of(elements, budget, contract), last
     except (msgspec.DecodeError, RecursionError):
-        return odd_rows_of(map(bytes, elements), budget, contract)
+        return odd_rows_of(map(bytes, elements), budget, contract), last
 
 
 def _odd_rows(
     rows: bytes, items: Sequence[str], budget: Budget, contract: Contract
-) -> pa.RecordBatch:
-    """The rows of a list that is not JSON by the letter."""
+) -> tuple[pa.RecordBatch, bytes | None]:
+    """The rows of a list that is not JSON by the letter, and the last as sent."""
+    last: bytes | None = None
 
     def elements() -> Iterator[bytes]:
+        nonlocal last
+        end = 1
         for part in parts(rows, 0):
             budget.take(1, sent=part.end - part.start)
-            yield rows[part.start : part.end].strip()
+            last, end = rows[part.start : part.end].strip(), part.end
+            yield last
+        if rows[end:].strip() != b"]":
+            raise NoJsonError
 
     try:
-        return odd_rows_of(elements(), budget, contract, are_json=True)
+        return odd_rows_of(elements(), budget, contract, are_json=True), last
     except NoJsonError:
-        raise UnreadableError(f"is no JSON with a list under {'.'.join(items)!r}") from None
+        raise _no_page(items) from None
 
 
 def _is_json(element: bytes) -> bool:

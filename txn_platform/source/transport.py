@@ -37,6 +37,7 @@ from txn_platform.errors import UserError, shown
 from txn_platform.network import pool_manager
 from txn_platform.redaction import quoted
 from txn_platform.runbook import Section
+from txn_platform.source.auth import headers_of, name_of, remedy
 from txn_platform.source.content_coding import codings_in, decoded
 from txn_platform.source.decode_limits import RefusedError, TooLargeError, UnreadableError
 
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
 
-    from pydantic import SecretStr
+    from txn_platform.source.auth import Auth
+    from txn_platform.source.requests import Request
 
 # Compressed bytes read at a time, and the size that they may always inflate to.
 _COMPRESSED_BYTES: Final = 1 << 16
@@ -56,6 +58,8 @@ _CONNECTIONS: Final = 16
 _LONGEST_CHUNK_LINE: Final = 1 << 12
 # The pages of a slice together may take this many times as long as one answer.
 _ANSWERS_OF_A_SLICE: Final = 12
+
+_LOOK_AT_ITS_LOG: Final = "look at its log"
 
 # Temporary statuses: the next request may succeed (RFC 9110, RFC 8470, RFC 6585).
 _TRANSIENT: Final = frozenset({408, 425, 429})
@@ -141,47 +145,41 @@ class Transport:
     All of them go to the origin of its address: no redirect is followed, and no page elsewhere.
     """
 
-    def __init__(self, url: str, limits: Limits, token: SecretStr | None = None) -> None:
-        """Args: url: its address, without a slash at the end; limits: on its answers; token: ours.
+    def __init__(self, url: str, limits: Limits, auth: Auth | None = None) -> None:
+        """Args: url: its address, without a slash at the end; limits: on its answers; auth: ours.
 
-        The token is sent as a bearer token (RFC 6750).
+        Each attempt of a request has the headers that `auth` gives for it then.
         """
         self.url = url
         self.limits = limits
-        self._has_token = token is not None
-        headers = {"User-Agent": "txn_platform"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        self._auth = auth
         self._pool = pool_manager(
             url,
             maxsize=_CONNECTIONS,
             timeout=urllib3.Timeout(connect=limits.connect_seconds, read=limits.read_seconds),
-            headers=headers,
         )
         self._pool.pool_classes_by_scheme = _POOLS
 
-    def address(self, path: str) -> str:
-        """The address of a path, or of a query, below the source's own."""
-        return f"{self.url}{path}" if path.startswith(("/", "?")) else f"{self.url}/{path}"
-
     def get[T](
         self,
-        address: str,
+        request: Request,
         read: Callable[[Body], T],
         *,
         what: str,
         most_bytes: int,
-        hint: str = "look at its log",
+        hint: str = _LOOK_AT_ITS_LOG,
+        refused_hint: str = _LOOK_AT_ITS_LOG,
     ) -> T:
-        """Request an address until a complete answer comes, and return the result of `read`.
+        """Send a request until a complete answer comes, and return the result of `read`.
 
         Args:
-            address: a result of `address` or `followed`.
+            request: of the source's origin.
             read: reads the answer's content to its end; raises `UnreadableError` if a retry may
                 help. Called once per attempt.
-            what: the name of the address in messages.
+            what: the name of the request in messages.
             most_bytes: how long the content may be.
             hint: the remedy in the message if it can't be read.
+            refused_hint: the remedy if the source refuses it.
 
         Raises:
             AbsentError: there is nothing at the address.
@@ -190,8 +188,8 @@ class Transport:
         retries = Retries(self.limits.backoff)
         while True:
             try:
-                return self._once(address, read, what, most_bytes)
-            except (UnreadableError, _FailedError, HTTPError, OSError) as error:
+                return self._once(request, read, what, most_bytes, refused_hint)
+            except (UnreadableError, _FailedError, _AuthError, HTTPError, OSError) as error:
                 cause = f"{self.url}: the request for {what} {self._fault(error)}"
                 after = error.after if isinstance(error, _FailedError) else 0.0
                 if not retries.again(cause, at_least=after):
@@ -205,10 +203,12 @@ class Transport:
                 Section.SOURCE_SILENT,
             )
         unusable = isinstance(error, UnreadableError)
-        remedy = hint if unusable else "look at its log"
+        to_do = hint if unusable else _LOOK_AT_ITS_LOG
+        if isinstance(error, _AuthError) and self._auth is not None:
+            to_do = f"look at {name_of(self._auth)}, the auth of its SourceApi"
         return UserError(
             f"{self.url} gave no usable answer for {what} in {self.limits.backoff.attempts}"
-            f" attempts; the last {self._fault(error)}: {remedy}",
+            f" attempts; the last {self._fault(error)}: {to_do}",
             Section.SOURCE_UNUSABLE if unusable else Section.SOURCE_SILENT,
         )
 
@@ -217,7 +217,7 @@ class Transport:
         match error:
             case _FailedError():
                 return f"had status {error.status}"
-            case UnreadableError():
+            case UnreadableError() | _AuthError():
                 return str(error)
             case ReadTimeoutError():
                 return f"stalled for {self.limits.read_seconds:g} s"
@@ -270,11 +270,19 @@ class Transport:
         query = f"?{named.query}" if named.query else ""
         return f"{base.scheme}://{base.netloc}{path}{query}"
 
-    def _once[T](self, address: str, read: Callable[[Body], T], what: str, most_bytes: int) -> T:
+    def _once[T](
+        self,
+        request: Request,
+        read: Callable[[Body], T],
+        what: str,
+        most_bytes: int,
+        refused_hint: str,
+    ) -> T:
+        headers = self._headers(request)
         deadline = time.monotonic() + self.limits.whole_seconds
         try:
-            with closing(self._ask(address, deadline)) as response:
-                self._require_success(response, what)
+            with closing(self._ask(request, headers, deadline)) as response:
+                self._require_success(response, what, refused_hint)
                 return read(Body(response, most_bytes, self.limits))
         except (_BoundError, TooLargeError) as error:
             raise self.stopped(what, str(error)) from None
@@ -296,11 +304,28 @@ class Transport:
             Section.SOURCE_SILENT,
         )
 
-    def _ask(self, address: str, deadline: float) -> urllib3.HTTPResponse:
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers = {"User-Agent": "txn_platform"}
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            return headers | headers_of(self._auth, request)
+        except OSError as error:
+            raise _AuthError(f"could not be authenticated ({type(error).__name__})") from None
+
+    def _ask(
+        self, request: Request, headers: dict[str, str], deadline: float
+    ) -> urllib3.HTTPResponse:
         token = _DEADLINE.set(deadline)
         try:
             response = self._pool.request(
-                "GET", address, preload_content=False, redirect=False, retries=False
+                request.method,
+                request.address,
+                body=request.body,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
             )
         except (ConnectTimeoutError, NewConnectionError, ReadTimeoutError, ProtocolError):
             raise
@@ -321,7 +346,9 @@ class Transport:
             _DEADLINE.reset(token)
         return cast("urllib3.HTTPResponse", response)
 
-    def _require_success(self, response: urllib3.HTTPResponse, what: str) -> None:
+    def _require_success(
+        self, response: urllib3.HTTPResponse, what: str, refused_hint: str
+    ) -> None:
         status = response.status
         if status in {200, 204}:
             return
@@ -331,7 +358,7 @@ class Transport:
         refused = f"{self.url} refused {what} with status {status}"
         if status in {401, 403}:
             raise UserError(
-                f"{refused} ({_described(response)}): {self._to_be_let_in()}",
+                f"{refused} ({_described(response)}): {remedy(self._auth)}",
                 Section.SOURCE_UNUSABLE,
             )
         if 300 <= status < 400:
@@ -341,16 +368,7 @@ class Transport:
                 Section.SOURCE_UNUSABLE,
             )
         error = AbsentError if status == 404 else UserError
-        raise error(f"{refused} ({_described(response)}): look at its log", Section.SOURCE_UNUSABLE)
-
-    def _to_be_let_in(self) -> str:
-        makes = "the generator's are made by python -m generator_service keys add"
-        if self._has_token:
-            return f"it does not let GENERATOR_TOKEN read this; set another key of it ({makes})"
-        return (
-            "set GENERATOR_TOKEN to a key of it that may read this, and GENERATOR_URL to its"
-            f" address ({makes})"
-        )
+        raise error(f"{refused} ({_described(response)}): {refused_hint}", Section.SOURCE_UNUSABLE)
 
 
 class Body(io.RawIOBase):
@@ -359,7 +377,8 @@ class Body(io.RawIOBase):
     Attributes:
         is_empty: whether the status says that there is no content (204).
         is_delimited: whether HTTP or a content coding marks the end, not only the connection's end.
-        next_link: the address of the next page in a Link header (RFC 8288), if any.
+        has_link: whether it has a Link header.
+        next_link: the address of the next page in that header (RFC 8288), if any.
         more: the header that says that there is a next page without its address, if any.
         stated: the number of rows of all pages in a header, and that header's name.
         size: how many bytes were read.
@@ -376,6 +395,7 @@ class Body(io.RawIOBase):
         self.is_empty = response.status == 204
         codings = [] if self.is_empty else codings_in(response.headers.get("Content-Encoding"))
         self.is_delimited = _is_delimited(response) or bool(codings)
+        self.has_link = "Link" in response.headers
         self.next_link = _next_link(response.headers.get("Link"))
         self.more = "X-Next-Page" if response.headers.get("X-Next-Page", "").strip() else None
         self.stated = _stated_rows(response.headers)
@@ -449,6 +469,10 @@ class _FailedError(Exception):
         super().__init__(status)
         self.status = status
         self.after = after
+
+
+class _AuthError(Exception):
+    """A request could not be authenticated, as another server did not answer."""
 
 
 class _BoundError(Exception):

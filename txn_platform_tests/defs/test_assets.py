@@ -37,6 +37,7 @@ from txn_platform.lake.parquet import open_parquet, read_batches
 from txn_platform.rows.proof import prove_published
 from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform_tests.conftest import S3Endpoint
+from txn_platform_tests.support.other_api import use_api
 from txn_platform_tests.support.run_resources import lake_resources, run_resources
 from txn_platform_tests.support.served_source import ServedSource, sent_frame, sent_row, served
 
@@ -181,7 +182,7 @@ def _published_metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
 
 def _no_totals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the source spoken to as one that states no control totals."""
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+    use_api(monkeypatch)
 
 
 def test_a_publication_records_what_the_source_stated_of_it(there: ServedSource) -> None:
@@ -424,7 +425,7 @@ def test_a_window_that_another_run_has_replaced_is_recorded_as_superseded(
 def test_a_source_without_totals_gets_no_check_of_totals(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+    use_api(monkeypatch)
     with _instance() as instance:
         result = _materialize(there, instance=instance)
         assert result.success
@@ -449,7 +450,7 @@ def test_a_source_without_totals_gets_no_check_of_totals(
 def test_files_of_two_landings_are_not_published_together(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+    use_api(monkeypatch)
     assert _materialize(there).success
     published = _PUBLISHED.read_bytes()
     there.rows.pop()

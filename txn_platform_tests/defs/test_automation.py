@@ -37,6 +37,7 @@ from txn_platform.windows import Window
 from txn_platform_tests.conftest import gone, of_family
 from txn_platform_tests.support.announced_stack import announced_stack
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
+from txn_platform_tests.support.other_api import use_api
 from txn_platform_tests.support.served_source import served
 
 _DAY = datetime(2026, 11, 3, tzinfo=UTC)
@@ -612,15 +613,11 @@ def test_a_tick_uses_the_generator_of_the_local_stack(
 
 
 def _no_totals(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+    use_api(monkeypatch, watermark="/v1/watermark")
 
 
-def _complete_until(monkeypatch: pytest.MonkeyPatch, auto: Automation, hour: int) -> None:
-    """Set the watermark of a source that has none to tell."""
+def _complete_until(auto: Automation, hour: int) -> None:
     auto.source.watermark = _hour(hour).start
-    monkeypatch.setattr(
-        "txn_platform.source.client.Source.watermark", lambda _: auto.source.watermark
-    )
 
 
 def test_a_window_of_a_source_without_totals_is_run_once_and_once_more_when_it_has_settled(
@@ -628,19 +625,19 @@ def test_a_window_of_a_source_without_totals_is_run_once_and_once_more_when_it_h
 ) -> None:
     _no_totals(monkeypatch)
     monkeypatch.setenv("TXN_SETTLED_HOURS", "2")
-    _complete_until(monkeypatch, auto, 1)
+    _complete_until(auto, 1)
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "1")
     assert auto.tick() == [_key(0)]
     auto.runs(0, dg.DagsterRunStatus.SUCCESS)
     auto.publish(0, stated=False)
     assert auto.tick() == []
-    _complete_until(monkeypatch, auto, 3)
+    _complete_until(auto, 3)
     assert auto.tick() == [_key(0), _key(1), _key(2)]
     for number in range(3):
         auto.runs(number, dg.DagsterRunStatus.SUCCESS)
         auto.publish(number, stated=False)
     assert auto.tick() == []
-    _complete_until(monkeypatch, auto, 10)
+    _complete_until(auto, 10)
     assert auto.tick() == _keys(1, 10)
     for number in range(1, 10):
         auto.runs(number, dg.DagsterRunStatus.SUCCESS)
@@ -649,7 +646,7 @@ def test_a_window_of_a_source_without_totals_is_run_once_and_once_more_when_it_h
     # The windows before the first one that has not settled are not looked at again.
     assert json.loads(auto.cursor or "")["confirmed"] == _key(8)
     # Those that had settled already when they were published are done.
-    _complete_until(monkeypatch, auto, 11)
+    _complete_until(auto, 11)
     assert auto.tick() == [_key(8), _key(10)]
     assert auto.source.asked == []
 
@@ -662,9 +659,9 @@ def test_a_window_before_the_middle_at_which_a_tick_goes_on_is_not_finished(
     monkeypatch.setenv("TXN_SETTLED_HOURS", "2")
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "12")
     monkeypatch.setattr(sensor_tick, "BUDGET_SECONDS", 0)
-    _complete_until(monkeypatch, auto, 2)
+    _complete_until(auto, 2)
     auto.publish(0, 1, stated=False)
-    _complete_until(monkeypatch, auto, 12)
+    _complete_until(auto, 12)
     auto.publish(*range(2, 12), stated=False)
     requested = [key for _ in range(12) for key in auto.tick()]
     assert requested == [_key(0), _key(1)]
@@ -862,7 +859,7 @@ def test_the_schedule_runs_a_window_whose_source_states_no_totals_any_more(
     auto = persistent
     auto.publish(2)
     assert _schedule(auto, 3) == []
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+    use_api(monkeypatch)
     assert _schedule(auto, 3) == [_key(2)]
 
 

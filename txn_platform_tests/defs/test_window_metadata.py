@@ -18,6 +18,7 @@ from txn_platform.defs import checks
 from txn_platform.defs.assets import raw_transactions, s3_parquet_transactions, validation
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.defs.window_metadata import amounts_of, reasons_of
+from txn_platform_tests.support.other_api import use_api
 from txn_platform_tests.support.run_resources import run_resources
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
@@ -168,7 +169,7 @@ def test_every_check_says_what_was_expected_found_and_what_to_do(
     failed = [
         found for found in _run(there, limit=0.01).get_asset_check_evaluations() if not found.passed
     ]
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/transactions?start={start}&end={end}")
+    use_api(monkeypatch)
     failed += [found for found in _run(there).get_asset_check_evaluations() if not found.passed]
     assert [found.check_name for found in failed] == ["quarantine_share", "source_states_totals"]
     for found in failed:

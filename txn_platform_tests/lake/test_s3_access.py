@@ -23,6 +23,7 @@ from txn_platform.lake.s3_access import CredentialProvider, S3Access, open_bucke
 from txn_platform.network import proxy_for
 from txn_platform.settings import load_settings
 from txn_platform.source.client import Source
+from txn_platform.source.generator import GENERATOR
 from txn_platform.source.transport import Limits, source_backoff
 from txn_platform_tests.conftest import S3Endpoint
 from txn_platform_tests.support.served_tls import ForwardProxy, TlsFront
@@ -367,15 +368,15 @@ def test_a_source_is_asked_through_its_proxy_and_by_its_ca(
         place = f"{_STORE}:{front.port}"
         with ForwardProxy("me:p:ss", {place: ("127.0.0.1", front.port)}) as proxy:
             bare.setenv("HTTPS_PROXY", proxy.url)
-            source = Source(f"https://{place}", limits=Limits(backoff=source_backoff(1)))
+            source = Source(f"https://{place}", GENERATOR, Limits(backoff=source_backoff(1)))
             with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
                 source.watermark()
             bare.setenv("AWS_CA_BUNDLE", str(front.ca))
-            assert Source(f"https://{place}").watermark().minute == 0
+            assert Source(f"https://{place}", GENERATOR).watermark().minute == 0
             assert proxy.requests[place] > 1
             proxy.requests.clear()
             # Through TLS, but on loopback: directly.
-            Source(front.url).watermark()
+            Source(front.url, GENERATOR).watermark()
             assert not proxy.requests
 
 

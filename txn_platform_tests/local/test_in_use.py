@@ -16,6 +16,7 @@ from txn_platform.doctor import examine
 from txn_platform.misspelt import misspelt
 from txn_platform.settings import load_settings
 from txn_platform_tests.support.announced_stack import announced_stack
+from txn_platform_tests.support.other_api import ROWS_ALONE, use_api
 from txn_platform_tests.support.served_source import ServedSource, sent_row, served
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def test_a_run_says_its_lake_and_source_and_no_query(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", f"/tx?key={QUERY_KEY}&from={{start}}")
+    use_api(monkeypatch, f"/tx?key={QUERY_KEY}&from={{start}}")
     monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
     result = txn("run", "--partition", "2026-11-01-00:00")
     assert result.exit_code == 1
@@ -183,8 +184,7 @@ def test_doctor_asks_a_source_that_has_no_watermark(monkeypatch: pytest.MonkeyPa
     """Of such a source the hours are known by the clock: nothing has been asked by then."""
     monkeypatch.setenv("TXN_CARD_KEY", "a key of sixteen bytes")
     monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
-    path = f"/v1/transactions?key={QUERY_KEY}&start={{start}}&end={{end}}"
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", path)
+    use_api(monkeypatch, f"{ROWS_ALONE}&key={QUERY_KEY}")
     monkeypatch.setenv("GENERATOR_URL", "http://127.0.0.1:1")
     (closed,) = [each for each in examine() if each.subject == "source"]
     assert not closed.good
@@ -196,18 +196,6 @@ def test_doctor_asks_a_source_that_has_no_watermark(monkeypatch: pytest.MonkeyPa
     assert "states no control totals, and gave 3 rows" in found.message
     assert any("transactions" in request for request in there.requests)
     assert QUERY_KEY not in closed.message + found.message
-
-
-def test_a_path_without_a_source_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/tx")
-    result = txn("run")
-    assert result.exit_code == 1
-    assert result.stderr.endswith(
-        "Error: TXN_SOURCE_TRANSACTIONS is set without GENERATOR_URL: set both, or neither\n"
-    )
-    (found,) = [each for each in examine() if each.subject == "source"]
-    assert not found.good
-    assert "without GENERATOR_URL" in found.message
 
 
 def test_doctor_opens_dagster_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

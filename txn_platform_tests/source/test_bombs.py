@@ -18,7 +18,9 @@ import pytest
 
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
-from txn_platform.source.client import Source, source_api, source_limits
+from txn_platform.source.api import SourceApi
+from txn_platform.source.generator import open_source
+from txn_platform.source.pages import NextLink
 from txn_platform.windows import Window
 from txn_platform_tests.support import forked
 from txn_platform_tests.support.bombs import BOMBS, MEGABYTE, Bomb
@@ -76,8 +78,10 @@ def _peak() -> int:
 
 def _take(path: str) -> tuple[int, str | None]:
     """Rows of a window of the source at a path, and the message that it ends in."""
-    settings = load_settings().model_copy(update={"source_transactions": path})
-    source = Source(settings.generator_url or "", source_api(settings), source_limits(settings))
+    settings = load_settings()
+    wire = settings.source_format
+    api = SourceApi(path, NextLink() if wire == "json" else None, format=wire)
+    source = open_source(settings, settings.generator_url or "", api)
     window = Window(datetime(2026, 11, 1, tzinfo=UTC))
     try:
         return sum(len(batch) for batch in source.batches(window, window.end)), None
@@ -108,7 +112,6 @@ def test_a_bomb_ends_in_one_message_and_in_bounded_memory(bomb: Bomb, tmp_path: 
         environment = {
             "GENERATOR_URL": url,
             "GENERATOR_FORMAT": bomb.wire,
-            "TXN_SOURCE_TRANSACTIONS": "/small",
             "TXN_SOURCE_MAX_BYTES": str(_MOST_BYTES),
             "TXN_SOURCE_ATTEMPTS": "3",
         }

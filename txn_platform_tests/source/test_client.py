@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
@@ -20,7 +21,16 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
 from txn_platform.source import client as source_module
-from txn_platform.source.client import Source, SourceApi, source_api, source_limits
+from txn_platform.source.api import SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.generator import (
+    GENERATOR,
+    GENERATOR_PAGES,
+    generator_api,
+    open_source,
+    source_limits,
+)
+from txn_platform.source.pages import Offset
 from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_handler import served_by
@@ -42,22 +52,22 @@ def _all(source: Source) -> pl.DataFrame:
 
 
 def test_a_window_comes_as_sent(there: ServedSource) -> None:
-    frame = _all(Source(there.url))
+    frame = _all(Source(there.url, GENERATOR))
     assert frame.columns == TRANSACTIONS.raw_schema.names
     assert frame["position"].to_list() == list(range(300))
     assert frame.drop("position", "extra_fields").to_dicts() == there.rows
 
 
 def test_slices_add_up_to_the_window(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _all(Source(there.url))
+    whole = _all(Source(there.url, GENERATOR))
     monkeypatch.setattr(source_module, "_SLICE_ROWS", 7)
-    assert _all(Source(there.url)).equals(whole)
+    assert _all(Source(there.url, GENERATOR)).equals(whole)
     assert there.requests.count("/v1/transactions") > 30
 
 
 def test_an_answer_that_breaks_off_is_asked_for_again(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 3
-    assert _all(Source(there.url)).height == 300
+    assert _all(Source(there.url, GENERATOR)).height == 300
     assert there.requests.count("/v1/transactions") == 3 + 3
 
 
@@ -65,7 +75,7 @@ def test_an_answer_that_breaks_off_costs_its_slice_and_not_the_window(
     there: ServedSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "_SLICE_ROWS", 100)
-    source = Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001)))
+    source = Source(there.url, GENERATOR, Limits(backoff=source_backoff(first_pause=0.001)))
     whole = _all(source)
     slices = there.requests.count("/v1/transactions")
     assert slices > 3
@@ -77,7 +87,7 @@ def test_an_answer_that_breaks_off_costs_its_slice_and_not_the_window(
 
 def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 50
-    source = Source(there.url, limits=Limits(backoff=source_backoff(5, first_pause=0.001)))
+    source = Source(there.url, GENERATOR, Limits(backoff=source_backoff(5, first_pause=0.001)))
     with pytest.raises(
         UserError, match=r"gave no usable answer for \[2026-.*\) in 5 attempts; the last broke off:"
     ):
@@ -88,7 +98,7 @@ def test_an_answer_that_always_breaks_off_is_given_up_with_a_message(there: Serv
 def test_unknown_fields_are_kept_and_absent_ones_are_null(there: ServedSource) -> None:
     there.rows = [sent_row(1) | {"loyalty": "gold", "note": None}]
     del there.rows[0]["channel"]
-    (row,) = _all(Source(there.url)).to_dicts()
+    (row,) = _all(Source(there.url, GENERATOR)).to_dicts()
     assert row["channel"] is None
     assert row["extra_fields"] == '{"loyalty":"gold"}'
 
@@ -98,9 +108,9 @@ def test_a_window_that_is_not_over_is_refused(there: ServedSource) -> None:
     with pytest.raises(
         UserError, match=r"2026-11-01-00:00 is not complete: .* up to 2026-11-01T00:59"
     ):
-        Source(there.url).require_complete(_WINDOW)
+        Source(there.url, GENERATOR).require_complete(_WINDOW)
     there.watermark = _WINDOW.end
-    Source(there.url).require_complete(_WINDOW)
+    Source(there.url, GENERATOR).require_complete(_WINDOW)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +129,7 @@ def test_a_watermark_that_is_no_moment_is_refused(
     body = json.dumps({"watermark": watermark}).encode()
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
     with pytest.raises(UserError, match=refused):
-        Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001))).watermark()
+        Source(there.url, GENERATOR, Limits(backoff=source_backoff(first_pause=0.001))).watermark()
 
 
 def test_a_watermark_that_is_stated_twice_is_refused(
@@ -128,7 +138,7 @@ def test_a_watermark_that_is_stated_twice_is_refused(
     body = b'{"watermark":"2026-11-01T06:00:00Z","watermark":"2026-11-01T07:00:00Z"}'
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
     with pytest.raises(UserError, match="has two fields of one name"):
-        Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001))).watermark()
+        Source(there.url, GENERATOR, Limits(backoff=source_backoff(first_pause=0.001))).watermark()
 
 
 @pytest.mark.parametrize("zone", ["+02:00", "Z"])
@@ -138,20 +148,20 @@ def test_a_watermark_of_any_zone_is_a_moment(
     body = json.dumps({"watermark": f"2026-11-01T06:00:00{zone}"}).encode()
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
     hour = 4 if zone == "+02:00" else 6
-    assert Source(there.url).watermark() == datetime(2026, 11, 1, hour, tzinfo=UTC)
+    assert Source(there.url, GENERATOR).watermark() == datetime(2026, 11, 1, hour, tzinfo=UTC)
 
 
 def test_no_source_is_said_so() -> None:
     with pytest.raises(UserError, match=r"no source answers at http://127.0.0.1:9: start it"):
         Source(
-            "http://127.0.0.1:9", limits=Limits(backoff=source_backoff(first_pause=0.001))
+            "http://127.0.0.1:9", GENERATOR, Limits(backoff=source_backoff(first_pause=0.001))
         ).watermark()
 
 
 def test_another_service_is_said_so(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (200, b"<html>hello</html>"))
-    source = Source(there.url, limits=Limits(backoff=source_backoff(first_pause=0.001)))
-    with pytest.raises(UserError, match="is not JSON: GENERATOR_URL must name"):
+    source = Source(there.url, GENERATOR, Limits(backoff=source_backoff(first_pause=0.001)))
+    with pytest.raises(UserError, match=r"is not JSON: its address must be .* GENERATOR_URL"):
         source.watermark()
     with pytest.raises(UserError, match="is no statement of control totals"):
         source.control_totals(_WINDOW, _AS_OF)
@@ -162,7 +172,7 @@ def test_a_refusal_says_what_the_source_said(
 ) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (422, b'{"detail": "start is naive"}'))
     with pytest.raises(UserError, match=r"422 \(no media type, 28 bytes, 'start is naive'\)"):
-        _all(Source(there.url))
+        _all(Source(there.url, GENERATOR))
 
 
 _FULL_WIDTH = "".join(chr(0xFF10 + int(digit)) for digit in "4111111111111111")
@@ -194,7 +204,7 @@ def test_of_a_refusal_plain_text_is_shown_alone(
     monkeypatch.setattr(there, "answer", lambda *_: (422, body.encode()))
     there.headers["Content-Type"] = "application/problem+json; charset=utf-8"
     with pytest.raises(UserError) as raised:
-        Source(there.url).watermark()
+        Source(there.url, GENERATOR).watermark()
     quote = "" if said is None else f", '{said}'"
     assert str(raised.value) == (
         f"{there.url} refused /v1/watermark with status 422"
@@ -208,10 +218,10 @@ def test_a_text_is_quoted_and_a_media_type_of_its_own_is_not_named(
     monkeypatch.setattr(there, "answer", lambda *_: (400, b"No such hour.\r\nTry later."))
     there.headers["Content-Type"] = "Text/Plain"
     with pytest.raises(UserError, match=r"\(text/plain, 25 bytes, 'No such hour. Try later.'\)"):
-        Source(there.url).watermark()
+        Source(there.url, GENERATOR).watermark()
     there.headers["Content-Type"] = "application/sk-live-4111111111111111"
     with pytest.raises(UserError, match=r"status 400 \(another media type, 25 bytes\): look"):
-        Source(there.url).watermark()
+        Source(there.url, GENERATOR).watermark()
 
 
 def test_a_source_that_always_fails_is_given_up(
@@ -221,18 +231,20 @@ def test_a_source_that_always_fails_is_given_up(
     with pytest.raises(
         UserError, match="no usable answer for /v1/watermark in 3 attempts; the last had status 503"
     ):
-        Source(there.url, limits=Limits(backoff=source_backoff(3, first_pause=0.001))).watermark()
+        Source(
+            there.url, GENERATOR, Limits(backoff=source_backoff(3, first_pause=0.001))
+        ).watermark()
     assert len(there.requests) == 3
 
 
 def test_a_redirect_is_not_followed(there: ServedSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(there, "answer", lambda *_: (302, b""))
     with pytest.raises(UserError, match="with status 302"):
-        Source(there.url).watermark()
+        Source(there.url, GENERATOR).watermark()
 
 
 def test_the_generators_windows_are_whole(generator_url: str) -> None:
-    source = Source(generator_url)
+    source = Source(generator_url, GENERATOR)
     totals = source.control_totals(_WINDOW, _AS_OF)
     assert totals is not None
     frame = _all(source)
@@ -244,12 +256,12 @@ def test_the_generators_windows_are_whole(generator_url: str) -> None:
 def test_every_wire_format_gives_the_same_rows(
     generator_url: str, wire: Literal["json", "ndjson", "csv"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = Source(generator_url)
+    source = Source(generator_url, GENERATOR)
     totals = source.control_totals(_WINDOW, _AS_OF)
     assert totals is not None
     arrow = _all(source)
     monkeypatch.setenv("GENERATOR_FORMAT", wire)
-    assert _all(Source(generator_url, source_api(load_settings()))).equals(arrow)
+    assert _all(open_source(load_settings(), generator_url)).equals(arrow)
 
 
 def test_an_unknown_format_is_refused_with_those_that_there_are(
@@ -257,7 +269,7 @@ def test_an_unknown_format_is_refused_with_those_that_there_are(
 ) -> None:
     monkeypatch.setenv("GENERATOR_FORMAT", "http://127.0.0.1:9?key=secret")
     with pytest.raises(UserError, match=r"GENERATOR_FORMAT.*set it to .*arrow, csv, ndjson, json"):
-        source_api(load_settings())
+        generator_api(load_settings(), "http://127.0.0.1:9")
 
 
 class _OffsetPages(BaseHTTPRequestHandler):
@@ -277,12 +289,10 @@ class _OffsetPages(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def test_a_source_that_is_not_ours_works_by_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENERATOR_FORMAT", "json")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/api/tx?from={start}&to={end}&skip={offset}")
-    monkeypatch.setenv("TXN_SOURCE_ITEMS", "result.records")
+def test_a_source_that_is_not_ours_is_described_by_its_api() -> None:
+    api = SourceApi("/api/tx?from={start}&to={end}", Offset("skip"), items="result.records")
     with served_by(_OffsetPages) as address:
-        source = Source(address, source_api(load_settings()))
+        source = Source(address, api)
         source.require_complete(_WINDOW)
         assert source.control_totals(_WINDOW, _AS_OF) is None
         rows = pl.concat(map(as_frame, source.batches(_WINDOW, _AS_OF)))
@@ -301,7 +311,7 @@ def test_a_next_page_of_another_origin_is_not_followed(
 ) -> None:
     answer = json.dumps({"data": [], "next": page}).encode()
     monkeypatch.setattr(there, "answer", lambda *_: (200, answer))
-    source = Source(there.url, SourceApi(format="json"))
+    source = Source(there.url, GENERATOR_PAGES)
     with pytest.raises(UserError, match=rf"next page at {told}: .* not followed"):
         _all(source)
 
@@ -314,7 +324,7 @@ def test_a_line_that_is_no_row_is_believed_when_it_comes_three_times(
     monkeypatch.setattr(there, "answer", lambda *_: (200, bodies.pop(0)))
     source = Source(
         there.url,
-        SourceApi(format="ndjson", totals=None),
+        replace(GENERATOR, format="ndjson", totals=None),
         Limits(backoff=source_backoff(first_pause=0.001)),
     )
     good, bad = _all(source).to_dicts()
@@ -333,7 +343,11 @@ def test_an_arrow_stream_without_its_end_is_believed_when_it_comes_three_times(
     body = sink.getvalue()[:-8]
     monkeypatch.setattr(there, "answer", lambda *_: (200, body))
     frame = _all(
-        Source(there.url, SourceApi(totals=None), Limits(backoff=source_backoff(first_pause=0.001)))
+        Source(
+            there.url,
+            replace(GENERATOR, totals=None),
+            Limits(backoff=source_backoff(first_pause=0.001)),
+        )
     )
     assert frame["transaction_id"].to_list() == ["a", "b"]
     assert there.requests.count("/v1/transactions") == 3
@@ -352,14 +366,14 @@ def test_retry_after_is_heeded_up_to_the_longest_pause(
     there.headers["Retry-After"] = "1"
     limits = Limits(backoff=source_backoff(3, first_pause=0.001))
     with pytest.raises(UserError, match="the last had status 503"):
-        Source(there.url, limits=limits).watermark()
+        Source(there.url, GENERATOR, limits).watermark()
     assert all(after - before >= 1 for before, after in pairwise(asked))
     asked.clear()
     limits = Limits(backoff=source_backoff(5, first_pause=0.001, longest_pause=0.1))
     for header in ("3600", "9" * 5_000, "Fri, 31 Dec 9999 23:59:59 GMT"):
         there.headers["Retry-After"] = header
         with pytest.raises(UserError, match="the last had status 503"):
-            Source(there.url, limits=limits).watermark()
+            Source(there.url, GENERATOR, limits).watermark()
     assert len(asked) == 15
     assert 3 * 4 * 0.1 <= asked[-1] - asked[0] < 100
 
@@ -371,20 +385,24 @@ def test_a_retry_after_that_says_nothing_is_none(
     there.headers["Retry-After"] = header
     monkeypatch.setattr(there, "answer", lambda *_: (503, b""))
     with pytest.raises(UserError, match="in 2 attempts; the last had status 503"):
-        Source(there.url, limits=Limits(backoff=source_backoff(2, first_pause=0.001))).watermark()
+        Source(
+            there.url, GENERATOR, Limits(backoff=source_backoff(2, first_pause=0.001))
+        ).watermark()
 
 
 def test_pages_by_an_offset_that_the_source_ignores_are_said_so(there: ServedSource) -> None:
-    api = SourceApi(format="json", transactions="/tx?start={start}&end={end}&skip={offset}")
+    api = SourceApi("/tx?start={start}&end={end}", Offset("skip"))
     there.answer = lambda *_: (200, json.dumps({"data": [sent_row(1), sent_row(2)]}).encode())
-    with pytest.raises(UserError, match=r"leads in a circle: .* TXN_SOURCE_NEXT or \{offset\}"):
+    with pytest.raises(
+        UserError, match=r"leads in a circle: .* pages=Offset\(...\) of its SourceApi"
+    ):
         _all(Source(there.url, api))
     assert len(there.requests) == 2
 
 
 def test_threads_may_ask_at_once(there: ServedSource) -> None:
     there.faults = ["/v1/transactions"] * 8
-    source = Source(there.url, limits=Limits(backoff=source_backoff(9, first_pause=0.001)))
+    source = Source(there.url, GENERATOR, Limits(backoff=source_backoff(9, first_pause=0.001)))
     with ThreadPoolExecutor(8) as threads:
         frames = list(threads.map(lambda _: _all(source), range(16)))
     assert all(frame.equals(frames[0]) for frame in frames)

@@ -17,7 +17,7 @@ _ROW = sent_row(1)
 
 def _landed(wire: str, body: bytes, budget: Budget) -> int:
     if wire == "json":
-        return page(body, ["data"], ["next"], budget).rows.num_rows
+        return page(body, ["data"], budget).rows.num_rows
     return sum(len(batch) for batch in DECODERS[wire](io.BytesIO(body), budget))
 
 

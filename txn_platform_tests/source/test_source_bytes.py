@@ -22,9 +22,12 @@ from txn_platform.cli import main
 from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
 from txn_platform.rows.validation import NO_REPEATS, Validator
-from txn_platform.source.client import Source, SourceApi
+from txn_platform.source.api import SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.pages import NextLink
 from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
+from txn_platform_tests.support.other_api import use_api
 from txn_platform_tests.support.served_bytes import ServedBytes, served_bytes, whole
 from txn_platform_tests.support.served_source import sent_row
 from txn_platform_tests.support.source_fault_cases import WIRES, Wire
@@ -48,7 +51,7 @@ def source() -> Iterator[ServedBytes]:
 def _batches(source: ServedBytes, wire: Wire, body: bytes) -> list[pa.RecordBatch]:
     source.answer = lambda _: whole(body)
     source.asked.clear()
-    api = SourceApi(wire, "/tx", totals=None, description=None, watermark=None)
+    api = SourceApi("/tx", NextLink() if wire == "json" else None, format=wire)
     return list(Source(source.url, api, _LIMITS).batches(_WINDOW, _WINDOW.end))
 
 
@@ -161,8 +164,7 @@ def test_the_run_publishes_the_others(source: ServedBytes, monkeypatch: pytest.M
     good = [json.dumps(sent_row(number)) for number in range(2, 40)]
     source.answer = lambda _: whole(_bodies(repeated, *good)["ndjson"])
     monkeypatch.setenv("GENERATOR_URL", source.url)
-    monkeypatch.setenv("GENERATOR_FORMAT", "ndjson")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/tx")
+    use_api(monkeypatch, "/tx", format="ndjson")
     result = CliRunner().invoke(main, ["run", "--partition", "2026-11-01-00:00"])
     assert result.exit_code == 0, result.output
     lake = Path(".txn/lake")

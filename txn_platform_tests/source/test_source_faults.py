@@ -19,7 +19,8 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs.assets import raw_transactions
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.settings import load_settings
-from txn_platform.source.client import Source, source_api
+from txn_platform.source.client import Source
+from txn_platform.source.generator import generator_api
 from txn_platform.source.transport import Limits, source_backoff
 from txn_platform_tests.support.run_resources import run_resources
 from txn_platform_tests.support.served_app import served_app
@@ -75,7 +76,7 @@ class _Impatient(GeneratorResource):
     @override
     def source(self, contract: Contract = TRANSACTIONS) -> Source:
         assert self.url
-        api = source_api(load_settings())
+        api = generator_api(load_settings(), self.url)
         transactions = api.transactions.replace("limit=10000", f"limit={_PAGE_ROWS}")
         backoff = replace(_LIMITS.backoff, attempts=self.attempts)
         limits = replace(_LIMITS, read_seconds=self.read_seconds, backoff=backoff)

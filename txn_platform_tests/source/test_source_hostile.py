@@ -17,7 +17,9 @@ import psutil
 import pytest
 
 from txn_platform.errors import UserError
-from txn_platform.source.client import Source, SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.generator import GENERATOR, GENERATOR_PAGES
+from txn_platform.source.pages import Offset
 from txn_platform.source.transport import Limits, source_backoff
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import sent_row
@@ -223,9 +225,9 @@ def test_a_hostile_source_is_refused_in_bounded_time_and_memory(case: HostileCas
         (limits for beginning, limits in _LIMITS.items() if case.id.startswith(beginning)), _PATIENT
     )
     with _hostile(case.id) as url, _memory() as growth:
-        api = SourceApi(format=case.wire)
+        api = GENERATOR_PAGES if case.wire == "json" else replace(GENERATOR, format=case.wire)
         if case.id == "endless-offset":
-            api = replace(api, transactions="/tx?skip={offset}")
+            api = replace(api, pages=Offset("skip"))
         source = Source(url, api, limits)
         start = time.monotonic()
         with pytest.raises(UserError) as raised:

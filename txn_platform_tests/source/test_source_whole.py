@@ -26,9 +26,13 @@ from txn_platform.errors import UserError
 from txn_platform.lake.opening import open_lake
 from txn_platform.settings import load_settings
 from txn_platform.source import transport as transport_module
-from txn_platform.source.client import Source, SourceApi, source_api
+from txn_platform.source.api import SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.generator import GENERATOR
+from txn_platform.source.pages import NextLink, Offset
 from txn_platform.source.transport import Limits, Transport, source_backoff
 from txn_platform.windows import Window
+from txn_platform_tests.support.other_api import use_api
 from txn_platform_tests.support.served_bytes import ServedBytes, chunked, head, served_bytes, whole
 from txn_platform_tests.support.served_source import sent_frame, sent_row
 from txn_platform_tests.support.source_fault_cases import WIRES, Wire
@@ -121,7 +125,8 @@ def _rows(source: Source) -> list[dict[str, str | None]]:
 
 
 def _client(url: str, wire: Wire, path: str = "/tx", **others: object) -> Source:
-    api = SourceApi(wire, path, totals=None, description=None, watermark=None, **others)  # pyright: ignore[reportArgumentType] - fields of any type
+    others.setdefault("pages", NextLink() if wire == "json" else None)
+    api = SourceApi(path, format=wire, **others)  # pyright: ignore[reportArgumentType] - fields of any type
     return Source(url, api, _LIMITS)
 
 
@@ -215,7 +220,7 @@ def test_no_content_is_an_empty_window(
 def test_no_content_is_no_document(source: ServedBytes) -> None:
     source.answer = lambda _: head(status="204 No Content")
     with pytest.raises(UserError, match="has no content"):
-        Source(source.url, limits=_LIMITS).watermark()
+        Source(source.url, GENERATOR, _LIMITS).watermark()
 
 
 def _flushed(content: bytes, wbits: int) -> bytes:
@@ -391,7 +396,7 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
             head() + _ARROW_OF_THREE[:-8],
             "has no end by which it can be told to be whole",
         ),
-        ("json", whole(b'{"error":"backend timeout"}'), "TXN_SOURCE_ITEMS"),
+        ("json", whole(b'{"error":"backend timeout"}'), "at the items of its"),
         ("json", whole(_page([], error="backend timeout")), "states a failure, under 'error'"),
         ("json", whole(_page(_ROWS, errors=[{"code": 5}])), "states a failure, under 'errors'"),
         ("json", whole(_page(_ROWS, success=False)), "states a failure, under 'success'"),
@@ -405,8 +410,8 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
         ("json", whole(_page([], success="false")), "states a failure, under 'success'"),
         ("json", whole(_page([], fault={"x": 1})), "states a failure, under 'fault'"),
         ("json", whole(_page(_ROWS, isPartial=True, partial=True)), "failure, under 'partial'"),
-        ("json", whole(b'{"data":{"id":1},"next":null}'), "TXN_SOURCE_ITEMS"),
-        ("json", whole(b'{"data":null,"next":null}'), "TXN_SOURCE_ITEMS"),
+        ("json", whole(b'{"data":{"id":1},"next":null}'), "at the items of its"),
+        ("json", whole(b'{"data":null,"next":null}'), "at the items of its"),
     ],
 )
 def test_a_failure_never_passes_for_rows_or_for_an_empty_window(
@@ -436,7 +441,7 @@ def _pages(pages: dict[str, bytes]) -> Callable[[str], bytes]:
     return answer
 
 
-@pytest.mark.parametrize("path", ["/tx", "/tx?page=1", "/deep/er/tx", "tx"])
+@pytest.mark.parametrize("path", ["/tx", "/tx?page=1", "/deep/er/tx"])
 @pytest.mark.parametrize(
     ("reference", "second"),
     [
@@ -454,15 +459,14 @@ def _pages(pages: dict[str, bytes]) -> Callable[[str], bytes]:
 def test_the_next_page_is_relative_to_the_page_that_names_it(
     path: str, reference: str, second: str, source: ServedBytes
 ) -> None:
-    first = "/" + path.lstrip("/")
-    page = first.partition("?")[0]
+    page = path.partition("?")[0]
     folder, _, last = page.rpartition("/")
     values = {"page": page, "folder": f"{folder}/", "last": last, "url": source.url}
     values["host"] = source.url.removeprefix("http://")
     following = reference.format(**values)
     source.answer = _pages(
         {
-            first: _page(_ROWS[:2], next=following),
+            path: _page(_ROWS[:2], next=following),
             second.format(**values): _page(_ROWS[2:]),
         }
     )
@@ -521,10 +525,7 @@ def test_an_odd_address_is_asked_of_the_source_itself(reference: str) -> None:
     assert transport.followed("http://h/tx", reference).startswith("http://h/")
 
 
-def test_a_base_with_a_path_keeps_it(source: ServedBytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GENERATOR_FORMAT", "json")
-    monkeypatch.setenv("GENERATOR_URL", f"{source.url}/api/v2/")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/v1/tx?from={start}")
+def test_a_base_with_a_path_keeps_it(source: ServedBytes) -> None:
     first = "/api/v2/v1/tx?from=2026-11-01T00%3A00%3A00Z"
     source.answer = _pages(
         {
@@ -532,9 +533,7 @@ def test_a_base_with_a_path_keeps_it(source: ServedBytes, monkeypatch: pytest.Mo
             "/api/v2/v1/tx?page=2": _page(_ROWS[2:]),
         }
     )
-    settings = load_settings()
-    assert settings.generator_url
-    assert _rows(Source(settings.generator_url, source_api(settings), _LIMITS)) == _ROWS
+    assert _rows(_client(f"{source.url}/api/v2/", "json", "/v1/tx?from={start}")) == _ROWS
 
 
 @pytest.mark.parametrize("says", [{"href": "/tx?p=2"}, 7, 1.5, True, False, ["/tx?p=2"], {}])
@@ -543,7 +542,7 @@ def test_a_next_that_is_neither_text_nor_null_names_the_setting(
     says: object, odd: float, source: ServedBytes
 ) -> None:
     source.answer = lambda _: whole(_page(_ROWS[:1], next=says, odd=odd))
-    with pytest.raises(UserError, match=r"'next' \(TXN_SOURCE_NEXT\) is neither"):
+    with pytest.raises(UserError, match=r"'next' is neither .* pages=NextLink"):
         _rows(_client(source.url, "json"))
 
 
@@ -566,30 +565,20 @@ def test_a_name_with_dots_is_tried_as_it_is_before_it_is_split(
         return json.dumps(document).encode()
 
     source.answer = _pages({"/tx": page(_ROWS[:2], "/tx?2"), "/tx?2": page(_ROWS[2:], None)})
-    assert _rows(_client(source.url, "json", items="x.rows", next=name)) == _ROWS
+    assert _rows(_client(source.url, "json", items="x.rows", pages=NextLink(name))) == _ROWS
 
 
-def test_a_next_that_is_absent_at_once_is_no_end_unless_it_is_declared(
-    source: ServedBytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GENERATOR_FORMAT", "json")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/tx")
-    monkeypatch.setenv("TXN_SOURCE_NEXT", "@odata.nextLink")
+def test_a_next_that_is_absent_is_no_end_unless_it_is_declared(source: ServedBytes) -> None:
     source.answer = lambda _: whole(json.dumps({"data": _ROWS, "@odata.next": "/tx?2"}).encode())
-    client = Source(source.url, source_api(load_settings()), _LIMITS)
-    with pytest.raises(UserError, match=r"without '@odata.nextLink' \(TXN_SOURCE_NEXT\).*_ABSENT"):
-        _rows(client)
-    monkeypatch.setenv("TXN_SOURCE_NEXT_ABSENT", "end")
-    assert _rows(Source(source.url, source_api(load_settings()), _LIMITS)) == _ROWS
-    monkeypatch.setenv("TXN_SOURCE_NEXT_ABSENT", "stop")
-    with pytest.raises(UserError, match="TXN_SOURCE_NEXT_ABSENT"):
-        load_settings()
-
-
-def test_a_next_that_is_absent_later_is_the_end(source: ServedBytes) -> None:
+    with pytest.raises(UserError, match=r"without '@odata.nextLink', .*NextLink.*end=\"absent\""):
+        _rows(_client(source.url, "json", pages=NextLink("@odata.nextLink")))
+    declared = NextLink("@odata.nextLink", end="absent")
+    assert _rows(_client(source.url, "json", pages=declared)) == _ROWS
     last = json.dumps({"data": _ROWS[2:]}).encode()
     source.answer = _pages({"/tx": _page(_ROWS[:2], next="?2"), "/tx?2": last})
-    assert _rows(_client(source.url, "json")) == _ROWS
+    with pytest.raises(UserError, match="without 'next'"):
+        _rows(_client(source.url, "json"))
+    assert _rows(_client(source.url, "json", pages=NextLink(end="absent"))) == _ROWS
 
 
 @pytest.mark.parametrize(
@@ -614,8 +603,8 @@ def test_a_page_that_says_that_there_are_more_is_not_the_last(
     if not absent:
         page["following"] = None
     source.answer = lambda _: whole(json.dumps(page).encode())
-    client = _client(source.url, "json", next="following", next_absent="end")
-    with pytest.raises(UserError, match=r"says that there are more rows, .*TXN_SOURCE_NEXT"):
+    client = _client(source.url, "json", pages=NextLink("following", end="absent"))
+    with pytest.raises(UserError, match=r"says that there are more rows, .*NextLink"):
         _rows(client)
 
 
@@ -728,7 +717,8 @@ def test_a_next_page_in_a_link_header_is_had(wire: Wire, source: ServedBytes) ->
 
     source.asked.clear()
     source.answer = answer
-    assert _rows(_client(source.url, wire)) == _ROWS
+    pages = NextLink(header="Link") if wire == "json" else None
+    assert _rows(_client(source.url, wire, pages=pages)) == _ROWS
     assert source.asked == ["/tx", "/tx?page=2"]
 
 
@@ -748,7 +738,7 @@ def test_an_offset_is_asked_for_until_no_row_comes(
         return whole(bodies(rows))
 
     source.answer = answer
-    assert _rows(_client(source.url, wire, "/tx?skip={offset}")) == _ROWS
+    assert _rows(_client(source.url, wire, pages=Offset("skip"))) == _ROWS
 
 
 def test_a_last_row_without_any_value_is_a_row(source: ServedBytes) -> None:
@@ -775,9 +765,9 @@ def test_a_source_may_send_a_hundred_empty_pages_between_rows(
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("period", [1, 2, 3])
-@pytest.mark.parametrize("path", ["/tx?skip={offset}", "/tx"])
+@pytest.mark.parametrize("pages", [Offset("skip"), None], ids=["offset", "named"])
 def test_pages_that_come_again_are_a_circle(
-    path: str, period: int, wire: Wire, source: ServedBytes
+    pages: Offset | None, period: int, wire: Wire, source: ServedBytes
 ) -> None:
     bodies = {"arrow": _arrow, "csv": _csv, "ndjson": _lines, "json": _page}[wire]
     count = itertools.count(1)
@@ -786,15 +776,15 @@ def test_pages_that_come_again_are_a_circle(
         number = next(count)
         rows = [sent_row(number % period * 2), sent_row(number % period * 2 + 1)]
         following = f"/tx?at={number}"
-        if wire == "json" and "{" not in path:
+        if wire == "json" and pages is None:
             return whole(_page(rows, next=following, took=number))
-        link = [] if "{" in path else [f'Link: <{following}>; rel="next"']
+        link = [] if pages else [f'Link: <{following}>; rel="next"']
         return whole(bodies(rows), *link)
 
     source.answer = answer
     source.asked.clear()
     with pytest.raises(UserError, match="leads in a circle"):
-        _rows(_client(source.url, wire, path))
+        _rows(_client(source.url, wire, pages=pages or (NextLink() if wire == "json" else None)))
     assert len(source.asked) <= 3 * period
 
 
@@ -814,7 +804,7 @@ def test_an_offset_that_the_source_ignores_is_a_circle_whatever_its_rows_are(
     source.answer = answer
     source.asked.clear()
     with pytest.raises(UserError, match="leads in a circle"):
-        _rows(_client(source.url, wire, "/tx?skip={offset}"))
+        _rows(_client(source.url, wire, pages=Offset("skip")))
     assert len(source.asked) <= 5
 
 
@@ -839,7 +829,7 @@ def test_pages_are_bounded_in_number_and_in_time(
         return whole(_page([sent_row(number)], next=f"?at={number}"))
 
     source.answer = answer
-    api = SourceApi("json", "/tx", totals=None)
+    api = SourceApi("/tx", NextLink())
     with pytest.raises(UserError, match=message):
         list(Source(source.url, api, limits).batches(_WINDOW, _AS_OF))
 
@@ -887,8 +877,7 @@ def _run(*options: str) -> Result:
 def published(source: ServedBytes, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Three rows that `txn run` has published of a source without totals."""
     monkeypatch.setenv("GENERATOR_URL", source.url)
-    monkeypatch.setenv("GENERATOR_FORMAT", "csv")
-    monkeypatch.setenv("TXN_SOURCE_TRANSACTIONS", "/tx")
+    use_api(monkeypatch, "/tx", format="csv")
     source.answer = lambda _: whole(_BODIES["csv"])
     assert _run().exit_code == 0
     assert pl.read_parquet(_PUBLISHED).height == 3

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pydantic import SecretStr
 
 from generator_service.app import create_app
 from generator_service.keys import KeysFile, Scope
@@ -21,7 +20,9 @@ from generator_service.settings import Settings as GeneratorSettings
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.errors import UserError
 from txn_platform.settings import load_settings
-from txn_platform.source.client import Source, SourceApi, source_token
+from txn_platform.source.auth import headers_of
+from txn_platform.source.generator import generator_api, open_source
+from txn_platform.source.requests import Request
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_app import served_app
 
@@ -86,11 +87,15 @@ def test_rows_and_totals_come_with_the_token(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refusal_names_the_setting_in_one_sentence(status: int) -> None:
+def test_a_refusal_names_the_setting_in_one_sentence(
+    status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with _recorded(status) as (url, _):
-        for token in (None, SecretStr(_TOKEN)):
+        monkeypatch.setenv("GENERATOR_URL", url)
+        for token in ("", _TOKEN):
+            monkeypatch.setenv("GENERATOR_TOKEN", token)
             with pytest.raises(UserError) as error:
-                Source(url, token=token).watermark()
+                open_source(load_settings(), url).watermark()
             message = str(error.value)
             assert "GENERATOR_TOKEN" in message
             assert "keys add" in message
@@ -98,16 +103,20 @@ def test_a_refusal_names_the_setting_in_one_sentence(status: int) -> None:
             assert _TOKEN not in message
 
 
-def test_the_token_does_not_go_along_with_a_redirect_or_a_next_page() -> None:
+def test_the_token_does_not_go_along_with_a_redirect_or_a_next_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GENERATOR_TOKEN", _TOKEN)
+    monkeypatch.setenv("GENERATOR_FORMAT", "json")
     with _recorded(200) as (elsewhere, received):
         for status, headers in (
             *((status, {"Location": elsewhere}) for status in (301, 302, 303, 307, 308)),
             (200, {"Link": f'<{elsewhere}/next>; rel="next"'}),
         ):
             with _recorded(status, headers, b'{"data": []}') as (url, asked):
-                source = Source(url, SourceApi(format="json"), token=SecretStr(_TOKEN))
+                monkeypatch.setenv("GENERATOR_URL", url)
                 with pytest.raises(UserError):
-                    list(source.batches(_WINDOW, _AS_OF))
+                    list(open_source(load_settings(), url).batches(_WINDOW, _AS_OF))
                 assert set(asked) == {f"Bearer {_TOKEN}"}
         assert received == []
 
@@ -127,11 +136,14 @@ def test_the_token_is_for_the_origin_of_the_setting(
     url: str, *, is_sent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GENERATOR_TOKEN", _TOKEN)
-    assert source_token(load_settings(), url) is None
     monkeypatch.setenv("GENERATOR_URL", "https://source.example/api")
-    token = source_token(load_settings(), url)
-    assert (token is not None) == is_sent
-    assert _TOKEN not in repr(load_settings())
+    settings = load_settings()
+    api = generator_api(settings, url)
+    sent = {"Authorization": f"Bearer {_TOKEN}"} if is_sent else {}
+    assert headers_of(api.auth, Request(url)) == sent
+    assert _TOKEN not in repr((settings, api))
+    monkeypatch.delenv("GENERATOR_URL")
+    assert headers_of(generator_api(load_settings(), url).auth, Request(url)) == {}
 
 
 def test_an_address_in_a_runs_config_does_not_get_the_token(

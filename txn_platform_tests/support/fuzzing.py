@@ -31,10 +31,11 @@ from txn_platform.rows.reconciliation import ControlTotals
 from txn_platform.rows.validation import NO_REPEATS, Validator
 from txn_platform.settings import load_settings
 from txn_platform.source import transport
-from txn_platform.source.client import Source, SourceApi, source_api, source_limits
+from txn_platform.source.client import Source
 from txn_platform.source.content_coding import codings_in
 from txn_platform.source.decode_limits import Budget, UnreadableError
 from txn_platform.source.decoding import DECODERS, page
+from txn_platform.source.generator import GENERATOR, open_source
 from txn_platform.source.transport import Limits, Transport
 from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import sent_row
@@ -42,6 +43,7 @@ from txn_platform_tests.support.served_source import sent_row
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from txn_platform.source.requests import Request
     from txn_platform.source.transport import Body
 
 MOST_SECONDS: Final = 2.0
@@ -312,8 +314,7 @@ _VARIABLES: Final = [
     "AWS_BUCKET_NAME", "AWS_ENDPOINT_URL", "AWS_REGION", "DELTA_LAKE_S3_PATH", "GENERATOR_FORMAT",
     "GENERATOR_URL", "TXN_CARD_KEY", "TXN_CARD_POLICY", "TXN_HOME", "TXN_LAKE_PREFIX",
     "TXN_MAX_QUARANTINE", "TXN_RAW_SSE", "TXN_S3_ADDRESSING", "TXN_SOURCE_ATTEMPTS",
-    "TXN_SOURCE_ITEMS", "TXN_SOURCE_MAX_BYTES", "TXN_SOURCE_NEXT", "TXN_SOURCE_READ_SECONDS",
-    "TXN_SOURCE_TRANSACTIONS", "TXN_SOURCE_WHOLE_SECONDS",
+    "TXN_SOURCE_MAX_BYTES", "TXN_SOURCE_READ_SECONDS", "TXN_SOURCE_WHOLE_SECONDS",
 ]  # fmt: skip
 
 
@@ -342,7 +343,14 @@ class _Canned(Transport):
 
     @override
     def get[T](
-        self, address: str, read: Callable[[Body], T], *, what: str, most_bytes: int, hint: str = ""
+        self,
+        request: Request,
+        read: Callable[[Body], T],
+        *,
+        what: str,
+        most_bytes: int,
+        hint: str = "",
+        refused_hint: str = "",
     ) -> T:
         return read(cast("Body", _CannedBody(self._content)))
 
@@ -352,7 +360,7 @@ class _CannedBody(io.BytesIO):
 
 
 def _source(content: bytes) -> Source:
-    source = Source("http://127.0.0.1:9", SourceApi(), Limits())
+    source = Source("http://127.0.0.1:9", GENERATOR, Limits())
     source._transport = _Canned(content)
     return source
 
@@ -402,7 +410,7 @@ def _decode(wire: str) -> Callable[[bytes], None]:
 
 
 def _read_page(body: bytes) -> None:
-    _validate(body, [page(body, ["data"], ["next"], Budget(_MOST_BYTES)).rows])
+    _validate(body, [page(body, ["data"], Budget(_MOST_BYTES)).rows])
 
 
 def _read_totals(body: bytes) -> None:
@@ -441,8 +449,7 @@ def _read_settings(body: bytes) -> None:
         name, _, value = line.partition(b"=")
         os.environb[name] = value
     settings = load_settings()
-    source_limits(settings)
-    Source(settings.generator_url or "http://127.0.0.1:9", source_api(settings))
+    open_source(settings, settings.generator_url or "http://127.0.0.1:9")
 
 
 TARGETS: Final[dict[str, tuple[Callable[[random.Random], bytes], Callable[[bytes], None]]]] = {

@@ -50,7 +50,7 @@ out variables that look misspelt.
 
 ## The source
 
-The generator, or an API that these settings [describe](own-source.md).
+The generator. The bounds are those of an [API of your own](own-source.md) as well.
 
 {source}
 

@@ -1,0 +1,272 @@
+"""Styles of pages: each lands every row, or fails with the setting's name; none lands a part."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from txn_platform.errors import UserError
+from txn_platform.source.api import SourceApi
+from txn_platform.source.client import Source
+from txn_platform.source.pages import (
+    AfterLast,
+    Cursor,
+    NextLink,
+    Offset,
+    PageNumber,
+    Pages,
+    SinglePage,
+)
+from txn_platform.source.transport import Limits, source_backoff
+from txn_platform.windows import Window
+from txn_platform_tests.support.served_api import Asked, ServedApi, served_api
+from txn_platform_tests.support.served_source import sent_row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_WINDOW = Window.of_partition("2026-11-01-00:00")
+_LIMITS = Limits(read_seconds=5, whole_seconds=20, backoff=source_backoff(3, first_pause=0.001))
+_ROWS = [sent_row(number) for number in range(7)]
+_IDS = [row["transaction_id"] for row in _ROWS]
+_PAGE: Final = 3
+
+type Answer = Callable[[Asked], Any]
+
+
+@pytest.fixture
+def there() -> Iterator[ServedApi]:
+    with served_api(lambda _: None) as api:
+        yield api
+
+
+def _ids(there: ServedApi, pages: Pages, **others: Any) -> list[str | None]:
+    source = Source(there.url, SourceApi("/tx?from={start}", pages, **others), _LIMITS)
+    batches = list(source.batches(_WINDOW, _WINDOW.end))
+    return [found for batch in batches for found in batch["transaction_id"].to_pylist()]
+
+
+def _query(asked: Asked) -> dict[str, str]:
+    query = dict(parse_qsl(urlsplit(asked.target).query))
+    assert query.pop("from") == "2026-11-01T00:00:00Z"
+    return query
+
+
+def _from(start: int) -> dict[str, Any]:
+    return {"data": _ROWS[start : start + _PAGE]}
+
+
+def _after_last(asked: Asked) -> Any:
+    after = _query(asked).get("starting_after")
+    start = _IDS.index(after) + 1 if after else 0
+    return {**_from(start), "has_more": start + _PAGE < len(_ROWS)}
+
+
+def _numbered(first: int, **others: Any) -> Answer:
+    def answer(asked: Asked) -> Any:
+        return _from((int(_query(asked)["page"]) - first) * _PAGE) | others
+
+    return answer
+
+
+def _tokens(last: dict[str, Any], *, name: str = "next_cursor") -> Answer:
+    """Pages with a token of odd characters; `last` is what the last one says."""
+
+    def answer(asked: Asked) -> Any:
+        start = int(_query(asked).get("cursor", "0:&=/ é").partition(":")[0])
+        more = {name: f"{start + _PAGE}:&=/ é", "has_more": True}
+        return _from(start) | (more if start + _PAGE < len(_ROWS) else last)
+
+    return answer
+
+
+def _offset(**others: Any) -> Answer:
+    return lambda asked: _from(int(_query(asked)["offset"])) | others
+
+
+_WHOLE: Final[dict[str, tuple[Pages, Answer, int]]] = {
+    "after the last": (AfterLast(), _after_last, 3),
+    "after the last, until a page is empty": (AfterLast(more=None), _after_last, 4),
+    "cursor, null at the end": (Cursor("next_cursor"), _tokens({"next_cursor": None}), 3),
+    "cursor, empty at the end": (Cursor("next_cursor"), _tokens({"next_cursor": ""}), 3),
+    "cursor, absent at the end": (Cursor("next_cursor", end="absent"), _tokens({}), 3),
+    "cursor that stays at the end": (
+        Cursor("next_cursor", more="has_more"),
+        _tokens({"next_cursor": "9", "has_more": False}),
+        3,
+    ),
+    "cursor in a dotted name": (Cursor("a.b"), _tokens({"a.b": None}, name="a.b"), 3),
+    "numbers of a total": (PageNumber(total="total_pages"), _numbered(1, total_pages=3), 3),
+    "numbers from zero": (PageNumber(total="pages", start=0), _numbered(0, pages="3"), 3),
+    "numbers until a page is empty": (PageNumber(), _numbered(1), 4),
+    "offset of a total": (Offset(total="meta.total"), _offset(meta={"total": 7}), 3),
+    "offset until a page is empty": (Offset(), _offset(), 4),
+}
+
+
+@pytest.mark.parametrize("case", _WHOLE)
+def test_every_row_lands(case: str, there: ServedApi) -> None:
+    pages, there.answer, requests = _WHOLE[case]
+    assert _ids(there, pages) == _IDS
+    assert len(there.asked) == requests
+
+
+def test_pages_of_a_list_alone_with_a_link_header(there: ServedApi) -> None:
+    def answer(asked: Asked) -> Any:
+        start = int(_query(asked).get("at", "0"))
+        link = f'</tx?from=2026-11-01T00:00:00Z&at={start + _PAGE}>; rel="next"'
+        last = start + _PAGE >= len(_ROWS)
+        there.sent_headers = {"Link": '</tx>; rel="first"' if last else link}
+        return _ROWS[start : start + _PAGE]
+
+    there.answer = answer
+    assert _ids(there, NextLink(header="Link"), items="") == _IDS
+    there.sent_headers, there.answer = {}, lambda _: _ROWS
+    with pytest.raises(UserError, match=r"without a Link header, .* pages .*NextLink\(...\)"):
+        _ids(there, NextLink(header="Link"), items="")
+    assert _ids(there, NextLink(header="Link", end="absent"), items="") == _IDS
+    assert _ids(there, SinglePage(), items="") == _IDS
+
+
+@pytest.mark.parametrize("style", ["cursor", "after", "number", "offset"])
+def test_pages_are_asked_for_in_a_body(style: str, there: ServedApi) -> None:
+    pages, name = {
+        "cursor": (Cursor("next", "page.cursor", place="body", end="absent"), "cursor"),
+        "after": (AfterLast("page.after", "transaction_id", place="body"), "after"),
+        "number": (PageNumber("page.number", total="pages", place="body"), "number"),
+        "offset": (Offset("page.skip", total="total", place="body"), "skip"),
+    }[style]
+
+    def answer(asked: Asked) -> Any:
+        body = json.loads(asked.body)
+        assert body["between"] == [1793491200, 1793494799999]
+        assert body["page"]["size"] == _PAGE
+        value = body["page"].get(name, 0)
+        start = {
+            "cursor": lambda: value,
+            "after": lambda: _IDS.index(value) + 1 if value else 0,
+            "number": lambda: (value - 1) * _PAGE,
+            "offset": lambda: value,
+        }[style]()
+        more = start + _PAGE < len(_ROWS)
+        said = {"has_more": more, "pages": 3, "total": 7}
+        return _from(start) | said | ({"next": start + _PAGE} if more else {})
+
+    there.answer = answer
+    body = {
+        "between": ["{start:unix}", "{last:unix_millis}"],
+        "page": {"size": _PAGE},
+    }
+    assert _ids(there, pages, body=body) == _IDS
+    assert len(there.asked) == 3
+
+
+_PARTS: Final[dict[str, tuple[Pages, Answer]]] = {
+    "more without a cursor": (
+        Cursor("next_cursor", more="has_more"),
+        lambda _: _from(0) | {"has_more": True},
+    ),
+    "more with a null cursor": (
+        Cursor("next_cursor", more="has_more"),
+        lambda _: _from(0) | {"has_more": True, "next_cursor": None},
+    ),
+    "more, and an end by the cursor": (
+        Cursor("next_cursor"),
+        lambda _: _from(0) | {"has_more": True, "next_cursor": None},
+    ),
+    "a cursor of another name": (Cursor("cursor"), lambda _: _from(0) | {"next_cursor": "b"}),
+    "a cursor of another name, declared": (
+        Cursor("cursor", end="absent"),
+        lambda _: _from(0) | {"next_cursor": "b"},
+    ),
+    "a cursor that is an object": (Cursor("next"), lambda _: _from(0) | {"next": {"c": "b"}}),
+    "a cursor that is true": (Cursor("next"), lambda _: _from(0) | {"next": True}),
+    "a cursor that the source ignores": (
+        Cursor("next_cursor"),
+        lambda asked: _from(0) | {"next_cursor": f"{len(asked.target)}"},
+    ),
+    "more that is absent": (AfterLast(), lambda _: _from(0)),
+    "more that is no flag": (AfterLast(), lambda _: _from(0) | {"has_more": "yes"}),
+    "more after no row": (AfterLast(), lambda _: {"data": [], "has_more": True}),
+    "more after a row without the field": (
+        AfterLast(field="id"),
+        lambda _: _from(0) | {"has_more": True},
+    ),
+    "a parameter that the source ignores": (
+        AfterLast("after", "transaction_id", more=None),
+        lambda _: _from(0),
+    ),
+    "a total that is absent": (PageNumber(total="total_pages"), _numbered(1)),
+    "a total that is no number": (
+        PageNumber(total="total_pages"),
+        _numbered(1, total_pages="many"),
+    ),
+    "a number that the source ignores": (
+        PageNumber(total="total_pages"),
+        lambda _: _from(0) | {"total_pages": 2},
+    ),
+    "a total of pages that nobody reads": (
+        NextLink(end="absent"),
+        lambda _: _from(0) | {"total_pages": 3},
+    ),
+    "a total of pages beside a null": (
+        NextLink(),
+        lambda _: _from(0) | {"next": None, "page": {"totalPages": 3}},
+    ),
+    "a total of rows that is absent": (Offset(total="total"), _offset()),
+    "a total of rows that do not come": (Offset(total="total"), _offset(total=9)),
+    "a single page of several": (SinglePage(), lambda _: _from(0) | {"has_more": True}),
+    "a single page with a cursor": (SinglePage(), lambda _: _from(0) | {"next_cursor": "b"}),
+    "a single page with a next": (SinglePage(), lambda _: _from(0) | {"next": "/tx?2"}),
+    "a token that is no address": (NextLink(), lambda _: _from(0) | {"next": "eyJwIjoyfQ=="}),
+    "a token with a slash": (
+        NextLink(),
+        lambda asked: _from(0) | {"next": "eyJ/IjoyfQ=="} if "from" in asked.target else b"",
+    ),
+    "an object": (NextLink(), lambda _: _from(0) | {"next": {"href": "/tx?2"}}),
+    "a list": (NextLink(), lambda _: _from(0) | {"next": ["/tx?2"]}),
+    "true": (NextLink(), lambda _: _from(0) | {"next": True}),
+    "a number": (NextLink(), lambda _: _from(0) | {"next": 2}),
+    "a name with a dot, of another source": (
+        NextLink("@odata.nextLink"),
+        lambda _: _from(0) | {"@odata": {"next": "/tx?2"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", _PARTS)
+def test_a_part_is_refused_with_the_name_of_the_setting(case: str, there: ServedApi) -> None:
+    pages, there.answer = _PARTS[case]
+    with pytest.raises(UserError, match=rf"pages.*{type(pages).__name__}") as raised:
+        _ids(there, pages)
+    assert str(raised.value).isprintable()
+    assert "eyJ" not in str(raised.value)
+
+
+def test_a_page_that_is_named_and_refused_names_the_setting(there: ServedApi) -> None:
+    def answer(asked: Asked) -> Any:
+        there.status = 200 if "from" in asked.target else 404
+        return _from(0) | {"next": "/other?page=2"}
+
+    there.answer = answer
+    with pytest.raises(UserError, match=r"status 404 .*pages=NextLink\(...\)"):
+        _ids(there, NextLink())
+
+
+def test_a_link_header_beside_a_single_page_is_refused(there: ServedApi) -> None:
+    there.answer = lambda _: _from(0)
+    there.sent_headers = {"Link": '</tx?2>; rel="next"'}
+    with pytest.raises(UserError, match=r"Link header.*SinglePage.*NextLink\(header"):
+        _ids(there, SinglePage())
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"data":[]}', b"[1", b"7", b"", b'[{"a":NaN}] []', b'[{"a":NaN}]x', b"null"]
+)
+def test_what_is_no_list_of_rows_is_refused(body: bytes, there: ServedApi) -> None:
+    there.answer = lambda _: body
+    with pytest.raises(UserError, match=r"items of its SourceApi|no row with any"):
+        _ids(there, SinglePage(), items="")
