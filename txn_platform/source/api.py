@@ -70,9 +70,9 @@ class SourceApi:
     auth: Auth | None = None
     items: str = "data"
     body: Mapping[str, Any] | None = field(default=None, repr=False)
-    totals: str | None = None
-    watermark: str | None = None
-    description: str | None = None
+    totals: str | None = field(default=None, repr=False)
+    watermark: str | None = field(default=None, repr=False)
+    description: str | None = field(default=None, repr=False)
     format: str = PAGES
     lag: timedelta | None = None
 
@@ -88,18 +88,21 @@ class SourceApi:
         self._require_pages()
         if self.auth is not None and not callable(self.auth):
             raise _not_allowed("auth", "must be bearer, header, basic, or a function of a request")
-        if self.lag is not None and self.lag < timedelta(0):
-            raise _not_allowed("lag", "must be no less than nothing")
+        # No type checker has looked at what a user writes.
+        lag: Any = self.lag
+        if lag is not None and not (isinstance(lag, timedelta) and lag >= timedelta(0)):
+            raise _not_allowed("lag", "must be a timedelta of zero or more")
 
     def _require_pages(self) -> None:
-        if self.pages is None:
-            if self.format == PAGES:
-                raise _not_allowed(
-                    "pages",
-                    "must say how one JSON page leads to the next: NextLink, AfterLast, Cursor,"
-                    " PageNumber or Offset, or SinglePage() if each answer has all rows",
-                )
+        if self.pages is None and self.format != PAGES:
             return
+        if not isinstance(self.pages, Pages):
+            raise _not_allowed(
+                "pages",
+                "must say how one JSON page leads to the next: NextLink(...), AfterLast(...),"
+                " Cursor(...), PageNumber(...) or Offset(...), or SinglePage() if each answer has"
+                " all rows",
+            )
         if self.format != PAGES and self.pages.fields:
             raise _not_allowed(
                 "pages",

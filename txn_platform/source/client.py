@@ -318,13 +318,15 @@ class Source:
             budget.adopt(attempt)
             return answer
 
+        # A page that is not found may be one that was asked for in a wrong way.
+        also = "" if is_first else f", and at {self._pages}"
         return self._transport.get(
             request,
             read,
             what=what,
             most_bytes=min(longest, limits.slice_bytes),
-            hint=_NOT_ITS_PAGES if wire == PAGES else _LOOK_AT_ITS_LOG,
-            refused_hint=_LOOK_AT_ITS_LOG if is_first else f"look at its log, and at {self._pages}",
+            hint=f"{_NOT_ITS_PAGES if wire == PAGES else _LOOK_AT_ITS_LOG}{also}",
+            refused_hint=f"{_LOOK_AT_ITS_LOG}{also}",
         )
 
     def _following(

@@ -564,7 +564,10 @@ def _odd_rows(
 
     try:
         return odd_rows_of(elements(), budget, contract, are_json=True), last
-    except NoJsonError:
+    except UnreadableError:
+        raise
+    except ValueError:
+        # It is not JSON at all, or a list that does not close.
         raise _no_page(items) from None
 
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, override
 
-from txn_platform.errors import shown
+from txn_platform.errors import UserError, shown
 from txn_platform.source.envelope import count_of, value_at
 from txn_platform.source.json_rows import Digits, parsed
 
@@ -136,6 +136,9 @@ class NextLink(Pages):
     header: Literal["Link"] | None = None
     most_alike: ClassVar[int] = 2
 
+    def __post_init__(self) -> None:
+        _require_one_of(self, end=("null", "absent"), header=(None, "Link"))
+
     @property
     @override
     def fields(self) -> tuple[str, ...]:
@@ -185,6 +188,9 @@ class ByParameter(Pages):
     """
 
     place: Place = field(default="query", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _require_one_of(self, place=("query", "body"))
 
     def _ask(self, request: Request, parameter: str, value: str | int) -> Request:
         if self.place == "body":
@@ -266,6 +272,11 @@ class Cursor(ByParameter):
     parameter: str = "cursor"
     more: str | None = None
     end: Literal["null", "absent"] = "null"
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_one_of(self, end=("null", "absent"))
 
     @property
     @override
@@ -375,3 +386,13 @@ class Offset(ByParameter):
                 " look at pages=Offset(...)"
             )
         return self._ask(first, self.parameter, answer.rows) if goes_on else End()
+
+
+def _require_one_of(pages: Pages, **allowed: tuple[str | None, ...]) -> None:
+    """Refuse a value that no type checker has looked at: another word would mean something else."""
+    for name, values in allowed.items():
+        if getattr(pages, name) not in values:
+            raise UserError(
+                f"{name} of {type(pages).__name__}(...) must be one of"
+                f" {', '.join(map(repr, values))}"
+            )

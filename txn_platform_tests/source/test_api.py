@@ -12,7 +12,14 @@ from txn_platform.settings import load_settings
 from txn_platform.source.api import SourceApi
 from txn_platform.source.client import Source
 from txn_platform.source.generator import open_source
-from txn_platform.source.pages import Cursor, NextLink, Offset, PageNumber, SinglePage
+from txn_platform.source.pages import (
+    Cursor,
+    NextLink,
+    Offset,
+    PageNumber,
+    Pages,
+    SinglePage,
+)
 from txn_platform.windows import Window, full_hour
 
 _WINDOW = Window.of_partition("2026-11-01-23:00")
@@ -42,7 +49,7 @@ def _filled(path: str) -> str:
         ("{end:date}", "2026-11-02"),
         ("{last:date}", "2026-11-01"),
         ("{start:%Y%m%dT%H:%M:%S}", "20261101T23%3A00%3A00"),
-        ("{last:%d/%m/%Y %H:%M:%S}", "01%2F11%2F2026%2023%3A59%3A59"),
+        ("{last:%d/%m/%YT%H:%M:%S}", "01%2F11%2F2026T23%3A59%3A59"),
         ("{{start}}", "{start}"),
         ("{format}", "json"),
     ],
@@ -91,18 +98,38 @@ def test_a_placeholder_that_is_not_known_is_refused_without_the_path(
         ({"transactions": "/tx#a"}, "must have no white space and no #"),
         ({"watermark": "w"}, "watermark of a SourceApi must begin"),
         ({"format": "xml"}, "format of a SourceApi must be one of arrow, csv, ndjson, json"),
-        ({"pages": None}, r"pages of a SourceApi must say .*NextLink, .* or SinglePage\(\)"),
+        ({"pages": None}, r"pages of a SourceApi must say .*NextLink\(...\), .* SinglePage\(\)"),
+        ({"pages": "next"}, "pages of a SourceApi must say how"),
+        ({"pages": NextLink}, "pages of a SourceApi must say how"),
         ({"format": "csv", "pages": Cursor("next")}, "pages of a SourceApi reads fields of JSON"),
         ({"format": "csv", "pages": Offset(total="n")}, "pages of a SourceApi reads fields"),
         ({"pages": PageNumber(place="body")}, "pages of a SourceApi has place=.*give it"),
         ({"body": {"a": {1, 2}}}, "body of a SourceApi has a set, which is no JSON"),
-        ({"lag": timedelta(-1)}, "lag of a SourceApi must be no less"),
+        ({"lag": timedelta(-1)}, "lag of a SourceApi must be a timedelta of zero or more"),
+        ({"lag": 2}, "lag of a SourceApi must be a timedelta"),
         ({"auth": "Bearer x"}, "auth of a SourceApi must be"),
     ],
 )
 def test_a_description_that_cannot_be_is_refused(described: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SourceApi(**{"transactions": "/tx", "pages": SinglePage()} | described)
+
+
+@pytest.mark.parametrize(
+    ("style", "options"),
+    [
+        (NextLink, {"end": "none"}),
+        (NextLink, {"header": "X-Next"}),
+        (Cursor, {"field": "next", "end": "none"}),
+        (Cursor, {"field": "next", "place": "head"}),
+        (Offset, {"place": "head"}),
+    ],
+)
+def test_a_word_of_a_style_that_is_not_known_is_refused(
+    style: type[Pages], options: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=rf"of {style.__name__}\(...\) must be one of"):
+        style(**options)
 
 
 def test_formats_that_stream_may_have_pages_without_fields() -> None:

@@ -95,7 +95,8 @@ def test_a_function_signs_what_is_sent(there: ServedApi, monkeypatch: pytest.Mon
         key = Secret("PLANTED").value().encode()
         return {"X-Signature": hmac.digest(key, text, "sha256").hex()}
 
-    there.answer = lambda asked: _PAGE | {"c": None if b'"b"' in asked.body else "b"}
+    last = {"data": [sent_row(2)], "c": None}
+    there.answer = lambda asked: last if b"cursor" in asked.body else _PAGE | {"c": "b"}
     _rows(_source(there, signed, body={"from": "{start}"}, pages=Cursor("c", place="body")))
     assert [asked.body for asked in there.asked] == [
         b'{"from":"2026-11-01T00:00:00Z"}',

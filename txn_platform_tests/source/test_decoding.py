@@ -17,6 +17,7 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.source import decoding, json_rows
 from txn_platform.source.decode_limits import Budget
 from txn_platform.source.decoding import DECODERS, UnreadableError
+from txn_platform.source.envelope import value_at
 from txn_platform_tests.support.served_source import sent_row
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
@@ -308,14 +309,13 @@ def test_the_next_page_is_found_by_its_path(odd: str) -> None:
     links = '"meta":{"links":{"next":"/x?a=\\u0031"}},"next":null'
     page = f'{{{links},"data":[],"odd":{odd}}}'.encode()
 
-    def address(*path: str) -> str | None:
-        return decoding.page(page, ["data"], path)[1]
+    def found(*path: str) -> tuple[bool, object]:
+        return value_at(decoding.page(page, ["data"]).envelope, path)
 
-    assert address("meta", "links", "next") == "/x?a=1"
-    assert address("next") is None
-    assert address("meta", "absent") is None
-    assert address("odd", "next") is None
-    assert address("data", "next") is None
+    assert found("meta", "links", "next") == (True, "/x?a=1")
+    assert found("next") == (True, None)
+    for absent in (("meta", "absent"), ("odd", "next"), ("data", "next")):
+        assert found(*absent) == (False, None)
 
 
 def test_no_rows_are_no_rows() -> None:

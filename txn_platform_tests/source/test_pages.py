@@ -88,8 +88,12 @@ def _offset(**others: Any) -> Answer:
 
 
 _WHOLE: Final[dict[str, tuple[Pages, Answer, int]]] = {
-    "after the last": (AfterLast(), _after_last, 3),
-    "after the last, until a page is empty": (AfterLast(more=None), _after_last, 4),
+    "after the last": (AfterLast(field="transaction_id"), _after_last, 3),
+    "after the last, until a page is empty": (
+        AfterLast(field="transaction_id", more=None),
+        _after_last,
+        4,
+    ),
     "cursor, null at the end": (Cursor("next_cursor"), _tokens({"next_cursor": None}), 3),
     "cursor, empty at the end": (Cursor("next_cursor"), _tokens({"next_cursor": ""}), 3),
     "cursor, absent at the end": (Cursor("next_cursor", end="absent"), _tokens({}), 3),
