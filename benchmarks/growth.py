@@ -44,6 +44,7 @@ from measuring import (
 
 from txn_platform.local.processes import ManagedProcess
 from txn_platform.source.client import Source
+from txn_platform.source.generator import GENERATOR
 from txn_platform.windows import WINDOW_LENGTH, Window
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def backfill(windows: int, runs: int, lake_name: str) -> list[dict[str, Any]]:
     found: dict[str, list[Measured]] = {name: [] for name in WAYS}
     stored: list[int] = []
     with served(DEFAULT_ROWS) as variables:
-        watermark = Source(variables["GENERATOR_URL"]).watermark()
+        watermark = Source(variables["GENERATOR_URL"], GENERATOR).watermark()
         hours = [Window(watermark - WINDOW_LENGTH * age) for age in range(windows, 0, -1)]
         for turn in range(1, runs + 1):
             for name, way in WAYS.items():

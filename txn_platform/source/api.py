@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, override
 from urllib.parse import quote
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 from txn_platform.source.auth import Secret
 from txn_platform.source.decoding import FORMATS, PAGES
 from txn_platform.source.pages import ByParameter, NextLink, Pages
@@ -273,4 +274,4 @@ def _is_form(form: str) -> bool:
 
 
 def _not_allowed(name: str, fault: str) -> UserError:
-    return UserError(f"{name} of a SourceApi {fault}")
+    return UserError(f"{name} of a SourceApi {fault}", Section.SETTINGS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from txn_platform.errors import UserError
+from txn_platform.runbook import Section
 from txn_platform.settings import environment_value
 from txn_platform.source.requests import Request
 
@@ -43,7 +44,8 @@ class Secret:
         if not _VARIABLE.fullmatch(self.variable):
             raise UserError(
                 "a Secret is given something else than the name of a variable: write the name, in"
-                ' upper case, as in Secret("STRIPE_API_KEY"), and set the variable to the value'
+                ' upper case, as in Secret("STRIPE_API_KEY"), and set the variable to the value',
+                Section.SETTINGS,
             )
 
     def value(self) -> str:
@@ -56,7 +58,8 @@ class Secret:
         if value is None:
             raise UserError(
                 f"{self.variable} is not set: the source needs it; set it in the environment or in"
-                " .env"
+                " .env",
+                Section.SETTINGS,
             )
         return value
 
@@ -105,7 +108,10 @@ def basic(user: Secret, password: Secret | None = None) -> Auth:
     def headers(_: Request) -> Mapping[str, str]:
         name = user.value()
         if ":" in name:
-            raise UserError(f"{user.variable} has a colon, which a user's name cannot have")
+            raise UserError(
+                f"{user.variable} has a colon, which a user's name cannot have: set another",
+                Section.SETTINGS,
+            )
         pair = f"{name}:{password.value() if password else ''}"
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
 
@@ -113,7 +119,7 @@ def basic(user: Secret, password: Secret | None = None) -> Auth:
 
 
 def remedy(auth: Auth | None) -> str:
-    """What to do when the source refuses requests with these headers (401, 403)."""
+    """The remedy when the source refuses requests with these headers (401, 403)."""
     if auth is None:
         return "give its SourceApi an auth, such as bearer(Secret(...))"
     if isinstance(auth, SignIn):
@@ -155,14 +161,18 @@ def _header_value(secret: Secret, *, spaces: bool) -> str:
     if not _VALUE.fullmatch(value) or (" " in value and not spaces):
         raise UserError(
             f"{secret.variable} has a value that a header cannot carry: set it to ASCII without"
-            f" {'control characters' if spaces else 'white space'}"
+            f" {'control characters' if spaces else 'white space'}",
+            Section.SETTINGS,
         )
     return value
 
 
 def _require_header_name(name: str) -> None:
     if not _HEADER.fullmatch(name):
-        raise UserError("header(...) is given a name that no header can have: write its name alone")
+        raise UserError(
+            "header(...) is given a name that no header can have: write its name alone",
+            Section.SETTINGS,
+        )
 
 
 def _set_another(*secrets: Secret) -> str:
@@ -173,7 +183,8 @@ def _set_another(*secrets: Secret) -> str:
 def _refused(auth: Auth, fault: str) -> UserError:
     return UserError(
         f"{name_of(auth)}, the auth of the source, {fault}: it must be a function of a request that"
-        " gives headers as text, by name"
+        " gives headers as text, by name",
+        Section.SETTINGS,
     )
 
 

@@ -332,7 +332,7 @@ class Source:
     def _following(
         self, first: Request, request: Request, answer: _Answer, answers: int, rows: int
     ) -> Request | End:
-        """What follows an answer.
+        """The request after an answer, or the end.
 
         Raises:
             UserError: the answer does not say it, or names a page of another origin.
@@ -453,7 +453,7 @@ class _Answer:
         envelope: dict[str, Any],
         last_row: bytes | None,
     ) -> _Answer:
-        """What a body says, with its headers."""
+        """The answer in a body and its headers."""
         return cls(
             batches=batches,
             envelope=envelope,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, override
 
 from txn_platform.errors import UserError, shown
+from txn_platform.runbook import Section
 from txn_platform.source.envelope import count_of, value_at
 from txn_platform.source.json_rows import Digits, parsed
 
@@ -67,7 +68,7 @@ class End:
 
 
 type Following = Request | str | End
-"""What follows an answer: a request, the address of a page relative to the answer's, or nothing."""
+"""A request, the address of a page relative to the answer's, or the end."""
 
 
 class Pages(ABC):
@@ -95,7 +96,7 @@ class Pages(ABC):
 
     @abstractmethod
     def following(self, first: Request, answer: Answered) -> Following:
-        """What follows an answer.
+        """The request after an answer, the address that it names, or the end.
 
         Args:
             first: the request for the first page.
@@ -394,5 +395,6 @@ def _require_one_of(pages: Pages, **allowed: tuple[str | None, ...]) -> None:
         if getattr(pages, name) not in values:
             raise UserError(
                 f"{name} of {type(pages).__name__}(...) must be one of"
-                f" {', '.join(map(repr, values))}"
+                f" {', '.join(map(repr, values))}",
+                Section.SETTINGS,
             )

@@ -1,5 +1,6 @@
 """A transport that breaks, under the asset that lands: it recovers, or says why, and no harm."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs.assets import raw_transactions
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.settings import load_settings
+from txn_platform.source.auth import Secret, bearer
 from txn_platform.source.client import Source
 from txn_platform.source.generator import generator_api
 from txn_platform.source.transport import Limits, source_backoff
@@ -31,6 +33,7 @@ _ROUTE = "/v1/transactions"
 _LANDED = Path(".txn/lake/raw_transactions/event_date=2026-11-01/event_hour=00/part-0.parquet")
 _LIMITS = Limits(backoff=source_backoff(4, first_pause=0.002, longest_pause=0.02))
 _PAGE_ROWS = 150
+_TOKEN = "planted-token-51HqLy"
 
 
 class _Faulty:
@@ -41,6 +44,7 @@ class _Faulty:
         self._faulty: ASGIApp = sound
         self._everywhere = False
         self.asked: list[str] = []
+        self.credentials: set[bytes] = set()
 
     def inject(self, faults: str, *, everywhere: bool) -> None:
         self._faulty = FaultsMiddleware(self._sound, setting=faults, seed=0, refuse=_never)
@@ -51,6 +55,7 @@ class _Faulty:
         faulty = scope["type"] == "http" and (self._everywhere or scope["path"] == _ROUTE)
         if scope["type"] == "http":
             self.asked.append(f"{scope['path']}?{scope['query_string'].decode()}")
+            self.credentials.add(dict(scope["headers"]).get(b"authorization", b""))
         await (self._faulty if faulty else self._sound)(scope, receive, send)
 
 
@@ -77,10 +82,10 @@ class _Impatient(GeneratorResource):
     def source(self, contract: Contract = TRANSACTIONS) -> Source:
         assert self.url
         api = generator_api(load_settings(), self.url)
-        transactions = api.transactions.replace("limit=10000", f"limit={_PAGE_ROWS}")
+        transactions = re.sub(r"limit=\d+", f"limit={_PAGE_ROWS}", api.transactions)
         backoff = replace(_LIMITS.backoff, attempts=self.attempts)
         limits = replace(_LIMITS, read_seconds=self.read_seconds, backoff=backoff)
-        api = replace(api, transactions=transactions)
+        api = replace(api, transactions=transactions, auth=bearer(Secret("PLANTED")))
         return Source(self.url, api, limits, contract=contract)
 
 
@@ -99,6 +104,7 @@ def sound_lake(service: _Service, tmp_path_factory: pytest.TempPathFactory) -> P
     service.faulty.inject("", everywhere=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
+        patch.setenv("PLANTED", _TOKEN)
         assert _land(service).success
     return home / ".txn"
 
@@ -153,9 +159,12 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
     case: FaultCase, service: _Service, sound_lake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GENERATOR_FORMAT", case.wire)
+    monkeypatch.setenv("PLANTED", _TOKEN)
     service.faulty.inject(case.faults, everywhere=case.everywhere)
+    service.faulty.credentials.clear()
     if case.message is None:
         assert _land(service, case.faults).success
+        assert service.faulty.credentials == {f"Bearer {_TOKEN}".encode()}
         landed = pl.read_parquet(_LANDED)
         assert landed.height > 2 * _PAGE_ROWS
         assert landed.equals(pl.read_parquet(sound_lake.parent / _LANDED))
@@ -173,6 +182,7 @@ def test_a_fault_ends_in_the_right_rows_or_in_one_message_and_the_lake_as_it_was
     said = failed.step_failure_data.user_failure_data
     assert said, "no message, but a traceback"
     assert case.message in (said.description or "")
+    assert _TOKEN not in str(result.all_events)
     assert (said.description or "").count(service.url) <= 1
     assert _files(Path(".txn")) == _files(sound_lake)
 

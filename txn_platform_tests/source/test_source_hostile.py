@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from txn_platform.errors import UserError
+from txn_platform.source.auth import Secret, bearer
 from txn_platform.source.client import Source
 from txn_platform.source.generator import GENERATOR, GENERATOR_PAGES
 from txn_platform.source.pages import Offset
@@ -25,6 +26,7 @@ from txn_platform.windows import Window
 from txn_platform_tests.support.served_source import sent_row
 from txn_platform_tests.support.source_fault_cases import HOSTILE_CASES, HostileCase
 
+_TOKEN = "planted-token-51HqLy"
 _WINDOW = Window(datetime(2026, 11, 1, tzinfo=UTC))
 _AS_OF = datetime(2026, 11, 20, tzinfo=UTC)
 _MOST_GROWTH = 200 << 20
@@ -220,7 +222,10 @@ def _ask(case: HostileCase, source: Source) -> None:
 
 
 @pytest.mark.parametrize("case", HOSTILE_CASES, ids=lambda case: case.id)
-def test_a_hostile_source_is_refused_in_bounded_time_and_memory(case: HostileCase) -> None:
+def test_a_hostile_source_is_refused_in_bounded_time_and_memory(
+    case: HostileCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANTED", _TOKEN)
     limits = next(
         (limits for beginning, limits in _LIMITS.items() if case.id.startswith(beginning)), _PATIENT
     )
@@ -228,7 +233,7 @@ def test_a_hostile_source_is_refused_in_bounded_time_and_memory(case: HostileCas
         api = GENERATOR_PAGES if case.wire == "json" else replace(GENERATOR, format=case.wire)
         if case.id == "endless-offset":
             api = replace(api, pages=Offset("skip"))
-        source = Source(url, api, limits)
+        source = Source(url, replace(api, auth=bearer(Secret("PLANTED"))), limits)
         start = time.monotonic()
         with pytest.raises(UserError) as raised:
             _ask(case, source)
@@ -238,3 +243,4 @@ def test_a_hostile_source_is_refused_in_bounded_time_and_memory(case: HostileCas
     assert re.search(case.message, message)
     assert message.isprintable()
     assert len(message) < 1_000
+    assert _TOKEN not in message
