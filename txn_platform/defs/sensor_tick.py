@@ -82,7 +82,7 @@ class Tick:
         self._instance = instance
         self._source = source
         self._settings = settings
-        self._settles_after = source.settles_after
+        self._settles_after = source.lag
         self._deadline = started + BUDGET_SECONDS
         self._now = datetime.now(UTC)
         self._histories: dict[str, RunHistory] = {}

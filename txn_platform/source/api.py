@@ -60,7 +60,8 @@ class SourceApi:
             is older than `lag`.
         description: the path of an OpenAPI description of the rows; None for a source without one.
         format: `json` comes in pages; `arrow`, `csv` and `ndjson` stream.
-        lag: rows arrive up to this late; None for `TXN_SETTLED_HOURS`.
+        lag: rows arrive up to this late; None for `TXN_SETTLED_HOURS`. The sensor runs a window of
+            a source without totals once more when the watermark has passed its end by as much.
 
     Raises:
         UserError: it cannot be as it is described; the message names the attribute.

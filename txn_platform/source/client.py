@@ -107,18 +107,14 @@ class Source:
         return self._api.totals is not None
 
     @property
-    def settles_after(self) -> timedelta:
-        """How long rows of a window may still arrive after the watermark has passed its end."""
-        return timedelta(0) if self._api.watermark is None else self._lag
-
-    @property
-    def _lag(self) -> timedelta:
+    def lag(self) -> timedelta:
+        """How late its rows may arrive."""
         return self._api.lag or timedelta(0)
 
     def watermark(self) -> datetime:
         """The end of the newest window that is complete."""
         if self._api.watermark is None:
-            return full_hour(datetime.now(UTC) - self._lag)
+            return full_hour(datetime.now(UTC) - self.lag)
 
         def read(body: Body) -> datetime:
             answer = _json(body, without_repeats)

@@ -6,8 +6,9 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import ClassVar, override
 
 import dagster as dg
 import psutil
@@ -33,7 +34,8 @@ from txn_platform.defs.run_history import JOB, SENSOR, pause_after
 from txn_platform.errors import UserError
 from txn_platform.lake.layout import object_key
 from txn_platform.rows.reconciliation import ControlTotals
-from txn_platform.windows import Window
+from txn_platform.source import client
+from txn_platform.windows import Window, full_hour
 from txn_platform_tests.conftest import gone, of_family
 from txn_platform_tests.support.announced_stack import announced_stack
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
@@ -649,6 +651,38 @@ def test_a_window_of_a_source_without_totals_is_run_once_and_once_more_when_it_h
     _complete_until(auto, 11)
     assert auto.tick() == [_key(8), _key(10)]
     assert auto.source.asked == []
+
+
+def test_a_window_of_a_source_without_a_watermark_waits_for_its_lag_and_is_run_once_more(
+    auto: Automation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TXN_LOOKBACK_HOURS", "1")
+    lag = timedelta(hours=2)
+    use_api(monkeypatch, lag=lag)
+    first = _hour(0).end + lag
+    monkeypatch.setattr(client, "datetime", _Clock)
+    for after, asked in (
+        (timedelta(minutes=-1), False),
+        (timedelta(0), True),
+        (lag - timedelta(minutes=1), False),
+        (lag, True),
+        (2 * lag, False),
+    ):
+        _Clock.moment = first + after
+        assert (_key(0) in auto.tick()) == asked, after
+        if asked:
+            auto.source.watermark = full_hour(_Clock.moment - lag)
+            auto.runs(0, dg.DagsterRunStatus.SUCCESS)
+            auto.publish(0, stated=False)
+
+
+class _Clock(datetime):
+    moment: ClassVar[datetime]
+
+    @classmethod
+    @override
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # pyright: ignore[reportIncompatibleMethodOverride] - of one kind
+        return cls.moment
 
 
 def test_a_window_before_the_middle_at_which_a_tick_goes_on_is_not_finished(

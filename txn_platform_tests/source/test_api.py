@@ -147,8 +147,5 @@ def test_without_a_watermark_hours_are_complete_when_they_are_older_than_the_lag
         before, watermark = datetime.now(UTC), source.watermark()
         assert watermark <= before - timedelta(hours=hours) < watermark + timedelta(hours=1)
         assert watermark == full_hour(watermark)
-        # All rows have arrived by then.
-        assert source.settles_after == timedelta(0)
-    stated = SourceApi("/tx", SinglePage(), watermark="/w")
-    assert open_source(load_settings(), "http://h", stated).settles_after == timedelta(hours=5)
+        assert source.lag == timedelta(hours=hours)
     assert Source("http://h", api).watermark() == full_hour(datetime.now(UTC))
