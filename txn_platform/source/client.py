@@ -274,7 +274,7 @@ class Source:
             empty = 0 if answer.rows else empty + 1
             following = self._following(first, request, answer, len(asked), rows)
             if isinstance(following, End):
-                self._require_no_more(answer, end_is_said=following.said)
+                self._require_no_more(answer, following)
                 self._require_all(stated_rows, rows, "rows", what)
                 self._require_all(stated_pages, len(asked), "pages", what)
                 _LOG.debug("%s: %d rows, %d bytes, %d answers", what, rows, size, len(asked))
@@ -358,9 +358,10 @@ class Source:
     def _pages(self) -> str:
         return f"pages={type(self._api.style).__name__}(...) of its SourceApi"
 
-    def _require_no_more(self, answer: _Answer, *, end_is_said: bool) -> None:
+    def _require_no_more(self, answer: _Answer, end: End) -> None:
         """Refuse rows after which the source itself says that there are more."""
-        more = member_of_more(answer.envelope, end_is_said=end_is_said) or answer.more
+        fields = self._api.style.fields
+        more = member_of_more(answer.envelope, fields, is_proven=end.is_proven) or answer.more
         if more is not None:
             raise UserError(
                 f"{self._transport.url} says that there are more rows, under {shown(more)}, but"

@@ -22,15 +22,24 @@ _STATES_MORE: Final = frozenset(
     {"hasmore", "hasnext", "hasnextpage", "istruncated", "more", "truncated"}
 )
 
+# Members that have an address or a token of the next page, also behind a prefix and a dot, as in
+# `@odata.nextLink`.
 _NEXT_PAGES: Final = frozenset(
-    {"@odata.nextlink", "next", "nextcursor", "nextlink", "nextpage", "nextpagetoken", "nexttoken"}
+    {"continuation", "continuationtoken", "cursor", "next", "nextcursor", "nexthref", "nextlink"}
+    | {"nextmarker", "nextoffset", "nextpage", "nexttoken", "nexturi", "nexturl"}
+    | {f"nextpage{kind}" for kind in ("cursor", "link", "token", "uri", "url")}
 )
 
 _STATES_ROWS: Final = frozenset(
     {"@odata.count", "total"}
     | {f"total{rows}" for rows in ("count", "elements", "items", "records", "results", "rows")}
 )
-_STATES_PAGES: Final = frozenset({"totalpages", "pagecount", "numpages", "pagestotal", "lastpage"})
+_STATES_PAGES: Final = frozenset(
+    {"lastpage", "maxpage", "numberofpages", "numpages", "pagecount", "pages", "pagestotal"}
+    | {"pagetotal", "totalpage", "totalpages"}
+)
+# How many objects within each other are looked through: `meta.pagination.total`.
+_LEVELS: Final = 3
 # Digits of a number that are looked at; more of them make it no smaller.
 _LONGEST_COUNT: Final = 18
 
@@ -79,24 +88,43 @@ def require_no_failure(envelope: Mapping[str, Any], besides: Collection[str]) ->
             raise UnreadableError(f"states a failure, under {shown(name)}")
 
 
-def member_of_more(envelope: Mapping[str, Any], *, end_is_said: bool) -> str | None:
+def member_of_more(
+    envelope: Mapping[str, Any], besides: Collection[str], *, is_proven: bool
+) -> str | None:
     """The name under which a page says that there is another one, if it does.
 
     Args:
-        envelope: the page; such a name stands at its top, or one level below.
-        end_is_said: the page says in the way of its source that it is the last, so that only a
-            plain statement counts, and not another address or cursor.
+        envelope: the page; such a name stands at its top, or in objects within.
+        besides: names, joined by dots, with another meaning, as have the objects that they are in.
+        is_proven: the page has no row, where another one would have some, so that only a plain
+            statement counts. Where a plain statement says that there is none, an address or a
+            cursor does not count either.
     """
-    for name, value in _members(envelope):
-        if value is True and _plain(name) in _STATES_MORE:
-            return name
-        if not end_is_said and value and _plain(name) in _NEXT_PAGES:
-            return name
-    return None
+    others = [
+        (name, value)
+        for path, name, value in _members(envelope)
+        if not any(f"{known}.".startswith(f"{path}.") for known in besides)
+    ]
+    plain = [(name, value) for name, value in others if _plain(name) in _STATES_MORE]
+    stated = next((name for name, value in plain if value is True), None)
+    if stated is not None or is_proven or any(value is False for _, value in plain):
+        return stated
+    return next((name for name, value in others if _is_next(name) and _has_value(value)), None)
+
+
+def _is_next(name: str) -> bool:
+    return _plain(name).rpartition(".")[2] in _NEXT_PAGES
+
+
+def _has_value(value: Any) -> bool:
+    """Whether there is more in a value than nulls and empty texts."""
+    if isinstance(value, dict):
+        return any(map(_has_value, cast("dict[str, Any]", value).values()))
+    return bool(value)
 
 
 def stated_rows(envelope: Mapping[str, Any]) -> Stated | None:
-    """How many rows a page says that all pages have, at its top or one level below."""
+    """How many rows a page says that all pages have, at its top or in objects within."""
     return _stated(envelope, _STATES_ROWS)
 
 
@@ -106,7 +134,7 @@ def stated_pages(envelope: Mapping[str, Any]) -> Stated | None:
 
 
 def _stated(envelope: Mapping[str, Any], names: Collection[str]) -> Stated | None:
-    for name, value in _members(envelope):
+    for _, name, value in _members(envelope):
         if isinstance(value, Digits) and _plain(name) in names:
             count = count_of(value)
             if count is not None:
@@ -114,11 +142,18 @@ def _stated(envelope: Mapping[str, Any], names: Collection[str]) -> Stated | Non
     return None
 
 
-def _members(envelope: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The members at the top, and then those one level below."""
-    for members in (envelope, *envelope.values()):
-        if isinstance(members, dict):
-            yield from cast("dict[str, Any]", members).items()
+def _members(envelope: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """Path, name and value of the members at the top, and then those of the next levels."""
+    level = [("", envelope)]
+    for _ in range(_LEVELS):
+        within: list[tuple[str, Mapping[str, Any]]] = []
+        for path, members in level:
+            for name, value in members.items():
+                full = f"{path}.{name}" if path else name
+                yield full, name, value
+                if isinstance(value, dict):
+                    within.append((full, cast("dict[str, Any]", value)))
+        level = within
 
 
 def _plain(name: str) -> str:

@@ -61,10 +61,10 @@ class End:
     """No page follows.
 
     Attributes:
-        said: the answer says so, rather than nothing.
+        is_proven: the answer has no row, where another page would have some.
     """
 
-    said: bool = True
+    is_proven: bool = False
 
 
 type Following = Request | str | End
@@ -118,7 +118,7 @@ class SinglePage(Pages):
                 "has a next page in its Link header, and its pages are SinglePage(): set pages to"
                 ' NextLink(header="Link")'
             )
-        return End(said=False)
+        return End()
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class NextLink(Pages):
                     ' more: set pages to another style, or add end="absent" to NextLink(...) if the'
                     " source leaves the header out on its last page"
                 )
-            return End(said=answer.has_link) if answer.link is None else answer.link
+            return End() if answer.link is None else answer.link
         found, value = value_at(answer.envelope, self.field.split("."))
         if not found and answer.link is None and self.end == "null":
             raise PagesError(
@@ -163,7 +163,7 @@ class NextLink(Pages):
                 ' or add end="absent" if the source leaves it out on its last page'
             )
         if value is None or value == "":
-            return End(said=found) if answer.link is None else answer.link
+            return End() if answer.link is None else answer.link
         if not isinstance(value, str) or isinstance(value, Digits):
             raise PagesError(
                 f"sends pages whose {self.field!r} is neither the text of an address nor null: let"
@@ -246,7 +246,7 @@ class AfterLast(ByParameter):
     @override
     def following(self, first: Request, answer: Answered) -> Following:
         if not (self._more(answer, self.more) if self.more else answer.new_rows):
-            return End()
+            return End(is_proven=not self.more)
         row = None if answer.last_row is None else parsed(answer.last_row)
         value = value_at(row, self.field.split("."))[1]
         if not isinstance(value, str) or not value:
@@ -303,7 +303,7 @@ class Cursor(ByParameter):
                 ' end="absent" if the source leaves it out on its last page'
             )
         if value is None or value == "":
-            return End(said=found)
+            return End()
         raise PagesError(
             f"sends pages whose {self.field!r} is neither a token nor null: let pages=Cursor(...)"
             " name the field that has the token"
@@ -345,7 +345,9 @@ class PageNumber(ByParameter):
         else:
             goes_on = answer.new_rows > 0
         number = self.start + answer.answers
-        return self._ask(first, self.parameter, number) if goes_on else End()
+        if goes_on:
+            return self._ask(first, self.parameter, number)
+        return End(is_proven=not self.fields)
 
 
 @dataclass(frozen=True)
@@ -386,7 +388,9 @@ class Offset(ByParameter):
                 f"says that there are more rows than {answer.rows:,}, and sends none after them:"
                 " look at pages=Offset(...)"
             )
-        return self._ask(first, self.parameter, answer.rows) if goes_on else End()
+        if goes_on:
+            return self._ask(first, self.parameter, answer.rows)
+        return End(is_proven=not self.fields)
 
 
 def _require_one_of(pages: Pages, **allowed: tuple[str | None, ...]) -> None:

@@ -83,6 +83,11 @@ def _tokens(last: dict[str, Any], *, name: str = "next_cursor") -> Answer:
     return answer
 
 
+def _within(page: dict[str, Any]) -> dict[str, Any]:
+    """The same page with its token in an object, which is there on the last page too."""
+    return {"data": page["data"], "page": {"next": {"token": page["next_cursor"], "rel": "next"}}}
+
+
 def _offset(**others: Any) -> Answer:
     return lambda asked: _from(int(_query(asked)["offset"])) | others
 
@@ -100,6 +105,11 @@ _WHOLE: Final[dict[str, tuple[Pages, Answer, int]]] = {
     "cursor that stays at the end": (
         Cursor("next_cursor", more="has_more"),
         _tokens({"next_cursor": "9", "has_more": False}),
+        3,
+    ),
+    "cursor in an object that stays": (
+        Cursor("page.next.token"),
+        lambda asked: _within(_tokens({"next_cursor": None})(asked)),
         3,
     ),
     "cursor in a dotted name": (Cursor("a.b"), _tokens({"a.b": None}, name="a.b"), 3),
@@ -224,6 +234,23 @@ _PARTS: Final[dict[str, tuple[Pages, Answer]]] = {
     "a total of rows that do not come": (Offset(total="total"), _offset(total=9)),
     "a single page of several": (SinglePage(), lambda _: _from(0) | {"has_more": True}),
     "a single page with a cursor": (SinglePage(), lambda _: _from(0) | {"next_cursor": "b"}),
+    "a single page of pages": (SinglePage(), lambda _: _from(0) | {"page": 1, "pages": 3}),
+    "a single page of many": (
+        SinglePage(),
+        lambda _: _from(0) | {"meta": {"pagination": {"total": 7, "per_page": 3}}},
+    ),
+    "a single page with a continuation": (
+        SinglePage(),
+        lambda _: _from(0) | {"continuationToken": "b"},
+    ),
+    "a null beside another cursor": (
+        NextLink(),
+        lambda _: _from(0) | {"next": None, "meta": {"next_page_token": "b"}},
+    ),
+    "a null beside another next": (
+        NextLink(),
+        lambda _: _from(0) | {"next": None, "_links": {"next": {"href": "/tx?2"}}},
+    ),
     "a single page with a next": (SinglePage(), lambda _: _from(0) | {"next": "/tx?2"}),
     "a token that is no address": (NextLink(), lambda _: _from(0) | {"next": "eyJwIjoyfQ=="}),
     "a token with a slash": (

@@ -573,6 +573,9 @@ def test_a_next_that_is_absent_is_no_end_unless_it_is_declared(source: ServedByt
     with pytest.raises(UserError, match=r"without '@odata.nextLink', .*NextLink.*end=\"absent\""):
         _rows(_client(source.url, "json", pages=NextLink("@odata.nextLink")))
     declared = NextLink("@odata.nextLink", end="absent")
+    with pytest.raises(UserError, match=r"there are more rows, under '@odata.next'"):
+        _rows(_client(source.url, "json", pages=declared))
+    source.answer = lambda _: whole(json.dumps({"data": _ROWS}).encode())
     assert _rows(_client(source.url, "json", pages=declared)) == _ROWS
     last = json.dumps({"data": _ROWS[2:]}).encode()
     source.answer = _pages({"/tx": _page(_ROWS[:2], next="?2"), "/tx?2": last})
