@@ -14,7 +14,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from txn_platform.arrow.dictionaries import as_batch, as_series, boolean
+from txn_platform.arrow.dictionaries import (
+    as_batch,
+    as_series,
+    boolean,
+    combined,
+    with_values,
+)
 from txn_platform.contract.model import DUPLICATE_FIELD, EXTRA_FIELDS, UNREADABLE
 from txn_platform.source.arrow_text import as_plain, expanded_bytes
 from txn_platform.source.decode_limits import MOST_COLUMNS, Budget
@@ -24,7 +30,7 @@ from txn_platform.source.json_values import text_within
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from txn_platform.arrow.dictionaries import Column
+    from txn_platform.arrow.dictionaries import Column, DictionaryEncoded
     from txn_platform.contract.model import Contract
 
 # Values of unknown fields that are written as JSON at a time.
@@ -67,25 +73,42 @@ def landed(
     }
     for name, path in contract.nested.items():
         if name not in found and contract.is_among(name, sent):
-            found[name] = _cut(path, sent, rows)
+            found[name] = _cut(path, sent, budget or Budget())
     found[EXTRA_FIELDS] = _extra(unknown, rows, budget)
     return as_batch(pa.table(_with_absent(found, rows, schema)), schema)
 
 
-def _cut(path: tuple[str, ...], columns: Mapping[str, Any], rows: int) -> Column:
-    """The texts at a path within columns of JSON, null where there are none."""
-    beginnings = [
-        (path[length:], _series(name, columns[name]).to_list())
+def _cut(path: tuple[str, ...], columns: Mapping[str, Any], budget: Budget) -> Any:
+    """The texts at a path within columns of JSON, null where there are none.
+
+    Args:
+        path: the names on the way.
+        columns: by name, one of them at least named as the path begins.
+        budget: counts texts that were sent once and are written many times.
+    """
+    found = [
+        as_plain(_cut_column(columns[name], path[length:]), budget)
         for length in range(len(path) - 1, 0, -1)
         if (name := ".".join(path[:length])) in columns
     ]
-    texts: list[str | None] = [None] * rows
-    for rest, values in beginnings:
-        texts = [
-            text if text is not None or value is None else text_within(value, rest)
-            for text, value in zip(texts, values, strict=True)
-        ]
-    return pa.array(texts, pa.string())
+    return found[0] if len(found) == 1 else pc.coalesce(*found)
+
+
+def _cut_column(column: Any, path: tuple[str, ...]) -> Column:
+    chunks: list[Column] = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    if not chunks:
+        return pa.nulls(0, pa.string())
+    # Each value of a dictionary is read once, however many rows have it.
+    return combined(pa.chunked_array([_cut_chunk(chunk, path) for chunk in chunks]))
+
+
+def _cut_chunk(column: Column, path: tuple[str, ...]) -> Column:
+    if isinstance(column, pa.DictionaryArray):
+        encoded = cast("DictionaryEncoded", column)
+        return with_values(encoded, _cut_chunk(encoded.dictionary, path))
+    texts = pl.Series(column, dtype=pl.String)
+    cut = [None if text is None else text_within(text, path) for text in texts]
+    return pa.array(cut, pa.string())
 
 
 def require_few_names(count: int) -> None:
@@ -135,12 +158,11 @@ class RowByRow:
         columns: dict[str, Any] = {EXTRA_FIELDS: pa.array(self._extra, pa.string())}
         nested = self._contract.nested
         for field, name in self._contract.fields.items():
-            texts = [row.get(field) for row in self._rows]
-            if name in nested:
-                texts = [
-                    _value_within(row, nested[name]) if text is None else text
-                    for row, text in zip(self._rows, texts, strict=True)
-                ]
+            path = nested.get(name)
+            texts = [
+                row.get(field) if path is None or field in row else _value_within(row, path)
+                for row in self._rows
+            ]
             if texts.count(None) < len(texts):
                 columns[name] = pa.array(texts, pa.string())
         schema = self._contract.answer_schema
