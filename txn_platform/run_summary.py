@@ -18,7 +18,8 @@ class Summary(BaseModel):
         sent: rows from the source: the validated and the quarantined ones.
         reasons: number of rows by reason for quarantine; a row can have several.
         published: rows in the published object.
-        amounts: the sums of their amounts by currency, the currency of most rows first.
+        amounts: the sums of their amounts by currency, the currency of most rows first; by the
+            group of a contract without currencies, and empty without amounts.
         seconds: duration of the run.
         uri: the published object.
     """
@@ -40,4 +41,4 @@ class Summary(BaseModel):
             return "0"
         currency, total = next(iter(self.amounts.items()))
         others = f" +{len(self.amounts) - 1}" if len(self.amounts) > 1 else ""
-        return f"{total:,} {currency}{others}"
+        return f"{total:,} {currency}".rstrip() + others

@@ -76,7 +76,7 @@ class Purchase(dy.Schema):
 
     number = text("The purchase", role="id")
     at = unix_millis("When it was bought", role="time")
-    pan = text("The card", path="card.pan", role="card")
+    pan = text("The card, if one paid", path="card.pan", role="card", nullable=True)
     cents = whole("In the smallest unit", role="amount")
     money = dy.Enum(["USD", "JPY"], description="ISO 4217", metadata={"role": "group"})
     fraud = flag("The label", role="fraud")
@@ -287,7 +287,7 @@ def test_a_card_of_any_name_is_published_as_mask_and_token(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TXN_CARD_KEY", "4c91fa6d2b7e35a8cd0f1e9b6a7d8c3e")
-    cards = ["4111111111111111", "378282246310005", "4111111111111111", "4111111111111112"]
+    cards = ["4111111111111111", "378282246310005", "4111111111111111", "4111111111111112", None]
     rows = [
         {
             "number": str(number),
@@ -299,7 +299,7 @@ def test_a_card_of_any_name_is_published_as_mask_and_token(
         }
         for number, card in enumerate(cards)
     ]
-    totals = _stated(4, [str(number) for number in range(4)], USD="300", JPY="700")
+    totals = _stated(5, [str(number) for number in range(5)], USD="300", JPY="1200")
     result = _run(PURCHASES, _Api(rows, totals=totals), monkeypatch)
     assert result.success
     found = _read(_PUBLISHED)
@@ -309,15 +309,17 @@ def test_a_card_of_any_name_is_published_as_mask_and_token(
         ("411111******1111", 100, "USD"),
         ("378282*****0005", 200, "USD"),
         ("411111******1111", 300, "JPY"),
+        (None, 500, "JPY"),
     ]
     tokens = [token for (token,) in found.select("card_token").fetchall()]
     assert tokens[0] == tokens[2] != tokens[1]
+    assert tokens[3] is None
     assert _read("quarantined_transactions").select("reasons").fetchall() == [
         (["pan.check_digit"],)
     ]
     metadata = _metadata(result, _PUBLISHED)
-    assert (metadata["amount_USD"], metadata["amount_JPY"]) == (300, 300)
-    assert metadata["fraud_share"] == pytest.approx(1 / 3)
+    assert (metadata["amount_USD"], metadata["amount_JPY"]) == (300, 800)
+    assert metadata["fraud_share"] == 1 / 4
     content = Path(
         ".txn/lake", _PUBLISHED, "event_date=2026-11-01/event_hour=00/part-0.parquet"
     ).read_bytes()

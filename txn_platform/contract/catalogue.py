@@ -53,7 +53,7 @@ def constraints_of(contract: Contract, name: str) -> list[str]:
         return [f"matches {getattr(column, 'regex', '')}, unless TXN_CARD_MASK is set"]
     if name not in contract.columns:
         return [_LIMITS["regex"](column)]
-    words = contract.option(name, "checks") or {}
+    texts = contract.option(name, "checks") or {}
     rules = [rule for rule in rules_of(contract, name, pl.col(name)) if rule != _NULLABILITY]
     phrases: list[str] = []
     for rule in rules:
@@ -61,5 +61,5 @@ def constraints_of(contract: Contract, name: str) -> list[str]:
         if rule in _LIMITS:
             phrases.append(_LIMITS[rule](column))
         else:
-            phrases.append(words[check].rule if check in words else check.replace("_", " "))
+            phrases.append(texts[check].rule if check in texts else check.replace("_", " "))
     return phrases

@@ -1,4 +1,4 @@
-"""What a contract is, whatever its columns: a dataframely schema whose columns have roles.
+"""A contract of any columns: a dataframely schema whose columns have roles.
 
 `schema` has the contract of the platform's own source, `columns` makes columns for others.
 """
@@ -104,6 +104,8 @@ _FORMS: Final[dict[pl.DataType, str]] = {
     ),
 }
 _MOST_DIGITS: Final = 38
+# Ten digits are left for the number of rows.
+_MOST_DIGITS_OF_AMOUNTS: Final = 28
 # The types that a column of each role may have, in words.
 _KINDS: Final[dict[Role, str]] = {
     "id": "dy.String",
@@ -243,6 +245,15 @@ class Contract:
             yield (
                 f"the column {name!r} is the amount and has a form of its own (text, parse), but"
                 " amounts are summed as sent: leave the form out"
+            )
+        if (
+            self.option(name, "role") == "amount"
+            and isinstance(column.dtype, pl.Decimal)
+            and (column.dtype.precision or _MOST_DIGITS) > _MOST_DIGITS_OF_AMOUNTS
+        ):
+            yield (
+                f"the column {name!r} is the amount, and sums of its values may have more than"
+                f" {_MOST_DIGITS} digits: give it a precision of at most {_MOST_DIGITS_OF_AMOUNTS}"
             )
 
     def _faults_of_role(self, role: Role) -> Iterator[str]:

@@ -137,19 +137,21 @@ def _reasons_of(contract: Contract, name: str) -> Iterator[tuple[str, str]]:
     if name in contract.forms:
         rules += ["text"]
     pattern = contract.forms.get(name) or getattr(column, "regex", None) or CARD_NUMBER
-    words = contract.option(name, "checks") or {}
+    texts = contract.option(name, "checks") or {}
     for rule in rules:
         reason = reason_of(name, rule)
         problem = reason.partition(".")[2]
-        if problem in words:
-            meaning = words[problem].broken
+        if problem in texts:
+            meaning = texts[problem].broken
         elif rule in {"min_length", "max_length"}:
             meaning = "not of the form, or of a length that is not allowed"
-        else:
-            meaning = _MEANINGS.get(problem, f"breaks the rule `{problem}`").format(
+        elif problem in _MEANINGS:
+            meaning = _MEANINGS[problem].format(
                 pattern=pattern.replace("|", "\\|"),
                 holds="as a whole" if contract.card_search(name) == "whole" else "text that holds",
             )
+        else:
+            meaning = f"breaks the rule `{problem}`"
         if problem == "format" and isinstance(column, (dy.Datetime, dy.Date)):
             meaning += ", or no such moment (30 February)"
         yield reason, meaning

@@ -159,6 +159,7 @@ def test_another_type_is_refused_with_its_column_and_a_remedy(kind: str) -> None
         ({"a": dy.Float64(metadata={"role": "amount"})}, "dy.Decimal or a signed integer"),
         ({"a": dy.Int64(metadata={"role": "amount", "text": "^x$"})}, "form of its own"),
         ({"a": whole("", role="group")}, "'a' has the role group"),
+        ({"a": dy.Decimal(metadata={"role": "amount"})}, "a precision of at most 28"),
         ({"a": dy.String(metadata={"role": "rule"})}, "the role 'rule': choose from id"),
         ({"a": dy.String(primary_key=True)}, "primary_key=True"),
         ({"a": dy.String(unique=True)}, "unique=True"),
@@ -284,7 +285,13 @@ def test_helpers_are_strict_about_the_text(
     assert rest.quarantined["value"].to_pylist() == bad
 
 
-def test_a_check_of_ones_own_is_a_reason_in_words() -> None:
+def test_a_decimal_without_a_precision_has_all_digits() -> None:
+    contract = _contract(value=dy.Decimal(scale=2))
+    found = _validated(contract, {"value": f"{10**35}.25"}, {"value": f"{10**36}.25"})
+    assert found.conforming["value"].to_pylist() == [Decimal(f"{10**35}.25")]
+
+
+def test_a_check_of_ones_own_is_a_reason() -> None:
     contract = _contract(
         low=whole(""), high=dy.Int64(check={"below_low": lambda high: high >= pl.col("low")})
     )
