@@ -64,7 +64,7 @@ def test_a_value_is_cut_as_it_was_sent(case: str) -> None:
     assert _values([batch]) == _expected(value, whole)
     (extra,) = batch["extra_fields"].to_pylist()
     assert json.loads(extra) == {"a": field, "when": _WHEN}, "the container stays whole"
-    paged = page(b'{"data": [' + row + b"]}", ["data"], ["next"], None, NESTED)
+    paged = page(b'{"data": [' + row + b"]}", ["data"], None, NESTED)
     assert _values([paged.rows]) == _expected(value, whole)
 
 
