@@ -28,6 +28,7 @@ from txn_platform.cli import main
 from txn_platform.defs.alerts import alerts
 from txn_platform.defs.resources import GeneratorResource
 from txn_platform.local import stack
+from txn_platform.source.auth import Secret, bearer
 from txn_platform.source.pages import NextLink
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import eventually
@@ -51,6 +52,7 @@ from txn_platform_tests.support.webhook_receiver import WebhookReceiver, receivi
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    from txn_platform.source.requests import Request
     from txn_platform_tests.conftest import S3Endpoint
 
 _CARD = CARDS[0]
@@ -228,12 +230,31 @@ def _refused_by_source(place: _Place) -> None:
     rows = f"/rows?key={QUERY}&from={{start}}"
     with place.asking(rows, **pages), place.answering(200, page):
         assert "a next page" in place.run("a page of another origin")
+    _authenticated(place)
     openapi = {"paths": {"/v1/transactions": {_CARD: TOKEN}}}
     place.source.openapi = openapi
     place.run("a description", ends=0)
     place.source.openapi = None
     with place.having(GENERATOR_URL=f"http://127.0.0.1:1/{PATH}"):
         assert "no source answers at http://127.0.0.1:1/…" in place.run("a source that is down")
+
+
+def _authenticated(place: _Place) -> None:
+    """Requests with secrets that no setting has."""
+
+    def fails(_: Request) -> dict[str, str]:
+        raise RuntimeError(f"{Secret('PLANTED').value()} is wrong")
+
+    with place.having(PLANTED=TOKEN), place.asking(ROWS_ALONE, auth=bearer(Secret("PLANTED"))):
+        place.run("a source with a key of its own", ends=0)
+        with place.answering(401, f"Bearer {TOKEN} is wrong".encode()):
+            assert "does not let PLANTED read" in place.run("a source that refuses its key")
+    for value, auth, message in (
+        (f"{TOKEN}\nX: 1", bearer(Secret("PLANTED")), "PLANTED must be text"),
+        (TOKEN, fails, "fails, the auth of the source, fails with RuntimeError"),
+    ):
+        with place.having(PLANTED=value), place.asking(ROWS_ALONE, auth=auth):
+            assert message in place.run(f"a secret: {message}")
 
 
 def _refused_settings(place: _Place) -> None:
