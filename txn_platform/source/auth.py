@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from txn_platform.errors import UserError
 from txn_platform.runbook import Section
@@ -176,6 +176,15 @@ def _require_header_name(name: str) -> None:
 
 
 def _set_another(*secrets: Secret) -> str:
+    # No type checker has looked at what a user writes.
+    given: tuple[Any, ...] = secrets
+    if not all(isinstance(each, Secret) for each in given):
+        # Without the value: it is most likely the secret.
+        raise UserError(
+            "bearer, header and basic take Secret(...) alone: write Secret with the name of a"
+            " variable, and set the variable to the value",
+            Section.SETTINGS,
+        )
     names = " and ".join(secret.variable for secret in secrets)
     return f"it does not let {names} read this; set another value"
 

@@ -165,6 +165,11 @@ def test_a_name_that_is_the_secret_itself_is_refused_without_it() -> None:
         with pytest.raises(UserError, match="a Secret is given something else") as raised:
             Secret(wrong)
         assert _VALUE not in str(raised.value)
+    value: Any = _VALUE
+    for made in (lambda: bearer(value), lambda: header("X", value), lambda: basic(value)):
+        with pytest.raises(UserError, match=r"take Secret\(...\) alone") as raised:
+            made()
+        assert _VALUE not in str(raised.value)
     with pytest.raises(UserError, match="a name that no header can have"):
         header("X-Key: 1", Secret("PLANTED"))
 
