@@ -75,9 +75,10 @@ def require_delta_place(place: str) -> str:
         # deltalake resolves links before it makes an address.
         _require_delta_name(str(path.resolve()))
         if found := _NOT_IN_DIRECTORY.search(str(path.resolve())):
+            # Without the path: an address that lost its scheme can be one with a key.
             raise ValueError(
-                f"must have no {found[0]} in the directory's whole path {str(path.resolve())!r}:"
-                " deltalake can't address it"
+                f"must have no {found[0]} in the directory's whole path, links followed: deltalake"
+                " can't address it"
             )
         return str(path)
     scheme, _, rest = place.partition("://")
