@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
+    from txn_platform.feeds import Feed
     from txn_platform.interrupts import Interrupts
     from txn_platform.local.cluster import Cluster
     from txn_platform.local.stack import Services
@@ -57,6 +58,13 @@ _SPINNER = "line"
 _RAW = "raw_transactions"
 _QUARANTINED = "quarantined_transactions"
 _PUBLISHED = "s3_parquet_transactions"
+
+_feed_option = click.option(
+    "--feed", metavar="NAME", help="A feed of TXN_FEEDS.  [default: the generator]"
+)
+_feed_option_of_all = click.option(
+    "--feed", metavar="NAME", help="A feed of TXN_FEEDS.  [default: the generator, and all feeds]"
+)
 
 
 def _end_without_output(error: OSError) -> NoReturn:
@@ -169,6 +177,7 @@ for _name, _help in _ELSEWHERE.items():
 
 @main.command()
 @lake_option
+@_feed_option
 @click.option("--partition", metavar="KEY", help="The hour to run, as 2026-11-01-00:00 (UTC).")
 @click.option(
     "--last",
@@ -205,6 +214,7 @@ def run(
     last: int | None,
     first: str | None,
     until: str | None,
+    feed: str | None,
     *,
     force: bool,
     as_json: bool,
@@ -226,7 +236,7 @@ def run(
     force = force or partition is not None
     ended: list[Result] = []
     if submit:
-        with _submission(choose, force=force, allow_empty=allow_empty) as (
+        with _submission(choose, force=force, allow_empty=allow_empty, name=feed) as (
             windows,
             submitted,
             rest,
@@ -239,7 +249,7 @@ def run(
         said = left_in_queue(ended, left) if any(left.values()) else ""
         ended.sort(key=lambda result: result.partition)
     else:
-        with _runs(choose, force=force) as (windows, results):
+        with _runs(choose, force=force, name=feed) as (windows, results):
             for result in results(allow_empty=allow_empty):
                 ended.append(result)
                 _print_result(result, as_json=as_json, several=len(windows) > 1)
@@ -256,6 +266,7 @@ def run(
 
 @main.command()
 @lake_option
+@_feed_option
 @click.option(
     "--from",
     "first",
@@ -269,20 +280,20 @@ def run(
     help="The last hour, or a day.  [default: the newest complete hour]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a window.")
-def status(first: str | None, until: str | None, *, as_json: bool) -> None:
+def status(first: str | None, until: str | None, feed: str | None, *, as_json: bool) -> None:
     """Show which hours are published, missing, changed at the source, or failed.
 
     Exit code 1 when the source or the lake did not answer for some of them.
     """
     from txn_platform.terminal import advice, calendar
 
-    states = _states(first, until)
+    states = _states(first, until, feed)
     if as_json:
         for state in states:
             _print(state.model_dump_json(ensure_ascii=True))
     else:
         _print_table(calendar(states))
-        if command := advice(states):
+        if command := advice(states, feed):
             click.echo(
                 f"To run those that are not as they should be: {command}{lake_as_given()}", err=True
             )
@@ -398,7 +409,8 @@ def demo(*, directory: bool) -> None:
 
 @main.command()
 @lake_option
-def doctor() -> None:
+@_feed_option_of_all
+def doctor(feed: str | None) -> None:
     """Check settings, source and lake, and say what to fix."""
     import logging
 
@@ -409,14 +421,14 @@ def doctor() -> None:
 
     with suppress(UserError):
         # A wrong setting is the first finding.
-        _say_what_is_in_use(load_settings(), source=True)
+        _say_what_is_in_use(load_settings(), source=True, name=feed)
     names, failures = variables()
     for failure in failures:
         click.echo(f"note: {failure}", err=True)
     failed = False
     # Findings state the number of attempts, so warnings about retries are not shown.
     with handling_logs(logging.NullHandler()):
-        for finding in examine(names):
+        for finding in examine(names, feed):
             failed |= not finding.good
             mark, colour = (
                 ("FAIL", "red")
@@ -433,8 +445,9 @@ def doctor() -> None:
 
 @main.command()
 @lake_option
+@_feed_option
 @click.option("--partition", metavar="KEY", help="One hour, as 2026-11-01-00:00.  [default: all]")
-def quarantine(partition: str | None) -> None:
+def quarantine(partition: str | None, feed: str | None) -> None:
     """Show what is quarantined: rows by reason, with masked examples.
 
     A landed hour that was not published since is validated now; the lake stays as
@@ -442,6 +455,7 @@ def quarantine(partition: str | None) -> None:
     """
     from rich.table import Table
 
+    from txn_platform.feeds import feed_of
     from txn_platform.lake.opening import open_lake
     from txn_platform.lake.quarantine import look_into
     from txn_platform.local.in_use import lake_in_use
@@ -450,9 +464,16 @@ def quarantine(partition: str | None) -> None:
 
     window = None if partition is None else Window.of_partition(partition)
     settings = load_settings()
-    _say_what_is_in_use(settings)
-    lake = open_lake(settings)
-    found = look_into(lake, _RAW, _QUARANTINED, window, mask=settings.card_mask)
+    chosen = feed_of(settings, feed)
+    _say_what_is_in_use(settings, name=feed)
+    found = look_into(
+        open_lake(settings),
+        chosen.asset(_RAW),
+        chosen.asset(_QUARANTINED),
+        window,
+        mask=settings.card_mask,
+        contract=chosen.contract,
+    )
     for each in found.validated:
         _print(f"{each.partition_key} was not published since it was landed: validated now.")
     if not found.reasons:
@@ -467,9 +488,10 @@ def quarantine(partition: str | None) -> None:
 
 @main.command()
 @lake_option
+@_feed_option_of_all
 @click.option("--older-than", type=_Days(), required=True, metavar="30d", help="By its window.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def expire(older_than: timedelta, *, yes: bool) -> None:
+def expire(older_than: timedelta, feed: str | None, *, yes: bool) -> None:
     """Remove old raw and quarantined objects, which hold card numbers in clear.
 
     Validated and published objects stay.
@@ -477,21 +499,28 @@ def expire(older_than: timedelta, *, yes: bool) -> None:
     from rich.console import Console
 
     from txn_platform.console_logs import ConsoleHandler, handling_logs
+    from txn_platform.feeds import GENERATOR_FEED, feed_of, load_feeds
     from txn_platform.lake.expiry import expiring, remove
     from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
 
     settings = load_settings()
+    feeds: list[Feed] = [GENERATOR_FEED, *load_feeds(settings).values()]
+    if feed is not None:
+        feeds = [feed_of(settings, feed)]
     _say_what_is_in_use(settings)
     lake = open_lake(settings)
     with handling_logs(ConsoleHandler(Console(stderr=True))):
         # Files of killed runs may have card numbers too.
         lake.sweep()
-        found = expiring(lake, (_RAW, _QUARANTINED), datetime.now(UTC) - older_than)
+        assets = [each.asset(name) for each in feeds for name in (_RAW, _QUARANTINED)]
+        found = expiring(lake, assets, datetime.now(UTC) - older_than)
         stays = Counter(found.unseen)
         for stranger in found.strangers:
             click.echo(f"{lake.uri(stranger)} is no hour's object, and stays.", err=True)
         what = f"{_RAW} and {_QUARANTINED}"
+        if feeds != [GENERATOR_FEED]:
+            what = f"{what} of {' and '.join(each.title for each in feeds)}"
         if found.versions:
             what = f"{found.count} of {what}, {found.span}"
             if not yes:
@@ -628,13 +657,14 @@ def _runs_that_stop(
 
 @contextmanager
 def _runs(
-    choose: Callable[[Source], list[Window]], *, force: bool
+    choose: Callable[[Source], list[Window]], *, force: bool, name: str | None = None
 ) -> Generator[tuple[list[Window], Callable[..., Iterator[Result]]]]:
     """Prepare runs of windows, with progress on standard error.
 
     Args:
         choose: the windows of a source.
         force: also run windows that are as they should be.
+        name: of the feed; None for the generator.
 
     Yields:
         The windows, and a function that runs them and yields the result of each.
@@ -643,6 +673,7 @@ def _runs(
         # Before imports that start threads, which would receive Ctrl-C too.
         console, interrupts = stack.enter_context(_runs_that_stop())
         from txn_platform.console_logs import ConsoleHandler, handling_logs
+        from txn_platform.feeds import feed_of
         from txn_platform.homes import instance_home, writable_home
         from txn_platform.settings import load_settings
         from txn_platform.terminal import Progress, is_plain
@@ -652,10 +683,11 @@ def _runs(
         # Errors of the settings are reported before anything starts.
         writable_home(settings)
         instance_home(settings)
-        _say_what_is_in_use(settings, source=True)
+        feed = feed_of(settings, name)
+        _say_what_is_in_use(settings, source=True, name=name)
         stack.enter_context(handling_logs(ConsoleHandler(console)))
         with console.status("starting Dagster", spinner=_SPINNER):
-            opened = stack.enter_context(session(settings))
+            opened = stack.enter_context(session(settings, feed))
             windows = choose(opened.source)
         right = {} if force else _skipped(windows, opened.right, console)
         progress = Progress(len(windows) - len(right))
@@ -707,7 +739,7 @@ def _skipped(
 
 @contextmanager
 def _submission(
-    choose: Callable[[Source], list[Window]], *, force: bool, allow_empty: bool
+    choose: Callable[[Source], list[Window]], *, force: bool, allow_empty: bool, name: str | None
 ) -> Generator[tuple[list[Window], Iterator[Result], Callable[[], dict[str, list[Window]]]]]:
     """Prepare the submission of windows to a run queue, with progress on standard error.
 
@@ -715,6 +747,7 @@ def _submission(
         choose: the windows of a source.
         force: also submit windows that are as they should be.
         allow_empty: let a window come back without rows where the lake has some.
+        name: the feed; None for the generator.
 
     Yields:
         The windows, the result of each as soon as it is known, and a function that gives those
@@ -723,6 +756,7 @@ def _submission(
     with ExitStack() as stack:
         console, interrupts = stack.enter_context(_runs_that_stop("stops after this request"))
         from txn_platform.console_logs import ConsoleHandler, handling_logs
+        from txn_platform.feeds import feed_of
         from txn_platform.homes import writable_home
         from txn_platform.lake.opening import open_lake
         from txn_platform.settings import load_settings
@@ -732,39 +766,48 @@ def _submission(
 
         settings = load_settings()
         home = writable_home(settings)
-        _say_what_is_in_use(settings, source=True)
+        feed = feed_of(settings, name)
+        _say_what_is_in_use(settings, source=True, name=name)
         stack.enter_context(handling_logs(ConsoleHandler(console)))
         lake = open_lake(settings)
         line = StatusLine(console, _SPINNER)
         with line.shown("asking Dagster's webserver"):
-            queue = _open_queue(settings, line)
+            queue = _open_queue(settings, feed, line)
         with line.shown("asking the source"):
-            _, source = stack.enter_context(started_source(settings))()
+            _, source = stack.enter_context(started_source(settings, feed))()
             windows = choose(source)
             watermark = source.watermark()
         right: dict[str, WindowState] = {}
         if not force:
-            right = _skipped(windows, partial(as_they_should_be, settings, source), console)
+            compare = partial(as_they_should_be, settings, source, feed=feed)
+            right = _skipped(windows, compare, console)
         submission = Submission.of(
             [window for window in windows if window.partition_key not in right],
             queue,
             lake,
             home,
+            feed,
             watermark=watermark,
-            settles_after=timedelta(hours=settings.settled_hours),
-            config={"ops": {_RAW: {"config": {"allow_empty": True}}}} if allow_empty else {},
+            settles_after=source.lag,
+            config=(
+                {"ops": {feed.named(_RAW): {"config": {"allow_empty": True}}}}
+                if allow_empty
+                else {}
+            ),
         )
         yield windows, _followed(submission, right, line, interrupts), submission.left
 
 
-def _open_queue(settings: Settings, line: StatusLine) -> RunQueue:
-    """The run queue of the instance that the settings name."""
+def _open_queue(settings: Settings, feed: Feed, line: StatusLine) -> RunQueue:
+    """The runs of a feed in the queue of the instance that the settings name."""
     from txn_platform.redaction import shown_address
     from txn_platform.run_queue import RunQueue, require_webserver
 
     address = require_webserver(settings)
     click.echo(f"queue: of the Dagster instance at {shown_address(address)}", err=True)
-    queue = RunQueue(address, lambda why: line.show(f"waiting for Dagster's webserver: {why}"))
+    queue = RunQueue(
+        address, feed, lambda why: line.show(f"waiting for Dagster's webserver: {why}")
+    )
     if note := queue.open():
         click.echo(f"note: {note}", err=True)
     return queue
@@ -796,11 +839,12 @@ def _followed(
                 click.echo(str(progress), err=True)
 
 
-def _states(first: str | None, until: str | None) -> list[WindowState]:
+def _states(first: str | None, until: str | None, name: str | None) -> list[WindowState]:
     """The states of a range of windows, with progress on standard error."""
     from rich.console import Console
 
     from txn_platform.console_logs import ConsoleHandler, handling_logs
+    from txn_platform.feeds import feed_of
     from txn_platform.homes import instance_home
     from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
@@ -810,14 +854,15 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
     windows_until = _range(first, until)
     settings = load_settings()
     remembered = instance_home(settings)
-    _say_what_is_in_use(settings, source=True)
+    feed = feed_of(settings, name)
+    _say_what_is_in_use(settings, source=True, name=name)
     console = Console(stderr=True)
     with ExitStack() as stack:
         stack.enter_context(handling_logs(ConsoleHandler(console)))
         status = stack.enter_context(
             console.status("looking at the lake and the source", spinner=_SPINNER)
         )
-        client = stack.enter_context(started_source(settings))
+        client = stack.enter_context(started_source(settings, feed))
         _, source = client()
         try:
             watermark = source.watermark()
@@ -826,21 +871,23 @@ def _states(first: str | None, until: str | None) -> list[WindowState]:
             click.echo(f"Error: {error}", err=True)
             source, watermark = None, datetime.now(UTC)
         windows = windows_until(watermark)
-        return WindowStates(open_lake(settings), settings, source).of(
+        return WindowStates(open_lake(settings), settings, source, feed).of(
             windows,
-            _known_runs(settings, windows, remembered=remembered is not None),
+            _known_runs(settings, feed, windows, remembered=remembered is not None),
             lambda done: status.update(f"looked at {done:,} of {len(windows):,} hours"),
         )
 
 
-def _known_runs(settings: Settings, windows: list[Window], *, remembered: bool) -> KnownRuns:
+def _known_runs(
+    settings: Settings, feed: Feed, windows: list[Window], *, remembered: bool
+) -> KnownRuns:
     """The runs of windows, as the webserver or the instance of this machine has them, if any."""
     from txn_platform.window_states import KnownRuns
 
     if settings.webserver_url is not None:
         from txn_platform.run_queue import RunQueue
 
-        queue = RunQueue(settings.webserver_url, lambda _: None)
+        queue = RunQueue(settings.webserver_url, feed, lambda _: None)
         try:
             return queue.known_runs({window.partition_key for window in windows})
         except UserError as error:
@@ -851,7 +898,7 @@ def _known_runs(settings: Settings, windows: list[Window], *, remembered: bool) 
     # Dagster takes seconds to import.
     from txn_platform.runs import known_runs
 
-    return known_runs(windows)
+    return known_runs(windows, feed)
 
 
 def _chosen(
@@ -908,13 +955,22 @@ def _use(services: Services | Cluster) -> None:
     require_first_hour(open_lake(settings), _PUBLISHED, settings.first_hour)
 
 
-def _say_what_is_in_use(settings: Settings, *, source: bool = False) -> None:
-    """Print on standard error the lake, the source and a local stack beside them."""
+def _say_what_is_in_use(
+    settings: Settings, *, source: bool = False, name: str | None = None
+) -> None:
+    """Print on standard error the lake, the source of a feed and a local stack beside them."""
     from txn_platform.local.in_use import lake_in_use, local_stack, source_in_use
 
     lines = [f"lake: {lake_in_use(settings)}"]
-    if source:
+    if name is not None:
+        from txn_platform.feeds import feed_of
+        from txn_platform.redaction import shown_address
+
+        lines.append(f"feed: {name}, {shown_address(feed_of(settings, name).url)}")
+    elif source:
         lines.append(f"source: {source_in_use(settings)}")
+    if name is None and settings.feeds:
+        lines.append(f"note: TXN_FEEDS names {settings.feeds}, whose feeds --feed chooses")
     if (beside := local_stack(settings)) is not None:
         lines.append(f"note: {beside}")
     for line in lines:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from txn_platform.card_key import checked_card_key, previous_card_key
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, feed_of, load_feeds
 from txn_platform.homes import writable_home
 from txn_platform.lake.card_tokens import several_keys
 from txn_platform.lake.delta import open_delta, require_delta
@@ -22,14 +24,15 @@ from txn_platform.misspelt import misspelt
 from txn_platform.private_files import OF_OTHERS
 from txn_platform.redaction import redacted, shown_address
 from txn_platform.settings import load_settings
-from txn_platform.source.generator import open_source
 from txn_platform.webhook import Webhook
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
+    from txn_platform.feeds import Feed
     from txn_platform.settings import Settings
+    from txn_platform.source.client import Source
 
 # The asset's name, without an import of what defines it.
 _PUBLISHED: Final = "s3_parquet_transactions"
@@ -52,15 +55,19 @@ class Finding:
     note: bool = False
 
 
-def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
+def examine(
+    generator_variables: Collection[str] = (), feed: str | None = None
+) -> Iterator[Finding]:
     """Check everything that a run needs, in the order of a run.
 
     Args:
         generator_variables: the names of all variables that the generator service reads.
+        feed: the name of the feed to run; None for all.
     """
     try:
         settings = load_settings()
         notes = list(misspelt(generator_variables))
+        feeds = [feed_of(settings, feed)] if feed else [GENERATOR_FEED, *_others(settings)]
     except UserError as error:
         yield Finding("settings", good=False, message=str(error))
         return
@@ -71,11 +78,19 @@ def examine(generator_variables: Collection[str] = ()) -> Iterator[Finding]:
     if settings.dagster_home is not None:
         yield _try("dagster", _examine_dagster)
     yield from _examine_alerts(settings)
-    yield from _examine_card_key(settings)
-    yield _try("source", lambda: _examine_source(settings))
-    yield from _examine_lake(settings)
+    for each in feeds:
+        if each.contract.card and (each is feeds[0] or each.card_key):
+            yield from _examine_card_key(settings, each)
+    for each in feeds:
+        yield _try("source", partial(_examine_source, settings, each))
+    yield from _examine_lake(settings, feeds)
     if settings.delta_path is not None:
-        yield _try("delta", lambda: _examine_delta(settings))
+        for each in feeds:
+            yield _try("delta", partial(_examine_delta, settings, each))
+
+
+def _others(settings: Settings) -> list[Feed]:
+    return list(load_feeds(settings).values())
 
 
 def _try(subject: str, look: Callable[[], str]) -> Finding:
@@ -106,13 +121,17 @@ def _examine_home(settings: Settings) -> Iterator[Finding]:
         yield Finding("home", good=True, message=message, note=True)
 
 
-def _examine_card_key(settings: Settings) -> Iterator[Finding]:
+def _examine_card_key(settings: Settings, feed: Feed) -> Iterator[Finding]:
+    of_feed = f" for {feed.prefix}" if feed.card_key else ""
     try:
+        settings = feed.settings(settings)
         key, previous = checked_card_key(settings), previous_card_key(settings)
     except UserError as error:
         yield Finding("card key", good=False, message=str(error))
         return
-    yield Finding("card key", good=True, message=f"{key.place}, with the id {key.fingerprint}")
+    yield Finding(
+        "card key", good=True, message=f"{key.place}, with the id {key.fingerprint}{of_feed}"
+    )
     if key.weakness:
         message = (
             f"the card key {key.weakness}: TXN_ALLOW_WEAK_CARD_KEY keeps it for now, replace it by"
@@ -168,17 +187,20 @@ def _examine_alerts(settings: Settings) -> Iterator[Finding]:
         return
 
 
-def _examine_source(settings: Settings) -> str:
+def _examine_source(settings: Settings, feed: Feed) -> str:
+    if feed.prefix:
+        asked = _asked(feed.source(settings))
+        return f"{feed.prefix}, {shown_address(feed.url)}, {asked}"
     if settings.generator_url is not None:
-        asked = _asked(settings.generator_url, settings)
+        asked = _asked(feed.source(settings, url=settings.generator_url))
         return f"{shown_address(settings.generator_url)} {asked}"
     with start_generator() as generator:
-        return f"the generator that is started {_asked(generator_url(generator), settings)}"
+        asked = _asked(feed.source(settings, url=generator_url(generator)))
+        return f"the generator that is started {asked}"
 
 
-def _asked(url: str, settings: Settings) -> str:
+def _asked(source: Source) -> str:
     """Ask the source for its newest hour: totals and rows, as a run does."""
-    source = open_source(settings, url)
     watermark = source.watermark()
     window = Window(watermark - WINDOW_LENGTH)
     as_of = datetime.now(UTC)
@@ -191,7 +213,7 @@ def _asked(url: str, settings: Settings) -> str:
     return f"has complete hours up to {iso(watermark)}, {stated}"
 
 
-def _examine_lake(settings: Settings) -> Iterator[Finding]:
+def _examine_lake(settings: Settings, feeds: Collection[Feed]) -> Iterator[Finding]:
     try:
         lake = open_lake(settings)
         # One at a time: findings are shown even if the store fails later.
@@ -209,14 +231,16 @@ def _examine_lake(settings: Settings) -> Iterator[Finding]:
         yield Finding("lake", good=False, message=str(error))
         return
     try:
-        require_first_hour(lake, _PUBLISHED, settings.first_hour)
-        if told := several_keys(lake, lake.keys(_PUBLISHED)):
-            yield Finding("card key", good=True, message=told, note=True)
+        for feed in feeds:
+            published = feed.asset(_PUBLISHED)
+            require_first_hour(lake, published, settings.first_hour)
+            if feed.contract.card and (told := several_keys(lake, lake.keys(published))):
+                yield Finding("card key", good=True, message=told, note=True)
     except UserError as error:
         yield Finding("lake", good=False, message=str(error))
 
 
-def _examine_delta(settings: Settings) -> str:
-    delta = require_delta(open_delta(settings))
+def _examine_delta(settings: Settings, feed: Feed) -> str:
+    delta = require_delta(open_delta(feed.settings(settings), feed.contract))
     delta.probe()
     return f"{delta.uri} takes commits, also several at once"

@@ -26,6 +26,7 @@ from txn_platform.window_states import KnownRuns
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 
+    from txn_platform.feeds import Feed
     from txn_platform.settings import Settings
 
 # How long a webserver may be away, and how long one may take for its first answer.
@@ -43,8 +44,8 @@ _PASSING: Final = frozenset({429, 500, 502, 503, 504})
 # Runs in one answer; and those whose events are read for it.
 _PAGE: Final = 500
 _WITH_EVENTS: Final = 25
-# A run of other assets of the same partition may be newer.
-_LAST_RUNS: Final = 5
+# Runs of other assets and other feeds of the same partition may be newer.
+_LAST_RUNS: Final = 12
 _REASON_CHARACTERS: Final = 300
 _QUEUED: Final = frozenset({"QUEUED", "NOT_STARTED"})
 _UNFINISHED: Final = (*sorted(_QUEUED), "STARTING", "STARTED", "CANCELING")
@@ -196,12 +197,11 @@ class Run(BaseModel):
         """The partition key; empty for a run without one."""
         return self.tags.get(PARTITION, "")
 
-    @property
-    def publishes(self) -> bool:
-        """Whether it publishes a window."""
+    def publishes(self, feed: Feed) -> bool:
+        """Whether it publishes a window of a feed."""
         if not self.selection:
-            return self.job == JOB
-        return any(key.path == [PUBLISHED] for key in self.selection)
+            return self.job == feed.named(JOB)
+        return any("/".join(key.path) == feed.asset(PUBLISHED) for key in self.selection)
 
     @property
     def unfinished(self) -> bool:
@@ -299,17 +299,20 @@ _FAILED: Final = TypeAdapter(list[_Failed])
 
 
 class RunQueue:
-    """The run queue of an instance.
+    """The runs of a feed in the queue of an instance.
 
     Each method waits for a webserver that restarts, up to three minutes.
 
     Args:
         address: of the webserver.
+        feed: that the windows are of.
         on_wait: called with a phrase when a request has to be made again.
     """
 
-    def __init__(self, address: str, on_wait: Callable[[str], None]) -> None:
+    def __init__(self, address: str, feed: Feed, on_wait: Callable[[str], None]) -> None:
         self._address = address
+        self._feed = feed
+        self._job = feed.named(JOB)
         self._on_wait = on_wait
         self._pool = pool_manager(address, timeout=_TIMEOUT, retries=False)
         self._selector: dict[str, str] = {}
@@ -328,12 +331,14 @@ class RunQueue:
         """
         found = self._parsed(_JOBS_OF_INSTANCE, self._ask(_JOBS, daemon=_DAEMON))
         having = [
-            each for each in found.repositories.nodes if JOB in {job.name for job in each.jobs}
+            each
+            for each in found.repositories.nodes
+            if self._job in {job.name for job in each.jobs}
         ]
         if len(having) != 1:
             locations = ", ".join(sorted(each.location.name for each in having))
             raise UserError(
-                f"{self._at} has the job {JOB} in {len(having)} code locations"
+                f"{self._at} has the job {self._job} in {len(having)} code locations"
                 f"{f' ({locations})' if having else ''}: load the definitions in exactly one"
             )
         if not found.instance.has_queue:
@@ -344,7 +349,7 @@ class RunQueue:
         self._selector = {
             "repositoryLocationName": having[0].location.name,
             "repositoryName": having[0].name,
-            "jobName": JOB,
+            "jobName": self._job,
         }
         if (found.instance.daemons.get("daemonStatus") or {}).get("healthy"):
             return None
@@ -408,7 +413,7 @@ class RunQueue:
         answer = self._ask(f"query LastRuns({declared}) {{ {asked} }} {_RUN}", **filters)
         for name in names:
             page = self._parsed(_PAGE_OF_RUNS, answer[name]).results
-            yield from (run for run in page if run.publishes)
+            yield from (run for run in page if run.publishes(self._feed))
 
     def submit(
         self,
@@ -485,7 +490,7 @@ class RunQueue:
         found: dict[str, Summary] = {}
         for some in batched(ids, _WITH_EVENTS):
             for run in self._parsed(_ENDED, self._with_events(_SUMMARIES, some)):
-                summary = _summary(run)
+                summary = _summary(run, self._feed)
                 if summary is not None:
                     found[run.id] = summary
         return found
@@ -510,7 +515,7 @@ class RunQueue:
         while True:
             answer = self._ask(_RUNS, filter=filter_, cursor=cursor, limit=_PAGE)
             page = self._parsed(_PAGE_OF_RUNS, answer["runsOrError"]).results
-            yield from (run for run in page if run.partition and run.publishes)
+            yield from (run for run in page if run.partition and run.publishes(self._feed))
             if len(page) < _PAGE:
                 return
             cursor = page[-1].id
@@ -617,11 +622,12 @@ def _shown(message: str) -> str:
     return lines[0][:_REASON_CHARACTERS] if lines else "it says no more"
 
 
-def _summary(run: _Ended) -> Summary | None:
-    """The outcome of a run by its materializations; None if it published nothing."""
+def _summary(run: _Ended, feed: Feed) -> Summary | None:
+    """The outcome of a run of a feed by its materializations; None if it published nothing."""
     metadata = {
-        "/".join(each.key.path): {entry.label: entry for entry in each.entries}
+        each.key.path[-1]: {entry.label: entry for entry in each.entries}
         for each in run.materializations
+        if "/".join(each.key.path) == feed.asset(each.key.path[-1])
     }
     published = metadata.get(PUBLISHED)
     if published is None:
@@ -642,9 +648,11 @@ def _summary(run: _Ended) -> Summary | None:
             for row in _records(metadata.get(QUARANTINED, {}), "reasons")
         },
         published=rows[PUBLISHED],
-        amounts={
-            str(row["currency"]): Decimal(str(row["amount"]).replace(",", "")) for row in amounts
-        },
+        amounts=(
+            {str(row["currency"]): Decimal(str(row["amount"]).replace(",", "")) for row in amounts}
+            if feed.contract.amount
+            else None
+        ),
         seconds=round((run.ended or 0.0) - (run.started or run.ended or 0.0), 3),
         uri=(published["dagster/uri"].text or "") if "dagster/uri" in published else "",
     )

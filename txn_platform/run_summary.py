@@ -19,7 +19,7 @@ class Summary(BaseModel):
         reasons: number of rows by reason for quarantine; a row can have several.
         published: rows in the published object.
         amounts: the sums of their amounts by currency, the currency of most rows first; by the
-            group of a contract without currencies, and empty without amounts.
+            group of a contract without currencies, and None without amounts.
         seconds: duration of the run.
         uri: the published object.
     """
@@ -30,13 +30,15 @@ class Summary(BaseModel):
     quarantined: int
     reasons: dict[str, int]
     published: int
-    amounts: dict[str, Decimal]
+    amounts: dict[str, Decimal] | None
     seconds: float
     uri: str
 
     @property
     def amount(self) -> str:
         """The sum of the most frequent currency, and how many more currencies there are."""
+        if self.amounts is None:
+            return ""
         if not self.amounts:
             return "0"
         currency, total = next(iter(self.amounts.items()))

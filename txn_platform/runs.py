@@ -15,12 +15,14 @@ from typing import Any, Final
 
 import dagster as dg
 
-from txn_platform.definitions import build_defs
+from txn_platform.definitions import build_defs, feed_defs
 from txn_platform.defs import checks
-from txn_platform.defs.automation import LAND_TRANSACTIONS
+from txn_platform.defs.feed_keys import key_of
+from txn_platform.defs.names import JOB
 from txn_platform.defs.run_history import failed_runs, failure_of, unfinished_windows
 from txn_platform.defs.window_metadata import amounts_of, reasons_of
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.homes import instance_home, locked, writable_home
 from txn_platform.run_locks import run_lock, runs_without_process
 from txn_platform.run_summary import Summary
@@ -112,19 +114,23 @@ def _require_usable(instance: dg.DagsterInstance) -> None:
         raise ValueError(f"python_log_level {level} is not known")
 
 
-def known_runs(windows: Sequence[Window]) -> KnownRuns:
+def known_runs(windows: Sequence[Window], feed: Feed = GENERATOR_FEED) -> KnownRuns:
     """The runs of windows that the instance of this machine remembers.
+
+    Args:
+        windows: to look up.
+        feed: that they are of.
 
     Raises:
         UserError: see `dagster_instance`.
     """
     with dagster_instance() as instance:
-        failed = failed_runs(instance, [window.partition_key for window in windows])
+        failed = failed_runs(instance, [window.partition_key for window in windows], feed)
         failures = {
             key: failure_of(instance, run_id) or f"run {run_id} failed"
             for key, run_id in failed.items()
         }
-        return KnownRuns(failures, unfinished_windows(instance, datetime.now(UTC)))
+        return KnownRuns(failures, unfinished_windows(instance, datetime.now(UTC), feed))
 
 
 def end_killed_runs(instance: dg.DagsterInstance) -> None:
@@ -142,6 +148,7 @@ def materialize(
     source_url: str | None,
     on_progress: Callable[[str], None],
     allow_empty: bool = False,
+    feed: Feed = GENERATOR_FEED,
 ) -> Summary:
     """Land, validate and publish one window in this process.
 
@@ -152,6 +159,7 @@ def materialize(
             the settings, whose address Dagster does not keep then.
         on_progress: called with a phrase for each step of the run.
         allow_empty: accept a window without rows even if the lake has rows of it.
+        feed: that the window is of.
 
     Raises:
         UserError: the run failed for a reason that a user can fix; says so as the run does.
@@ -165,8 +173,9 @@ def materialize(
         on_progress,
         {
             "resources": started,
-            "ops": {checks.RAW: {"config": {"allow_empty": allow_empty}}},
+            "ops": {feed.named(checks.RAW): {"config": {"allow_empty": allow_empty}}},
         },
+        feed=feed,
     )
 
 
@@ -186,7 +195,8 @@ def validate_again(
         RuntimeError: as for `materialize`.
     """
     assets = (checks.VALIDATED, checks.QUARANTINED, checks.PUBLISHED)
-    return _run(window, instance, on_progress, {}, list(map(dg.AssetKey, assets)))
+    selection = [key_of(asset, GENERATOR_FEED) for asset in assets]
+    return _run(window, instance, on_progress, {}, feed=GENERATOR_FEED, selection=selection)
 
 
 def _run(
@@ -194,16 +204,20 @@ def _run(
     instance: dg.DagsterInstance,
     on_progress: Callable[[str], None],
     run_config: Mapping[str, Any],
+    *,
+    feed: Feed,
     selection: list[dg.AssetKey] | None = None,
 ) -> Summary:
     """Run the job for one window, or those of its assets that are selected."""
     started = time.monotonic()
     defs = dg.Definitions.merge(
-        build_defs(), dg.Definitions(loggers={_LOGGER: _progress_logger(on_progress)})
+        build_defs(),
+        *([feed_defs(feed)] if feed.prefix else []),
+        dg.Definitions(loggers={_LOGGER: _progress_logger(on_progress)}),
     )
     run_id = str(uuid.uuid4())
     with run_lock(writable_home(load_settings()), run_id):
-        result = defs.resolve_job_def(LAND_TRANSACTIONS.name).execute_in_process(
+        result = defs.resolve_job_def(feed.named(JOB)).execute_in_process(
             instance=instance,
             partition_key=window.partition_key,
             run_id=run_id,
@@ -214,7 +228,7 @@ def _run(
     if not result.success:
         raise _error_of(result)
     written: dict[str, Mapping[str, dg.MetadataValue[Any]]] = {
-        event.asset_key.to_user_string(): event.materialization.metadata
+        event.asset_key.path[-1]: event.materialization.metadata
         for event in result.get_asset_materialization_events()
         if event.asset_key is not None
     }
@@ -228,7 +242,7 @@ def _run(
         quarantined=rows[checks.QUARANTINED],
         reasons=reasons_of(written[checks.QUARANTINED]),
         published=rows[checks.PUBLISHED],
-        amounts=amounts_of(written[checks.PUBLISHED]),
+        amounts=amounts_of(written[checks.PUBLISHED]) if feed.contract.amount else None,
         seconds=round(time.monotonic() - started, 3),
         uri=written[checks.PUBLISHED]["dagster/uri"].value,
     )

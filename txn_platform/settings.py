@@ -370,6 +370,12 @@ class Settings(LakeSettings):
         description="How many whole hours before the watermark the sensor begins when it is"
         " turned on.",
     )
+    feeds: str = Field(
+        default="",
+        validation_alias="TXN_FEEDS",
+        description="The modules of other feeds than the generator, as `stripe_charges,adyen`, for"
+        " `--feed` of the commands. They are in the working directory, or installed.",
+    )
     alert_webhook: SecretStr | None = Field(
         default=None,
         validation_alias="TXN_ALERT_WEBHOOK",

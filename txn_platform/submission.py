@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime, timedelta
     from pathlib import Path
 
+    from txn_platform.feeds import Feed
     from txn_platform.interrupts import Interrupts
     from txn_platform.lake.base import Lake
     from txn_platform.run_queue import Run, RunQueue
@@ -53,6 +54,7 @@ class Submission:
         queue: of the instance.
         lake: where the runs must publish.
         home: the directory whose lock keeps commands beside this one from the same windows.
+        feed: that the windows are of.
         config: of the runs.
         waiting: the tags of the runs to submit, by partition key, in their order.
         followed: by partition key, the runs that are queued or running.
@@ -61,6 +63,7 @@ class Submission:
     queue: RunQueue
     lake: Lake
     home: Path
+    feed: Feed
     config: dict[str, Any]
     waiting: dict[str, dict[str, str]]
     followed: dict[str, Run] = field(default_factory=dict[str, "Run"])
@@ -81,6 +84,7 @@ class Submission:
         queue: RunQueue,
         lake: Lake,
         home: Path,
+        feed: Feed,
         *,
         watermark: datetime,
         settles_after: timedelta,
@@ -93,6 +97,7 @@ class Submission:
             queue: of the instance.
             lake: where the runs must publish.
             home: `TXN_HOME`.
+            feed: that the windows are of.
             watermark: until which the source is complete.
             settles_after: how long after its end rows of a window may arrive.
             config: of the runs.
@@ -102,7 +107,7 @@ class Submission:
             for window in windows
         }
         ordered = sorted(tags.items(), key=lambda each: -int(each[1][PRIORITY]))
-        return cls(queue, lake, home, config, dict(ordered), _tags=tags)
+        return cls(queue, lake, home, feed, config, dict(ordered), _tags=tags)
 
     def __str__(self) -> str:
         """As `4 running, 120 queued, 77 to submit`."""
@@ -275,7 +280,8 @@ class Submission:
                 yield Result(key, "failed", error=f"run {run.id} has published nothing")
             else:
                 summary = summaries[run.id]
-                expected = self.lake.uri(object_key(PUBLISHED, Window.of_partition(key)))
+                published = self.feed.asset(PUBLISHED)
+                expected = self.lake.uri(object_key(published, Window.of_partition(key)))
                 if summary.uri != expected:
                     raise UserError(
                         f"the instance has published {key} as {summary.uri}, and this command looks"

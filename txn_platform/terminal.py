@@ -210,14 +210,15 @@ def calendar(states: Sequence[WindowState]) -> Group:
     return Group(table, Text(), _meanings(states))
 
 
-def advice(states: Iterable[WindowState]) -> str:
+def advice(states: Iterable[WindowState], feed: str | None = None) -> str:
     """The command that repairs the windows that are not as they should be, nor queued or running.
 
     Empty if there are none.
     """
     cared_for = {"published", "queued", "running"}
     wrong = [state.partition for state in states if state.state not in cared_for]
-    return f"txn run --from {wrong[0]} --to {wrong[-1]}" if wrong else ""
+    of_feed = f" --feed {feed}" if feed else ""
+    return f"txn run --from {wrong[0]} --to {wrong[-1]}{of_feed}" if wrong else ""
 
 
 def _meanings(states: Sequence[WindowState]) -> Table:

@@ -16,15 +16,16 @@ import click
 
 from txn_platform.card_key import card_key
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED
 from txn_platform.lake.opening import open_lake
 from txn_platform.local.processes import generator_url, start_generator
 from txn_platform.redaction import redacted
-from txn_platform.source.generator import open_source
 from txn_platform.window_states import KnownRuns, WindowStates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
+    from txn_platform.feeds import Feed
     from txn_platform.interrupts import Interrupts
     from txn_platform.run_summary import Summary
     from txn_platform.settings import Settings
@@ -66,18 +67,21 @@ class Result:
 
 
 @contextmanager
-def started_source(settings: Settings) -> Generator[Callable[[], tuple[str, Source]]]:
-    """Start a generator for the block, if the settings name no source.
+def started_source(
+    settings: Settings, feed: Feed = GENERATOR_FEED
+) -> Generator[Callable[[], tuple[str | None, Source]]]:
+    """Start a generator for the block, if it is needed and the settings name none.
 
     Yields:
-        A function that waits until the generator answers, and returns the source's address and
-            client.
+        A function that waits until the generator answers, and returns the address of one that was
+            started, and the source's client.
     """
-    with nullcontext() if settings.generator_url else start_generator() as generator:
+    is_there = feed.prefix or settings.generator_url
+    with nullcontext() if is_there else start_generator() as generator:
 
-        def client() -> tuple[str, Source]:
-            url = settings.generator_url or (generator_url(generator) if generator else "")
-            return url, open_source(settings, url)
+        def client() -> tuple[str | None, Source]:
+            started = generator_url(generator) if generator else None
+            return started, feed.source(settings, url=started or settings.generator_url or "")
 
         yield client
 
@@ -87,6 +91,7 @@ def as_they_should_be(
     source: Source,
     windows: Sequence[Window],
     on_progress: Callable[[int], None],
+    feed: Feed = GENERATOR_FEED,
 ) -> dict[str, WindowState]:
     """By partition key, the windows that are published as they should be.
 
@@ -95,11 +100,12 @@ def as_they_should_be(
         source: to compare with.
         windows: to look at.
         on_progress: called with the number of windows that were looked at.
+        feed: that the windows are of.
 
     Raises:
         UserError: the lake can't be listed.
     """
-    states = WindowStates(open_lake(settings), settings, source)
+    states = WindowStates(open_lake(settings), settings, source, feed)
     found = states.of(windows, KnownRuns(), on_progress)
     return {state.partition: state for state in found if state.state == "published"}
 
@@ -122,11 +128,13 @@ class Session:
         settings: of all of them.
         source: its client.
         run: runs one window.
+        feed: that the windows are of.
     """
 
     settings: Settings
     source: Source
     run: Runs
+    feed: Feed = GENERATOR_FEED
 
     def right(
         self, windows: Sequence[Window], on_progress: Callable[[int], None]
@@ -140,27 +148,27 @@ class Session:
         Raises:
             UserError: there is no card key, or the lake can't be listed.
         """
-        # Made now if there is none, as the first run would.
-        card_key(self.settings)
-        return as_they_should_be(self.settings, self.source, windows, on_progress)
+        if self.feed.contract.card:
+            # Made now if there is none, as the first run would.
+            card_key(self.feed.settings(self.settings))
+        return as_they_should_be(self.settings, self.source, windows, on_progress, self.feed)
 
 
 @contextmanager
-def session(settings: Settings) -> Generator[Session]:
+def session(settings: Settings, feed: Feed = GENERATOR_FEED) -> Generator[Session]:
     """Start all that runs of windows need.
 
     Raises:
         UserError: a part of it can't be started.
     """
-    with started_source(settings) as client:
+    with started_source(settings, feed) as client:
         from txn_platform.runs import dagster_instance, end_killed_runs, materialize
 
         with dagster_instance() as instance:
             end_killed_runs(instance)
-            url, source = client()
-            started = None if settings.generator_url else url
-            run = partial(materialize, instance=instance, source_url=started)
-            yield Session(settings, source, run)
+            started, source = client()
+            run = partial(materialize, instance=instance, source_url=started, feed=feed)
+            yield Session(settings, source, run, feed)
 
 
 def run_windows(

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from txn_platform.card_key import valid_fingerprints
-from txn_platform.contract.schema import PUBLISHED, RAW, TRANSACTIONS
+from txn_platform.contract.schema import PUBLISHED, RAW
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED
 from txn_platform.in_threads import in_threads
 from txn_platform.lake.delta import open_delta
 from txn_platform.lake.footers import PublishedNotes, read_footer
@@ -23,7 +24,7 @@ from txn_platform.lake.layout import object_key
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from txn_platform.contract.model import Contract
+    from txn_platform.feeds import Feed
     from txn_platform.lake.base import Lake
     from txn_platform.settings import Settings
     from txn_platform.source.client import Source
@@ -86,7 +87,7 @@ class WindowStates:
         lake: that has them.
         settings: with the card key and the card policy of today.
         source: to compare with; None to compare with nothing, which makes windows `unknown`.
-        contract: of the rows today.
+        feed: that the windows are of, with the contract of today.
 
     Raises:
         UserError: the card key or the Delta table of the settings can't be used.
@@ -97,17 +98,19 @@ class WindowStates:
         lake: Lake,
         settings: Settings,
         source: Source | None,
-        contract: Contract = TRANSACTIONS,
+        feed: Feed = GENERATOR_FEED,
     ) -> None:
+        settings = feed.settings(settings)
         self._lake = lake
         self._source = source
-        self._contract = contract
-        delta = open_delta(settings, contract)
+        self._feed = feed
+        self._contract = feed.contract
+        delta = open_delta(settings, feed.contract)
         self._in_delta = None if delta is None else delta.lookup()
         self._policy = settings.card_policy
         self._mask = settings.card_mask
         # Empty if there is no key yet: then nothing was published here under one.
-        self._card_keys = valid_fingerprints(settings) if contract.card else ()
+        self._card_keys = valid_fingerprints(settings) if feed.contract.card else ()
 
     def of(
         self,
@@ -148,11 +151,11 @@ class WindowStates:
 
     def _absent(self, asset: str, windows: Sequence[Window]) -> set[Window]:
         """The windows without an object of an asset."""
-        keys = {object_key(asset, window): window for window in windows}
+        keys = {object_key(self._feed.asset(asset), window): window for window in windows}
         return {keys[key] for key in self._lake.absent(list(keys))}
 
     def _published(self, window: Window) -> WindowState:
-        key = object_key(PUBLISHED, window)
+        key = object_key(self._feed.asset(PUBLISHED), window)
         try:
             footer = read_footer(self._lake, key)
         except UserError as error:

@@ -8,7 +8,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -37,6 +37,7 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs import checks
 from txn_platform.defs.assets import window_assets
 from txn_platform.defs.resources import GeneratorResource
+from txn_platform.feeds import GENERATOR_FEED
 from txn_platform.lake.opening import open_lake
 from txn_platform.lake.quarantine import look_into
 from txn_platform.rows.ids import id_hashes
@@ -165,7 +166,7 @@ def _run(contract: Contract, api: _Api, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("GENERATOR_FORMAT", api.form)
     with _served(api):
         return dg.materialize(
-            window_assets(contract),
+            window_assets(replace(GENERATOR_FEED, contract=contract)),
             partition_key=_PARTITION,
             resources=run_resources(GeneratorResource(url=api.url)),
             raise_on_error=False,

@@ -20,11 +20,11 @@ from pydantic import Field
 
 from txn_platform.contract.card_forms import CARD_MASKS, DEFAULT_MASK, CardMask, card_form
 from txn_platform.contract.model import Contract
-from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.defs import checks
 from txn_platform.defs.beta import beta_allowed
 from txn_platform.defs.catalogue import asset_out, lineage_metadata
 from txn_platform.defs.failures import failing_for_users
+from txn_platform.defs.feed_keys import key_of
 from txn_platform.defs.io_managers import CLEAR_CARDS, IN_DELTA, StagedRows
 from txn_platform.defs.partitions import FIRST_HOUR, HOURS, window_of
 from txn_platform.defs.publications import (
@@ -35,9 +35,11 @@ from txn_platform.defs.publications import (
 )
 from txn_platform.defs.resources import (
     CardKeyResource,
+    FeedSource,
     GeneratorResource,
     LakeResource,
     QuarantineResource,
+    source_key,
 )
 from txn_platform.defs.window_metadata import (
     card_metadata,
@@ -46,6 +48,7 @@ from txn_platform.defs.window_metadata import (
     step_metadata,
 )
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.lake.base import Lake, LakeFile
 from txn_platform.lake.descriptors import write_descriptors
 from txn_platform.lake.footers import (
@@ -74,6 +77,9 @@ from txn_platform.windows import Window
 _TOTALS_STATED: Final = "totals_stated"
 # A note in the landed file: whether an id may be in it twice. If not, nothing looks for duplicates.
 _REPEATS_SUSPECTED: Final = "repeats_suspected"
+
+
+GROUP: Final = "transactions"
 
 
 def _landed_encoding(contract: Contract) -> Encoding:
@@ -116,32 +122,33 @@ class LandingConfig(dg.Config):
     them."""
 
 
-def _landing(contract: Contract) -> dg.AssetsDefinition:
+def _landing(feed: Feed) -> dg.AssetsDefinition:
+    contract = feed.contract
+
     # Dagster allows a check without a result only where a subset can be selected.
     @dg.multi_asset(
-        outs={checks.RAW: asset_out(checks.RAW, contract, {CLEAR_CARDS: True})},
-        name=checks.RAW,
+        outs={checks.RAW: asset_out(checks.RAW, feed, {CLEAR_CARDS: True})},
+        name=feed.named(checks.RAW),
         partitions_def=HOURS,
-        group_name="transactions",
-        check_specs=checks.specs_of(checks.RAW),
+        group_name=feed.named(GROUP),
+        check_specs=checks.specs_of(checks.RAW, feed),
         can_subset=True,
+        # The source's name differs by feed, so none can be an argument.
+        required_resource_keys={source_key(feed), "store", "card_key"},
     )
-    def raw_transactions(
-        context: dg.AssetExecutionContext,
-        config: LandingConfig,
-        generator: GeneratorResource,
-        store: LakeResource,
-        card_key: CardKeyResource,
-    ) -> Iterator[Any]:
+    def raw_transactions(context: dg.AssetExecutionContext, config: LandingConfig) -> Iterator[Any]:
         """Land a window, and compare it with the source's control totals."""
+        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
+        store: LakeResource = context.resources.store
+        card_key: CardKeyResource = context.resources.card_key
         started = time.monotonic()
         window = window_of(context)
         with failing_for_users(context.get_step_execution_context()):
             if contract.card is not None:
                 # Without a key nothing can be published: fail before card numbers are landed.
-                card_key.protector()
-            require_first_hour(store.lake, checks.PUBLISHED, FIRST_HOUR)
-            source = generator.source(contract)
+                card_key.protector(feed)
+            require_first_hour(store.lake, feed.asset(checks.PUBLISHED), FIRST_HOUR)
+            source = resource.source(contract)
             watermark = source.require_complete(window)
             results = [checks.drift(source.drift(window), contract)]
             recorded = context.selected_asset_check_keys
@@ -156,7 +163,7 @@ def _landing(contract: Contract) -> dg.AssetsDefinition:
                     writer.write(rows)
                 stated = source.control_totals(window, as_of)
                 if not landed.rows and stated is None and not config.allow_empty:
-                    _require_no_rows(store.lake, window)
+                    _require_no_rows(store.lake, window, feed)
                 writer.annotate(
                     {
                         SOURCE_TOTALS_NOTE: (stated or landed).to_json(),
@@ -167,7 +174,7 @@ def _landing(contract: Contract) -> dg.AssetsDefinition:
                 staged = writer.finish()
                 results += checks.landed(landed, stated)
                 yield from checks.require(results, recorded)
-                if dg.AssetKey(checks.RAW) in context.selected_asset_keys:
+                if key_of(checks.RAW, feed) in context.selected_asset_keys:
                     yield _output(
                         checks.RAW,
                         staged,
@@ -181,10 +188,10 @@ def _landing(contract: Contract) -> dg.AssetsDefinition:
     return raw_transactions
 
 
-def _require_no_rows(lake: Lake, window: Window) -> None:
+def _require_no_rows(lake: Lake, window: Window, feed: Feed) -> None:
     """Raise a `UserError` if the lake has rows of a window for which the source now sends none."""
     for asset, done in ((checks.PUBLISHED, "published"), (checks.RAW, "landed")):
-        key = object_key(asset, window)
+        key = object_key(feed.asset(asset), window)
         if lake.find(key) is None:
             continue
         rows = lake.open(key).metadata.num_rows
@@ -192,8 +199,8 @@ def _require_no_rows(lake: Lake, window: Window) -> None:
             raise UserError(
                 f"{window.partition_key} came back without a row, and {rows:,} were {done} before:"
                 " nothing is changed. Look at what the source sends; if it has taken them back, run"
-                " the window with allow_empty: true in the configuration of raw_transactions"
-                " (txn run --allow-empty)",
+                " the window with allow_empty: true in the configuration of"
+                f" {feed.named(checks.RAW)} (txn run --allow-empty)",
                 Section.WINDOW_EMPTY,
             )
 
@@ -208,17 +215,19 @@ class ValidationConfig(dg.Config):
     """The same for single reasons, as `{"currency.unknown": 0.001}`."""
 
 
-def _validation(contract: Contract) -> dg.AssetsDefinition:
+def _validation(feed: Feed) -> dg.AssetsDefinition:
+    contract = feed.contract
+
     @dg.multi_asset(
         outs={
-            checks.VALIDATED: asset_out(checks.VALIDATED, contract),
-            checks.QUARANTINED: asset_out(checks.QUARANTINED, contract, {CLEAR_CARDS: True}),
+            checks.VALIDATED: asset_out(checks.VALIDATED, feed),
+            checks.QUARANTINED: asset_out(checks.QUARANTINED, feed, {CLEAR_CARDS: True}),
         },
-        ins={checks.RAW: dg.AssetIn(key=checks.RAW, input_manager_key="lake")},
-        name="validation",
+        ins={checks.RAW: dg.AssetIn(key=key_of(checks.RAW, feed), input_manager_key="lake")},
+        name=feed.named("validation"),
         partitions_def=HOURS,
-        group_name="transactions",
-        check_specs=checks.specs_of(checks.VALIDATED),
+        group_name=feed.named(GROUP),
+        check_specs=checks.specs_of(checks.VALIDATED, feed),
         can_subset=True,
     )
     def validation(  # noqa: PLR0917 - Dagster passes inputs and resources by name
@@ -235,7 +244,7 @@ def _validation(contract: Contract) -> dg.AssetsDefinition:
         with failing_for_users(context.get_step_execution_context()), ExitStack() as staged:
             protector, policy = None, "token"
             if contract.card is not None:
-                protector, policy = card_key.protector(), card_key.policy
+                protector, policy = card_key.protector(feed), card_key.policy
             allowed = config.max_quarantine
             if allowed is None:
                 allowed = quarantine.largest_share()
@@ -281,7 +290,7 @@ def _validation(contract: Contract) -> dg.AssetsDefinition:
                         **checks.totals_metadata(found.validated),
                         **card_metadata(notes.card_policy, notes.card_key, notes.card_mask),
                         **step,
-                        **lineage_metadata(checks.VALIDATED, contract),
+                        **lineage_metadata(checks.VALIDATED, feed),
                     },
                 ),
                 checks.QUARANTINED: _output(
@@ -296,7 +305,7 @@ def _validation(contract: Contract) -> dg.AssetsDefinition:
                         ),
                         "contract_version": contract.version,
                         **step,
-                        **lineage_metadata(checks.QUARANTINED, contract),
+                        **lineage_metadata(checks.QUARANTINED, feed),
                     },
                 ),
             }
@@ -310,7 +319,7 @@ def _validation(contract: Contract) -> dg.AssetsDefinition:
             recorded = context.selected_asset_check_keys
             yield from checks.require(results, recorded)
             for name, output in outputs.items():
-                if dg.AssetKey(name) in context.selected_asset_keys:
+                if key_of(name, feed) in context.selected_asset_keys:
                     yield output
             yield from checks.recorded(results, recorded)
 
@@ -334,17 +343,19 @@ def _notes(
     )
 
 
-def _publication(contract: Contract) -> dg.AssetsDefinition:
+def _publication(feed: Feed) -> dg.AssetsDefinition:
+    contract = feed.contract
+
     @dg.multi_asset(
-        outs={checks.PUBLISHED: asset_out(checks.PUBLISHED, contract, {IN_DELTA: True})},
+        outs={checks.PUBLISHED: asset_out(checks.PUBLISHED, feed, {IN_DELTA: True})},
         ins={
-            name: dg.AssetIn(key=name, input_manager_key="lake")
+            name: dg.AssetIn(key=key_of(name, feed), input_manager_key="lake")
             for name in (checks.RAW, checks.VALIDATED, checks.QUARANTINED)
         },
-        name=checks.PUBLISHED,
+        name=feed.named(checks.PUBLISHED),
         partitions_def=HOURS,
-        group_name="transactions",
-        check_specs=checks.specs_of(checks.PUBLISHED),
+        group_name=feed.named(GROUP),
+        check_specs=checks.specs_of(checks.PUBLISHED, feed),
         can_subset=True,
     )
     def s3_parquet_transactions(
@@ -395,13 +406,13 @@ def _publication(contract: Contract) -> dg.AssetsDefinition:
                     **figures_metadata(proof.figures, by_reason),
                     **quarantine_metadata(contract, by_reason, quarantined.rows, landed.rows),
                     **step_metadata(proof.totals.rows, time.monotonic() - started),
-                    **lineage_metadata(checks.PUBLISHED, contract),
+                    **lineage_metadata(checks.PUBLISHED, feed),
                     **card_metadata(policy, key, mask),
-                    **_recorded(raw, latest_landing(context.instance, context.partition_key)),
+                    **_recorded(raw, latest_landing(context.instance, context.partition_key, feed)),
                 }
-                if dg.AssetKey(checks.PUBLISHED) in context.selected_asset_keys:
-                    yield _output(checks.PUBLISHED, StagedRows.of(staged, contract), metadata)
-                    write_descriptors(store.lake, card_form(policy, mask), contract)
+                if key_of(checks.PUBLISHED, feed) in context.selected_asset_keys:
+                    yield _output(checks.PUBLISHED, StagedRows.of(staged, feed), metadata)
+                    write_descriptors(store.lake, card_form(policy, mask), contract, feed.prefix)
                 yield from checks.recorded(results, recorded)
 
     return s3_parquet_transactions
@@ -465,9 +476,9 @@ def _stated(raw: pq.ParquetFile) -> ControlTotals:
     return ControlTotals.parse(_note(raw, SOURCE_TOTALS_NOTE))
 
 
-def window_assets(contract: Contract) -> list[dg.AssetsDefinition]:
-    """The assets of one contract, in the order in which a window passes them."""
-    return [_landing(contract), _validation(contract), _publication(contract)]
+def window_assets(feed: Feed = GENERATOR_FEED) -> list[dg.AssetsDefinition]:
+    """The assets of a feed, in the order in which a window passes them."""
+    return [_landing(feed), _validation(feed), _publication(feed)]
 
 
-raw_transactions, validation, s3_parquet_transactions = window_assets(TRANSACTIONS)
+raw_transactions, validation, s3_parquet_transactions = window_assets()

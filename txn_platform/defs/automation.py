@@ -6,72 +6,92 @@ All are off until a user turns them on.
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 
+from txn_platform.defs import checks
+from txn_platform.defs.assets import GROUP
 from txn_platform.defs.failures import failing_for_users, retry_after_database_faults
-from txn_platform.defs.freshness_check import is_fresh
+from txn_platform.defs.feed_keys import key_of
+from txn_platform.defs.freshness_check import NAME as FRESH
 from txn_platform.defs.names import JOB
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.priorities import priority_tags
 from txn_platform.defs.publications import publications
-from txn_platform.defs.resources import GeneratorResource, LakeResource
+from txn_platform.defs.resources import FeedSource, GeneratorResource, LakeResource, source_key
 from txn_platform.defs.run_history import SENSOR, RunHistory, content_of
 from txn_platform.defs.sensor_cursor import Cursor
 from txn_platform.defs.sensor_tick import Tick
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.lake.delta import KEEP, require_delta
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window, full_hour
 
-LAND_TRANSACTIONS: Final = dg.define_asset_job(
-    JOB,
-    # Freshness is not a matter of one window.
-    selection=dg.AssetSelection.groups("transactions") - dg.AssetSelection.checks(is_fresh),
-    description="One window, from the source to the lake.",
-    hooks={retry_after_database_faults},
-)
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import (
+        UnresolvedAssetJobDefinition,
+    )
 
 
-@dg.schedule(
-    job=LAND_TRANSACTIONS,
-    name="hourly",
-    cron_schedule="5 * * * *",
-    execution_timezone="UTC",
-    required_resource_keys={"generator"},
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Materializes each hour five minutes after it is over, unless that was done.",
-)
-def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """Request the hour that is over, unless it is right already or a run of it is in progress."""
-    window = Window(full_hour(context.scheduled_execution_time) - WINDOW_LENGTH)
-    key = window.partition_key
-    tags = {
-        **HOURS.get_tags_for_partition_key(key),
-        **priority_tags(window, window.end, timedelta(0)),
-    }
-    request = dg.RunRequest(run_key=key, partition_key=key, tags=tags)
-    # Without an instance there is no record of other runs.
-    if context.instance_ref is None:
-        return request
-    if RunHistory.of(context.instance, [key], datetime.now(UTC))[key].unfinished:
-        return dg.SkipReason(f"a run of {key} is queued or running")
-    published = publications(context.instance, [key]).get(key)
-    if published is None or not published.recorded:
-        return request
-    generator: GeneratorResource = context.resources.generator
-    try:
-        source = generator.source_for_tick()
-        totals = source.control_totals(window, datetime.now(UTC))
-    except UserError:
-        # The run has more retries, and reports the fault.
-        return request
-    if totals is None or published.totals is None:
-        right = totals is published.totals
-    else:
-        right = content_of(totals) == content_of(published.totals)
-    return dg.SkipReason(f"{key} is published as the source has it") if right else request
+def land_job(feed: Feed = GENERATOR_FEED) -> "UnresolvedAssetJobDefinition":
+    """The job that lands, validates and publishes a window of a feed."""
+    checked = dg.AssetSelection.checks(dg.AssetCheckKey(key_of(checks.PUBLISHED, feed), FRESH))
+    return dg.define_asset_job(
+        feed.named(JOB),
+        # Freshness is not a matter of one window.
+        selection=dg.AssetSelection.groups(feed.named(GROUP)) - checked,
+        description="One window, from the source to the lake.",
+        hooks={retry_after_database_faults},
+    )
+
+
+def hourly_schedule(
+    job: "UnresolvedAssetJobDefinition", feed: Feed = GENERATOR_FEED
+) -> dg.ScheduleDefinition:
+    """The schedule of a feed."""
+
+    @dg.schedule(
+        job=job,
+        name=feed.named("hourly"),
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        required_resource_keys={source_key(feed)},
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description="Materializes each hour five minutes after it is over, unless that was done.",
+    )
+    def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """Request the hour that is over, unless it is right or a run of it is in progress."""
+        window = Window(full_hour(context.scheduled_execution_time) - WINDOW_LENGTH)
+        key = window.partition_key
+        tags = {
+            **HOURS.get_tags_for_partition_key(key),
+            **priority_tags(window, window.end, timedelta(0)),
+        }
+        request = dg.RunRequest(run_key=key, partition_key=key, tags=tags)
+        # Without an instance there is no record of other runs.
+        if context.instance_ref is None:
+            return request
+        if RunHistory.of(context.instance, [key], datetime.now(UTC), feed)[key].unfinished:
+            return dg.SkipReason(f"a run of {key} is queued or running")
+        published = publications(context.instance, [key], feed).get(key)
+        if published is None or not published.recorded:
+            return request
+        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
+        try:
+            source = resource.source_for_tick()
+            totals = source.control_totals(window, datetime.now(UTC))
+        except UserError:
+            # The run has more retries, and reports the fault.
+            return request
+        if totals is None or published.totals is None:
+            right = totals is published.totals
+        else:
+            right = content_of(totals) == content_of(published.totals)
+        return dg.SkipReason(f"{key} is published as the source has it") if right else request
+
+    return hourly
 
 
 @dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
@@ -98,33 +118,51 @@ nightly_optimize = dg.ScheduleDefinition(
 )
 
 
-@dg.sensor(
-    job=LAND_TRANSACTIONS,
-    name=SENSOR,
-    minimum_interval_seconds=60,
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    description="Materializes every hour that the source says is complete, from TXN_LOOKBACK_HOURS"
-    " before it was turned on: until it is published, and again, whole, when rows of it arrive"
-    " late, until TXN_SETTLED_HOURS later.",
-)
-def on_watermark(
-    context: dg.SensorEvaluationContext, generator: GeneratorResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Compare the source with the publications, and request the windows that differ."""
-    started = time.monotonic()
-    try:
-        before = Cursor.parse(context.cursor)
-        source = generator.source_for_tick()
-        outcome = Tick(context.instance, source, load_settings(), started).run(before)
-    except UserError as error:
-        return dg.SkipReason(str(error))
-    if outcome is None:
-        return dg.SkipReason("the source has no complete hour yet")
-    unanswered = [f"{key} could not be looked at: {why}" for key, why in outcome.unanswered.items()]
-    for line in unanswered:
-        context.log.warning(line)
-    return dg.SensorResult(
-        run_requests=outcome.requests,
-        skip_reason=None if outcome.requests or not unanswered else "; ".join(unanswered[:3]),
-        cursor=outcome.cursor.to_text(),
+def watermark_sensor(
+    job: "UnresolvedAssetJobDefinition", feed: Feed = GENERATOR_FEED
+) -> dg.SensorDefinition:
+    """The sensor of a feed."""
+    late = (
+        "and again, whole, when rows of it arrive late, until TXN_SETTLED_HOURS later"
+        if feed.api.totals
+        else "and once more when no more rows of it can arrive late"
     )
+
+    @dg.sensor(
+        job=job,
+        name=feed.named(SENSOR),
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Materializes every hour that the source says is complete, from"
+        f" TXN_LOOKBACK_HOURS before it was turned on: until it is published, {late}.",
+        required_resource_keys={source_key(feed)},
+    )
+    def on_watermark(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        """Compare the source with the publications, and request the windows that differ."""
+        started = time.monotonic()
+        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
+        try:
+            before = Cursor.parse(context.cursor)
+            source = resource.source_for_tick()
+            outcome = Tick(context.instance, source, load_settings(), started, feed).run(before)
+        except UserError as error:
+            return dg.SkipReason(str(error))
+        if outcome is None:
+            return dg.SkipReason("the source has no complete hour yet")
+        unanswered = [
+            f"{key} could not be looked at: {why}" for key, why in outcome.unanswered.items()
+        ]
+        for line in unanswered:
+            context.log.warning(line)
+        return dg.SensorResult(
+            run_requests=outcome.requests,
+            skip_reason=None if outcome.requests or not unanswered else "; ".join(unanswered[:3]),
+            cursor=outcome.cursor.to_text(),
+        )
+
+    return on_watermark
+
+
+LAND_TRANSACTIONS: Final = land_job()
+hourly: Final = hourly_schedule(LAND_TRANSACTIONS)
+on_watermark: Final = watermark_sensor(LAND_TRANSACTIONS)

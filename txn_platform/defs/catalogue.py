@@ -11,6 +11,8 @@ from txn_platform.contract.card_forms import TOKEN_COLUMN
 from txn_platform.contract.catalogue import constraints_of, personal_data
 from txn_platform.contract.model import EXTRA_FIELDS, Contract
 from txn_platform.defs.checks import PUBLISHED, QUARANTINED, RAW, VALIDATED
+from txn_platform.defs.feed_keys import key_of
+from txn_platform.feeds import Feed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,21 +86,21 @@ def code_version(contract: Contract) -> str:
     return f"contract-{contract.version}"
 
 
-def asset_out(
-    asset: str, contract: Contract, metadata: dict[str, Any] | None = None
-) -> dg.AssetOut:
+def asset_out(asset: str, feed: Feed, metadata: dict[str, Any] | None = None) -> dg.AssetOut:
     """The output of an asset of the platform, kept by the IO manager `lake`.
 
     Args:
         asset: its name.
-        contract: of its rows.
+        feed: that it is of.
         metadata: more than the catalogue's.
     """
+    contract = feed.contract
     cards = contract.card is not None
     description = _DESCRIPTIONS[asset].format(
         in_clear=_IN_CLEAR if cards else "", protected=_REPLACED if cards else ""
     )
     return dg.AssetOut(
+        key=key_of(asset, feed),
         io_manager_key="lake",
         # Dagster allows a check without a result only where a subset can be selected.
         is_required=False,
@@ -111,19 +113,20 @@ def asset_out(
             "dagster/column_schema": dg.TableSchema(
                 columns=[_column(asset, field, contract) for field in _schema_of(asset, contract)]
             ),
-            **lineage_metadata(asset, contract),
+            **lineage_metadata(asset, feed),
             **(metadata or {}),
         },
     )
 
 
-def lineage_metadata(asset: str, contract: Contract) -> dict[str, Any]:
+def lineage_metadata(asset: str, feed: Feed) -> dict[str, Any]:
     """The columns that each column comes from, for a definition or a materialization."""
-    deps = _dependencies(asset, contract)
+    deps = _dependencies(asset, feed)
     return {_LINEAGE: dg.TableColumnLineage(deps)} if deps else {}
 
 
-def _dependencies(asset: str, contract: Contract) -> dict[str, list[dg.TableColumnDep]]:
+def _dependencies(asset: str, feed: Feed) -> dict[str, list[dg.TableColumnDep]]:
+    contract = feed.contract
     source = _SOURCES.get(asset)
     if source is None:
         return {}
@@ -131,7 +134,9 @@ def _dependencies(asset: str, contract: Contract) -> dict[str, list[dg.TableColu
         field.name: _origins(asset, field.name, contract) for field in _schema_of(asset, contract)
     }
     return {
-        name: [dg.TableColumnDep(asset_key=dg.AssetKey(source), column_name=each) for each in from_]
+        name: [
+            dg.TableColumnDep(asset_key=key_of(source, feed), column_name=each) for each in from_
+        ]
         for name, from_ in origins.items()
         if from_
     }

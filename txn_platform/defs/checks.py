@@ -21,8 +21,10 @@ from txn_platform.contract.drift import Drift
 from txn_platform.contract.model import Contract
 from txn_platform.defs.beta import beta_allowed
 from txn_platform.defs.failures import failure
+from txn_platform.defs.feed_keys import key_of
 from txn_platform.defs.partitions import HOURS
 from txn_platform.defs.window_metadata import reasons_table
+from txn_platform.feeds import Feed
 from txn_platform.rows.proof import Proof
 from txn_platform.rows.reason_tally import Reason
 from txn_platform.rows.reconciliation import ControlTotals
@@ -97,9 +99,21 @@ CHECKS: Final = (
 )
 
 
-def specs_of(asset: str) -> list[dg.AssetCheckSpec]:
-    """The specifications of an asset's checks, as its decorator takes them."""
-    return [check for check in CHECKS if check.asset_key == dg.AssetKey(asset)]
+def specs_of(asset: str, feed: Feed) -> list[dg.AssetCheckSpec]:
+    """The specifications of the checks of a feed's asset, as its decorator takes them.
+
+    A check that the feed's source can never give a result is left out.
+    """
+    never = {
+        *([] if feed.api.totals else [LANDED_TOTALS.name]),
+        *([] if feed.api.description else [DRIFT.name]),
+    }
+    with beta_allowed():
+        return [
+            check.replace_key(dg.AssetCheckKey(key_of(asset, feed), check.name))
+            for check in CHECKS
+            if check.asset_key == dg.AssetKey(asset) and check.name not in never
+        ]
 
 
 # The measure against a fault that no source can cause.
@@ -180,11 +194,13 @@ def require(
 def recorded(
     results: Iterable[dg.AssetCheckResult], selected: Collection[dg.AssetCheckKey]
 ) -> Iterator[dg.AssetCheckResult]:
-    """Those results whose check the run records."""
-    keys = {(key.asset_key, key.name) for key in selected}
+    """Those results whose check the run records, with the keys of the feed's assets."""
+    keys = {(key.asset_key.path[-1], key.name): key.asset_key for key in selected}
     for result in results:
-        if (result.asset_key, result.check_name) in keys:
-            yield result
+        name = result.asset_key.path[-1] if result.asset_key else ""
+        key = keys.get((name, result.check_name or ""))
+        if key is not None:
+            yield result._replace(asset_key=key)
 
 
 def drift(found: list[Drift] | None, contract: Contract) -> dg.AssetCheckResult:

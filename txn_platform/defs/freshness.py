@@ -11,6 +11,8 @@ from typing import Final
 import dagster as dg
 
 from txn_platform.defs import checks
+from txn_platform.defs.feed_keys import key_of
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.source.client import Source
 from txn_platform.windows import WINDOW_LENGTH, Window, iso
 
@@ -47,18 +49,21 @@ class Freshness:
         return f"windows are published up to {iso(self.newest.end)}, and {complete}"
 
 
-def freshness(instance: dg.DagsterInstance, source: Source) -> Freshness:
+def freshness(
+    instance: dg.DagsterInstance, source: Source, feed: Feed = GENERATOR_FEED
+) -> Freshness:
     """The freshness by Dagster's record of publications.
 
     Args:
         instance: has the record.
         source: is asked for its watermark.
+        feed: that the source is of.
 
     Raises:
         UserError: the source does not state its watermark.
     """
     watermark = source.watermark()
-    published = instance.get_materialized_partitions(dg.AssetKey(checks.PUBLISHED))
+    published = instance.get_materialized_partitions(key_of(checks.PUBLISHED, feed))
     # Partition keys sort as their windows do.
     newest = max(published, default=None)
     return Freshness(None if newest is None else Window.of_partition(newest), watermark)

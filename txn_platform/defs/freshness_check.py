@@ -10,9 +10,12 @@ from typing import Any, Final
 import dagster as dg
 
 from txn_platform.defs.checks import PUBLISHED, message
+from txn_platform.defs.feed_keys import key_of
 from txn_platform.defs.freshness import LARGEST_LAG, Freshness, freshness
-from txn_platform.defs.resources import GeneratorResource
+from txn_platform.defs.resources import FeedSource, GeneratorResource, source_key
+from txn_platform.defs.run_history import SENSOR
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.runbook import Section, place
 from txn_platform.windows import WINDOW_LENGTH, iso
 
@@ -25,63 +28,83 @@ _EXPECTED: Final = (
 )
 
 
-@dg.asset_check(
-    asset=PUBLISHED,
-    name=NAME,
-    description="The newest published window ends at most one hour before the source's watermark."
-    " Older windows change nothing, so a backfill does not satisfy it. The sensor"
-    f" `{_SENSOR}` evaluates it without a run.",
-)
-def is_fresh(
-    context: dg.AssetCheckExecutionContext, generator: GeneratorResource
-) -> dg.AssetCheckResult:
-    """Compare the newest published window with the watermark."""
-    try:
-        found = freshness(context.instance, generator.source_for_tick())
-    except UserError as error:
-        # A run that has published a window does not fail because the source is silent now.
-        return dg.AssetCheckResult(
-            asset_key=PUBLISHED,
-            check_name=NAME,
-            passed=False,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=message(
-                _EXPECTED,
-                f"no watermark: {error}",
-                f"execute the check again when the source answers ({place(Section.SOURCE_SILENT)})",
-            ),
-        )
-    return dg.AssetCheckResult(asset_key=PUBLISHED, check_name=NAME, **_outcome(found))
+def freshness_check(feed: Feed = GENERATOR_FEED) -> dg.AssetChecksDefinition:
+    """The check of a feed."""
 
-
-@dg.sensor(
-    name=_SENSOR,
-    minimum_interval_seconds=_SECONDS,
-    default_status=dg.DefaultSensorStatus.STOPPED,
-    description=f"Evaluates the check `{NAME}` of {PUBLISHED} each minute, and reports the result"
-    " when the newest published window or the source's watermark has changed. Starts no run.",
-)
-def freshness_sensor(
-    context: dg.SensorEvaluationContext, generator: GeneratorResource
-) -> dg.SensorResult | dg.SkipReason:
-    """Report the result of the check if it is new."""
-    try:
-        found = freshness(context.instance, generator.source_for_tick())
-    except UserError as error:
-        return dg.SkipReason(str(error))
-    state = str(found)
-    if state == context.cursor:
-        return dg.SkipReason(f"nothing has changed: {state}")
-    evaluation = dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(PUBLISHED), check_name=NAME, **_outcome(found)
+    @dg.asset_check(
+        asset=key_of(PUBLISHED, feed),
+        name=NAME,
+        description="The newest published window ends at most one hour before the source's"
+        " watermark. Older windows change nothing, so a backfill does not satisfy it. The sensor"
+        f" `{feed.named(_SENSOR)}` evaluates it without a run.",
+        required_resource_keys={source_key(feed)},
     )
-    return dg.SensorResult(asset_events=[evaluation], skip_reason=state, cursor=state)
+    def is_fresh(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
+        """Compare the newest published window with the watermark."""
+        try:
+            found = _found(context.instance, context.resources, feed)
+        except UserError as error:
+            # A run that has published a window does not fail because the source is silent now.
+            return dg.AssetCheckResult(
+                asset_key=key_of(PUBLISHED, feed),
+                check_name=NAME,
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=message(
+                    _EXPECTED,
+                    f"no watermark: {error}",
+                    "execute the check again when the source answers"
+                    f" ({place(Section.SOURCE_SILENT)})",
+                ),
+            )
+        return dg.AssetCheckResult(
+            asset_key=key_of(PUBLISHED, feed), check_name=NAME, **_outcome(found, feed)
+        )
+
+    return is_fresh
 
 
-def _outcome(found: Freshness) -> dict[str, Any]:
+def freshness_sensor_of(feed: Feed = GENERATOR_FEED) -> dg.SensorDefinition:
+    """The sensor of a feed."""
+
+    @dg.sensor(
+        name=feed.named(_SENSOR),
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=f"Evaluates the check `{NAME}` of {feed.asset(PUBLISHED)} each minute, and"
+        " reports the result when the newest published window or the source's watermark has"
+        " changed. Starts no run.",
+        required_resource_keys={source_key(feed)},
+    )
+    def freshness_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        """Report the result of the check if it is new."""
+        try:
+            found = _found(context.instance, context.resources, feed)
+        except UserError as error:
+            return dg.SkipReason(str(error))
+        state = str(found)
+        if state == context.cursor:
+            return dg.SkipReason(f"nothing has changed: {state}")
+        evaluation = dg.AssetCheckEvaluation(
+            asset_key=key_of(PUBLISHED, feed), check_name=NAME, **_outcome(found, feed)
+        )
+        return dg.SensorResult(asset_events=[evaluation], skip_reason=state, cursor=state)
+
+    return freshness_sensor
+
+
+is_fresh, freshness_sensor = freshness_check(), freshness_sensor_of()
+
+
+def _found(instance: dg.DagsterInstance, resources: Any, feed: Feed) -> Freshness:
+    resource: GeneratorResource | FeedSource = getattr(resources, source_key(feed))
+    return freshness(instance, resource.source_for_tick(), feed)
+
+
+def _outcome(found: Freshness, feed: Feed) -> dict[str, Any]:
     """The arguments that a result and a reported evaluation have in common."""
     to_do = (
-        "turn on the sensor on_watermark, or find out why its runs fail"
+        f"turn on the sensor {feed.named(SENSOR)}, or find out why its runs fail"
         f" ({place(Section.FRESHNESS)})"
     )
     return {

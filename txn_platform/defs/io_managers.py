@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from txn_platform.audit import audited
-from txn_platform.contract.model import Contract
 from txn_platform.contract.schema import QUARANTINED, RAW
 from txn_platform.defs.failures import Step, failing_for_users, with_tracebacks
 from txn_platform.defs.frames import batches_of, explained_writes, is_of_pandas, kept_schema
 from txn_platform.defs.layout import partition_key_of_object
 from txn_platform.defs.resources import LakeResource
 from txn_platform.errors import UserError
+from txn_platform.feeds import Feed
 from txn_platform.lake.base import LakeFile, StoredObject, explained_reads
 from txn_platform.lake.layout import partition_of_key, window_of_key
 from txn_platform.lake.parquet import Encoding
@@ -39,18 +39,18 @@ ALLOW_MISSING: Final = "allow_missing_partitions"
 
 @dataclass(frozen=True)
 class StagedRows(Staged):
-    """A staged file of rows of a contract.
+    """A staged file of rows of a feed.
 
     Attributes:
-        contract: that the rows were held against.
+        feed: that they are of.
     """
 
-    contract: Contract
+    feed: Feed
 
     @classmethod
-    def of(cls, staged: Staged, contract: Contract) -> Self:
-        """The same file, of a contract."""
-        return cls(**vars(staged), contract=contract)
+    def of(cls, staged: Staged, feed: Feed) -> Self:
+        """The same file, of a feed."""
+        return cls(**vars(staged), feed=feed)
 
 
 _ENCODING = Encoding(compression="zstd")
@@ -142,7 +142,7 @@ class LakeIOManager(dg.ConfigurableIOManager):
         clear_cards = bool(context.definition_metadata.get(CLEAR_CARDS))
         delta = None
         if isinstance(staged, StagedRows) and context.definition_metadata.get(IN_DELTA):
-            delta = self.lake.delta(staged.contract)
+            delta = self.lake.delta(staged.feed)
         if delta is None:
             return _described(self.lake.lake.publish(staged, key, clear_cards=clear_cards), staged)
         delta.require_usable()
@@ -262,7 +262,7 @@ def _has_clear_cards(context: dg.InputContext) -> bool:
     """Whether an input is an asset with card numbers in clear."""
     source = context.upstream_output
     is_marked = source is not None and bool((source.definition_metadata or {}).get(CLEAR_CARDS))
-    return is_marked or _name(context) in {RAW, QUARANTINED}
+    return is_marked or context.asset_key.path[-1] in {RAW, QUARANTINED}
 
 
 def _run_of(context: dg.InputContext) -> str | None:

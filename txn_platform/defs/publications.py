@@ -12,6 +12,8 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from txn_platform.defs import checks
+from txn_platform.defs.feed_keys import key_of
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.rows.reconciliation import ControlTotals
 
 # The source's statement is in the footer of the landed file, so that later steps can compare their
@@ -66,9 +68,11 @@ def publication_metadata(totals: ControlTotals | None, landing: dict[str, Any]) 
     return {**landing, SOURCE_TOTALS: stated}
 
 
-def latest_landing(instance: dg.DagsterInstance, partition_key: str) -> dict[str, Any]:
+def latest_landing(
+    instance: dg.DagsterInstance, partition_key: str, feed: Feed = GENERATOR_FEED
+) -> dict[str, Any]:
     """The metadata of the newest landing of a partition; empty if there is none."""
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.RAW), asset_partitions=[partition_key])
+    wanted = dg.AssetRecordsFilter(key_of(checks.RAW, feed), asset_partitions=[partition_key])
     for record in instance.fetch_materializations(wanted, limit=1).records:
         metadata = record.asset_materialization.metadata if record.asset_materialization else {}
         return {name: metadata[name] for name in (AS_OF, WATERMARK) if name in metadata}
@@ -87,23 +91,26 @@ def landed_before(instance: dg.DagsterInstance, partition_key: str) -> tuple[int
 
 
 def latest_ids(
-    instance: dg.DagsterInstance, asset: str, partition_keys: Collection[str]
+    instance: dg.DagsterInstance,
+    asset: str,
+    partition_keys: Collection[str],
+    feed: Feed = GENERATOR_FEED,
 ) -> dict[str, int]:
     """The storage ids of the newest materializations, for those partitions that have one."""
     found = instance.get_latest_storage_id_by_partition(
-        dg.AssetKey(asset), DagsterEventType.ASSET_MATERIALIZATION, set(partition_keys)
+        key_of(asset, feed), DagsterEventType.ASSET_MATERIALIZATION, set(partition_keys)
     )
     return dict(found)
 
 
 def publications(
-    instance: dg.DagsterInstance, partition_keys: Collection[str]
+    instance: dg.DagsterInstance, partition_keys: Collection[str], feed: Feed = GENERATOR_FEED
 ) -> dict[str, Publication]:
     """The newest publication of each partition that has one, in two queries."""
-    ids = latest_ids(instance, checks.PUBLISHED, partition_keys)
+    ids = latest_ids(instance, checks.PUBLISHED, partition_keys, feed)
     if not ids:
         return {}
-    wanted = dg.AssetRecordsFilter(dg.AssetKey(checks.PUBLISHED), storage_ids=list(ids.values()))
+    wanted = dg.AssetRecordsFilter(key_of(checks.PUBLISHED, feed), storage_ids=list(ids.values()))
     found: dict[str, Publication] = {}
     for record in instance.fetch_materializations(wanted, limit=len(ids)).records:
         event = record.asset_materialization

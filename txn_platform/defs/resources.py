@@ -6,7 +6,7 @@ needs it. A secret is given as `dg.EnvVar`, whose value Dagster does not show.
 
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, Literal, Self, override
 
@@ -17,6 +17,7 @@ from txn_platform.card_key import card_key
 from txn_platform.contract.model import Contract
 from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.http_addresses import http_address
 from txn_platform.lake.base import Lake
 from txn_platform.lake.delta import DeltaLake, open_delta
@@ -28,7 +29,7 @@ from txn_platform.settings import Settings, load_settings
 from txn_platform.source.api import SourceApi
 from txn_platform.source.client import Source
 from txn_platform.source.generator import generator_api, open_source, source_limits
-from txn_platform.source.transport import source_backoff
+from txn_platform.source.transport import Limits, source_backoff
 
 # Dagster gives a tick 60 s. A generator starts, and a question is answered, well within.
 _GENERATOR_SECONDS: Final = 20.0
@@ -84,15 +85,7 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
         """
         settings = load_settings()
         url = self._address(settings, _GENERATOR_SECONDS)
-        limits = replace(
-            source_limits(settings),
-            connect_seconds=_CONNECT_SECONDS,
-            read_seconds=min(settings.source_read_seconds, _ANSWER_SECONDS),
-            whole_seconds=min(settings.source_whole_seconds, _ANSWER_SECONDS),
-            # The next tick tries again.
-            backoff=source_backoff(attempts=1),
-        )
-        return open_source(settings, url, self.api(settings, url), limits)
+        return open_source(settings, url, self.api(settings, url), _tick_limits(settings))
 
     def api(self, settings: Settings, url: str) -> SourceApi:
         """The API at an address; a subclass for another source gives another one.
@@ -108,6 +101,46 @@ class GeneratorResource(dg.ConfigurableResource["GeneratorResource"]):
             process = self._running.enter_context(start_generator())
             url = self._started = generator_url(process, timeout=timeout)
         return url
+
+
+@dataclass(frozen=True)
+class FeedSource:
+    """The source of a feed that has a name; see `GeneratorResource`.
+
+    Attributes:
+        feed: has its address and its API.
+    """
+
+    feed: Feed
+
+    def source(self, contract: Contract) -> Source:
+        """The client.
+
+        Args:
+            contract: of its rows: the feed's.
+        """
+        return replace(self.feed, contract=contract).source(load_settings())
+
+    def source_for_tick(self) -> Source:
+        """The client for a tick of a sensor or a schedule, whose questions end within seconds."""
+        settings = load_settings()
+        return self.feed.source(settings, _tick_limits(settings))
+
+
+def source_key(feed: Feed) -> str:
+    """The name of the resource that is the source of a feed."""
+    return feed.named("source") if feed.prefix else "generator"
+
+
+def _tick_limits(settings: Settings) -> Limits:
+    return replace(
+        source_limits(settings),
+        connect_seconds=_CONNECT_SECONDS,
+        read_seconds=min(settings.source_read_seconds, _ANSWER_SECONDS),
+        whole_seconds=min(settings.source_whole_seconds, _ANSWER_SECONDS),
+        # The next tick tries again.
+        backoff=source_backoff(attempts=1),
+    )
 
 
 def _checked(url: str | None) -> str | None:
@@ -156,16 +189,13 @@ class LakeResource(dg.ConfigurableResource["LakeResource"]):
         """
         return open_lake(self._settings)
 
-    def delta(self, contract: Contract = TRANSACTIONS) -> DeltaLake | None:
-        """The Delta table of published rows, if there is one.
-
-        Args:
-            contract: of the rows.
+    def delta(self, feed: Feed = GENERATOR_FEED) -> DeltaLake | None:
+        """The Delta table of a feed's published rows, if there is one.
 
         Raises:
             UserError: see `open_delta`.
         """
-        return open_delta(self._settings, contract)
+        return open_delta(feed.settings(self._settings), feed.contract)
 
     @property
     def _settings(self) -> Settings:
@@ -195,13 +225,13 @@ class CardKeyResource(dg.ConfigurableResource["CardKeyResource"]):
         """Whether card numbers are replaced by tokens, or published as sent."""
         return self._settings.card_policy
 
-    def protector(self) -> CardProtector:
-        """Turns card numbers into tokens and masks under the key.
+    def protector(self, feed: Feed = GENERATOR_FEED) -> CardProtector:
+        """Turns card numbers of a feed into tokens and masks, under its own key if it has one.
 
         Raises:
             UserError: see `card_key.card_key`.
         """
-        settings = self._settings
+        settings = feed.settings(self._settings)
         return CardProtector(card_key(settings), settings.card_mask)
 
     @property

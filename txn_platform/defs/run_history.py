@@ -16,7 +16,9 @@ import dagster as dg
 from dagster import DagsterEventType
 
 from txn_platform.defs import checks
+from txn_platform.defs.feed_keys import is_of_feed, key_of
 from txn_platform.defs.names import JOB, PARTITION, RETRIED_AS, WILL_RETRY
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.rows.reconciliation import ControlTotals
 
 SENSOR: Final = "on_watermark"
@@ -85,37 +87,45 @@ class RunHistory:
 
     @classmethod
     def of(
-        cls, instance: dg.DagsterInstance, partition_keys: Sequence[str], now: datetime
+        cls,
+        instance: dg.DagsterInstance,
+        partition_keys: Sequence[str],
+        now: datetime,
+        feed: Feed = GENERATOR_FEED,
     ) -> dict[str, Self]:
-        """The histories of several windows, in one query unless they have very many runs."""
+        """The histories of several windows of a feed, in one query unless they have many runs."""
         if not partition_keys:
             return {}
         most = _RUNS * len(partition_keys)
         found = _records(instance, partition_keys, most)
         if len(found) == most > _RUNS:
-            return {key: cls.of(instance, [key], now)[key] for key in partition_keys}
+            return {key: cls.of(instance, [key], now, feed)[key] for key in partition_keys}
         runs: dict[str, list[dg.RunRecord]] = {key: [] for key in partition_keys}
         for record in found:
             runs[record.dagster_run.tags[PARTITION]].append(record)
-        return {key: cls._of_one(instance, key, records, now) for key, records in runs.items()}
+        return {
+            key: cls._of_one(instance, key, records, now, feed) for key, records in runs.items()
+        }
 
     @classmethod
     def _of_one(
         cls,
         instance: dg.DagsterInstance,
         partition_key: str,
-        records: Sequence[dg.RunRecord],
+        found: Sequence[dg.RunRecord],
         now: datetime,
+        feed: Feed,
     ) -> Self:
-        requests = _requests_of(records)
-        if not requests and len(records) == _RUNS:
-            # It is older than the runs of other windows.
-            by_sensor = {_SENSOR_NAME: SENSOR}
-            requests = _requests_of(_records(instance, [partition_key], 1, by_sensor))
+        records = [record for record in found if _is_of(record.dagster_run, feed)]
+        requests = _requests_of(records, feed)
+        if not requests and len(found) == _RUNS:
+            # It is older than the other runs of the window.
+            by_sensor = {_SENSOR_NAME: feed.named(SENSOR)}
+            requests = _requests_of(_records(instance, [partition_key], 1, by_sensor), feed)
         finished = [
             record
             for record in records
-            if record.dagster_run.is_finished and _publishes(record.dagster_run)
+            if record.dagster_run.is_finished and _publishes(record.dagster_run, feed)
         ]
         last = finished[0] if finished else None
         return cls(
@@ -159,7 +169,9 @@ def is_lost(at: datetime, attempt: int, now: datetime) -> bool:
     return now - at >= min(_LOST_AFTER * 2 ** min(attempt - 1, 12), _LONGEST_PAUSE)
 
 
-def failed_runs(instance: dg.DagsterInstance, partition_keys: Sequence[str]) -> dict[str, str]:
+def failed_runs(
+    instance: dg.DagsterInstance, partition_keys: Sequence[str], feed: Feed = GENERATOR_FEED
+) -> dict[str, str]:
     """By partition key, the id of the last run that should have published it, if that failed."""
     failed: dict[str, str] = {}
     for keys in batched(partition_keys, _PARTITIONS_AT_ONCE):
@@ -169,7 +181,7 @@ def failed_runs(instance: dg.DagsterInstance, partition_keys: Sequence[str]) -> 
         last: dict[str, dg.DagsterRun] = {}
         for record in _records(instance, sorted(suspects), _RUNS * len(suspects)):
             run = record.dagster_run
-            if run.is_finished and _publishes(run):
+            if run.is_finished and _publishes(run, feed):
                 last.setdefault(run.tags[PARTITION], run)
         failed |= {
             key: run.run_id
@@ -192,13 +204,14 @@ def failure_of(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 def unfinished_windows(
-    instance: dg.DagsterInstance, now: datetime
+    instance: dg.DagsterInstance, now: datetime, feed: Feed = GENERATOR_FEED
 ) -> dict[str, Literal["queued", "running"]]:
     """By partition key, the windows whose publishing runs wait in the queue, or go on.
 
     Args:
         instance: has the records of runs.
         now: the time.
+        feed: that the windows are of.
     """
     found: dict[str, Literal["queued", "running"]] = {}
     cursor: str | None = None
@@ -208,7 +221,7 @@ def unfinished_windows(
         for record in records:
             run = record.dagster_run
             key = run.tags.get(PARTITION)
-            if key is not None and _publishes(run) and is_unfinished(record, now):
+            if key is not None and _publishes(run, feed) and is_unfinished(record, now):
                 waits = run.status in _WAITING
                 found[key] = "queued" if waits and found.get(key) != "running" else "running"
         if len(records) < _PARTITIONS_AT_ONCE:
@@ -216,13 +229,17 @@ def unfinished_windows(
         cursor = records[-1].dagster_run.run_id
 
 
-def unfinished_requests(instance: dg.DagsterInstance) -> int:
-    """How many runs that the sensor requested are queued or running, for any window.
+def unfinished_requests(instance: dg.DagsterInstance, feed: Feed = GENERATOR_FEED) -> int:
+    """How many runs that the sensor of a feed requested are queued or running, for any window.
 
     Runs that others queue, such as a backfill of a year, do not count: they have lower priorities.
     """
     return instance.get_runs_count(
-        dg.RunsFilter(job_name=JOB, statuses=UNFINISHED, tags={_SENSOR_NAME: SENSOR})
+        dg.RunsFilter(
+            job_name=feed.named(JOB),
+            statuses=UNFINISHED,
+            tags={_SENSOR_NAME: feed.named(SENSOR)},
+        )
     )
 
 
@@ -242,21 +259,31 @@ def _records(
     return instance.get_run_records(wanted, limit=limit)
 
 
-def _requests_of(records: Sequence[dg.RunRecord]) -> tuple[_Request, ...]:
+def _requests_of(records: Sequence[dg.RunRecord], feed: Feed) -> tuple[_Request, ...]:
     found: list[_Request] = []
     for record in records:
         tags = record.dagster_run.tags
         key = _RUN_KEY.fullmatch(tags.get("dagster/run_key", ""))
-        if key and tags.get(_SENSOR_NAME) == SENSOR:
+        if key and tags.get(_SENSOR_NAME) == feed.named(SENSOR):
             # Earlier versions did not number attempts.
             attempt = int(key["attempt"] or 1)
             found.append(_Request(key["content"], attempt, utc(record.create_timestamp)))
     return tuple(found)
 
 
-def _publishes(run: dg.DagsterRun) -> bool:
+def _is_of(run: dg.DagsterRun, feed: Feed) -> bool:
+    """Whether a run may be of a feed: it is not of the job or of the assets of others alone."""
+    if run.job_name.startswith(JOB):
+        return run.job_name == feed.named(JOB)
     chosen = run.asset_selection
-    return run.job_name == JOB or (chosen is not None and dg.AssetKey(checks.PUBLISHED) in chosen)
+    return not chosen or any(is_of_feed(key, feed) for key in chosen)
+
+
+def _publishes(run: dg.DagsterRun, feed: Feed) -> bool:
+    chosen = run.asset_selection
+    if run.job_name == feed.named(JOB):
+        return True
+    return chosen is not None and key_of(checks.PUBLISHED, feed) in chosen
 
 
 def is_unfinished(record: dg.RunRecord, now: datetime) -> bool:

@@ -14,6 +14,7 @@ from typing import Final
 import dagster as dg
 
 from txn_platform.defs import checks
+from txn_platform.defs.feed_keys import key_of
 from txn_platform.defs.priorities import priority_tags
 from txn_platform.defs.publications import (
     SOURCE_TOTALS_NOTE,
@@ -30,6 +31,7 @@ from txn_platform.defs.run_history import (
 )
 from txn_platform.defs.sensor_cursor import Asked, Cursor
 from txn_platform.errors import UserError
+from txn_platform.feeds import GENERATOR_FEED, Feed
 from txn_platform.lake.base import explained_reads
 from txn_platform.lake.layout import object_key
 from txn_platform.lake.opening import open_lake
@@ -74,11 +76,18 @@ class Tick:
         source: answers within seconds, or raises.
         settings: how far to look back.
         started: when the tick began, by the monotonic clock.
+        feed: that the source is of.
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, source: Source, settings: Settings, started: float
+        self,
+        instance: dg.DagsterInstance,
+        source: Source,
+        settings: Settings,
+        started: float,
+        feed: Feed = GENERATOR_FEED,
     ) -> None:
+        self._feed = feed
         self._instance = instance
         self._source = source
         self._settings = settings
@@ -128,8 +137,8 @@ class Tick:
     def _still_needed(self, requests: list[dg.RunRequest]) -> list[dg.RunRequest]:
         """The requests for windows of which no run started or finished during the tick."""
         keys = [str(request.partition_key) for request in requests]
-        published = latest_ids(self._instance, checks.PUBLISHED, keys) if keys else {}
-        histories = RunHistory.of(self._instance, keys, self._now)
+        published = latest_ids(self._instance, checks.PUBLISHED, keys, self._feed) if keys else {}
+        histories = RunHistory.of(self._instance, keys, self._now, self._feed)
         return [
             request
             for request, key in zip(requests, keys, strict=True)
@@ -153,7 +162,8 @@ class Tick:
         without totals shows no changes, so each of its windows is compared when it has settled.
         """
         settled = cursor.watermark - self._settles_after
-        published = self._instance.get_materialized_partitions(dg.AssetKey(checks.PUBLISHED))
+        asset = key_of(checks.PUBLISHED, self._feed)
+        published = self._instance.get_materialized_partitions(asset)
         confirmed = Window.of_partition(cursor.confirmed or cursor.first)
         found: list[Window] = []
         first = max(cursor.bound, Window(self._settings.first_hour))
@@ -174,7 +184,7 @@ class Tick:
         return found
 
     def _look_at(self, windows: list[Window], outcome: Outcome, *, from_oldest: bool) -> None:
-        room = min(_PORTION, _MOST_UNFINISHED - unfinished_requests(self._instance))
+        room = min(_PORTION, _MOST_UNFINISHED - unfinished_requests(self._instance, self._feed))
         in_a_row = from_oldest and not self._source.states_totals
         for number, window in enumerate(windows):
             key = window.partition_key
@@ -200,9 +210,9 @@ class Tick:
     def _look_up(self, windows: list[Window]) -> None:
         """Look up the publications of windows, and the runs of those that have none."""
         keys = [window.partition_key for window in windows]
-        self._publications = publications(self._instance, keys)
+        self._publications = publications(self._instance, keys, self._feed)
         missing = [key for key in keys if key not in self._publications]
-        self._histories |= RunHistory.of(self._instance, missing, self._now)
+        self._histories |= RunHistory.of(self._instance, missing, self._now, self._feed)
 
     def _look_at_one(self, window: Window, outcome: Outcome) -> bool:
         """Add the request that a window needs, if any; return whether the source answered."""
@@ -268,7 +278,7 @@ class Tick:
 
     def _history(self, key: str) -> RunHistory:
         if key not in self._histories:
-            self._histories |= RunHistory.of(self._instance, [key], self._now)
+            self._histories |= RunHistory.of(self._instance, [key], self._now, self._feed)
         return self._histories[key]
 
     def _is_confirmed(self, window: Window, published: Publication | None) -> bool:
@@ -293,7 +303,7 @@ class Tick:
 
         Empty when that is not known: also when it was landed again since, and not published.
         """
-        ids = latest_ids(self._instance, checks.RAW, [window.partition_key])
+        ids = latest_ids(self._instance, checks.RAW, [window.partition_key], self._feed)
         if ids.get(window.partition_key, published.storage_id) > published.storage_id:
             return ""
         if not self._lake_answers:
@@ -308,7 +318,7 @@ class Tick:
             reader.shutdown(wait=False)
 
     def _read_footer(self, window: Window) -> str:
-        lake, key = open_lake(self._settings), object_key(checks.RAW, window)
+        lake, key = open_lake(self._settings), object_key(self._feed.asset(checks.RAW), window)
         if lake.find(key) is None:
             return ""
         try:

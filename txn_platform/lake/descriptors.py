@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _LOG: Final = logger(__name__)
 
 
-def write_descriptors(lake: Lake, card_form: CardForm, contract: Contract = TRANSACTIONS) -> None:
+def write_descriptors(
+    lake: Lake, card_form: CardForm, contract: Contract = TRANSACTIONS, folder: str = ""
+) -> None:
     """Put the descriptors into a lake that lacks them, or that has other ones.
 
     A failure is a warning in the log: the rows do not need them, and the next run tries again.
@@ -34,13 +36,14 @@ def write_descriptors(lake: Lake, card_form: CardForm, contract: Contract = TRAN
         lake: that is described.
         card_form: the form of published card numbers.
         contract: on the published rows.
+        folder: of the lake that has the tables; empty for its root.
     """
     contents = {
         PACKAGE_NAME: data_package(contract, card_form=card_form),
-        CONTRACT_NAME: data_contract(lake.uri(""), contract, card_form=card_form),
+        CONTRACT_NAME: data_contract(lake.uri(folder), contract, card_form=card_form),
     }
     try:
         for name, content in contents.items():
-            lake.put_text(name, content)
+            lake.put_text(f"{folder}/{name}" if folder else name, content)
     except UserError as error:
         _LOG.warning("the descriptors of the lake could not be written: %s", error)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from txn_platform.errors import UserError
 from txn_platform.lake.auditing import audited_object
-from txn_platform.lake.layout import window_of_key
+from txn_platform.lake.layout import asset_of_key, window_of_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,9 +81,10 @@ def expiring(lake: Lake, assets: Iterable[str], limit: datetime) -> Expiring:
                 try:
                     old = window_of_key(key).end <= limit
                 except UserError:
+                    old = None
+                if old is None or asset_of_key(key) != asset:
                     found.strangers.append(key)
-                    continue
-                if old:
+                elif old:
                     into[key] = names
     found.windows.extend(sorted({window_of_key(key) for key in found.versions}))
     return found

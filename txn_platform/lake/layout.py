@@ -17,9 +17,10 @@ def window_of_key(key: str) -> Window:
     Raises:
         UserError: it is not the key of a window.
     """
-    _, _, path = key.partition("/")
-    date, _, hour = path.removesuffix(f"/{OBJECT_NAME}").partition("/")
-    if not date.startswith("event_date=") or not hour.startswith("event_hour="):
+    path = key.removesuffix(f"/{OBJECT_NAME}")
+    folders, _, hour = path.rpartition("/")
+    asset, _, date = folders.rpartition("/")
+    if not asset or not date.startswith("event_date=") or not hour.startswith("event_hour="):
         raise UserError(
             f"{key} is not the object of an hour: move it out of the lake", Section.SETTINGS
         )
@@ -36,8 +37,9 @@ def partition_of_key(key: str) -> str | None:
 
 
 def asset_of_key(key: str) -> str:
-    """The asset of an object's key."""
-    return key.partition("/")[0]
+    """The asset of an object's key; only the first folder of it where no date follows."""
+    asset, date, _ = key.partition("/event_date=")
+    return asset if date else key.partition("/")[0]
 
 
 def object_key(asset: str, window: Window | None) -> str:

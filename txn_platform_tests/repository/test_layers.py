@@ -56,6 +56,7 @@ _LAYERS: list[set[str]] = [
     {"contract"},
     {"rows"},
     {"source", "lake", "local", "workers"},
+    {"feeds"},
     {"reading", "window_states"},
     {"defs"},
     {"definitions"},

@@ -1,0 +1,1 @@
+"""Charges of Stripe beside the generator; docs/own-api.md explains it."""
