@@ -119,7 +119,7 @@ def find_card_key(settings: Settings) -> CardKey:
             Section.CARD_KEY,
         )
     if settings.card_key is not None and not is_kept(settings):
-        return _given(settings.card_key.get_secret_value(), _VARIABLE, settings)
+        return _given(settings.card_key.get_secret_value(), settings.card_key_variable, settings)
     key = kept_card_key(settings.home)
     return _key(key, str(_kept_at(settings.home)), _kept_at(settings.home))
 

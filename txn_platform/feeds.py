@@ -12,8 +12,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydantic import SecretStr
-
 from txn_platform.contract.model import Contract
 from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
@@ -108,14 +106,13 @@ class Feed:
         Raises:
             UserError: the card key is not set.
         """
-        own: dict[str, Any] = {}
+        if self.card_key is not None:
+            settings = settings.with_card_key(self.card_key.value(), self.card_key.variable)
         if self.prefix and settings.delta_path is not None:
             # Beside the other table: `txn optimize` would delete what is within it.
-            own["delta_path"] = f"{settings.delta_path.rstrip('/')}_{self.prefix}"
-        if self.card_key is not None:
-            own["card_key"] = SecretStr(self.card_key.value())
-            own["card_key_previous"] = None
-        return settings.model_copy(update=own)
+            table = f"{settings.delta_path.rstrip('/')}_{self.prefix}"
+            settings = settings.model_copy(update={"delta_path": table})
+        return settings
 
     def source(self, settings: Settings, limits: Limits | None = None, url: str = "") -> Source:
         """The client of its API.

@@ -496,6 +496,25 @@ class Settings(LakeSettings):
         description="The same for checksums of answers.",
     )
 
+    # The variable of the card key, for messages.
+    _card_key_variable: str = PrivateAttr(default="TXN_CARD_KEY")
+
+    @property
+    def card_key_variable(self) -> str:
+        """The variable that has the card key, for messages."""
+        return self._card_key_variable
+
+    def with_card_key(self, value: str, variable: str) -> Self:
+        """The same settings with another card key, which has no key before it.
+
+        Args:
+            value: of the key, or a reference to it.
+            variable: that has it.
+        """
+        copy = self.model_copy(update={"card_key": SecretStr(value), "card_key_previous": None})
+        copy._card_key_variable = variable
+        return copy
+
     @field_validator(
         "access_key_id", "secret_access_key", "session_token", "raw_sse", "source_token"
     )
@@ -652,7 +671,7 @@ def _require_none_removed(names: Collection[str]) -> None:
         if name.lower() in names:
             raise UserError(
                 f"{name} is no setting any more: remove it, and describe the API in Python, as a"
-                f" SourceApi whose {attribute} replaces it (docs/own-source.md)"
+                f" SourceApi whose {attribute} replaces it (docs/own-api.md)"
             )
 
 

@@ -1,4 +1,4 @@
-"""A fake of Stripe's list of charges: `python -m examples.stripe_charges.fake_api PORT`.
+"""A fake of Stripe's list of charges: `python -m examples.stripe_charges.fake_api 127.0.0.1:PORT`.
 
 It has a charge for every minute, and serves them as Stripe does: newest first, in pages, to those
 who have the key.
@@ -115,5 +115,7 @@ def _error(message: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    with FakeStripe().server(int(sys.argv[1])) as running:
+    with FakeStripe().server(int(sys.argv[1].rpartition(":")[2])) as running:
+        sys.stdout.write(f"listening on http://127.0.0.1:{running.server_port}\n")
+        sys.stdout.flush()
         running.serve_forever()

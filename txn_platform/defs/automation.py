@@ -137,7 +137,10 @@ def watermark_sensor(
         f" TXN_LOOKBACK_HOURS before it was turned on: until it is published, {late}.",
         required_resource_keys={source_key(feed)},
     )
-    def on_watermark(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    # Dagster passes the resources when another sensor calls this one as a function.
+    def on_watermark(
+        context: dg.SensorEvaluationContext, **_: object
+    ) -> dg.SensorResult | dg.SkipReason:
         """Compare the source with the publications, and request the windows that differ."""
         started = time.monotonic()
         resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))

@@ -50,7 +50,7 @@ out variables that look misspelt.
 
 ## The source
 
-The generator. The bounds are those of an [API of your own](own-source.md) as well.
+The generator. The bounds are those of an [API of your own](own-api.md) as well.
 
 {source}
 

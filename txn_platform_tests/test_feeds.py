@@ -1,0 +1,373 @@
+"""Feeds beside the generator: the example of Stripe, through the definitions and the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, override
+
+import dagster as dg
+import duckdb
+import pytest
+from click.testing import CliRunner
+from deltalake import DeltaTable
+
+from examples.stripe_charges import fake_api, feed
+from examples.stripe_charges.fake_api import FakeStripe
+from txn_platform.card_key import checked_card_key
+from txn_platform.cli import main
+from txn_platform.contract.schema import TRANSACTIONS
+from txn_platform.definitions import build_defs, feed_defs
+from txn_platform.errors import UserError
+from txn_platform.feeds import Feed
+from txn_platform.settings import load_settings
+from txn_platform.source import client
+from txn_platform.source.auth import Secret
+from txn_platform.windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.testing import Result
+
+    from txn_platform_tests.support.hourly_source import HourlySource
+
+_KEY = "2026-11-19-03:00"
+_WINDOW = Window.of_partition(_KEY)
+_START = int(_WINDOW.start.timestamp())
+_OBJECT = "event_date=2026-11-19/event_hour=03/part-0.parquet"
+_SECRET = "sk_test_51HqLyPlanted"
+
+
+@dataclass
+class Stripe:
+    """The fake, and the feed of it."""
+
+    fake: FakeStripe
+    feed: Feed
+    module: str
+
+
+@contextmanager
+def _served(fake: FakeStripe) -> Iterator[str]:
+    with fake.server() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def stripe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Stripe]:
+    """The example's API, with its feed in a module that TXN_FEEDS names."""
+    monkeypatch.chdir(tmp_path)
+    # A module is imported once in a process.
+    module = f"feeds_of_{abs(hash(request.node.name))}"
+    with _served(fake := FakeStripe(_SECRET)) as url:
+        Path(f"{module}.py").write_text(
+            "from dataclasses import replace\n"
+            "from examples.stripe_charges import feed\n"
+            f"MINE = replace(feed.STRIPE, url={url!r})\n"
+        )
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.setenv("TXN_FEEDS", module)
+        monkeypatch.setenv("STRIPE_API_KEY", f" {_SECRET}\n")
+        monkeypatch.setenv("TXN_SOURCE_ATTEMPTS", "3")
+        yield Stripe(fake, replace(feed.STRIPE, url=url), module)
+
+
+def txn(*arguments: str) -> Result:
+    return CliRunner().invoke(main, arguments)
+
+
+def test_the_example_has_at_most_40_lines_which_the_page_shows() -> None:
+    text = Path(feed.__file__).read_text()
+    assert len(text.splitlines()) <= 40
+    page = (Path(__file__).parents[1] / "docs" / "own-api.md").read_text()
+    definitions = Path(feed.__file__).with_name("definitions.py").read_text()
+    for shown in (text, definitions):
+        assert f"```python\n{shown}```\n" in page
+
+
+def test_a_feed_is_landed_beside_the_generator(
+    stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELTA_LAKE_S3_PATH", str(Path("delta").absolute()))
+    for name in ([], ["--feed", "stripe"]):
+        result = txn("run", "--partition", _KEY, *name)
+        assert result.exit_code == 0, result.output
+        assert _SECRET not in result.output
+    lake = Path(".txn/lake")
+    for folder, rows in ((lake, 2), (lake / "stripe", 60)):
+        for asset in ("raw_transactions", "s3_parquet_transactions"):
+            path = folder / asset / _OBJECT
+            (found,) = duckdb.read_parquet(str(path)).aggregate("count(*)").fetchall()
+            assert found == (rows,), path
+    sent = stripe.fake.charges(_START, _START + 3600)
+    sums: dict[str, int] = {}
+    for charge in sent:
+        sums[charge["currency"]] = sums.get(charge["currency"], 0) + charge["amount"]
+    published = duckdb.read_parquet(str(lake / "stripe/s3_parquet_transactions" / _OBJECT))
+    assert dict(published.aggregate("currency, sum(amount)").fetchall()) == sums
+    assert len(published.project("brand, last4").distinct().fetchall()) == 60
+    assert DeltaTable("delta").to_pyarrow_table().num_rows == 2
+    assert DeltaTable("delta_stripe").to_pyarrow_table().num_rows == 60
+    package = json.loads((lake / "stripe/datapackage.json").read_text())
+    assert package["name"] == "charges"
+    assert all(_SECRET.encode() not in path.read_bytes() for path in _files(Path()))
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+def test_every_command_takes_the_name_of_a_feed(stripe: Stripe, source: HourlySource) -> None:
+    assert txn("run", "--partition", _KEY).exit_code == 0
+    assert txn("run", "--partition", _KEY, "--feed", "stripe").exit_code == 0
+    again = txn("run", "--from", _KEY, "--to", _KEY, "--feed", "stripe")
+    assert "is published as it should be: skipped" in again.stderr
+    assert source.url not in again.stderr
+    states = txn("status", "--json", "--from", _KEY, "--to", _KEY, "--feed", "stripe")
+    (state,) = map(json.loads, states.stdout.splitlines())
+    assert (state["state"], state["rows"]) == ("published", 60)
+    assert "/stripe/s3_parquet_transactions/" in state["uri"]
+    assert "Nothing is quarantined" in txn("quarantine", "--feed", "stripe").stdout
+    doctor = txn("doctor")
+    assert doctor.exit_code == 0, doctor.output
+    assert f"{source.url} has complete hours" in doctor.stdout
+    assert f"stripe, {stripe.feed.url}, has complete hours" in doctor.stdout
+    of_one = txn("doctor", "--feed", "stripe").stdout
+    assert source.url not in of_one.partition("settings")[2].partition("\n")[2]
+
+
+def test_expire_covers_every_feed_unless_one_is_named(stripe: Stripe, source: HourlySource) -> None:
+    for name in ([], ["--feed", "stripe"]):
+        assert txn("run", "--partition", _KEY, *name).exit_code == 0
+    lake = Path(".txn/lake")
+    of_stripe = txn("expire", "--older-than", "1d", "--yes", "--feed", "stripe")
+    assert of_stripe.exit_code == 0, of_stripe.output
+    assert not (lake / "stripe/raw_transactions" / _OBJECT).exists()
+    assert (lake / "raw_transactions" / _OBJECT).exists()
+    assert txn("run", "--partition", _KEY, "--feed", "stripe").exit_code == 0
+    of_all = txn("expire", "--older-than", "1d", "--yes")
+    assert "of the generator and stripe" in of_all.stdout
+    for folder in (lake, lake / "stripe"):
+        assert not (folder / "raw_transactions" / _OBJECT).exists()
+        assert not (folder / "quarantined_transactions" / _OBJECT).exists()
+        assert (folder / "s3_parquet_transactions" / _OBJECT).exists()
+
+
+def test_a_feed_whose_source_fails_says_so_without_the_secret(
+    stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STRIPE_API_KEY", wrong := "sk_test_another")
+    refused = txn("run", "--partition", _KEY, "--feed", "stripe")
+    assert refused.exit_code == 1
+    assert "it does not let STRIPE_API_KEY read this" in refused.stderr
+    assert wrong not in refused.output
+    monkeypatch.delenv("STRIPE_API_KEY")
+    unset = txn("run", "--partition", _KEY, "--feed", "stripe")
+    assert unset.exit_code == 1
+    assert "STRIPE_API_KEY is not set" in unset.stderr
+    assert not Path(".txn/lake/stripe/s3_parquet_transactions").exists()
+    # The other feed does not mind.
+    assert txn("run", "--partition", _KEY).exit_code == 0
+
+
+def test_a_busy_source_is_asked_again(stripe: Stripe) -> None:
+    stripe.fake.busy = 2
+    result = txn("run", "--partition", _KEY, "--feed", "stripe", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["published"] == 60
+
+
+class _Clock(datetime):
+    moment: ClassVar[datetime]
+
+    @classmethod
+    @override
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # pyright: ignore[reportIncompatibleMethodOverride] - of one kind
+        return cls.moment
+
+
+def test_late_rows_are_landed_once_more_after_the_lag(
+    stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sensor of the feed alone: one hour has late rows, and the next has none."""
+    monkeypatch.setenv("TXN_LOOKBACK_HOURS", "2")
+    monkeypatch.setattr(client, "datetime", _Clock)
+    following = Window(_WINDOW.end)
+    late = {charge["id"] for charge in stripe.fake.charges(_START, _START + 600)}
+    stripe.fake.late = set(late)
+    lag = stripe.feed.api.lag
+    assert lag is not None
+    defs = dg.Definitions.merge(build_defs(), feed_defs(stripe.feed))
+    with dg.DagsterInstance.ephemeral() as instance:
+        sensor = _Sensor(defs, instance)
+        _Clock.moment = following.end + lag
+        assert sensor.tick() == [_KEY, following.partition_key]
+        first = {window: _published(window) for window in (_WINDOW, following)}
+        assert first[_WINDOW][0] == 50
+        assert sensor.tick() == []
+        stripe.fake.late.clear()
+        _Clock.moment = following.end + 2 * lag
+        again = sensor.tick()
+        assert again[:2] == [_KEY, following.partition_key]
+        second = {window: _published(window) for window in (_WINDOW, following)}
+        assert second[_WINDOW][0] == 60
+        assert second[following] == first[following]
+        _Clock.moment = following.end + 4 * lag
+        assert not {_KEY, following.partition_key} & set(sensor.tick())
+        # Runs of this feed are none of the generator.
+        assert not instance.get_materialized_partitions(dg.AssetKey("s3_parquet_transactions"))
+
+
+def _published(window: Window) -> tuple[int, bytes, int]:
+    start = window.start
+    path = Path(
+        f".txn/lake/stripe/s3_parquet_transactions/event_date={start:%Y-%m-%d}"
+        f"/event_hour={start:%H}/part-0.parquet"
+    )
+    (found,) = duckdb.read_parquet(str(path)).aggregate("count(*)").fetchall()
+    return found[0], path.read_bytes(), path.stat().st_mtime_ns
+
+
+@dataclass
+class _Sensor:
+    """The sensor of the feed; its requests are run at once."""
+
+    defs: dg.Definitions
+    instance: dg.DagsterInstance
+    cursor: str | None = None
+
+    def tick(self) -> list[str]:
+        """Evaluate it, run what it asks for, and give the partitions."""
+        sensor: Any = self.defs.resolve_sensor_def("on_watermark_stripe")
+        with dg.build_sensor_context(
+            cursor=self.cursor,
+            instance=self.instance,
+            definitions=self.defs,
+            resources={"source_stripe": self.defs.resources["source_stripe"]},
+        ) as context:
+            data = sensor.evaluate_tick(context)
+        self.cursor = data.cursor
+        for request in data.run_requests:
+            result = self.defs.resolve_job_def("land_transactions_stripe").execute_in_process(
+                instance=self.instance, partition_key=request.partition_key, tags=request.tags
+            )
+            assert result.success
+        return [str(request.partition_key) for request in data.run_requests]
+
+
+def test_a_feed_has_the_checks_that_its_source_allows() -> None:
+    defs = dg.Definitions.merge(build_defs(), feed_defs(feed.STRIPE))
+    graph = defs.resolve_asset_graph()
+    names: dict[str, set[str]] = {}
+    for key in graph.asset_check_keys:
+        names.setdefault("/".join(key.asset_key.path[:-1]), set()).add(key.name)
+    assert names[""] - names["stripe"] == {"totals_equal_source", "schema_has_not_drifted"}
+    assert names["stripe"] - names[""] == set()
+    keys = {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert {key for key in keys if key.startswith("stripe/")} == {
+        f"stripe/{asset}"
+        for asset in (
+            "raw_transactions",
+            "validated_transactions",
+            "quarantined_transactions",
+            "s3_parquet_transactions",
+        )
+    }
+    jobs = {job.name for job in defs.resolve_all_job_defs()}
+    assert {"land_transactions", "land_transactions_stripe"} <= jobs
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prefix": ""}, "prefix of a Feed must be a name"),
+        ({"prefix": "My Feed"}, "prefix of a Feed must be a name"),
+        ({"prefix": "raw_transactions"}, "prefix of a Feed must be a name"),
+        ({"url": "ftp://stripe"}, "url of a Feed"),
+        ({"url": ""}, "url of a Feed"),
+        ({"contract": feed.Charge}, "contract of a Feed must be a Contract"),
+        ({"api": "/v1/charges"}, "api of a Feed must be a SourceApi"),
+        ({"card_key": "secret-of-someone"}, "card_key of a Feed must be a Secret"),
+        ({"card_key": Secret("KEY")}, "card_key of a Feed is given, and no column has the role"),
+    ],
+)
+def test_a_feed_that_cannot_be_used_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        replace(feed.STRIPE, **changes)
+    assert message in str(error.value)
+    assert "secret-of-someone" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "the module 'mine' of TXN_FEEDS is not found"),
+        ("X = 1\n", "the module 'mine' of TXN_FEEDS has no Feed"),
+        ("raise ValueError('hunter2')\n", "it raised ValueError in line 1 of"),
+        ("import nothing_of_this_name\n", "it raised ModuleNotFoundError in line 1 of"),
+    ],
+)
+def test_a_module_without_a_feed_is_explained(
+    text: str | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TXN_FEEDS", "mine")
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    if text is not None:
+        Path("mine.py").write_text(text)
+    result = txn("run", "--feed", "stripe")
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "hunter2" not in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_feed_with_cards_has_its_own_key_if_it_wants(
+    stripe: Stripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = Feed(
+        "cards", TRANSACTIONS, stripe.feed.url, stripe.feed.api, card_key=Secret("CARDS_KEY")
+    )
+    monkeypatch.setenv("CARDS_KEY", "0f8e" * 16)
+    monkeypatch.setenv("TXN_CARD_KEY", "b7d1c05a9f3e8264" * 4)
+    settings = load_settings()
+    with pytest.raises(UserError, match=r"^CARDS_KEY: the card key"):
+        checked_card_key(mine.settings(settings))
+    monkeypatch.setenv("CARDS_KEY", "5d0f8c3a9be7146272c1d4e8f60a9b35")
+    own = checked_card_key(mine.settings(settings)).fingerprint
+    assert own != checked_card_key(settings).fingerprint
+
+
+def test_the_fake_is_the_shape_of_the_api() -> None:
+    """As the documentation of Stripe's list of charges has it."""
+    fake = fake_api.FakeStripe()
+    status, page = fake.answer(
+        "/v1/charges?created[gte]=0&created[lt]=3600&limit=50", f"Bearer {fake.key}"
+    )
+    assert (status, page["object"], page["has_more"]) == (200, "list", True)
+    last = page["data"][-1]["id"]
+    _, rest = fake.answer(
+        f"/v1/charges?created[gte]=0&created[lt]=3600&limit=50&starting_after={last}",
+        f"Bearer {fake.key}",
+    )
+    assert (len(page["data"]), len(rest["data"]), rest["has_more"]) == (50, 10, False)
+    moments = [charge["created"] for charge in page["data"] + rest["data"]]
+    assert moments == sorted(moments, reverse=True)
+    assert datetime.fromtimestamp(moments[-1], UTC) < datetime.fromtimestamp(3600, UTC)
+    assert timedelta(seconds=moments[0]) < timedelta(hours=1)
