@@ -127,7 +127,14 @@ class Feed:
         """
         if not self.prefix:
             return open_source(settings, url, None, limits, self.contract)
-        return open_source(settings, http_address(self.url), self.api, limits, self.contract)
+        return open_source(
+            settings,
+            http_address(self.url),
+            self.api,
+            limits,
+            self.contract,
+            f"the url of the Feed {self.prefix}",
+        )
 
 
 GENERATOR_FEED: Final = Feed("", TRANSACTIONS, "", GENERATOR)

@@ -1,7 +1,5 @@
 """The example's API with faults of the transport and authentication: the right rows, or no harm."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil

@@ -34,7 +34,7 @@ from txn_platform.source.envelope import member_of_more, stated_pages, stated_ro
 from txn_platform.source.json_objects import without_repeats
 from txn_platform.source.pages import Answered, End, PagesError
 from txn_platform.source.requests import Request
-from txn_platform.source.transport import AbsentError, Limits, Transport
+from txn_platform.source.transport import GENERATOR_URL, AbsentError, Limits, Transport
 from txn_platform.windows import Window, full_hour, iso
 
 if TYPE_CHECKING:
@@ -65,10 +65,6 @@ _END_OF_ARROW: Final = b"\xff\xff\xff\xff\0\0\0\0"
 _MARK: Final = f'{{"{UNREADABLE}":'
 _LOOK_AT_ITS_LOG: Final = "look at its log"
 _NOT_ITS_PAGES: Final = "look at what it sends, and at the items of its SourceApi"
-_OTHER_SERVICE: Final = (
-    "its address must be that of a service with this API: GENERATOR_URL, one with that of"
-    " generator_service"
-)
 
 
 class Source:
@@ -83,6 +79,7 @@ class Source:
         api: SourceApi,
         limits: Limits | None = None,
         contract: Contract = TRANSACTIONS,
+        named_by: str = GENERATOR_URL,
     ) -> None:
         """A source at an address.
 
@@ -91,10 +88,14 @@ class Source:
             api: its API, with its `lag`.
             limits: on its answers.
             contract: of its rows.
+            named_by: the setting that has its address, for messages.
         """
         self._contract = contract
         self._api = api
-        self._transport = Transport(url.rstrip("/"), limits or Limits(), api.auth)
+        self._transport = Transport(url.rstrip("/"), limits or Limits(), api.auth, named_by)
+        self._other_service = f"its address must be that of a service with this API: {named_by}" + (
+            ", one with that of generator_service" if named_by == GENERATOR_URL else ""
+        )
 
     @property
     def limits(self) -> Limits:
@@ -399,7 +400,7 @@ class Source:
             read_some,
             what=path.partition("?")[0],
             most_bytes=self._transport.limits.document_bytes,
-            hint=_OTHER_SERVICE,
+            hint=self._other_service,
         )
 
 

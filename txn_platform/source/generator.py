@@ -17,7 +17,7 @@ from txn_platform.source.auth import Secret, SignIn, bearer
 from txn_platform.source.client import Source
 from txn_platform.source.decoding import FORMATS, PAGES
 from txn_platform.source.pages import NextLink
-from txn_platform.source.transport import Limits, same_origin, source_backoff
+from txn_platform.source.transport import GENERATOR_URL, Limits, same_origin, source_backoff
 
 if TYPE_CHECKING:
     from txn_platform.contract.model import Contract
@@ -81,6 +81,7 @@ def open_source(
     api: SourceApi | None = None,
     limits: Limits | None = None,
     contract: Contract = TRANSACTIONS,
+    named_by: str = GENERATOR_URL,
 ) -> Source:
     """The source at an address, with the limits and the lag of the settings.
 
@@ -90,6 +91,7 @@ def open_source(
         api: its API; None for the generator's.
         limits: instead of those of the settings.
         contract: of its rows.
+        named_by: the setting that has its address, for messages.
 
     Raises:
         UserError: the settings describe no API.
@@ -97,7 +99,7 @@ def open_source(
     api = api or generator_api(settings, url)
     if api.lag is None:
         api = replace(api, lag=timedelta(hours=settings.settled_hours))
-    return Source(url, api, limits or source_limits(settings), contract)
+    return Source(url, api, limits or source_limits(settings), contract, named_by)
 
 
 def _auth(settings: Settings, url: str) -> Auth:

@@ -59,6 +59,9 @@ _LONGEST_CHUNK_LINE: Final = 1 << 12
 # The pages of a slice together may take this many times as long as one answer.
 _ANSWERS_OF_A_SLICE: Final = 12
 
+GENERATOR_URL: Final = "GENERATOR_URL"
+"""The setting that has the address of the generator."""
+
 _LOOK_AT_ITS_LOG: Final = "look at its log"
 
 # Temporary statuses: the next request may succeed (RFC 9110, RFC 8470, RFC 6585).
@@ -145,12 +148,23 @@ class Transport:
     All of them go to the origin of its address: no redirect is followed, and no page elsewhere.
     """
 
-    def __init__(self, url: str, limits: Limits, auth: Auth | None = None) -> None:
-        """Args: url: its address, without a slash at the end; limits: on its answers; auth: ours.
+    def __init__(
+        self,
+        url: str,
+        limits: Limits,
+        auth: Auth | None = None,
+        named_by: str = GENERATOR_URL,
+    ) -> None:
+        """A client of one source.
 
-        Each attempt of a request has the headers that `auth` gives for it then.
+        Args:
+            url: its address, without a slash at the end.
+            limits: on its answers.
+            auth: ours; each attempt of a request has the headers that it gives then.
+            named_by: the setting that has the address, for messages.
         """
         self.url = url
+        self.named_by = named_by
         self.limits = limits
         self._auth = auth
         self._pool = pool_manager(
@@ -197,11 +211,13 @@ class Transport:
 
     def _given_up(self, error: Exception, what: str, hint: str) -> UserError:
         if isinstance(error, NewConnectionError | ConnectTimeoutError):
-            return UserError(
-                f"no source answers at {self.url}: start it (python -m generator_service),"
-                " fix GENERATOR_URL, or unset it to have a generator started for each run",
-                Section.SOURCE_SILENT,
-            )
+            to_do = f"see whether it runs, and correct {self.named_by}"
+            if self.named_by == GENERATOR_URL:
+                to_do = (
+                    "start it (python -m generator_service), fix GENERATOR_URL, or unset it to have"
+                    " a generator started for each run"
+                )
+            return UserError(f"no source answers at {self.url}: {to_do}", Section.SOURCE_SILENT)
         unusable = isinstance(error, UnreadableError)
         to_do = hint if unusable else _LOOK_AT_ITS_LOG
         if isinstance(error, _AuthError) and self._auth is not None:
@@ -333,13 +349,13 @@ class Transport:
             raise UnreadableError("states its length twice, and not the same") from None
         except (SSLError, ProxyError) as error:
             raise UserError(
-                f"GENERATOR_URL {self.url} can't be used: {error}", Section.SETTINGS
+                f"{self.named_by} {self.url} can't be used: {error}", Section.SETTINGS
             ) from None
         except (HTTPError, ValueError):
             # Their messages have the whole address.
             raise UserError(
-                f"GENERATOR_URL {self.url} can't be used: it is no address of a server, or a path"
-                " that the settings name cannot be requested",
+                f"{self.named_by} {self.url} can't be used: it is no address of a server, or a"
+                " path that the settings name cannot be requested",
                 Section.SETTINGS,
             ) from None
         finally:
@@ -363,7 +379,7 @@ class Transport:
             )
         if 300 <= status < 400:
             raise UserError(
-                f"{refused}, a redirect: none is followed; let GENERATOR_URL name the service"
+                f"{refused}, a redirect: none is followed; let {self.named_by} name the service"
                 " that answers",
                 Section.SOURCE_UNUSABLE,
             )
