@@ -550,6 +550,7 @@ def rotate_card_key(*, yes: bool) -> None:
         console, interrupts = stack.enter_context(_runs_that_stop())
         from txn_platform.card_key_rotation import Rotation
         from txn_platform.console_logs import ConsoleHandler, handling_logs
+        from txn_platform.feeds import load_feeds
         from txn_platform.lake.opening import open_lake
         from txn_platform.settings import load_settings
         from txn_platform.terminal import rotation_groups, stopped
@@ -557,6 +558,13 @@ def rotate_card_key(*, yes: bool) -> None:
 
         settings = load_settings()
         _say_what_is_in_use(settings)
+        for feed in load_feeds(settings).values():
+            if feed.contract.card and feed.card_key is None:
+                click.echo(
+                    f"note: windows of the feed {feed.prefix} keep their tokens: publish them again"
+                    f" afterwards, with txn run --feed {feed.prefix} --from and their first hour",
+                    err=True,
+                )
         lake = open_lake(settings)
         stack.enter_context(handling_logs(ConsoleHandler(console)))
         rotation = Rotation(settings, lake)
@@ -624,19 +632,22 @@ def rotate_card_key(*, yes: bool) -> None:
 )
 def optimize(keep: timedelta) -> None:
     """Merge small files of the Delta table, and delete files that no version needs."""
+    from txn_platform.feeds import GENERATOR_FEED, load_feeds
     from txn_platform.lake.delta import open_delta, require_delta
     from txn_platform.settings import load_settings
 
     if keep < timedelta(days=1):
         raise click.UsageError("--keep must be at least 1d: runs and queries under way need files.")
     settings = load_settings()
-    delta = require_delta(open_delta(settings))
-    click.echo(f"table: {delta.uri}", err=True)
-    done = delta.optimize(keep)
-    _print(
-        f"{delta.uri}, version {done.version}:"
-        f" {done.merged:,} files merged, {done.removed:,} deleted"
-    )
+    require_delta(open_delta(settings))
+    for feed in (GENERATOR_FEED, *load_feeds(settings).values()):
+        delta = require_delta(open_delta(feed.settings(settings), feed.contract))
+        click.echo(f"table: {delta.uri}", err=True)
+        done = delta.optimize(keep)
+        _print(
+            f"{delta.uri}, version {done.version}:"
+            f" {done.merged:,} files merged, {done.removed:,} deleted"
+        )
 
 
 @contextmanager

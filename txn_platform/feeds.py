@@ -126,14 +126,14 @@ class Feed:
             UserError: the settings describe no API.
         """
         if not self.prefix:
-            return open_source(settings, url, None, limits, self.contract)
+            return open_source(settings, url, None, limits, contract=self.contract)
         return open_source(
             settings,
             http_address(self.url),
             self.api,
             limits,
-            self.contract,
-            f"the url of the Feed {self.prefix}",
+            contract=self.contract,
+            named_by=f"the url of the Feed {self.prefix}",
         )
 
 

@@ -80,6 +80,7 @@ def open_source(
     url: str,
     api: SourceApi | None = None,
     limits: Limits | None = None,
+    *,
     contract: Contract = TRANSACTIONS,
     named_by: str = GENERATOR_URL,
 ) -> Source:
