@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -25,10 +26,19 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.definitions import build_defs, feed_defs
 from txn_platform.errors import UserError
 from txn_platform.feeds import Feed
+from txn_platform.local.processes import ManagedProcess, free_ports
 from txn_platform.settings import load_settings
 from txn_platform.source import client
 from txn_platform.source.auth import Secret
 from txn_platform.windows import Window
+from txn_platform_tests.test_command_servers import (
+    ALL_ASSETS,
+    answers,
+    ask,
+    launched,
+    succeeded,
+)
+from txn_platform_tests.test_commands import SMALL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -352,6 +362,37 @@ def test_a_feed_with_cards_has_its_own_key_if_it_wants(
     monkeypatch.setenv("CARDS_KEY", "5d0f8c3a9be7146272c1d4e8f60a9b35")
     own = checked_card_key(mine.settings(settings)).fingerprint
     assert own != checked_card_key(settings).fingerprint
+
+
+@pytest.mark.long
+def test_one_dagster_has_both_feeds_side_by_side(stripe: Stripe, tmp_path: Path) -> None:
+    checkout = Path(__file__).parents[1]
+    for name in ("pyproject.toml", "dagster.yaml"):
+        (tmp_path / name).symlink_to(checkout / name)
+    (port,) = free_ports(1)
+    address = f"http://127.0.0.1:{port}"
+    module = "examples.stripe_charges.definitions"
+    with ManagedProcess(
+        "dagster dev",
+        [str(Path(sys.executable).with_name("dagster")), "dev", "-m", module, "-p", str(port)],
+        log=tmp_path / "dagster-dev.log",
+        environment={
+            **os.environ,
+            **SMALL,
+            "PYTHONPATH": str(checkout),
+            "STRIPE_URL": stripe.feed.url,
+        },
+        directory=tmp_path,
+        grace=30,
+    ) as process:
+        process.wait_until(lambda: answers(address), timeout=120)
+        assets = ask(address, ALL_ASSETS)["assetNodes"]
+        assert len(assets) == 8
+        assert succeeded(address, launched(address, _KEY, assets))
+    lake = tmp_path / ".txn/lake"
+    for folder in (lake, lake / "stripe"):
+        assert (folder / "s3_parquet_transactions" / _OBJECT).exists()
+    assert all(_SECRET.encode() not in path.read_bytes() for path in _files(tmp_path))
 
 
 def test_the_fake_is_the_shape_of_the_api() -> None:
