@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from txn_platform.contract.model import Contract
+    from txn_platform.feeds import Feed
     from txn_platform.lake.base import Lake
 
 type Condition = tuple[str, str, Any]
@@ -63,6 +64,7 @@ def read_transactions(
     columns: Sequence[str] | None = None,
     filters: Filters | None = None,
     allow_missing: bool = False,
+    feed: Feed | None = None,
     as_arrow: Literal[False] = False,
 ) -> pl.LazyFrame: ...
 
@@ -75,6 +77,7 @@ def read_transactions(
     columns: Sequence[str] | None = None,
     filters: Filters | None = None,
     allow_missing: bool = False,
+    feed: Feed | None = None,
     as_arrow: Literal[True],
 ) -> pa.RecordBatchReader: ...
 
@@ -86,6 +89,7 @@ def read_transactions(
     columns: Sequence[str] | None = None,
     filters: Filters | None = None,
     allow_missing: bool = False,
+    feed: Feed | None = None,
     as_arrow: bool = False,
 ) -> pl.LazyFrame | pa.RecordBatchReader:
     """The published transactions of a span of time, ordered by time and id.
@@ -103,6 +107,7 @@ def read_transactions(
             one of which must hold. Comparisons are `=`, `==`, `!=`, `<`, `<=`, `>`, `>=`, `in` and
             `not in`.
         allow_missing: read the windows that are published, although others of the span are not.
+        feed: whose rows to read; None for the generator's.
         as_arrow: return a reader of record batches, which need little memory, instead of a frame.
 
     Returns:
@@ -127,16 +132,19 @@ def read_transactions(
     first, after = _moment(start, "start"), _moment(end, "end")
     if first >= after:
         raise UserError(f"start ({iso(first)}) is not before end ({iso(after)}): swap them")
-    contract = TRANSACTIONS
+    contract, asset = TRANSACTIONS, PUBLISHED
+    if feed is not None:
+        contract, asset = feed.contract, feed.asset(PUBLISHED)
     chosen = _columns(columns, contract)
     wanted = pl.lit(value=True) if filters is None else _expression(filters, contract)
     _require_fitting(wanted, contract)
     settings = load_settings()
     lake = open_lake(settings)
     windows = _windows(first, after)
-    keys, missing = _published(lake, windows)
+    keys, missing = _published(lake, asset, windows)
     if missing and not allow_missing:
-        raise _lacking(lake, missing, len(windows), local_stack(settings))
+        beside = local_stack(settings)
+        raise _lacking(lake.uri(asset), missing, len(windows), beside, feed and feed.prefix)
     # Columns without tokens need no look at the footers.
     if TOKEN_COLUMN in chosen and (told := several_keys(lake, _some(keys))):
         warnings.warn(told, stacklevel=2)
@@ -145,8 +153,8 @@ def read_transactions(
         # One line: a span can have thousands of windows.
         with audited(
             "read",
-            asset=PUBLISHED,
-            object=lake.uri(PUBLISHED),
+            asset=asset,
+            object=lake.uri(asset),
             start=iso(first),
             end=iso(after),
             windows=len(keys),
@@ -157,7 +165,7 @@ def read_transactions(
         wanted &= (pl.col(contract.time) >= first) & (pl.col(contract.time) < after)
     frame = frame.filter(wanted).select(chosen)
     schema = pa.schema([contract.published_schema.field(name) for name in chosen])
-    return _reader(frame, schema, lake.uri(PUBLISHED)) if as_arrow else frame
+    return _reader(frame, schema, lake.uri(asset)) if as_arrow else frame
 
 
 def _moment(value: object, name: str) -> datetime:
@@ -306,9 +314,9 @@ def _windows(first: datetime, after: datetime) -> list[Window]:
     return [Window(start + WINDOW_LENGTH * number) for number in range(count)]
 
 
-def _published(lake: Lake, windows: Sequence[Window]) -> tuple[list[str], list[str]]:
+def _published(lake: Lake, asset: str, windows: Sequence[Window]) -> tuple[list[str], list[str]]:
     """The keys of the published objects of windows, and the partition keys of the other windows."""
-    keys = {object_key(PUBLISHED, window): window for window in windows}
+    keys = {object_key(asset, window): window for window in windows}
     absent = set(lake.absent(list(keys)))
     missing = [window.partition_key for key, window in keys.items() if key in absent]
     return [key for key in keys if key not in absent], missing
@@ -322,23 +330,27 @@ def _some(keys: Sequence[str]) -> Sequence[str]:
     return [keys[step * (len(keys) - 1) // steps] for step in range(_LOOKED_AT)]
 
 
-def _lacking(lake: Lake, missing: Sequence[str], count: int, beside: str | None) -> UserError:
+def _lacking(
+    where: str, missing: Sequence[str], count: int, beside: str | None, feed: str | None
+) -> UserError:
     """The error for windows that are not published.
 
     Args:
-        lake: that was looked at.
+        where: the place in the lake that was looked at.
         missing: partition keys of the windows, at least one.
         count: of all windows of the span.
         beside: a note on a lake that was not looked at.
+        feed: that the windows are of; None for the generator.
     """
     named = ", ".join(missing[:_NAMED])
     if len(missing) > _NAMED:
         named += f" and {len(missing) - _NAMED:,} more, the last {missing[-1]}"
     note = f". Note: {beside}" if beside else ""
+    of_feed = f" --feed {feed}" if feed else ""
     return UserError(
-        f"{lake.uri(PUBLISHED)} lacks {len(missing):,} of {count:,} windows: {named}. Run them"
-        f" (txn run --from {missing[0]} --to {missing[-1]}), or read those that are published with"
-        f" allow_missing=True{note}"
+        f"{where} lacks {len(missing):,} of {count:,} windows: {named}. Run them"
+        f" (txn run --from {missing[0]} --to {missing[-1]}{of_feed}), or read those that are"
+        f" published with allow_missing=True{note}"
     )
 
 

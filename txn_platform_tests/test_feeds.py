@@ -20,6 +20,7 @@ from deltalake import DeltaTable
 
 from examples.stripe_charges import fake_api, feed
 from examples.stripe_charges.fake_api import FakeStripe
+from txn_platform import read_transactions
 from txn_platform.card_key import checked_card_key
 from txn_platform.cli import main
 from txn_platform.contract.schema import TRANSACTIONS
@@ -130,6 +131,10 @@ def test_a_feed_is_landed_beside_the_generator(
     published = duckdb.read_parquet(str(lake / "stripe/s3_parquet_transactions" / _OBJECT))
     assert dict(published.aggregate("currency, sum(amount)").fetchall()) == sums
     assert len(published.project("brand, last4").distinct().fetchall()) == 60
+    rows = read_transactions("2026-11-19T03:00:00Z", "2026-11-19T03:30:00Z", feed=stripe.feed)
+    assert rows.collect()["charge_id"].to_list() == [charge["id"] for charge in sent[:29:-1]]
+    with pytest.raises(UserError, match=r"txn run --from .* --feed stripe"):
+        read_transactions("2026-11-19T03:00:00Z", "2026-11-19T05:00:00Z", feed=stripe.feed)
     assert DeltaTable("delta").to_pyarrow_table().num_rows == 2
     assert DeltaTable("delta_stripe").to_pyarrow_table().num_rows == 60
     package = json.loads((lake / "stripe/datapackage.json").read_text())
