@@ -145,7 +145,7 @@ def watermark_sensor(
         started = time.monotonic()
         resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
         try:
-            before = Cursor.parse(context.cursor)
+            before = Cursor.parse(context.cursor, feed.named(SENSOR))
             source = resource.source_for_tick()
             outcome = Tick(context.instance, source, load_settings(), started, feed).run(before)
         except UserError as error:

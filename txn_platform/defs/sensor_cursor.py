@@ -87,8 +87,12 @@ class Cursor(BaseModel):
         return cls(first=first.partition_key, watermark=watermark)
 
     @classmethod
-    def parse(cls, text: str | None) -> Self | None:
+    def parse(cls, text: str | None, sensor: str = "on_watermark") -> Self | None:
         """Read a cursor, also one of earlier versions; None for a sensor that was just turned on.
+
+        Args:
+            text: the cursor.
+            sensor: its name, for messages.
 
         Raises:
             UserError: the text is no cursor, for example because it was edited by hand.
@@ -107,9 +111,9 @@ class Cursor(BaseModel):
         except (ValueError, TypeError, RecursionError):
             reason = "it is not what the sensor wrote"
         raise UserError(
-            f"the cursor of the sensor on_watermark cannot be read ({reason}): correct it, or"
-            " clear it in Dagster's UI (Automation, on_watermark, Edit cursor); it then looks at"
-            " the last TXN_LOOKBACK_HOURS again",
+            f"the cursor of the sensor {sensor} cannot be read ({reason}): correct it, or clear it"
+            f" in Dagster's UI (Automation, {sensor}, Edit cursor); it then looks at the last"
+            " TXN_LOOKBACK_HOURS again",
             Section.SETTINGS,
         )
 
