@@ -25,6 +25,7 @@ from txn_platform.card_key import checked_card_key
 from txn_platform.cli import main
 from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.definitions import build_defs, feed_defs
+from txn_platform.defs.resources import FeedSource
 from txn_platform.errors import UserError
 from txn_platform.feeds import Feed
 from txn_platform.local.processes import ManagedProcess, free_ports
@@ -282,6 +283,21 @@ class _Sensor:
             )
             assert result.success
         return [str(request.partition_key) for request in data.run_requests]
+
+
+def test_the_schedule_waits_for_the_lag(stripe: Stripe) -> None:
+    defs = dg.Definitions.merge(build_defs(), feed_defs(stripe.feed))
+    schedule = defs.resolve_schedule_def("hourly_stripe")
+    with (
+        dg.DagsterInstance.ephemeral() as instance,
+        dg.build_schedule_context(
+            instance=instance,
+            scheduled_execution_time=datetime(2026, 11, 19, 6, 5, tzinfo=UTC),
+            resources={"source_stripe": FeedSource(stripe.feed)},
+        ) as context,
+    ):
+        (request,) = schedule.evaluate_tick(context).run_requests or []
+    assert request.partition_key == _KEY
 
 
 def test_a_feed_has_the_checks_that_its_source_allows() -> None:

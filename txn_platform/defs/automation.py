@@ -59,11 +59,15 @@ def hourly_schedule(
         execution_timezone="UTC",
         required_resource_keys={source_key(feed)},
         default_status=dg.DefaultScheduleStatus.STOPPED,
-        description="Materializes each hour five minutes after it is over, unless that was done.",
+        description="Materializes each hour five minutes after it is"
+        f" {'over' if feed.api.watermark else 'complete'}, unless that was done.",
     )
     def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Request the hour that is over, unless it is right or a run of it is in progress."""
-        window = Window(full_hour(context.scheduled_execution_time) - WINDOW_LENGTH)
+        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
+        # A source that states no watermark is complete after its lag.
+        lag = timedelta(0) if feed.api.watermark else resource.source_for_tick().lag
+        window = Window(full_hour(context.scheduled_execution_time - lag) - WINDOW_LENGTH)
         key = window.partition_key
         tags = {
             **HOURS.get_tags_for_partition_key(key),
@@ -78,7 +82,6 @@ def hourly_schedule(
         published = publications(context.instance, [key], feed).get(key)
         if published is None or not published.recorded:
             return request
-        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
         try:
             source = resource.source_for_tick()
             totals = source.control_totals(window, datetime.now(UTC))
