@@ -486,7 +486,7 @@ def measure_queue(template: Template, windows: Sequence[Window]) -> float:
 def running(servers: Cluster) -> Iterator[Stack]:
     """Run Dagster and a worker beside the servers."""
     (port,) = free_ports(1)
-    with cluster_dagster(servers, port=port, workers=1) as cluster:
+    with cluster_dagster(servers, port, ["txn_platform.definitions"], workers=1) as cluster:
         names = {process.name.removeprefix("Dagster's "): process for process in cluster.processes}
         yield Stack(
             cluster.addresses["Dagster"],

@@ -65,6 +65,15 @@ _feed_option = click.option(
 _feed_option_of_all = click.option(
     "--feed", metavar="NAME", help="A feed of TXN_FEEDS.  [default: the generator, and all feeds]"
 )
+_module_option = click.option(
+    "-m",
+    "--module",
+    "modules",
+    multiple=True,
+    default=["txn_platform.definitions"],
+    metavar="MODULE",
+    help="Definitions to load instead of the platform's own, as mine for mine.py.",
+)
 
 
 def _end_without_output(error: OSError) -> NoReturn:
@@ -321,15 +330,7 @@ def completion(shell: str | None, *, show: bool) -> None:
 @main.command()
 @click.option("--directory", is_flag=True, help="Use the directory lake instead of an S3 server.")
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
-@click.option(
-    "-m",
-    "--module",
-    "modules",
-    multiple=True,
-    default=["txn_platform.definitions"],
-    metavar="MODULE",
-    help="Definitions to load instead of the platform's own, as mine for mine.py.",
-)
+@_module_option
 def dev(*, directory: bool, port: int, modules: tuple[str, ...]) -> None:
     """Run the generator, an S3 server and the Dagster UI until Ctrl-C."""
     from txn_platform.local.stack import local_stack_services, local_ui, require_ui
@@ -353,12 +354,13 @@ def dev(*, directory: bool, port: int, modules: tuple[str, ...]) -> None:
     help="How many; each runs one window at a time.",
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=3000, help="Of the Dagster UI.")
+@_module_option
 @click.option(
     "--use-settings",
     is_flag=True,
     help="Use the database, broker, bucket and source that settings name, and start the rest.",
 )
-def cluster(*, workers: int, port: int, use_settings: bool) -> None:
+def cluster(*, workers: int, port: int, modules: tuple[str, ...], use_settings: bool) -> None:
     """Run what several machines would run, each as a process, until Ctrl-C.
 
     These are Postgres, a broker (Valkey), an S3 server, the generator, Dagster's code server,
@@ -367,10 +369,10 @@ def cluster(*, workers: int, port: int, use_settings: bool) -> None:
     from txn_platform.local.cluster import GRACE, cluster_dagster, cluster_servers
     from txn_platform.local.stack import require_ui
 
-    require_ui(port, [])
+    require_ui(port, modules)
     with cluster_servers(use_settings=use_settings) as servers:
         _use(servers)
-        with cluster_dagster(servers, port=port, workers=workers) as running:
+        with cluster_dagster(servers, port, modules, workers=workers) as running:
             for name, address in running.addresses.items():
                 _print(f"{name:10} {address}")
             _print(
@@ -633,17 +635,17 @@ def rotate_card_key(*, yes: bool) -> None:
 def optimize(keep: timedelta) -> None:
     """Merge small files of the Delta table, and delete files that no version needs."""
     from txn_platform.feeds import GENERATOR_FEED, load_feeds
-    from txn_platform.lake.delta import open_delta, require_delta
+    from txn_platform.lake.delta import open_delta, optimized, require_delta
     from txn_platform.settings import load_settings
 
     if keep < timedelta(days=1):
         raise click.UsageError("--keep must be at least 1d: runs and queries under way need files.")
     settings = load_settings()
-    require_delta(open_delta(settings))
-    for feed in (GENERATOR_FEED, *load_feeds(settings).values()):
-        delta = require_delta(open_delta(feed.settings(settings), feed.contract))
+    feeds = [GENERATOR_FEED, *load_feeds(settings).values()]
+    tables = [require_delta(open_delta(feed.settings(settings), feed.contract)) for feed in feeds]
+    for delta in tables:
         click.echo(f"table: {delta.uri}", err=True)
-        done = delta.optimize(keep)
+    for delta, done in optimized(tables, keep):
         _print(
             f"{delta.uri}, version {done.version}:"
             f" {done.merged:,} files merged, {done.removed:,} deleted"

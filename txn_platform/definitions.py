@@ -1,5 +1,6 @@
 """All that Dagster sees, on one page."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -38,7 +39,9 @@ from txn_platform.defs.resources import (
     QuarantineResource,
     source_key,
 )
+from txn_platform.errors import UserError
 from txn_platform.feeds import Feed
+from txn_platform.runbook import Section
 
 
 def _with_code_links(assets: list[dg.AssetsDefinition]) -> Sequence[Any]:
@@ -74,7 +77,15 @@ def feed_defs(*feeds: Feed) -> dg.Definitions:
     Each feed has the same assets, checks, schedule and sensors. They use the lake, the card key and
     the limit of the quarantine of `build_defs`.
 
+    Raises:
+        UserError: two of them have one prefix.
     """
+    for prefix, count in Counter(feed.prefix for feed in feeds).items():
+        if count > 1:
+            raise UserError(
+                f"feed_defs is given {count} feeds with the prefix {prefix}: each needs its own",
+                Section.SETTINGS,
+            )
     return dg.Definitions.merge(*map(_of_feed, feeds))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, override
 
 import dagster as dg
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from deltalake import DeltaTable
@@ -33,6 +35,7 @@ from txn_platform.settings import load_settings
 from txn_platform.source import client
 from txn_platform.source.auth import Secret
 from txn_platform.windows import Window
+from txn_platform_tests.conftest import REGION, eventually
 from txn_platform_tests.test_command_servers import (
     ALL_ASSETS,
     answers,
@@ -43,10 +46,11 @@ from txn_platform_tests.test_command_servers import (
 from txn_platform_tests.test_commands import SMALL
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from click.testing import Result
 
+    from txn_platform_tests.conftest import S3Endpoint
     from txn_platform_tests.support.hourly_source import HourlySource
 
 _KEY = "2026-11-19-03:00"
@@ -66,7 +70,8 @@ class Stripe:
 
 
 @contextmanager
-def _served(fake: FakeStripe) -> Iterator[str]:
+def served_fake(fake: FakeStripe) -> Iterator[str]:
+    """Serve the fake on a free port of the loopback interface; gives its address."""
     with fake.server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -85,7 +90,7 @@ def stripe(
     monkeypatch.chdir(tmp_path)
     # A module is imported once in a process.
     module = f"feeds_of_{abs(hash(request.node.name))}"
-    with _served(fake := FakeStripe(_SECRET)) as url:
+    with served_fake(fake := FakeStripe(_SECRET)) as url:
         Path(f"{module}.py").write_text(
             "from dataclasses import replace\n"
             "from examples.stripe_charges import feed\n"
@@ -183,6 +188,25 @@ def test_expire_covers_every_feed_unless_one_is_named(stripe: Stripe, source: Ho
         assert (folder / "s3_parquet_transactions" / _OBJECT).exists()
 
 
+def test_the_tables_of_all_feeds_are_optimized_that_exist(
+    stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DELTA_LAKE_S3_PATH", table := str(Path("delta").absolute()))
+    for name, tables in (
+        (["--feed", "stripe"], [f"{table}_stripe"]),
+        ([], [table, f"{table}_stripe"]),
+    ):
+        assert txn("run", "--partition", _KEY, *name).exit_code == 0
+        done = txn("optimize")
+        assert done.exit_code == 0, done.output
+        assert [line.partition(",")[0] for line in done.stdout.splitlines()] == tables
+    with dg.DagsterInstance.ephemeral() as instance:
+        job = build_defs().resolve_job_def("optimize_delta")
+        result = job.execute_in_process(instance=instance)
+    (output,) = [event for event in result.all_events if event.is_successful_output]
+    assert {"version", "version_stripe"} <= output.step_output_data.metadata.keys()
+
+
 def test_a_feed_whose_source_fails_says_so_without_the_secret(
     stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -216,8 +240,90 @@ class _Clock(datetime):
         return cls.moment
 
 
+@dataclass(frozen=True)
+class _Lake:
+    """A lake and the Delta table of the feed beside it, in a directory or a bucket."""
+
+    folder: str
+    table: str
+    bucket: S3Endpoint | None
+
+    @classmethod
+    def of(cls, bucket: S3Endpoint | None, prefix: str) -> _Lake:
+        if bucket is None:
+            return cls(".txn/lake", str(Path("delta").absolute()), None)
+        return cls(prefix, f"s3://{bucket.bucket}/{prefix}-delta", bucket)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        settings = {"DELTA_LAKE_S3_PATH": self.table}
+        if self.bucket is None:
+            return settings
+        return {
+            **settings,
+            "AWS_BUCKET_NAME": self.bucket.bucket,
+            "TXN_LAKE_PREFIX": self.folder,
+            **self._access(self.bucket),
+        }
+
+    @staticmethod
+    def _access(bucket: S3Endpoint) -> dict[str, str]:
+        return {
+            "AWS_ACCESS_KEY_ID": bucket.access_key,
+            "AWS_SECRET_ACCESS_KEY": bucket.secret_key,
+            "AWS_ENDPOINT_URL": bucket.url,
+            "AWS_REGION": REGION,
+        }
+
+    def objects(self, window: Window) -> dict[str, tuple[bytes, datetime, str]]:
+        """By asset, the bytes and the time of the object of a window, and its ETag on S3."""
+        hour = f"event_date={window.start:%Y-%m-%d}/event_hour={window.start:%H}"
+        return {
+            asset: self._object(f"{self.folder}/stripe/{asset}/{hour}/part-0.parquet")
+            for asset in (
+                "raw_transactions",
+                "validated_transactions",
+                "quarantined_transactions",
+                "s3_parquet_transactions",
+            )
+        }
+
+    def _object(self, key: str) -> tuple[bytes, datetime, str]:
+        if self.bucket is None:
+            path = Path(key)
+            return path.read_bytes(), datetime.fromtimestamp(path.stat().st_mtime, UTC), ""
+        found = self.bucket.client().get_object(Bucket=self.bucket.bucket, Key=key)
+        return found["Body"].read(), found["LastModified"], found["ETag"]
+
+    def rows(self, window: Window) -> int:
+        """How many the feed has published of a window."""
+        content, _, _ = self.objects(window)["s3_parquet_transactions"]
+        return pq.read_metadata(io.BytesIO(content)).num_rows
+
+    def version(self) -> int:
+        """Of the Delta table."""
+        options = {} if self.bucket is None else self._access(self.bucket)
+        options["AWS_ALLOW_HTTP"] = "true"
+        return DeltaTable(f"{self.table}_stripe", storage_options=options).version()
+
+
+@pytest.fixture(params=["directory", "seaweedfs"])
+def lake(
+    request: pytest.FixtureRequest,
+    s3_servers: Callable[[str], S3Endpoint],
+    s3_prefix: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> _Lake:
+    """The lake and the table that the settings name."""
+    bucket = None if request.param == "directory" else s3_servers(request.param)
+    lake = _Lake.of(bucket, s3_prefix)
+    for name, value in lake.settings.items():
+        monkeypatch.setenv(name, value)
+    return lake
+
+
 def test_late_rows_are_landed_once_more_after_the_lag(
-    stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
+    stripe: Stripe, source: HourlySource, lake: _Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sensor of the feed alone: one hour has late rows, and the next has none."""
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "2")
@@ -232,30 +338,24 @@ def test_late_rows_are_landed_once_more_after_the_lag(
         sensor = _Sensor(defs, instance)
         _Clock.moment = following.end + lag
         assert sensor.tick() == [_KEY, following.partition_key]
-        first = {window: _published(window) for window in (_WINDOW, following)}
-        assert first[_WINDOW][0] == 50
+        assert (lake.rows(_WINDOW), lake.rows(following)) == (50, 60)
+        before, version = lake.objects(following), lake.version()
         assert sensor.tick() == []
         stripe.fake.late.clear()
+        # A bucket has the times of its objects in seconds.
+        written = max(moment for _, moment, _ in before.values())
+        assert eventually(lambda: datetime.now(UTC) - written > timedelta(seconds=1))
         _Clock.moment = following.end + 2 * lag
         again = sensor.tick()
         assert again[:2] == [_KEY, following.partition_key]
-        second = {window: _published(window) for window in (_WINDOW, following)}
-        assert second[_WINDOW][0] == 60
-        assert second[following] == first[following]
+        assert lake.rows(_WINDOW) == 60
+        assert lake.objects(following) == before
+        # A commit for each hour of this tick, but for the one that is as it was.
+        assert lake.version() == version + len(again) - 1
         _Clock.moment = following.end + 4 * lag
         assert not {_KEY, following.partition_key} & set(sensor.tick())
         # Runs of this feed are none of the generator.
         assert not instance.get_materialized_partitions(dg.AssetKey("s3_parquet_transactions"))
-
-
-def _published(window: Window) -> tuple[int, bytes, int]:
-    start = window.start
-    path = Path(
-        f".txn/lake/stripe/s3_parquet_transactions/event_date={start:%Y-%m-%d}"
-        f"/event_hour={start:%H}/part-0.parquet"
-    )
-    (found,) = duckdb.read_parquet(str(path)).aggregate("count(*)").fetchall()
-    return found[0], path.read_bytes(), path.stat().st_mtime_ns
 
 
 @dataclass
@@ -298,6 +398,12 @@ def test_the_schedule_waits_for_the_lag(stripe: Stripe) -> None:
     ):
         (request,) = schedule.evaluate_tick(context).run_requests or []
     assert request.partition_key == _KEY
+
+
+def test_two_feeds_of_one_prefix_are_refused() -> None:
+    other = replace(feed.STRIPE, url="https://stripe.example")
+    with pytest.raises(UserError, match=r"2 feeds with the prefix stripe: each needs its own"):
+        feed_defs(feed.STRIPE, other)
 
 
 def test_a_feed_has_the_checks_that_its_source_allows() -> None:
@@ -376,7 +482,7 @@ def test_a_feed_with_cards_has_its_own_key_if_it_wants(
         "cards", TRANSACTIONS, stripe.feed.url, stripe.feed.api, card_key=Secret("CARDS_KEY")
     )
     monkeypatch.setenv("CARDS_KEY", "0f8e" * 16)
-    monkeypatch.setenv("TXN_CARD_KEY", "b7d1c05a9f3e8264" * 4)
+    monkeypatch.setenv("TXN_CARD_KEY", "b7d1c05a9f3e82649e0d7c41f3a86b52")
     settings = load_settings()
     with pytest.raises(UserError, match=r"^CARDS_KEY: the card key"):
         checked_card_key(mine.settings(settings))

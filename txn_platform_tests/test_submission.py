@@ -17,13 +17,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, override
+from typing import TYPE_CHECKING, Any, override
 
 import dagster as dg
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from examples.stripe_charges.fake_api import FakeStripe
 from txn_platform import run_queue, submission
 from txn_platform.cli import main
 from txn_platform.local.dagster_processes import dagster_processes
@@ -35,6 +36,7 @@ from txn_platform_tests.support.faulty_proxy import FaultyProxy
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 from txn_platform_tests.support.served_handler import served_by
 from txn_platform_tests.support.served_source import served
+from txn_platform_tests.test_feeds import served_fake
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +53,24 @@ def hours(day: int, *numbers: int) -> list[str]:
     return [Window(datetime(2026, 11, day, number, tzinfo=UTC)).partition_key for number in numbers]
 
 
-class Instance:
-    """A Dagster instance, and the commands that submit to it."""
+class Charges(FakeStripe):
+    """Sends currencies that do not exist in hours that begin at `bad`, in seconds since 1970."""
 
-    def __init__(self, directory: Path, source: HourlySource) -> None:
+    bad: int = -1
+
+    @override
+    def charges(self, start: int, end: int) -> list[dict[str, Any]]:
+        found = super().charges(start, end)
+        return [{**charge, "currency": "?"} for charge in found] if start == self.bad else found
+
+
+class Instance:
+    """A Dagster instance with the generator and Stripe, and the commands that submit to it."""
+
+    def __init__(self, directory: Path, source: HourlySource, charges: Charges, url: str) -> None:
         self.directory = directory
         self.source = source
+        self.charges = charges
         (self.port,) = free_ports(1)
         self.address = f"http://127.0.0.1:{self.port}"
         self.environment = {
@@ -66,6 +80,10 @@ class Instance:
             "TXN_LAKE_DIRECTORY": str(directory / "lake"),
             "GENERATOR_URL": source.url,
             "TXN_SOURCE_ATTEMPTS": "3",
+            "TXN_FEEDS": "examples.stripe_charges.feed",
+            "STRIPE_URL": url,
+            "STRIPE_API_KEY": charges.key,
+            "PYTHONPATH": str(Path(__file__).parents[1]),
         }
         (directory / "dagster").mkdir()
         configuration = yaml.safe_load(DAGSTER_YAML.read_text())
@@ -91,7 +109,7 @@ class Instance:
                 logs,
                 port=self.port,
                 address=self.address,
-                modules=["txn_platform.definitions"],
+                modules=["examples.stripe_charges.definitions"],
                 holds=[],
             ) as (_, self.daemon, self.webserver),
         ):
@@ -101,16 +119,13 @@ class Instance:
             yield
 
     @contextmanager
-    def submitting(self, *keys: str, address: str = "") -> Iterator[subprocess.Popen[str]]:
+    def submitting(
+        self, *keys: str, address: str = "", options: tuple[str, ...] = ()
+    ) -> Iterator[subprocess.Popen[str]]:
         """A command that submits the windows from the first to the last of some keys."""
         with subprocess.Popen(
-            [TXN, "run", "--from", keys[0], "--to", keys[-1], "--submit"],
-            env={
-                **{
-                    name: value for name, value in self.environment.items() if name[:7] != "DAGSTER"
-                },
-                "DAGSTER_WEBSERVER_URL": address or self.address,
-            },
+            [TXN, "run", "--from", keys[0], "--to", keys[-1], "--submit", *options],
+            env=self._of_commands(address or self.address),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -119,6 +134,22 @@ class Instance:
                 yield command
             finally:
                 command.kill()
+
+    def _of_commands(self, address: str) -> dict[str, str]:
+        own = {name: value for name, value in self.environment.items() if name[:7] != "DAGSTER"}
+        return {**own, "DAGSTER_WEBSERVER_URL": address}
+
+    def states(self, *keys: str, options: tuple[str, ...] = ()) -> list[tuple[str, int | None]]:
+        """The states and the rows of the windows from the first to the last of some keys."""
+        told = subprocess.run(
+            [TXN, "status", "--json", "--from", keys[0], "--to", keys[-1], *options],
+            env=self._of_commands(self.address),
+            text=True,
+            stdout=subprocess.PIPE,
+            check=True,
+        )
+        states = map(json.loads, told.stdout.splitlines())
+        return [(state["state"], state["rows"]) for state in states]
 
     def runs(self, *keys: str) -> dict[str, list[dg.DagsterRunStatus]]:
         """By partition key, how its runs stand, the oldest first."""
@@ -141,9 +172,9 @@ class Instance:
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Instance]:
-    with served(HourlySource([])) as source:
+    with served(HourlySource([])) as source, served_fake(charges := Charges()) as url:
         assert isinstance(source, HourlySource)
-        instance = Instance(tmp_path_factory.mktemp("submission"), source)
+        instance = Instance(tmp_path_factory.mktemp("submission"), source, charges, url)
         with instance.running():
             yield instance
 
@@ -231,6 +262,31 @@ def test_bad_data_fails_once_and_a_lost_run_is_followed_to_its_retry(
     assert instance.runs(bad) == {bad: [FAILED, dg.DagsterRunStatus.CANCELED, DONE]}
     assert instance.runs(lost, good) == {lost: [FAILED, DONE], good: [DONE]}
     assert "2 of 3 hours are published as they should be" in result.stderr
+
+
+def test_hours_of_two_feeds_are_submitted_at_the_same_time(instance: Instance) -> None:
+    keys = shared, bad = hours(16, 1, 2)
+    instance.charges.bad = int(Window.of_partition(bad).start.timestamp())
+    feed = ("--feed", "stripe")
+    with (
+        instance.submitting(shared) as generator,
+        instance.submitting(*keys, options=feed) as stripe,
+    ):
+        assert instance.are(QUEUED, QUEUED, of=[shared])
+        assert instance.are(QUEUED, of=[bad])
+        assert instance.states(*keys) == [("queued", None), ("missing", None)]
+        assert instance.states(*keys, options=feed) == [("queued", None)] * 2
+        instance.daemon.start_again()
+        _, of_generator = generator.communicate(timeout=PATIENCE)
+        _, of_stripe = stripe.communicate(timeout=PATIENCE)
+    instance.daemon.stop()
+    assert (generator.returncode, stripe.returncode) == (0, 1), of_generator + of_stripe
+    assert f"Error: {bad}: run " in of_stripe
+    assert instance.runs(*keys) == {shared: [DONE, DONE], bad: [FAILED]}
+    jobs = {run.job_name for run in instance.records.get_runs() if shared in run.tags.values()}
+    assert jobs == {"land_transactions", "land_transactions_stripe"}
+    assert instance.states(*keys) == [("published", 2), ("missing", None)]
+    assert instance.states(*keys, options=feed) == [("published", 60), ("failed", None)]
 
 
 class LosesAnAnswer(FaultyProxy):

@@ -24,8 +24,8 @@ from txn_platform.defs.run_history import SENSOR, RunHistory, content_of
 from txn_platform.defs.sensor_cursor import Cursor
 from txn_platform.defs.sensor_tick import Tick
 from txn_platform.errors import UserError
-from txn_platform.feeds import GENERATOR_FEED, Feed
-from txn_platform.lake.delta import KEEP, require_delta
+from txn_platform.feeds import GENERATOR_FEED, Feed, load_feeds
+from txn_platform.lake.delta import KEEP, optimized, require_delta
 from txn_platform.settings import load_settings
 from txn_platform.windows import WINDOW_LENGTH, Window, full_hour
 
@@ -64,10 +64,7 @@ def hourly_schedule(
     )
     def hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         """Request the hour that is over, unless it is right or a run of it is in progress."""
-        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
-        # A source that states no watermark is complete after its lag.
-        lag = timedelta(0) if feed.api.watermark else resource.source_for_tick().lag
-        window = Window(full_hour(context.scheduled_execution_time - lag) - WINDOW_LENGTH)
+        window = Window(full_hour(context.scheduled_execution_time - _lag(feed)) - WINDOW_LENGTH)
         key = window.partition_key
         tags = {
             **HOURS.get_tags_for_partition_key(key),
@@ -79,6 +76,7 @@ def hourly_schedule(
             return request
         if RunHistory.of(context.instance, [key], datetime.now(UTC), feed)[key].unfinished:
             return dg.SkipReason(f"a run of {key} is queued or running")
+        resource: GeneratorResource | FeedSource = getattr(context.resources, source_key(feed))
         published = publications(context.instance, [key], feed).get(key)
         if published is None or not published.recorded:
             return request
@@ -97,17 +95,28 @@ def hourly_schedule(
     return hourly
 
 
+def _lag(feed: Feed) -> timedelta:
+    """How long after its end an hour of a source that states no watermark is complete."""
+    if feed.api.watermark:
+        return timedelta(0)
+    return timedelta(hours=load_settings().settled_hours) if feed.api.lag is None else feed.api.lag
+
+
 @dg.op(description="Merges small files, and deletes those that no version needs since 7 days.")
 def optimize_delta_table(context: dg.OpExecutionContext, store: LakeResource) -> None:
     """Do the same as `txn optimize`."""
     with failing_for_users():
-        done = require_delta(store.delta()).optimize(KEEP)
-    context.add_output_metadata(asdict(done))
+        feeds = [GENERATOR_FEED, *load_feeds(load_settings()).values()]
+        tables = {require_delta(store.delta(feed)): feed for feed in feeds}
+        for table, done in optimized(list(tables), KEEP):
+            context.add_output_metadata(
+                {tables[table].named(name): of for name, of in asdict(done).items()}
+            )
 
 
-@dg.job(description="Keeps the Delta table small; see `txn optimize`.")
+@dg.job(description="Keeps the Delta tables small; see `txn optimize`.")
 def optimize_delta() -> None:
-    """One step; the table of the settings."""
+    """One step; the table of the settings, and those of the feeds of TXN_FEEDS."""
     optimize_delta_table()
 
 
@@ -117,7 +126,7 @@ nightly_optimize = dg.ScheduleDefinition(
     cron_schedule="40 3 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Keeps the Delta table small.",
+    description="Keeps the Delta tables small.",
 )
 
 

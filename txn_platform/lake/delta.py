@@ -35,7 +35,7 @@ from txn_platform.lake.store_errors import denied_permission
 from txn_platform.runbook import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pyarrow.parquet as pq
     from deltalake import DeltaTable
@@ -594,6 +594,22 @@ def require_delta(delta: DeltaLake | None) -> DeltaLake:
             "there is no Delta table: set DELTA_LAKE_S3_PATH to where it is to be", Section.DELTA
         )
     return delta
+
+
+def optimized(
+    tables: Sequence[DeltaLake], keep: timedelta
+) -> Iterator[tuple[DeltaLake, Optimized]]:
+    """Optimize the tables that exist, one after another.
+
+    Args:
+        tables: of all feeds; not each of them has landed rows yet.
+        keep: as for `DeltaLake.optimize`.
+
+    Raises:
+        UserError: none of them exists, or one can't be read or written.
+    """
+    for table in [table for table in tables if table.exists()] or tables[:1]:
+        yield table, table.optimize(keep)
 
 
 def _require_apart(place: str, settings: Settings) -> None:

@@ -52,13 +52,12 @@ from txn_platform.settings import env_file_variables, load_settings
 from txn_platform.windows import Window
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from txn_platform.settings import Settings
 
 DAGSTER_YAML: Final = Path(__file__).parents[1] / "workers" / "dagster.yaml"
 """The configuration of production, which deploy/dagster.yaml in a checkout links to."""
-_MODULE: Final = "txn_platform.definitions"
 _SERVERS: Final = ("postgres", "valkey", "generator")
 # The packages of the extra `cluster`.
 _PACKAGES: Final = ("dagster_celery", "dagster_postgres", "redis")
@@ -256,7 +255,9 @@ class _Starting:
 
 
 @contextmanager
-def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[Cluster]:
+def cluster_dagster(
+    servers: Cluster, port: int, modules: Sequence[str], *, workers: int
+) -> Generator[Cluster]:
     """Run Dagster's code server, daemon and webserver, and workers, beside the servers.
 
     Other commands with this `TXN_HOME` use the cluster until the block ends. Then the workers have
@@ -265,6 +266,7 @@ def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[C
     Args:
         servers: that run.
         port: of Dagster's UI.
+        modules: with the definitions that Dagster loads.
         workers: how many; each runs one window at a time.
 
     Raises:
@@ -294,7 +296,7 @@ def cluster_dagster(servers: Cluster, *, port: int, workers: int) -> Generator[C
                 logs,
                 port=port,
                 address=opened,
-                modules=[_MODULE],
+                modules=modules,
                 holds=[servers.lock],
             )
         )

@@ -79,11 +79,13 @@ class ClusterWorld:
 
     @classmethod
     @contextmanager
-    def running(cls, home: Path, source: SlowSource, *, workers: int) -> Iterator[ClusterWorld]:
+    def running(
+        cls, home: Path, source: SlowSource, *options: str, workers: int
+    ) -> Iterator[ClusterWorld]:
         """Run a cluster, and make this process one that uses it."""
         given = {"GENERATOR_URL": source.url, "TXN_FIRST_HOUR": "2026-01-01-00:00"}
         environment = {**os.environ, **given}
-        arguments = ["--workers", str(workers), "--use-settings"]
+        arguments = ["--workers", str(workers), "--use-settings", *options]
         with (
             running_cluster(home, environment, *arguments) as (process, told),
             patch.dict(os.environ, variables := told | given),

@@ -58,7 +58,7 @@ _SMALL: Final = {
     "GENERATOR_MERCHANTS": "500",
 }
 # Pages that show how a source is started, or how a setting changes the generator that a run starts.
-_OWN_SOURCE: Final = ("README.md", "generator.md", "own-source.md")
+_OWN_SOURCE: Final = ("README.md", "generator.md")
 # Each block is a bash of its own, which begins with the variables and the directory of the last.
 _SHELL: Final = """
 state=$1
