@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Final
 
 from txn_platform.contract.model import Contract
@@ -86,6 +87,7 @@ class Feed:
             http_address(self.url)
         except ValueError as error:
             raise _not_allowed("url", str(error)) from None
+        self.contract.require_rules_of_rows()
 
     @property
     def title(self) -> str:
@@ -188,10 +190,9 @@ def _module(name: str) -> Any:
         raise
     except Exception as error:
         # Without its text, which can have a secret.
-        line = error.__traceback__
-        while line is not None and line.tb_next is not None:
-            line = line.tb_next
-        where = f" in line {line.tb_lineno} of {line.tb_frame.f_code.co_filename}" if line else ""
+        # The last line that is of no library.
+        lines = [each for each in extract_tb(error.__traceback__) if _is_own(each.filename)]
+        where = f" in line {lines[-1].lineno} of {lines[-1].filename}" if lines else ""
         if isinstance(error, ModuleNotFoundError) and error.name in {name, name.partition(".")[0]}:
             raise _wrong_module(
                 name, "is not found: name a module in this directory, or an installed one"
@@ -199,6 +200,16 @@ def _module(name: str) -> Any:
         raise _wrong_module(
             name, f"cannot be imported: it raised {type(error).__name__}{where}"
         ) from None
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is the user's own, and of no library."""
+    parts = Path(file).parts
+    return not (
+        file.startswith(("<", str(Path(__file__).parent)))
+        or "site-packages" in parts
+        or "importlib" in parts
+    )
 
 
 def _wrong_module(name: str, fault: str) -> UserError:

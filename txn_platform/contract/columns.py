@@ -8,15 +8,17 @@ and patterns are dataframely's.
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import dataframely as dy
 import polars as pl
 
+from txn_platform.errors import UserError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from decimal import Decimal
 
     from txn_platform.contract.model import Role
 
@@ -59,8 +61,19 @@ def code(
     role: Role | None = None,
     nullable: bool = False,
 ) -> dy.String:
-    """One of a list of codes, in the same capitals."""
+    """One of a list of codes, in the same capitals.
+
+    Raises:
+        UserError: it is no list of texts.
+    """
     codes = tuple(of)
+    # No type checker has looked at what a user writes.
+    texts: tuple[Any, ...] = codes
+    if isinstance(of, str) or not codes or not all(type(each) is str for each in texts):
+        raise UserError(
+            f"the codes of {description!r} must be a list of texts, also for numbers, as in"
+            ' code("How it ended", ["1", "2"])'
+        )
     return dy.String(
         nullable=nullable,
         check={"unknown": partial(_is_in, codes=codes)},
@@ -104,7 +117,17 @@ def decimal(
     min_exclusive: Decimal | None = None,
     max: Decimal | None = None,  # noqa: A002 - dataframely's name
 ) -> dy.Decimal:
-    """A decimal number of at most `scale` decimals, exact; no exponent, and nothing is rounded."""
+    """A decimal number of at most `scale` decimals, exact; no exponent, and nothing is rounded.
+
+    Raises:
+        UserError: a bound is no whole number or `Decimal`.
+    """
+    bounds: list[Any] = [min, min_exclusive, max]
+    if not all(isinstance(bound, Decimal | int | None) for bound in bounds):
+        raise UserError(
+            f'a bound of {description!r} is not exact: write it as Decimal("0.5"), or as a whole'
+            " number"
+        )
     return dy.Decimal(
         precision,
         scale,
@@ -126,7 +149,17 @@ def flag(
     true: str = "true",
     false: str = "false",
 ) -> dy.Bool:
-    """A truth value, sent as one of two texts; the defaults are JSON's."""
+    """A truth value, sent as one of two texts; the defaults are JSON's.
+
+    Raises:
+        UserError: they are no two texts.
+    """
+    texts: tuple[Any, Any] = (true, false)
+    if true == false or not all(isinstance(each, str) for each in texts):
+        raise UserError(
+            f"true and false of {description!r} must be two different texts, also for numbers, as"
+            ' in flag("Whether it was paid", true="1", false="0")'
+        )
     return dy.Bool(
         nullable=nullable,
         description=description,

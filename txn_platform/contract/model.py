@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from txn_platform.arrow.dictionaries import encoded_schema
 from txn_platform.contract.card_forms import CARD_MASKS, CARD_TOKEN, DEFAULT_MASK, TOKEN_COLUMN
+from txn_platform.contract.column_faults import faults_of_options, faults_of_rules
 from txn_platform.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ UNREADABLE: Final = "unreadable"
 # The field of `extra_fields` that holds a list of one text: a row, as sent, with two fields of one
 # name.
 DUPLICATE_FIELD: Final = "duplicate_field"
+# Half of a surrogate pair is no character. Its number stands behind this in a text.
+HALF_A_CHARACTER: Final = "\x1a\\u"
 
 EXTRA_FIELDS: Final = "extra_fields"
 _POSITION: Final = pa.field(
@@ -68,6 +71,8 @@ _RESERVED: Final = frozenset(
     {_POSITION.name, EXTRA_FIELDS, TOKEN_COLUMN, "event_date", "event_hour", "repeat", "row"}
     | {field.name for field in _OF_QUARANTINE}
 )
+# Of a contract, as footers, paths and descriptors take it.
+_LABEL: Final = re.compile(r".*[A-Za-z0-9].*")
 # Hive, Delta and SQL take such names without quotes.
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -178,12 +183,32 @@ class Contract:
     published: type[dy.Schema] | None = None
 
     def __post_init__(self) -> None:
-        for fault in self._faults():
+        self._require_none(self._faults())
+
+    def require_rules_of_rows(self) -> None:
+        """Try the rules with a few values, as rows would later.
+
+        Raises:
+            UserError: a rule cannot be applied to each row; the message names it and the remedy.
+        """
+        self._require_none(faults_of_rules(self.columns, self.forms))
+
+    def _require_none(self, faults: Iterator[str]) -> None:
+        for fault in faults:
             raise UserError(f"the contract {self.name!r} cannot be used: {fault}")
 
     def _faults(self) -> Iterator[str]:
-        if not self.name or not self.version:
-            yield "give it a name and a version, which footers of files state"
+        # No type checker has looked at what a user writes.
+        given: list[tuple[str, Any]] = [("name", self.name), ("version", self.version)]
+        for what, value in given:
+            if not (isinstance(value, str) and _LABEL.fullmatch(value) and value.isprintable()):
+                yield (
+                    f"its {what} must be text on one line with a letter or digit from ASCII,"
+                    ' as in Contract("charge", "1", ...)'
+                )
+        yield from self._faults_of_schema("schema", self.schema)
+        if self.published is not None:
+            yield from self._faults_of_schema("published", self.published)
         rules = getattr(self.schema, "__dataframely_rules__", {})
         if rules:
             yield (
@@ -191,6 +216,8 @@ class Contract:
                 " not applied to rows that stream: write it as a check= of a column, whose"
                 " expression may name other columns"
             )
+        for name, column in self.columns.items():
+            yield from faults_of_options(name, column)
         yield from self._faults_of_names()
         for name, column in self.columns.items():
             yield from self._faults_of_column(name, column)
@@ -198,6 +225,15 @@ class Contract:
             yield from self._faults_of_role(role)
         if self.published is not None:
             yield from self._faults_of_published(self.published.columns())
+
+    def _faults_of_schema(self, what: str, schema: Any) -> Iterator[str]:
+        if not (isinstance(schema, type) and issubclass(schema, dy.Schema)):
+            yield f"its {what} must be a class, as in class Charge(dy.Schema)"
+        elif isinstance(getattr(schema, "columns"), dy.Column):  # noqa: B009 - no method here
+            yield (
+                "a column of its schema hides the method columns of dataframely: give it another"
+                ' name in the class, with alias="columns"'
+            )
 
     def _faults_of_names(self) -> Iterator[str]:
         for name in self.columns:
@@ -224,6 +260,11 @@ class Contract:
 
     def _faults_of_column(self, name: str, column: dy.Column) -> Iterator[str]:
         kind = type(column).__name__
+        if isinstance(column.dtype, pl.Decimal) and not _is_decimal(column.dtype):
+            yield (
+                f"the column {name!r} is a dy.Decimal with a precision or scale that does not"
+                f" exist: give it a precision of 1 to {_MOST_DIGITS}, and a scale up to it"
+            )
         if _stored(column.dtype) is None:
             yield f"the column {name!r} is a dy.{kind}, {_remedy(column.dtype)}"
         if column.primary_key and self.option(name, "role") != "id":
@@ -236,7 +277,7 @@ class Contract:
                 f"the column {name!r} has unique=True, which only the column with the role id may"
                 " have: rows are compared within a window by their id"
             )
-        if self.option(name, "role") not in {None, *ROLES}:
+        if self.option(name, "role") not in (None, *ROLES):
             yield (
                 f"the column {name!r} has the role {self.option(name, 'role')!r}: choose from"
                 f" {', '.join(ROLES)}"
@@ -426,7 +467,7 @@ class Contract:
         return {
             name: tuple(codes)
             for name, column in self.columns.items()
-            if (codes := self.option(name, "codes") or getattr(column, "categories", None))
+            if (codes := self.option(name, "codes") or _categories(column))
         }
 
     def card_search(self, name: str) -> CardSearch:
@@ -524,9 +565,13 @@ class Contract:
     @property
     def _as_sent(self) -> list[pa.Field[Any]]:
         return [
-            pa.field(name, pa.string(), metadata={"description": f"As sent. {column.description}"})
+            pa.field(name, pa.string(), metadata={"description": _of_sent(column)})
             for name, column in self.columns.items()
         ]
+
+
+def _categories(column: dy.Column) -> tuple[str, ...]:
+    return tuple(column.categories) if isinstance(column, dy.Enum) else ()
 
 
 def _field(name: str, column: dy.Column) -> pa.Field[Any]:
@@ -539,6 +584,10 @@ def _field(name: str, column: dy.Column) -> pa.Field[Any]:
     )
 
 
+def _of_sent(column: dy.Column) -> str:
+    return f"As sent. {column.description}" if column.description else "As sent."
+
+
 def _stored(dtype: pl.DataType) -> pa.DataType | None:
     """The type of a column in files; None if it cannot be stored so that all readers know it."""
     if isinstance(dtype, _TEXT):
@@ -546,6 +595,10 @@ def _stored(dtype: pl.DataType) -> pa.DataType | None:
     if isinstance(dtype, pl.Decimal):
         return pa.decimal128(dtype.precision or _MOST_DIGITS, dtype.scale)
     return _STORED.get(dtype)
+
+
+def _is_decimal(dtype: pl.Decimal) -> bool:
+    return 1 <= dtype.precision <= _MOST_DIGITS and 0 <= dtype.scale <= dtype.precision
 
 
 def _remedy(dtype: pl.DataType) -> str:

@@ -14,6 +14,7 @@ import polars as pl
 
 from txn_platform.contract.card_forms import CARD_NUMBER
 from txn_platform.contract.card_numbers import is_card_number, shows_card_number
+from txn_platform.contract.model import HALF_A_CHARACTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,7 @@ _PROBLEMS: Final = {
     "max_length": "format",
     "resolution": "format",
     "text": "format",
+    "half": "format",
     "is_in": "unknown",
     "min": "range",
     "max": "range",
@@ -102,7 +104,10 @@ def rules_of(contract: Contract, name: str, value: pl.Expr) -> dict[str, pl.Expr
     rules = {rule: declared.pop(rule) for rule in ["nullability"] if rule in declared}
     if name == contract.card:
         rules |= {f"check__{problem}": rule for problem, rule in is_card_number(value).items()}
-        declared.setdefault("regex", value.str.contains(CARD_NUMBER))
+        if getattr(column, "regex", None) != CARD_NUMBER:
+            # A form of one's own may be narrower, but a token is made of digits.
+            own = declared.get("regex", pl.lit(value=True))
+            declared["regex"] = own & value.str.contains(CARD_NUMBER)
     search = contract.card_search(name)
     if search != "none":
         rules[CARD_NUMBER_RULE] = ~value.map_batches(
@@ -110,6 +115,12 @@ def rules_of(contract: Contract, name: str, value: pl.Expr) -> dict[str, pl.Expr
         )
     if isinstance(column, dy.Enum):
         declared["is_in"] = value.is_in(column.categories)
+    if isinstance(column, (dy.Float32, dy.Float64)):
+        # Digits that are too many for the type, which were not sent as infinity.
+        declared.setdefault("inf", ~value.is_infinite())
+    if search != "none" and "regex" not in declared:
+        # A text without rules would keep what stands for half a character.
+        rules["half"] = ~value.str.contains(HALF_A_CHARACTER, literal=True)
     return rules | declared
 
 

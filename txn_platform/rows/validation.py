@@ -7,6 +7,7 @@ so that a window can be streamed.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, cast
@@ -40,11 +41,12 @@ from txn_platform.contract.reasons import (
     rules_of,
 )
 from txn_platform.contract.schema import TRANSACTIONS
+from txn_platform.errors import UserError
 from txn_platform.rows.duplicates import repeated_ids
 from txn_platform.rows.timestamps import parse_timestamps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from numpy.typing import NDArray
 
@@ -90,21 +92,40 @@ def _parse(
     parse = contract.option(name, "parse")
     dtype = contract.columns[name].dtype
     if parse is None and isinstance(dtype, pl.Datetime):
-        return parse_timestamps(texts, pattern).alias(name)
+        times = parse_timestamps(texts, pattern).alias(name)
+        # No time of a window is outside these years.
+        return times if name == contract.time else _of_known_years(times)
     formed = sent.str.contains(pattern)
     all_formed = formed.all(ignore_nulls=False)
     if parse is not None:
         some = sent if all_formed else pl.select(pl.when(formed).then(sent)).to_series()
-        return parse(some).cast(dtype, strict=False).alias(name)
+        try:
+            parsed = parse(some)
+        except Exception as error:
+            # Its text can have a value of a row.
+            raise _raised(f"the parse of the column {name!r}", error) from None
+        return parsed.cast(dtype, strict=False).alias(name)
     if dtype == pl.Boolean():
         values = sent == "true"
     elif dtype == pl.Date():
-        values = sent.str.to_date("%Y-%m-%d", strict=False)
+        values = _of_known_years(sent.str.to_date("%Y-%m-%d", strict=False))
     else:
         values = sent.cast(dtype, strict=False)
     if all_formed:
         return values.alias(name)
     return pl.select(pl.when(formed).then(values).alias(name)).to_series()
+
+
+def _of_known_years(times: pl.Series) -> pl.Series:
+    """The same, null outside the years 1 to 9999, which alone all readers know."""
+    return times.set(~times.dt.year().is_between(1, 9999), None)
+
+
+def _raised(what: str, error: Exception) -> UserError:
+    return UserError(
+        f"{what} raised {type(error).__name__} for a value of a row: let it give false or null for"
+        " a value that it cannot read"
+    )
 
 
 class _Rules:
@@ -155,6 +176,28 @@ class _Rules:
         self.row_columns = sorted(
             {contract.time}.union(*(rule.meta.root_names() for rule in self.of_rows))
         )
+
+    @contextmanager
+    def evaluated_on(self, rows: pl.DataFrame) -> Generator[None]:
+        """Name the check that raises an error on these rows.
+
+        Raises:
+            UserError: a check of the contract's own raised it.
+        """
+        try:
+            yield
+        except Exception:
+            for reason, rule in self.by_reason.items():
+                self._require_result(reason, rule, rows)
+            raise
+
+    def _require_result(self, reason: str, rules: list[pl.Expr], rows: pl.DataFrame) -> None:
+        for rule in rules:
+            if {*rule.meta.root_names()} <= {*rows.columns}:
+                try:
+                    rows.select(rule)
+                except Exception as error:
+                    raise _raised(f"the check of {reason}", error) from None
 
     def _by_reason(self) -> dict[str, list[pl.Expr]]:
         rules: dict[str, list[pl.Expr]] = {}
@@ -226,7 +269,8 @@ class _Rules:
         values = _parse(self.contract, name, sent, texts) if name in self.contract.forms else sent
         frame = pl.DataFrame([values, sent.alias(f"sent.{name}")])
         # A column without rules has one value of them all.
-        good = frame.with_columns(self.of_one_column[name].alias("good"))["good"]
+        with self.evaluated_on(frame):
+            good = frame.with_columns(self.of_one_column[name].alias("good"))["good"]
         return values, good
 
     def hold(
@@ -235,7 +279,9 @@ class _Rules:
         """Whether the rows at the given indices obey the rules of a reason."""
         rules = pl.all_horizontal(self.by_reason[reason])
         some = rows.select(sorted({*rules.meta.root_names()})).take(cast("Any", integers(indices)))
-        return as_frame(some).select(rules).to_series().to_numpy()
+        frame = as_frame(some)
+        with self.evaluated_on(frame):
+            return frame.select(rules).to_series().to_numpy()
 
 
 def _is_of_one_column(rule: pl.Expr) -> bool:
@@ -296,9 +342,10 @@ class Validator:
             [column.typed for column in columns], schema=self._contract.conforming_schema
         )
         whole_rows = as_frame(typed.select(rules.row_columns))
-        in_place = whole_rows.select(
-            pl.all_horizontal(*rules.of_rows, rules.is_inside(self._window))
-        )
+        with rules.evaluated_on(whole_rows):
+            in_place = whole_rows.select(
+                pl.all_horizontal(*rules.of_rows, rules.is_inside(self._window))
+            )
         conforms &= in_place.to_series().to_numpy()
         for reason in rules.of_few_rows:
             few_rows = self._rows_of_condition(reason, typed, whole_rows)
@@ -496,13 +543,17 @@ def find_repeats(batches: Batches, contract: Contract = TRANSACTIONS) -> pl.Data
     copies = (
         repeated_ids(batches, contract)
         .filter(pl.all_horizontal(*well_formed.values()).fill_null(value=False))
-        .select("position", name, content=pl.struct(pl.exclude("position")).hash(seed=0))
+        .select(
+            "position",
+            pl.col(name).alias("id"),
+            pl.struct(pl.exclude("position")).hash(seed=0).alias("content"),
+        )
     )
-    same_id = pl.col("content").n_unique().over(name) == 1
+    same_id = pl.col("content").n_unique().over("id") == 1
     return copies.select(
         "position",
         repeat=pl.when(~same_id)
         .then(pl.lit(conflict(contract)))
-        .when(pl.col("position") != pl.col("position").min().over(name))
+        .when(pl.col("position") != pl.col("position").min().over("id"))
         .then(pl.lit(duplicate(contract))),
     ).drop_nulls("repeat")

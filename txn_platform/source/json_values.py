@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from txn_platform.contract.model import HALF_A_CHARACTER
 from txn_platform.source.decode_limits import MOST_COLUMNS
 from txn_platform.source.json_objects import parts, too_many_names, unescaped
 
@@ -121,4 +122,4 @@ def printable(text: str) -> str:
     Half of a surrogate pair is no character: it is written out behind a SUBSTITUTE, which no rule
     takes for printable.
     """
-    return _SURROGATE.sub(lambda half: f"\x1a\\u{ord(half[0]):04x}", text)
+    return _SURROGATE.sub(lambda half: f"{HALF_A_CHARACTER}{ord(half[0]):04x}", text)

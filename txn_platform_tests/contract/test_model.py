@@ -27,7 +27,8 @@ from txn_platform.contract.page import page
 from txn_platform.contract.reasons import reasons
 from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import UserError
-from txn_platform.rows.validation import NO_REPEATS, ValidatedBatch, Validator
+from txn_platform.rows.validation import NO_REPEATS, ValidatedBatch, Validator, find_repeats
+from txn_platform.source.json_values import printable
 from txn_platform.windows import Window
 
 _WINDOW = Window(dt.datetime(2026, 11, 1, tzinfo=dt.UTC))
@@ -311,3 +312,74 @@ def test_every_contract_has_a_page_and_descriptors() -> None:
         assert "sum" in made
         assert not any(f"`{name}`" in made for name in TRANSACTIONS.names)
         assert "transaction_id" not in made
+
+
+def test_a_form_of_ones_own_for_cards_does_not_let_other_text_pass() -> None:
+    contract = _contract(pan=text("", role="card", regex="^[0-9 ]+$", max_length=19))
+    cards = ["18", "018", "4111 1111 1111 1111", "4111111111111111"]
+    found = _validated(contract, *({"pan": card} for card in cards))
+    assert found.conforming["pan"].to_pylist() == cards[-1:]
+
+
+def test_times_that_not_all_readers_have_break_the_contract() -> None:
+    contract = _contract(at=rfc3339("", nullable=True), day=dy.Date(nullable=True))
+    kept = [{"day": "0001-01-01", "at": None}, {"day": None, "at": "9999-12-31T23:59:59Z"}]
+    lost = [
+        {"day": "0000-02-29", "at": None},
+        {"day": None, "at": "9999-12-31T23:59:59-01:00"},
+        {"day": None, "at": "0001-01-01T00:00:00.000000+00:01"},
+        {"day": None, "at": "0000-12-31T00:00:00.000000Z"},
+    ]
+    found = _validated(contract, *kept, *lost)
+    assert found.conforming["day"].to_pylist() == [dt.date(1, 1, 1), None]
+    assert found.quarantined["reasons"].to_pylist() == [["day.format"], *([["at.format"]] * 3)]
+
+
+def test_digits_that_are_too_many_for_a_float_are_no_infinity() -> None:
+    contract = _contract(value=dy.Float64(allow_inf=True, allow_nan=True))
+    found = _validated(contract, {"value": "1e999"}, {"value": "1e308"})
+    assert found.conforming["value"].to_pylist() == [1e308]
+    assert found.quarantined["reasons"].to_pylist() == [["value.range"]]
+
+
+def test_half_a_character_is_no_text_without_rules() -> None:
+    halves = [printable(text) for text in ("\ud83d", "a\udc00b")]
+    found = _validated(_contract(memo=text("")), *({"memo": each} for each in [*halves, "\x1a"]))
+    assert found.conforming["memo"].to_pylist() == ["\x1a"]
+    assert found.quarantined["reasons"].to_pylist() == [["memo.format"]] * 2
+
+
+@pytest.mark.parametrize("where", ["alone", "among others"])
+def test_a_check_that_raises_an_error_is_named_without_the_value(where: str) -> None:
+    def one(values: pl.Series) -> pl.Series:
+        if (values == 4242).any():
+            raise ValueError(f"not {values.to_list()}")
+        return values.is_not_null()
+
+    def check(value: pl.Expr) -> pl.Expr:
+        good = value.map_batches(one, return_dtype=pl.Boolean)
+        return good if where == "alone" else good & pl.col("ref").is_not_null()
+
+    contract = _contract(value=dy.Int64(check={"odd": check}))
+    with pytest.raises(UserError, match=r"check of value\.odd raised \w+ for a value") as raised:
+        _validated(contract, {"value": "4242"})
+    assert "4242" not in str(raised.value)
+
+
+def test_a_column_without_a_description_has_none() -> None:
+    contract = _contract(value=dy.Int64())
+    assert contract.raw_schema.field("value").metadata == {b"description": b"As sent."}
+
+
+def test_an_id_may_have_the_name_of_any_column() -> None:
+    for name in ("content", "id", "index", "value", "sent", "select"):
+        columns = {name: text("", role="id"), "seen": rfc3339("", role="time")}
+        contract = Contract("own", "1", type("Own", (dy.Schema,), columns))
+        sent = [{"position": at, name: "a"} for at in range(2)]
+        kinds = dict.fromkeys(contract.landed_schema.names, pl.String)
+        landed = as_batch(
+            pl.DataFrame(sent, schema={**kinds, "position": pl.Int64}), contract.landed_schema
+        )
+        assert find_repeats(lambda _, rows=landed: iter([rows]), contract).rows() == [
+            (1, f"{name}.duplicate")
+        ]
