@@ -502,7 +502,7 @@ def expire(older_than: timedelta, feed: str | None, *, yes: bool) -> None:
 
     from txn_platform.console_logs import ConsoleHandler, handling_logs
     from txn_platform.feeds import GENERATOR_FEED, feed_of, load_feeds
-    from txn_platform.lake.expiry import expiring, remove
+    from txn_platform.lake.expiry import expiring, remove, unknown_folders
     from txn_platform.lake.opening import open_lake
     from txn_platform.settings import load_settings
 
@@ -510,14 +510,20 @@ def expire(older_than: timedelta, feed: str | None, *, yes: bool) -> None:
     feeds: list[Feed] = [GENERATOR_FEED, *load_feeds(settings).values()]
     if feed is not None:
         feeds = [feed_of(settings, feed)]
-    _say_what_is_in_use(settings)
+    _say_what_is_in_use(settings, name=feed)
     lake = open_lake(settings)
     with handling_logs(ConsoleHandler(Console(stderr=True))):
         # Files of killed runs may have card numbers too.
         lake.sweep()
         assets = [each.asset(name) for each in feeds for name in (_RAW, _QUARANTINED)]
-        found = expiring(lake, assets, datetime.now(UTC) - older_than)
+        limit = datetime.now(UTC) - older_than
+        found = expiring(lake, assets, limit)
         stays = Counter(found.unseen)
+        for folder in [] if feed else unknown_folders(lake, assets, limit):
+            reason = (
+                f"{lake.uri(folder)} is of a feed that no module of TXN_FEEDS has: name it there"
+            )
+            stays[reason] += 1
         for stranger in found.strangers:
             click.echo(f"{lake.uri(stranger)} is no hour's object, and stays.", err=True)
         what = f"{_RAW} and {_QUARANTINED}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import threading
 from contextlib import contextmanager
@@ -152,7 +153,9 @@ def _files(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-def test_every_command_takes_the_name_of_a_feed(stripe: Stripe, source: HourlySource) -> None:
+def test_every_command_takes_the_name_of_a_feed(
+    stripe: Stripe, source: HourlySource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert txn("run", "--partition", _KEY).exit_code == 0
     assert txn("run", "--partition", _KEY, "--feed", "stripe").exit_code == 0
     again = txn("run", "--from", _KEY, "--to", _KEY, "--feed", "stripe")
@@ -163,6 +166,11 @@ def test_every_command_takes_the_name_of_a_feed(stripe: Stripe, source: HourlySo
     assert (state["state"], state["rows"]) == ("published", 60)
     assert "/stripe/s3_parquet_transactions/" in state["uri"]
     assert "Nothing is quarantined" in txn("quarantine", "--feed", "stripe").stdout
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_api, "_CURRENCIES", ("usd", "eur", "?"))
+        assert txn("run", "--partition", _KEY, "--feed", "stripe").exit_code == 1
+    assert re.search(r"currency\.\w+ +│ +20 ", txn("quarantine", "--feed", "stripe").stdout)
+    assert "Nothing is quarantined" in txn("quarantine").stdout
     doctor = txn("doctor")
     assert doctor.exit_code == 0, doctor.output
     assert f"{source.url} has complete hours" in doctor.stdout
@@ -186,6 +194,22 @@ def test_expire_covers_every_feed_unless_one_is_named(stripe: Stripe, source: Ho
         assert not (folder / "raw_transactions" / _OBJECT).exists()
         assert not (folder / "quarantined_transactions" / _OBJECT).exists()
         assert (folder / "s3_parquet_transactions" / _OBJECT).exists()
+
+
+def test_expire_tells_of_a_feed_that_it_does_not_know(
+    stripe: Stripe, source: HourlySource, lake: _Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert txn("run", "--partition", _KEY, "--feed", "stripe").exit_code == 0
+    monkeypatch.delenv("TXN_FEEDS")
+    young = txn("expire", "--older-than", "3650d", "--yes")
+    assert young.exit_code == 0, young.output
+    old = txn("expire", "--older-than", "1d", "--yes")
+    assert old.exit_code == 1
+    assert "stripe is of a feed that no module of TXN_FEEDS has: name it there." in old.stderr
+    monkeypatch.setenv("TXN_FEEDS", stripe.module)
+    assert txn("expire", "--older-than", "1d", "--yes").exit_code == 0
+    monkeypatch.delenv("TXN_FEEDS")
+    assert txn("expire", "--older-than", "1d", "--yes").exit_code == 0
 
 
 def test_the_tables_of_all_feeds_are_optimized_that_exist(

@@ -266,6 +266,14 @@ class Lake(ABC):
         """The keys of all objects of an asset, or of a folder of it, ascending, so by time."""
 
     @abstractmethod
+    def folders(self) -> list[str]:
+        """The names right below the lake's root: of assets, and of others' folders.
+
+        Raises:
+            UserError: the store can't be reached.
+        """
+
+    @abstractmethod
     def first_key(self, asset: str) -> str | None:
         """The first of an asset's `keys`, the oldest window, without listing all of them.
 

@@ -221,6 +221,20 @@ class Bucket:
         )
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
 
+    def folders(self, prefix: str) -> list[str]:
+        """The names of the folders that have keys right under a prefix.
+
+        Raises:
+            StoreError: as for `call`.
+        """
+        pages = self.pages(
+            partial(self.client.list_objects_v2, Delimiter="/"),
+            prefix,
+            lambda page: {"ContinuationToken": page["NextContinuationToken"]},
+        )
+        found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+        return [folder.removeprefix(prefix).rstrip("/") for folder in found]
+
     def first_objects(self, prefix: str) -> list[str]:
         """The first few keys under a prefix, ascending, by one request.
 

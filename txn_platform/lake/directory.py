@@ -190,6 +190,10 @@ class DirectoryLake(Lake):
         return [key for key in keys if self.find(key) is None]
 
     @override
+    def folders(self) -> list[str]:
+        return [path.name for path in _folders_of(self._root, "")]
+
+    @override
     def first_key(self, asset: str) -> str | None:
         for date in _folders_of(self._root / asset, "event_date="):
             for hour in _folders_of(date, "event_hour="):

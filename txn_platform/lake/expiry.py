@@ -13,7 +13,7 @@ from txn_platform.lake.auditing import audited_object
 from txn_platform.lake.layout import asset_of_key, window_of_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from datetime import datetime
 
     from txn_platform.lake.base import Lake
@@ -78,16 +78,42 @@ def expiring(lake: Lake, assets: Iterable[str], limit: datetime) -> Expiring:
         found.unseen.extend([kept.unseen] if kept.unseen else [])
         for kind, into in ((kept.versions, found.versions), (kept.markers, found.markers)):
             for key, names in kind.items():
-                try:
-                    old = window_of_key(key).end <= limit
-                except UserError:
-                    old = None
+                old = _ended(key, limit)
                 if old is None or asset_of_key(key) != asset:
                     found.strangers.append(key)
                 elif old:
                     into[key] = names
     found.windows.extend(sorted({window_of_key(key) for key in found.versions}))
     return found
+
+
+def unknown_folders(lake: Lake, assets: Collection[str], limit: datetime) -> list[str]:
+    """The folders that have assets of these names and of others' feeds, and old windows of them.
+
+    Args:
+        lake: where.
+        assets: of all feeds that are known.
+        limit: a window is old that ended then or before.
+
+    Raises:
+        UserError: the store can't be reached.
+    """
+    names = sorted({asset.rpartition("/")[2] for asset in assets})
+    found: list[str] = []
+    for folder in lake.folders():
+        others = [name for name in names if f"{folder}/{name}" not in assets]
+        firsts = (lake.first_key(f"{folder}/{name}") for name in others)
+        if any(first is not None and _ended(first, limit) for first in firsts):
+            found.append(folder)
+    return found
+
+
+def _ended(key: str, limit: datetime) -> bool | None:
+    """Whether the window of a key had ended at a moment; None if it is no window's."""
+    try:
+        return window_of_key(key).end <= limit
+    except UserError:
+        return None
 
 
 def remove(lake: Lake, found: Expiring) -> Expired:

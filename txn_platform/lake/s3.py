@@ -411,6 +411,10 @@ class S3Lake(Lake):
         )
 
     @override
+    def folders(self) -> list[str]:
+        return self.bucket.folders(self._prefix)
+
+    @override
     def first_key(self, asset: str) -> str | None:
         found = self.bucket.first_objects(f"{self._prefix}{asset}/event_date=")
         keys = (key.removeprefix(self._prefix) for key in found)
