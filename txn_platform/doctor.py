@@ -71,7 +71,7 @@ def examine(
     except UserError as error:
         yield Finding("settings", good=False, message=str(error))
         return
-    yield Finding("settings", good=True, message=_describe(settings))
+    yield Finding("settings", good=True, message=_describe(settings, feed))
     for note in notes:
         yield Finding("settings", good=True, message=note, note=True)
     yield from _examine_home(settings)
@@ -100,11 +100,14 @@ def _try(subject: str, look: Callable[[], str]) -> Finding:
         return Finding(subject, good=False, message=str(error))
 
 
-def _describe(settings: Settings) -> str:
+def _describe(settings: Settings, feed: str | None) -> str:
+    quarantine = f"at most {settings.max_quarantine:.2%} of a window may be quarantined"
+    if feed:
+        return quarantine
     source = "a generator started for each run"
     if settings.generator_url is not None:
         source = shown_address(settings.generator_url)
-    return f"source: {source}; at most {settings.max_quarantine:.2%} of a window may be quarantined"
+    return f"source: {source}; {quarantine}"
 
 
 def _examine_home(settings: Settings) -> Iterator[Finding]:

@@ -177,6 +177,7 @@ def test_every_command_takes_the_name_of_a_feed(
     assert f"stripe, {stripe.feed.url}, has complete hours" in doctor.stdout
     of_one = txn("doctor", "--feed", "stripe").stdout
     assert source.url not in of_one.partition("settings")[2].partition("\n")[2]
+    assert "generator" not in of_one
 
 
 def test_expire_covers_every_feed_unless_one_is_named(stripe: Stripe, source: HourlySource) -> None:
