@@ -30,7 +30,7 @@ from txn_platform.runbook import Section
 from txn_platform.source.api import address_of
 from txn_platform.source.decode_limits import Budget, UnreadableError
 from txn_platform.source.decoding import DECODERS, PAGES, UNREADABLE, page
-from txn_platform.source.envelope import member_of_more, stated_pages, stated_rows
+from txn_platform.source.envelope import member_of_before, member_of_more, stated_pages, stated_rows
 from txn_platform.source.json_objects import without_repeats
 from txn_platform.source.pages import Answered, End, PagesError
 from txn_platform.source.requests import Request
@@ -253,6 +253,7 @@ class Source:
         rows = empty = size = 0
         stated_rows: Stated | None = None
         stated_pages: Stated | None = None
+        previous: dict[str, Any] = {}
         budget = Budget(limits.slice_bytes)
         while True:
             if request in asked or empty > _EMPTY_PAGES:
@@ -273,7 +274,10 @@ class Source:
             stated_rows = answer.stated_rows or stated_rows
             stated_pages = answer.stated_pages or stated_pages
             empty = 0 if answer.rows else empty + 1
-            following = self._following(first, request, answer, len(asked), rows)
+            following = self._following(
+                first, request, answer, previous=previous, answers=len(asked), rows=rows
+            )
+            previous = answer.envelope
             if isinstance(following, End):
                 self._require_no_more(answer, following)
                 self._require_all(stated_rows, rows, "rows", what)
@@ -327,7 +331,14 @@ class Source:
         )
 
     def _following(
-        self, first: Request, request: Request, answer: _Answer, answers: int, rows: int
+        self,
+        first: Request,
+        request: Request,
+        answer: _Answer,
+        *,
+        previous: dict[str, Any],
+        answers: int,
+        rows: int,
     ) -> Request | End:
         """The request after an answer, or the end.
 
@@ -336,8 +347,17 @@ class Source:
         """
         if answer.is_empty and answers == 1 and answer.link is None:
             return End()
+        before = member_of_before(answer.envelope) if answers == 1 else None
+        if before is not None:
+            raise UserError(
+                f"{self._transport.url} says of its first page that another comes before it, under"
+                f" {shown(before)}: let {self._pages} ask for the first",
+                Section.SOURCE_UNUSABLE,
+            )
         answered = Answered(
             envelope=answer.envelope,
+            previous=previous,
+            is_empty=answer.is_empty,
             has_link=answer.has_link,
             link=answer.link,
             answers=answers,
@@ -460,8 +480,8 @@ class _Answer:
             has_link=body.has_link,
             link=body.next_link,
             more=body.more,
-            stated_rows=stated_rows(envelope) or body.stated,
-            stated_pages=stated_pages(envelope),
+            stated_rows=stated_rows(envelope) or body.stated_rows,
+            stated_pages=stated_pages(envelope) or body.stated_pages,
             size=body.size,
         )
 

@@ -148,7 +148,7 @@ def _require_format(beginning: bytes, wire: str) -> None:
                 return
             raise RefusedError(
                 f"is {kind}, and {_EXPECTED[wire]} is expected: let the source send that, or set"
-                " GENERATOR_FORMAT to what it sends"
+                " GENERATOR_FORMAT, or the format of its SourceApi, to what it sends"
             )
 
 

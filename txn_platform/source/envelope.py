@@ -6,6 +6,7 @@ is more, or how many rows and pages there are; a page is compared with these wha
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from txn_platform.errors import shown
@@ -17,18 +18,30 @@ if TYPE_CHECKING:
 
 _FAILURES: Final = frozenset({"error", "fail", "failed", "failure", "timeout"})
 _FAILED_STATUSES: Final = range(400, 600)
-# Members by which a page says that there is another page, besides its address.
-_STATES_MORE: Final = frozenset(
-    {"hasmore", "hasnext", "hasnextpage", "istruncated", "more", "truncated"}
+_ERRORS: Final = frozenset(
+    {"errcode", "errmsg", "error", "errors", "exception", "fault"}
+    | {f"error{kind}" for kind in ("code", "description", "detail", "details", "message", "type")}
 )
+_NO_ERRORS: Final = frozenset({"", "false", "no error", "none", "ok", "success"})
+# How the names of members begin by which a page says that there is another page, besides its
+# address, and the names by which it says that there is none.
+_STATES_MORE: Final = ("hasmore", "hasnext", "istruncated", "more", "truncated")
+_STATES_END: Final = frozenset({"islast", "islastpage", "last", "lastpage"})
+# If true, these may speak of a query instead of its pages.
+_STATES_WHOLE: Final = frozenset({"complete", "done", "iscomplete"})
+# The same for a page before this one.
+_STATES_BEFORE: Final = ("hasprev", "hasprior")
+_STATES_BEGINNING: Final = frozenset({"first", "firstpage", "isfirst", "isfirstpage"})
 
 # Members that have an address or a token of the next page, also behind a prefix and a dot, as in
 # `@odata.nextLink`.
-_NEXT_PAGES: Final = frozenset(
-    {"continuation", "continuationtoken", "cursor", "next", "nextcursor", "nexthref", "nextlink"}
-    | {"nextmarker", "nextoffset", "nextpage", "nexttoken", "nexturi", "nexturl"}
-    | {f"nextpage{kind}" for kind in ("cursor", "link", "token", "uri", "url")}
+_NEXT_PAGES: Final = re.compile(
+    r"next(batch|page|records?|results?|rows?|set)?"
+    r"(continuation|cursor|href|key|link|marker|number|offset|path|start|token|ur[il])?"
+    r"|bookmark|continuation(token)?|cursor|lastevaluatedkey|resumptiontoken"
 )
+# Members of an object in a list of links that have its relation.
+_RELATIONS: Final = ("rel", "relation")
 
 _STATES_ROWS: Final = frozenset(
     {"@odata.count", "total"}
@@ -40,8 +53,11 @@ _STATES_PAGES: Final = frozenset(
 )
 # How many objects within each other are looked through: `meta.pagination.total`.
 _LEVELS: Final = 3
-# Digits of a number that are looked at; more of them make it no smaller.
-_LONGEST_COUNT: Final = 18
+# A count may be written as 3.0. Of its digits 18 are looked at; more of them make it no smaller.
+_COUNT: Final = re.compile(r"([0-9]{1,18})[0-9]*(?:\.0+)?")
+
+NO_OBJECT: Final = object()
+"""Stands for a value that cannot be found, because a list or a text is on the way to it."""
 
 type Stated = tuple[str, int]
 """The name of a member, and the number that it states."""
@@ -51,8 +67,9 @@ def value_at(document: Any, path: Sequence[str]) -> tuple[bool, Any]:
     """Whether a parsed document has a value at a path of names, and which.
 
     A member that has the whole path for its name, joined by dots, comes before one within another.
+    A null on the way is the value. A list, a text or the like on the way is found as `NO_OBJECT`.
     """
-    if not path:
+    if not path or document is None:
         return True, document
     if isinstance(document, dict):
         members = cast("dict[str, Any]", document)
@@ -62,14 +79,14 @@ def value_at(document: Any, path: Sequence[str]) -> tuple[bool, Any]:
                 found, within = value_at(members[name], path[length:])
                 if found:
                     return True, within
-    return False, None
+        return False, None
+    return True, NO_OBJECT
 
 
 def count_of(value: Any) -> int | None:
     """A number of rows or pages, as JSON has it: a number or its text; None if it is none."""
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        return int(value[:_LONGEST_COUNT])
-    return None
+    count = _COUNT.fullmatch(value) if isinstance(value, str) else None
+    return None if count is None else int(count[1])
 
 
 def require_no_failure(envelope: Mapping[str, Any], besides: Collection[str]) -> None:
@@ -86,6 +103,11 @@ def require_no_failure(envelope: Mapping[str, Any], besides: Collection[str]) ->
         states = _STATES_FAILURE.get(_plain(name))
         if name not in besides and states is not None and states(value):
             raise UnreadableError(f"states a failure, under {shown(name)}")
+    for path, name, value in _members(envelope):
+        # A number within another object may count the errors of a job.
+        is_within = path != name and not isinstance(value, Digits)
+        if is_within and _plain(name) in _ERRORS and _is_error(value):
+            raise UnreadableError(f"states a failure, under {shown(path)}")
 
 
 def member_of_more(
@@ -105,15 +127,42 @@ def member_of_more(
         for path, name, value in _members(envelope)
         if not any(f"{known}.".startswith(f"{path}.") for known in besides)
     ]
-    plain = [(name, value) for name, value in others if _plain(name) in _STATES_MORE]
-    stated = next((name for name, value in plain if value is True), None)
-    if stated is not None or is_proven or any(value is False for _, value in plain):
+    flags = _flags(others, _STATES_MORE, _STATES_END | _STATES_WHOLE)
+    stated = next((name for name, says_so in flags if says_so), None)
+    if stated or is_proven or any(_plain(name) not in _STATES_WHOLE for name, _ in flags):
         return stated
-    return next((name for name, value in others if _is_next(name) and _has_value(value)), None)
+    return next((name for name, value in others if _names_next(name, value)), None)
 
 
-def _is_next(name: str) -> bool:
-    return _plain(name).rpartition(".")[2] in _NEXT_PAGES
+def member_of_before(envelope: Mapping[str, Any]) -> str | None:
+    """The name under which a page says that there is one before it, if it does."""
+    members = [(name, value) for _, name, value in _members(envelope)]
+    flags = _flags(members, _STATES_BEFORE, _STATES_BEGINNING)
+    return next((name for name, says_so in flags if says_so), None)
+
+
+def _flags(
+    members: Collection[tuple[str, Any]], beginnings: tuple[str, ...], opposites: Collection[str]
+) -> list[tuple[str, bool]]:
+    """The names of members that are true or false, and whether they say so or the opposite."""
+    return [
+        (name, value is not is_opposite)
+        for name, value in members
+        if isinstance(value, bool)
+        and ((is_opposite := _plain(name) in opposites) or _plain(name).startswith(beginnings))
+    ]
+
+
+def _names_next(name: str, value: Any) -> bool:
+    """Whether a member has an address or a token of the next page."""
+    if isinstance(value, list):
+        links = cast("list[Any]", value)
+        return any(isinstance(link, dict) and _is_link_to_next(link) for link in links)
+    return _NEXT_PAGES.fullmatch(_plain(name).rpartition(".")[2]) is not None and _has_value(value)
+
+
+def _is_link_to_next(link: Mapping[str, Any]) -> bool:
+    return any(link.get(name) == "next" for name in _RELATIONS)
 
 
 def _has_value(value: Any) -> bool:
@@ -135,10 +184,13 @@ def stated_pages(envelope: Mapping[str, Any]) -> Stated | None:
 
 def _stated(envelope: Mapping[str, Any], names: Collection[str]) -> Stated | None:
     for _, name, value in _members(envelope):
-        if isinstance(value, Digits) and _plain(name) in names:
-            count = count_of(value)
-            if count is not None:
-                return name, count
+        count = count_of(value) if _plain(name) in names else None
+        # A total may be a sum of amounts, with decimals or as text.
+        is_amount = _plain(name) == "total" and not (
+            isinstance(value, Digits) and value.isdecimal()
+        )
+        if count is not None and not is_amount:
+            return name, count
     return None
 
 
@@ -161,6 +213,13 @@ def _plain(name: str) -> str:
     return name.replace("_", "").replace("-", "").lower()
 
 
+def _is_error(value: Any) -> bool:
+    """Whether the value of a member for errors has any."""
+    if isinstance(value, str):
+        return value.strip("0").lower() not in _NO_ERRORS
+    return bool(value)
+
+
 def _is_failure(status: Any) -> bool:
     """Whether the status that a page has in its content is one of failure."""
     if isinstance(status, Digits):
@@ -170,9 +229,7 @@ def _is_failure(status: Any) -> bool:
 
 # How a page that was answered with a status of success says that it is none, or not whole.
 _STATES_FAILURE: Final[dict[str, Callable[[Any], bool]]] = {
-    **dict.fromkeys(
-        ["error", "errors", "exception", "fault"], lambda value: bool(value) and value != "0"
-    ),
+    **dict.fromkeys(_ERRORS, _is_error),
     **dict.fromkeys(["ok", "success"], lambda value: str(value).lower() in {"0", "false"}),
     **dict.fromkeys(
         ["timedout", "incompleteresults", "incomplete", "partial"], lambda value: value is True

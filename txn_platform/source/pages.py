@@ -39,6 +39,8 @@ class Answered:
 
     Attributes:
         envelope: the members of a JSON page, without its rows; empty for other formats.
+        previous: those of the page before; empty for the first.
+        is_empty: whether its status says that it has no content (204).
         has_link: whether the answer has a `Link` header.
         link: the target of its link to the next page (RFC 8288).
         answers: how many of the window came so far, with this one.
@@ -48,6 +50,8 @@ class Answered:
     """
 
     envelope: Mapping[str, Any]
+    previous: Mapping[str, Any]
+    is_empty: bool
     has_link: bool
     link: str | None
     answers: int
@@ -155,6 +159,8 @@ class NextLink(Pages):
                     " source leaves the header out on its last page"
                 )
             return End() if answer.link is None else answer.link
+        if answer.link is None:
+            _require_content(self, answer)
         found, value = value_at(answer.envelope, self.field.split("."))
         if not found and answer.link is None and self.end == "null":
             raise PagesError(
@@ -165,10 +171,10 @@ class NextLink(Pages):
         if value is None or value == "":
             return End() if answer.link is None else answer.link
         if not isinstance(value, str) or isinstance(value, Digits):
+            example = f', as in NextLink("{self.field}.href")' if isinstance(value, dict) else ""
             raise PagesError(
                 f"sends pages whose {self.field!r} is neither the text of an address nor null: let"
-                " pages=NextLink(...) name the field that has the next page's address, as in"
-                f' NextLink("{self.field}.href")'
+                f" pages=NextLink(...) name the field that has the next page's address{example}"
             )
         if not _ADDRESS.match(value):
             raise PagesError(
@@ -212,14 +218,22 @@ class ByParameter(Pages):
             f" more: let more= of pages={type(self).__name__}(...) name the field that says so"
         )
 
-    def _count(self, answer: Answered, name: str) -> int:
-        """How many rows or pages a page says that there are."""
-        count = count_of(value_at(answer.envelope, name.split("."))[1])
+    def _count(self, answer: Answered, name: str, came: int) -> int:
+        """How many rows or pages a page says that there are; `came` of them did."""
+        path = name.split(".")
+        count = count_of(value_at(answer.envelope, path)[1])
         if count is None:
             raise PagesError(
                 f"sends pages without a number under {name!r}, so that it is not known whether"
                 f" there are more: let total= of pages={type(self).__name__}(...) name the field"
                 " that has it"
+            )
+        before = count_of(value_at(answer.previous, path)[1]) or 0
+        if count < before or (answer.rows and count < came):
+            raise PagesError(
+                f"says under {name!r} that there are {count:,}, after it said or sent"
+                f" {max(before, came):,}: look at total= of pages={type(self).__name__}(...); if it"
+                " is right, rows went away while they were asked for, so run it again"
             )
         return count
 
@@ -288,6 +302,7 @@ class Cursor(ByParameter):
     def following(self, first: Request, answer: Answered) -> Following:
         if self.more and not self._more(answer, self.more):
             return End()
+        _require_content(self, answer)
         found, value = value_at(answer.envelope, self.field.split("."))
         if isinstance(value, str) and value:
             return self._ask(first, self.parameter, value)
@@ -341,7 +356,14 @@ class PageNumber(ByParameter):
         if self.more:
             goes_on = self._more(answer, self.more)
         elif self.total:
-            goes_on = answer.answers < self._count(answer, self.total)
+            total = self._count(answer, self.total, answer.answers)
+            goes_on = answer.answers < total
+            if not goes_on and total > 1 and not answer.new_rows:
+                raise PagesError(
+                    f"says under {self.total!r} that there are {total:,} pages, and the last has no"
+                    " row: let start= of pages=PageNumber(...) be the number of the first page, and"
+                    " total= name the number of pages"
+                )
         else:
             goes_on = answer.new_rows > 0
         number = self.start + answer.answers
@@ -379,8 +401,7 @@ class Offset(ByParameter):
         if self.more:
             goes_on = self._more(answer, self.more)
         elif self.total:
-            total = self._count(answer, self.total)
-            goes_on = answer.rows < total
+            goes_on = answer.rows < self._count(answer, self.total, answer.rows)
         else:
             goes_on = answer.new_rows > 0
         if goes_on and not answer.new_rows:
@@ -391,6 +412,15 @@ class Offset(ByParameter):
         if goes_on:
             return self._ask(first, self.parameter, answer.rows)
         return End(is_proven=not self.fields)
+
+
+def _require_content(pages: Pages, answer: Answered) -> None:
+    """Refuse an answer without content where the last one named a page."""
+    if answer.is_empty:
+        raise PagesError(
+            "names a next page, and answers the request for it with status 204, so that it is not"
+            f" known whether there are more: look at pages={type(pages).__name__}(...)"
+        )
 
 
 def _require_one_of(pages: Pages, **allowed: tuple[str | None, ...]) -> None:

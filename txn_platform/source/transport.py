@@ -43,7 +43,7 @@ from txn_platform.source.decode_limits import RefusedError, TooLargeError, Unrea
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from txn_platform.source.auth import Auth
     from txn_platform.source.requests import Request
@@ -69,12 +69,20 @@ _TRANSIENT: Final = frozenset({408, 425, 429})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 # A chunk's size and its extensions (RFC 9112, 7.1).
 _CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]+)[ \t]*(?:;[^\n]*)?\r?\n")
-# A link and its parameters (RFC 8288), and the relations that these name.
-_LINK: Final = re.compile(r'<([^>]*)>((?:\s*;[^;,="<]*(?:=\s*(?:"[^"]*"|[^",;<]*))?)*)')
+# A link and its parameters (RFC 8288), and one of these, with its value in quotes or without.
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*+"'
+_LINK: Final = re.compile(rf'<([^>]*)>((?:\s*;[^;,="<]*(?:=\s*(?:{_QUOTED}|[^",;<]*))?)*)')
+_PARAMETER: Final = re.compile(rf';\s*([^;,="<\s]*)\s*(?:=\s*({_QUOTED}|[^",;<]*))?')
+_NEXT: Final = re.compile(r"\bnext\b", re.IGNORECASE)
 # The rows of a page and of all (RFC 9110, 14.4); PostgREST leaves the unit out.
 _CONTENT_RANGE: Final = re.compile(
     r"\s*(?:(?!bytes\s)[^\s/]+\s+)?[^\s/]+/([0-9]{1,18})\s*", re.IGNORECASE
 )
+# Headers that say how much there is on all pages, or that there is another.
+_STATES_ROWS: Final = ("X-Total-Count", "X-Total", "Total-Count", "X-WP-Total")
+_STATES_PAGES: Final = ("X-Total-Pages", "X-Page-Count", "X-Pages", "X-WP-TotalPages")
+_STATES_NEXT: Final = ("X-Next-Page", "X-Next-Cursor", "X-Next-Token", "X-Continuation-Token")
+_STATES_MORE: Final = ("X-Has-More", "X-Has-Next")
 # The media types that a message names; a source can write anything there.
 _MEDIA_TYPES: Final = frozenset(
     {
@@ -92,7 +100,6 @@ _MEDIA_TYPES: Final = frozenset(
 )
 # The members of a refusal that say why (RFC 9457, and others that are usual).
 _REASONS: Final = ("detail", "title", "message", "error_description", "error")
-_RELATIONS: Final = re.compile(r';\s*rel\s*=\s*(?:"([^"]*)"|([^\s",;]+))', re.IGNORECASE)
 
 
 def source_backoff(
@@ -396,7 +403,8 @@ class Body(io.RawIOBase):
         has_link: whether it has a Link header.
         next_link: the address of the next page in that header (RFC 8288), if any.
         more: the header that says that there is a next page without its address, if any.
-        stated: the number of rows of all pages in a header, and that header's name.
+        stated_rows: the number of rows of all pages in a header, and that header's name.
+        stated_pages: the number of pages, likewise.
         size: how many bytes were read.
         tail: the last eight bytes read, or fewer.
     """
@@ -413,8 +421,9 @@ class Body(io.RawIOBase):
         self.is_delimited = _is_delimited(response) or bool(codings)
         self.has_link = "Link" in response.headers
         self.next_link = _next_link(response.headers.get("Link"))
-        self.more = "X-Next-Page" if response.headers.get("X-Next-Page", "").strip() else None
-        self.stated = _stated_rows(response.headers)
+        self.more = _stated_more(response.headers)
+        self.stated_rows = _stated_rows(response.headers)
+        self.stated_pages = _stated_count(response.headers, _STATES_PAGES)
         # An uncompressed message is read in one piece, to avoid a copy.
         self._piece_bytes = _COMPRESSED_BYTES if codings else limits.page_bytes
         self._content = decoded(_Sent(response, most_bytes), codings)
@@ -609,23 +618,49 @@ def _is_delimited(response: urllib3.HTTPResponse) -> bool:
 
 
 def _next_link(header: str | None) -> str | None:
-    """The target of the link to a next page in a Link header."""
-    for target, parameters in _LINK.findall(header or ""):
-        # Some servers write apostrophes where the standard has quotes.
-        relations = " ".join(map("".join, _RELATIONS.findall(parameters))).replace("'", " ")
-        if "next" in relations.lower().split():
-            return target
-    return None
+    """The target of the link to a next page in a Link header.
+
+    Raises:
+        RefusedError: it has several, or one that cannot be read.
+    """
+    header = header or ""
+    targets: set[str] = set()
+    for target, parameters in _LINK.findall(header):
+        for name, value in _PARAMETER.findall(parameters):
+            # Some servers write apostrophes where the standard has quotes.
+            if name.lower() == "rel" and "next" in re.split(r"[\s\"']+", value.lower()):
+                targets.add(target)
+    if len(targets) > 1 or _NEXT.search(_LINK.sub("", header)):
+        raise RefusedError(
+            "has a Link header from which the next page cannot be told: let the source send one"
+            ' link to it, as <address>; rel="next"'
+        )
+    return targets.pop() if targets else None
+
+
+def _stated_more(headers: Mapping[str, str]) -> str | None:
+    """The name of a header that says that there is a next page, without its address."""
+    for name in _STATES_NEXT:
+        if headers.get(name, "").strip():
+            return name
+    return next((name for name in _STATES_MORE if headers.get(name, "").lower() == "true"), None)
 
 
 def _stated_rows(headers: Mapping[str, str]) -> tuple[str, int] | None:
     """The number of rows of all pages that a header states, and the header's name."""
-    for name in ("X-Total-Count", "X-Total", "Total-Count"):
+    stated = _stated_count(headers, _STATES_ROWS)
+    if stated is not None:
+        return stated
+    complete = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
+    return complete and ("Content-Range", int(complete[1]))
+
+
+def _stated_count(headers: Mapping[str, str], names: Sequence[str]) -> tuple[str, int] | None:
+    for name in names:
         text = headers.get(name, "").strip()
         if text.isascii() and text.isdecimal():
             return name, int(text[:18])
-    complete = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", ""))
-    return complete and ("Content-Range", int(complete[1]))
+    return None
 
 
 def same_origin(url: str, other: str) -> bool:

@@ -17,7 +17,7 @@ from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.source import decoding, json_rows
 from txn_platform.source.decode_limits import Budget
 from txn_platform.source.decoding import DECODERS, UnreadableError
-from txn_platform.source.envelope import value_at
+from txn_platform.source.envelope import NO_OBJECT, value_at
 from txn_platform_tests.support.served_source import sent_row
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=20)
@@ -314,8 +314,10 @@ def test_the_next_page_is_found_by_its_path(odd: str) -> None:
 
     assert found("meta", "links", "next") == (True, "/x?a=1")
     assert found("next") == (True, None)
-    for absent in (("meta", "absent"), ("odd", "next"), ("data", "next")):
-        assert found(*absent) == (False, None)
+    assert found("next", "href") == (True, None)
+    assert found("meta", "absent") == (False, None)
+    for behind_no_object in (("odd", "next"), ("data", "next")):
+        assert found(*behind_no_object) == (True, NO_OBJECT)
 
 
 def test_no_rows_are_no_rows() -> None:

@@ -65,9 +65,9 @@ def _after_last(asked: Asked) -> Any:
     return {**_from(start), "has_more": start + _PAGE < len(_ROWS)}
 
 
-def _numbered(first: int, **others: Any) -> Answer:
+def _numbered(lowest: int, **others: Any) -> Answer:
     def answer(asked: Asked) -> Any:
-        return _from((int(_query(asked)["page"]) - first) * _PAGE) | others
+        return _from((int(_query(asked)["page"]) - lowest) * _PAGE) | others
 
     return answer
 
@@ -86,6 +86,15 @@ def _tokens(last: dict[str, Any], *, name: str = "next_cursor") -> Answer:
 def _within(page: dict[str, Any]) -> dict[str, Any]:
     """The same page with its token in an object, which is there on the last page too."""
     return {"data": page["data"], "page": {"next": {"token": page["next_cursor"], "rel": "next"}}}
+
+
+def _null_object(page: dict[str, Any]) -> dict[str, Any]:
+    return page if page["page"]["next"]["token"] else page | {"page": {"next": None}}
+
+
+def _address_after(token: str | None) -> dict[str, str] | None:
+    here = "/tx?from=2026-11-01T00:00:00Z"
+    return None if token is None else {"href": f"{here}&cursor={token.partition(':')[0]}"}
 
 
 def _offset(**others: Any) -> Answer:
@@ -112,9 +121,23 @@ _WHOLE: Final[dict[str, tuple[Pages, Answer, int]]] = {
         lambda asked: _within(_tokens({"next_cursor": None})(asked)),
         3,
     ),
+    "cursor in an object that is null at the end": (
+        Cursor("page.next.token"),
+        lambda asked: _null_object(_within(_tokens({"next_cursor": None})(asked))),
+        3,
+    ),
+    "address in an object that is null at the end (HAL)": (
+        NextLink("_links.next.href"),
+        lambda asked: {
+            **(page := _tokens({"next_cursor": None})(asked)),
+            "_links": {"next": _address_after(page["next_cursor"])},
+        },
+        3,
+    ),
     "cursor in a dotted name": (Cursor("a.b"), _tokens({"a.b": None}, name="a.b"), 3),
     "numbers of a total": (PageNumber(total="total_pages"), _numbered(1, total_pages=3), 3),
     "numbers from zero": (PageNumber(total="pages", start=0), _numbered(0, pages="3"), 3),
+    "numbers of a total with a point": (PageNumber(total="n"), _numbered(1, n=3.0), 3),
     "numbers until a page is empty": (PageNumber(), _numbered(1), 4),
     "offset of a total": (Offset(total="meta.total"), _offset(meta={"total": 7}), 3),
     "offset until a page is empty": (Offset(), _offset(), 4),
@@ -226,6 +249,32 @@ _PARTS: Final[dict[str, tuple[Pages, Answer]]] = {
         NextLink(end="absent"),
         lambda _: _from(0) | {"total_pages": 3},
     ),
+    "a total of pages as text": (NextLink(end="absent"), lambda _: _from(0) | {"pages": "3"}),
+    "a total of pages with a point": (
+        NextLink(end="absent"),
+        lambda _: _from(0) | {"meta": {"total_pages": 3.0}},
+    ),
+    "a total of pages that sinks": (
+        PageNumber(total="n"),
+        lambda asked: _numbered(1, n=3 if "page=1" in asked.target else 2)(asked),
+    ),
+    "a total of pages below those that came": (PageNumber(total="n"), _numbered(1, n=0)),
+    "numbers from one, of a source that counts from zero": (
+        PageNumber(total="n"),
+        _numbered(0, n=3),
+    ),
+    "numbers from one, of a source that says so": (
+        PageNumber(),
+        lambda asked: _numbered(0, has_previous="page=0" not in asked.target)(asked),
+    ),
+    "a first page that is not the first": (
+        PageNumber(more="more"),
+        lambda asked: _numbered(0, more=False, first="page=0" in asked.target)(asked),
+    ),
+    "a total of rows that sinks": (
+        Offset(total="n"),
+        lambda asked: _offset(n=7 if "offset=0" in asked.target else 6)(asked),
+    ),
     "a total of pages beside a null": (
         NextLink(),
         lambda _: _from(0) | {"next": None, "page": {"totalPages": 3}},
@@ -261,6 +310,28 @@ _PARTS: Final[dict[str, tuple[Pages, Answer]]] = {
     "a list": (NextLink(), lambda _: _from(0) | {"next": ["/tx?2"]}),
     "true": (NextLink(), lambda _: _from(0) | {"next": True}),
     "a number": (NextLink(), lambda _: _from(0) | {"next": 2}),
+    "a list of links": (
+        NextLink("links.next", end="absent"),
+        lambda _: _from(0) | {"links": [{"rel": "self", "href": "/tx?2"}]},
+    ),
+    "a list of links that nobody reads": (
+        NextLink(end="absent"),
+        lambda _: _from(0) | {"link": [{"relation": "next", "url": "/tx?2"}]},
+    ),
+    "a text where an object is named": (
+        Cursor("paging.next", end="absent"),
+        lambda _: _from(0) | {"paging": "b"},
+    ),
+    "a page that is not the last": (SinglePage(), lambda _: _from(0) | {"isLast": False}),
+    "a query that is not done": (
+        NextLink(end="absent"),
+        lambda _: _from(0) | {"done": False, "nextRecordsUrl": "/tx?2"},
+    ),
+    "a query that is done, and another page": (
+        NextLink(end="absent"),
+        lambda _: _from(0) | {"done": True, "nextRecordsUrl": "/tx?2"},
+    ),
+    "a key of another page": (SinglePage(), lambda _: _from(0) | {"LastEvaluatedKey": {"n": 2}}),
     "a name with a dot, of another source": (
         NextLink("@odata.nextLink"),
         lambda _: _from(0) | {"@odata": {"next": "/tx?2"}},
@@ -285,6 +356,19 @@ def test_a_page_that_is_named_and_refused_names_the_setting(there: ServedApi) ->
     there.answer = answer
     with pytest.raises(UserError, match=r"status 404 .*pages=NextLink\(...\)"):
         _ids(there, NextLink())
+
+
+@pytest.mark.parametrize("pages", [NextLink(end="absent"), Cursor("next", "p", end="absent")])
+def test_a_page_that_is_named_and_has_no_content_is_not_the_end(
+    pages: Pages, there: ServedApi
+) -> None:
+    def answer(asked: Asked) -> Any:
+        there.status = 204 if "p=" in asked.target else 200
+        return b"" if "p=" in asked.target else _from(0) | {"next": "/tx?p=2"}
+
+    there.answer = answer
+    with pytest.raises(UserError, match=rf"status 204, .*pages={type(pages).__name__}\(...\)"):
+        _ids(there, pages)
 
 
 def test_a_link_header_beside_a_single_page_is_refused(there: ServedApi) -> None:

@@ -409,6 +409,9 @@ _ARROW_OF_THREE: Final = _arrow(_ROWS, batches=3)
         ("json", whole(_page([], code=500)), "states a failure, under 'code'"),
         ("json", whole(_page([], success="false")), "states a failure, under 'success'"),
         ("json", whole(_page([], fault={"x": 1})), "states a failure, under 'fault'"),
+        ("json", whole(_page([], error_message="x")), "states a failure, under 'error_message'"),
+        ("json", whole(_page([], errorCode="LIMIT")), "states a failure, under 'errorCode'"),
+        ("json", whole(_page([], meta={"error": "x"})), "states a failure, under 'meta.error'"),
         ("json", whole(_page(_ROWS, isPartial=True, partial=True)), "failure, under 'partial'"),
         ("json", whole(b'{"data":{"id":1},"next":null}'), "at the items of its"),
         ("json", whole(b'{"data":null,"next":null}'), "at the items of its"),
@@ -633,7 +636,7 @@ def test_a_page_that_states_more_rows_than_came_is_not_all(
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(
     "header",
-    ["X-Total-Count: 4", "Total-Count: 4", "Content-Range: 0-2/4", "Content-Range: rows 0-2/4"],
+    ["X-Total-Count: 4", "X-WP-Total: 4", "Content-Range: 0-2/4", "Content-Range: rows 0-2/4"],
 )
 def test_a_header_that_states_more_rows_than_came_is_believed(
     wire: Wire, header: str, source: ServedBytes
@@ -651,6 +654,8 @@ def test_a_header_that_states_more_rows_than_came_is_believed(
         ("X-Total-Count: many", {"total": "100"}),
         ("Content-Range: bytes 0-99/100", {"total": 100.5}),
         ("Content-Range: items 0-2/*", {"total": None, "total_amount": 100}),
+        ("X-Total-Pages: 1", {"error_code": 0, "error_message": "OK", "job": {"errors": 3}}),
+        ("X-Has-More: false", {"complete": True, "first": True, "last": True, "next_run": "6"}),
     ],
 )
 def test_a_header_that_states_no_other_number_of_rows_does_not_matter(
@@ -675,14 +680,46 @@ def test_the_rows_of_all_pages_count_against_what_is_stated_last(source: ServedB
 
 
 def test_a_header_that_says_that_there_are_more_is_not_the_last(source: ServedBytes) -> None:
-    source.answer = lambda _: whole(_BODIES["csv"], "X-Next-Page: 2")
-    with pytest.raises(UserError, match="there are more rows, under 'X-Next-Page'"):
-        _rows(_client(source.url, "csv"))
+    for header in ("X-Next-Page: 2", "X-Next-Cursor: b", "X-Has-More: true"):
+        source.answer = lambda _, header=header: whole(_BODIES["csv"], header)
+        named = header.partition(":")[0]
+        with pytest.raises(UserError, match=f"there are more rows, under '{named}'"):
+            _rows(_client(source.url, "csv"))
     source.answer = lambda _: whole(_BODIES["csv"], "X-Next-Page:")
     assert _rows(_client(source.url, "csv")) == _ROWS
 
 
-@pytest.mark.parametrize("link", ["</tx?2>; rel='next'", "</tx?2>; rel=next; title='a'"])
+def test_a_header_that_states_more_pages_than_came_is_believed(source: ServedBytes) -> None:
+    for header in ("X-Total-Pages: 2", "X-WP-TotalPages: 2"):
+        source.answer = lambda _, header=header: whole(_BODIES["ndjson"], header)
+        with pytest.raises(UserError, match=r"there are 2 pages, under .* sends 1 of them"):
+            _rows(_client(source.url, "ndjson"))
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "/tx?2; rel=next",
+        '</tx?2; rel="next"',
+        "</tx?2>; rel=next, </tx?3>; rel=next",
+        '</tx?1>; rel=prev, /tx?2; rel="next"',
+    ],
+)
+def test_a_link_that_cannot_be_read_is_not_the_end(link: str, source: ServedBytes) -> None:
+    source.answer = lambda _: whole(_BODIES["csv"], f"Link: {link}")
+    with pytest.raises(UserError, match="Link header from which the next page cannot be told"):
+        _rows(_client(source.url, "csv"))
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "</tx?2>; rel='next'",
+        "</tx?2>; rel=next; title='a'",
+        '</tx>; rel=last; title="a, b; rel=next", </tx?2>; rel="next"',
+        r'</tx>; title="a\"; rel=next; b=\"", </tx?2>; REL = "last next"',
+    ],
+)
 def test_a_link_is_followed_however_it_is_quoted_and_whatever_the_page_says(
     link: str, source: ServedBytes
 ) -> None:

@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 import zlib
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast, override
@@ -33,7 +34,7 @@ from txn_platform.settings import load_settings
 from txn_platform.source import transport
 from txn_platform.source.client import Source
 from txn_platform.source.content_coding import codings_in
-from txn_platform.source.decode_limits import Budget, UnreadableError
+from txn_platform.source.decode_limits import Budget, RefusedError, UnreadableError
 from txn_platform.source.decoding import DECODERS, page
 from txn_platform.source.generator import GENERATOR, open_source
 from txn_platform.source.transport import Limits, Transport
@@ -438,7 +439,8 @@ def _read_header(body: bytes) -> None:
     seconds = transport._seconds(text)
     if not (math.isfinite(seconds) and seconds >= 0):
         raise AssertionError(seconds)
-    transport._next_link(text)
+    with suppress(RefusedError):
+        transport._next_link(text)
     codings_in(text)
 
 
