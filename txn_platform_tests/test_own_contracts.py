@@ -200,8 +200,10 @@ def test_a_nested_contract_lands_with_the_digits_that_were_sent(
         _charge(6, created=_START - 1),
         _charge(7, **{"method.card.brand": "amex"}),
     ]
+    rows += [_charge(8, money={"ccy": "378282246310005"})]
     ids = [row["id"] for row in rows]
-    stated = _stated(len(rows), ids, eur="12345678.4984", usd="0.1248", USD="0.125")
+    amounts = {"eur": "12345678.4984", "usd": "0.1248", "USD": "0.125", "378282246310005": "0.1250"}
+    stated = _stated(len(rows), ids, **amounts)
     result = _run(CHARGES, _Api(rows, form, stated), monkeypatch)
     assert result.success
     found = _read(_PUBLISHED)
@@ -242,7 +244,10 @@ def test_a_nested_contract_lands_with_the_digits_that_were_sent(
         (5, ["ccy.unknown", "memo.card_number"], "3"),
         (6, ["ref.duplicate"], "3"),
         (7, ["made.outside_window"], "3"),
+        (9, ["ccy.unknown"], "3"),
     ]
+    published = Path(".txn/lake", _PUBLISHED).rglob("*.parquet")
+    assert not any(b"378282246310005" in file.read_bytes() for file in published)
     extra = [
         json.loads(each) for (each,) in _read("raw_transactions").select("extra_fields").fetchall()
     ]

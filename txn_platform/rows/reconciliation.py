@@ -17,12 +17,13 @@ import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from txn_platform.arrow.dictionaries import values_and_indices
+from txn_platform.contract.card_numbers import LENGTHS, card_number_spans, shows_card_number
 from txn_platform.contract.schema import TRANSACTIONS
 from txn_platform.errors import shown
 from txn_platform.rows.ids import id_hashes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -87,7 +88,7 @@ class ControlTotals:
         rows: how many.
         amount_by_type: sums by group, which is the type of the platform's own contract; a group
             without rows is absent, and so are all of a contract without amounts. Amounts of
-            different groups are never added up.
+            different groups are never added up, but card numbers in their names are asterisks.
         ids_digest: the sum of `id_hashes` modulo 2**64.
     """
 
@@ -157,10 +158,11 @@ class ControlTotals:
         except RecursionError:
             raise ValueError("nested too deeply") from None
         statement = _Statement.model_validate(sent)
-        amounts = {kind: _plain(total) for kind, total in statement.amount_by_type.items()}
-        for kind in amounts:
+        for kind in statement.amount_by_type:
             # Refuses a lone surrogate: a UnicodeEncodeError is a ValueError.
             kind.encode()
+        named = _named(statement.amount_by_type.items())
+        amounts = {kind: _plain(total) for kind, total in named.items()}
         return cls(statement.rows, amounts, int(statement.ids_digest, 16))
 
     def to_json(self) -> str:
@@ -232,10 +234,24 @@ def _sums(rows: pa.RecordBatch | pl.DataFrame, contract: Contract) -> dict[str, 
         .sort("group")
         .collect()
     )
+    return _named(sums.iter_rows())
+
+
+def _named(sums: Iterable[tuple[str, Decimal]]) -> dict[str, Decimal]:
+    """Sums by group; of a group that shows a card number, its characters are hidden."""
     found: dict[str, Decimal] = {}
-    for group, total in sums.iter_rows():
-        found[group] = _EXACT.add(found.get(group, Decimal(0)), total)
+    for group, total in sums:
+        named = group if len(group) < LENGTHS[0] else _without_cards(group)
+        found[named] = _EXACT.add(found[named], total) if named in found else total
     return found
+
+
+def _without_cards(text: str) -> str:
+    """A text whose card numbers are asterisks: totals are in footers of published files."""
+    if not shows_card_number(pl.Series([text]), whole=False)[0]:
+        return text
+    hidden = {at for span in card_number_spans(text) for at in range(*span)}
+    return "".join("*" if at in hidden else each for at, each in enumerate(text))
 
 
 def _amounts(column: pl.Series | pa.Array[Any], contract: Contract) -> pl.Series:

@@ -1,5 +1,6 @@
 """Control totals: additive, independent of order, and the same as a calculation by hand."""
 
+import json
 from decimal import Decimal
 
 import polars as pl
@@ -152,3 +153,21 @@ def test_differences_are_few_and_show_no_card_number() -> None:
     assert found[-1] == "amounts of 80 more groups"
     assert "4111111111111111" not in "".join(found)
     assert "".join(found).isprintable()
+
+
+def test_totals_have_no_card_number_in_the_name_of_a_group() -> None:
+    card, other = "4111 1111 1111 1111", "378282246310005"
+    kinds = [card, f"paid by {other}", "5555 5555 5555 4444", "PURCHASE", None]
+    rows = _frame(["a", "b", "c", "d", "e"]).with_columns(transaction_type=pl.Series(kinds))
+    totals = ControlTotals.of(rows)
+    assert totals.amount_by_type == {
+        "": Decimal("4.25"),
+        "*" * 19: Decimal("2.25"),
+        "PURCHASE": Decimal("3.25"),
+        f"paid by {'*' * 15}": Decimal("1.25"),
+    }
+    stated = {card: 0.25, "5555 5555 5555 4444": 2, "PURCHASE": 3.25, f"paid by {other}": 1.25}
+    digest = f"{totals.ids_digest:016x}"
+    text = json.dumps({"rows": 5, "amount_by_type": {**stated, "": 4.25}, "ids_digest": digest})
+    assert totals.differences(ControlTotals.parse(text)) == []
+    assert ControlTotals.of_display(totals.to_display()) == ControlTotals.parse(totals.to_json())
