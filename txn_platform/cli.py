@@ -989,7 +989,7 @@ def _say_what_is_in_use(
     elif source:
         lines.append(f"source: {source_in_use(settings)}")
     if name is None and settings.feeds:
-        lines.append(f"note: TXN_FEEDS names {settings.feeds}, whose feeds --feed chooses")
+        lines.append(f"note: TXN_FEEDS names {settings.feeds}, and --feed chooses one of its feeds")
     if (beside := local_stack(settings)) is not None:
         lines.append(f"note: {beside}")
     for line in lines:

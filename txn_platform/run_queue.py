@@ -335,11 +335,16 @@ class RunQueue:
             for each in found.repositories.nodes
             if self._job in {job.name for job in each.jobs}
         ]
-        if len(having) != 1:
+        if not having:
+            raise UserError(
+                f"{self._at} has no job {self._job}: let it load the module of the definitions that"
+                " have it, as `txn cluster -m mine` does"
+            )
+        if len(having) > 1:
             locations = ", ".join(sorted(each.location.name for each in having))
             raise UserError(
-                f"{self._at} has the job {self._job} in {len(having)} code locations"
-                f"{f' ({locations})' if having else ''}: load the definitions in exactly one"
+                f"{self._at} has the job {self._job} in {len(having)} code locations ({locations}):"
+                " load the definitions in exactly one"
             )
         if not found.instance.has_queue:
             raise UserError(

@@ -349,6 +349,14 @@ def test_without_an_instance_it_says_which_to_start(source: HourlySource) -> Non
         ),
         (200, b'{"data": {"repositoriesOrError": {}, "instance": {}}}', "answers in another form"),
         (200, b'{"data": {"viewer": {}}}', "answers in another form"),
+        (
+            200,
+            (
+                b'{"data": {"repositoriesOrError": {"nodes": []}, "instance": {"daemonHealth": {},'
+                b' "runQueuingSupported": true}}}'
+            ),
+            "has no job land_transactions: let it load the module of the definitions",
+        ),
         (400, b'{"errors": [{"message": "no field"}]}', "version does (status 400: no field)"),
         (500, b'{"errors": [{"message": "no\\nx"}]}', "not answer for 1 s (status 500: no): start"),
     ],
