@@ -27,6 +27,10 @@ _HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
 
 
+class SecretError(UserError):
+    """A secret is not set, or cannot be sent. The message shows no value."""
+
+
 @dataclass(frozen=True)
 class Secret:
     """A value that the environment, or `.env`, has under a name. It is never shown.
@@ -52,11 +56,14 @@ class Secret:
         """The value, without white space around it.
 
         Raises:
-            UserError: it is not set, or is no text on one line.
+            SecretError: it is not set, or is no text on one line.
         """
-        value = environment_value(self.variable)
+        try:
+            value = environment_value(self.variable)
+        except UserError as error:
+            raise SecretError(str(error), error.section) from None
         if value is None:
-            raise UserError(
+            raise SecretError(
                 f"{self.variable} is not set: the source needs it; set it in the environment or in"
                 " .env",
                 Section.SETTINGS,
@@ -108,7 +115,7 @@ def basic(user: Secret, password: Secret | None = None) -> Auth:
     def headers(_: Request) -> Mapping[str, str]:
         name = user.value()
         if ":" in name:
-            raise UserError(
+            raise SecretError(
                 f"{user.variable} has a colon, which a user's name cannot have: set another",
                 Section.SETTINGS,
             )
@@ -131,17 +138,17 @@ def headers_of(auth: Auth | None, request: Request) -> dict[str, str]:
     """The headers that authenticate a request.
 
     Raises:
-        UserError: a secret is not set, or the function fails or gives what is no header. The
-            message shows no value.
+        UserError: a secret is not set, or the function fails, exits or gives what is no header.
+            The message shows no value.
         OSError: the function could not reach another server, so that another attempt may succeed.
     """
     if auth is None:
         return {}
     try:
         headers = dict(auth(request))
-    except (UserError, OSError):
+    except (SecretError, OSError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Its message can have a secret.
         raise _refused(auth, f"fails with {type(error).__name__}{_place(error)}") from None
     for name, value in headers.items():
@@ -159,7 +166,7 @@ def _is_header(name: object, value: object) -> bool:
 def _header_value(secret: Secret, *, spaces: bool) -> str:
     value = secret.value()
     if not _VALUE.fullmatch(value) or (" " in value and not spaces):
-        raise UserError(
+        raise SecretError(
             f"{secret.variable} has a value that a header cannot carry: set it to ASCII without"
             f" {'control characters' if spaces else 'white space'}",
             Section.SETTINGS,
@@ -202,7 +209,7 @@ def name_of(auth: Auth) -> str:
     return getattr(auth, "__name__", type(auth).__name__)
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """The line of the function that failed, or that called what failed."""
     trace = error.__traceback__ and error.__traceback__.tb_next
     if trace is None:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import logging
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,6 +179,14 @@ def _fails(_: Request) -> Mapping[str, str]:
     raise RuntimeError(_VALUE)
 
 
+def _exits(_: Request) -> Mapping[str, str]:
+    sys.exit(_VALUE)
+
+
+def _explains(_: Request) -> Mapping[str, str]:
+    raise UserError(_VALUE)
+
+
 def _gives_a_newline(_: Request) -> Mapping[str, str]:
     return {"X-Key": f"{_VALUE}\r\nX-Evil: 1"}
 
@@ -198,6 +207,8 @@ def _is_not_reached(_: Request) -> Mapping[str, str]:
     ("auth", "message"),
     [
         (_fails, r"_fails, the auth of the source, fails with RuntimeError in line \d+ of test_au"),
+        (_exits, r"_exits, the auth of the source, fails with SystemExit in line \d+ of test_auth"),
+        (_explains, r"_explains, the auth of the source, fails with UserError in line \d+ of"),
         (_gives_a_newline, "_gives_a_newline, the auth of the source, gives what is no header"),
         (_gives_a_number, "gives what is no header"),
         (_gives_nothing, "fails with TypeError"),
