@@ -145,12 +145,21 @@ def _flags(
     members: Collection[tuple[str, Any]], beginnings: tuple[str, ...], opposites: Collection[str]
 ) -> list[tuple[str, bool]]:
     """The names of members that are true or false, and whether they say so or the opposite."""
-    return [
-        (name, value is not is_opposite)
-        for name, value in members
-        if isinstance(value, bool)
-        and ((is_opposite := _plain(name) in opposites) or _plain(name).startswith(beginnings))
-    ]
+    flags: list[tuple[str, bool]] = []
+    for name, value in members:
+        is_opposite = _plain(name) in opposites
+        if not is_opposite and not _plain(name).startswith(beginnings):
+            continue
+        if isinstance(value, bool):
+            flags.append((name, value is not is_opposite))
+        elif not is_opposite and isinstance(value, str) and _is_yes(value):
+            flags.append((name, True))
+    return flags
+
+
+def _is_yes(value: str) -> bool:
+    """Whether a text or a number stands for true."""
+    return bool(count_of(value)) if isinstance(value, Digits) else value.lower() == "true"
 
 
 def _names_next(name: str, value: Any) -> bool:

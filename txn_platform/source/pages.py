@@ -151,6 +151,8 @@ class NextLink(Pages):
 
     @override
     def following(self, first: Request, answer: Answered) -> Following:
+        if answer.link is None:
+            _require_content(self, answer)
         if self.header:
             if not answer.has_link and self.end == "null":
                 raise PagesError(
@@ -159,8 +161,6 @@ class NextLink(Pages):
                     " source leaves the header out on its last page"
                 )
             return End() if answer.link is None else answer.link
-        if answer.link is None:
-            _require_content(self, answer)
         found, value = value_at(answer.envelope, self.field.split("."))
         if not found and answer.link is None and self.end == "null":
             raise PagesError(

@@ -322,6 +322,8 @@ _PARTS: Final[dict[str, tuple[Pages, Answer]]] = {
         Cursor("paging.next", end="absent"),
         lambda _: _from(0) | {"paging": "b"},
     ),
+    "more as text": (NextLink(end="absent"), lambda _: _from(0) | {"has_more": "true"}),
+    "more as a number": (NextLink(end="absent"), lambda _: _from(0) | {"hasMore": 1}),
     "a page that is not the last": (SinglePage(), lambda _: _from(0) | {"isLast": False}),
     "a query that is not done": (
         NextLink(end="absent"),
@@ -358,12 +360,20 @@ def test_a_page_that_is_named_and_refused_names_the_setting(there: ServedApi) ->
         _ids(there, NextLink())
 
 
-@pytest.mark.parametrize("pages", [NextLink(end="absent"), Cursor("next", "p", end="absent")])
+@pytest.mark.parametrize(
+    "pages",
+    [
+        NextLink(end="absent"),
+        NextLink(header="Link", end="absent"),
+        Cursor("next", "p", end="absent"),
+    ],
+)
 def test_a_page_that_is_named_and_has_no_content_is_not_the_end(
     pages: Pages, there: ServedApi
 ) -> None:
     def answer(asked: Asked) -> Any:
         there.status = 204 if "p=" in asked.target else 200
+        there.sent_headers = {} if "p=" in asked.target else {"Link": "</tx?p=2>; rel=next"}
         return b"" if "p=" in asked.target else _from(0) | {"next": "/tx?p=2"}
 
     there.answer = answer
