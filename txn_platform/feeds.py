@@ -190,9 +190,7 @@ def _module(name: str) -> Any:
         raise
     except Exception as error:
         # Without its text, which can have a secret.
-        # The last line that is of no library.
-        lines = [each for each in extract_tb(error.__traceback__) if _is_own(each.filename)]
-        where = f" in line {lines[-1].lineno} of {lines[-1].filename}" if lines else ""
+        where = _line_of(error)
         if isinstance(error, ModuleNotFoundError) and error.name in {name, name.partition(".")[0]}:
             raise _wrong_module(
                 name, "is not found: name a module in this directory, or an installed one"
@@ -200,6 +198,14 @@ def _module(name: str) -> Any:
         raise _wrong_module(
             name, f"cannot be imported: it raised {type(error).__name__}{where}"
         ) from None
+
+
+def _line_of(error: Exception) -> str:
+    """Where a module raised an error: the last line that is of no library."""
+    if isinstance(error, SyntaxError):
+        return f" in line {error.lineno} of {error.filename}"
+    lines = [each for each in extract_tb(error.__traceback__) if _is_own(each.filename)]
+    return f" in line {lines[-1].lineno} of {lines[-1].filename}" if lines else ""
 
 
 def _is_own(file: str) -> bool:

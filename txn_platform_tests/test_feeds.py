@@ -481,6 +481,11 @@ def test_a_feed_that_cannot_be_used_is_refused(changes: dict[str, Any], message:
         ("X = 1\n", "the module 'mine' of TXN_FEEDS has no Feed"),
         ("raise ValueError('hunter2')\n", "it raised ValueError in line 1 of"),
         ("import nothing_of_this_name\n", "it raised ModuleNotFoundError in line 1 of"),
+        ("\nX = (1\n", "it raised SyntaxError in line 2 of"),
+        (
+            "import dataframely as dy\n\nX = dy.Decimal(4, 2, min=0.5)\n",
+            "it raised AttributeError in line 3 of",
+        ),
     ],
 )
 def test_a_module_without_a_feed_is_explained(
