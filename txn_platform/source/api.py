@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from string import Formatter
-from typing import TYPE_CHECKING, Any, Final, cast, override
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, override
 from urllib.parse import quote
 
 from txn_platform.errors import UserError
@@ -52,6 +52,8 @@ class SourceApi:
         auth: gives the headers that authenticate a request; None for an open API.
         items: the names on the way to the rows in a JSON page, joined by dots; empty if the page
             is the list of rows itself.
+        empty: a JSON page without rows has an empty `list` at `items`. `absent` if it leaves the
+            list out, or has null there, as Square does; with `list` that is an error.
         body: the JSON body of a POST for the rows, which may contain `Secret`; None for GET. A text
             that is `{start:unix}` alone becomes a number.
         totals: the path of a window's control totals, as `ControlTotals` reads them; None for a
@@ -71,6 +73,7 @@ class SourceApi:
     pages: Pages | None = None
     auth: Auth | None = None
     items: str = "data"
+    empty: Literal["list", "absent"] = "list"
     body: Mapping[str, Any] | None = field(default=None, repr=False)
     totals: str | None = field(default=None, repr=False)
     watermark: str | None = field(default=None, repr=False)
@@ -88,6 +91,10 @@ class SourceApi:
             if path is not None:
                 _require_path(name, path)
         self._require_pages()
+        if self.empty not in {"list", "absent"}:
+            raise _not_allowed("empty", "must be 'list' or 'absent'")
+        if self.empty == "absent" and (self.format != PAGES or not self.items):
+            raise _not_allowed("empty", "is 'absent', and no list is left out: name it with items")
         if self.auth is not None and not callable(self.auth):
             raise _not_allowed("auth", "must be bearer, header, basic, or a function of a request")
         # No type checker has looked at what a user writes.

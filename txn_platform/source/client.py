@@ -298,7 +298,14 @@ class Source:
             attempt = budget.copy()
             if wire == PAGES:
                 items = self._api.path_of_items
-                read_page = page(body.read(), items, attempt, self._contract, fields=fields)
+                read_page = page(
+                    body.read(),
+                    items,
+                    attempt,
+                    self._contract,
+                    fields=fields,
+                    may_be_absent=self._api.empty == "absent",
+                )
                 batches = [read_page.rows]
                 answer = _Answer.of(body, batches, read_page.envelope, read_page.last_row)
             else:

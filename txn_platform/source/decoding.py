@@ -35,7 +35,7 @@ from txn_platform.source.decode_limits import (
     TooLargeError,
     UnreadableError,
 )
-from txn_platform.source.envelope import require_no_failure
+from txn_platform.source.envelope import leaves_out, require_no_failure
 from txn_platform.source.json_objects import parts, repeats_a_name
 from txn_platform.source.json_rows import NoJsonError, odd_rows_of, parsed, rows_of
 from txn_platform.source.json_values import find_loosely, find_value
@@ -438,6 +438,7 @@ def page(
     contract: Contract = TRANSACTIONS,
     *,
     fields: Sequence[str] = (),
+    may_be_absent: bool = False,
 ) -> Page:
     """A JSON page's rows and all that it says beside them.
 
@@ -450,6 +451,7 @@ def page(
         budget: the memory that the rows may use.
         contract: of the rows.
         fields: names at its top whose meaning is known, so that they state no failure.
+        may_be_absent: a page without rows may leave out the list, or have null there.
 
     Raises:
         UnreadableError: the page is not JSON, has no list where its rows should be, or states a
@@ -472,6 +474,8 @@ def page(
     else:
         start = _address_of(strict) - _address_of(content)
         span = start, start + len(cast("Any", strict))
+    if may_be_absent and span is not None and content[slice(*span)].strip() == b"null":
+        span = None
     if span is None and len(content) > _LONGEST_ENVELOPE:
         raise no_page
     # A page that states a failure may have no rows.
@@ -479,6 +483,8 @@ def page(
     if not isinstance(envelope, dict):
         raise no_page
     require_no_failure(envelope, {*items[:1], *fields})
+    if may_be_absent and span is None and leaves_out(envelope, items):
+        return Page(rows_of([], budget, contract), envelope, None)
     if span is None or not content[slice(*span)].lstrip().startswith(b"["):
         raise no_page
     rows = content[slice(*span)].lstrip()

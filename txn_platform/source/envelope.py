@@ -83,6 +83,14 @@ def value_at(document: Any, path: Sequence[str]) -> tuple[bool, Any]:
     return True, NO_OBJECT
 
 
+def leaves_out(envelope: Mapping[str, Any], path: Sequence[str]) -> bool:
+    """Whether a page has nothing, or null, at the path of its rows, and no other list with rows."""
+    found, value = value_at(envelope, path)
+    if found and value is not None:
+        return False
+    return not any(isinstance(each, list) and each for _, _, each in _members(envelope))
+
+
 def count_of(value: Any) -> int | None:
     """A number of rows or pages, as JSON has it: a number or its text; None if it is none."""
     count = _COUNT.fullmatch(value) if isinstance(value, str) else None

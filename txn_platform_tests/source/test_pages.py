@@ -395,3 +395,63 @@ def test_what_is_no_list_of_rows_is_refused(body: bytes, there: ServedApi) -> No
     there.answer = lambda _: body
     with pytest.raises(UserError, match=r"items of its SourceApi|no row with any"):
         _ids(there, SinglePage(), items="")
+
+
+_EMPTY = Cursor("cursor", end="absent")
+
+
+@pytest.mark.parametrize(
+    ("items", "body"),
+    [
+        ("payments", {}),
+        ("payments", {"payments": None}),
+        ("payments", {"payments": []}),
+        ("_embedded.payments", {}),
+        ("_embedded.payments", {"_embedded": None}),
+        ("_embedded.payments", {"_embedded": {}}),
+        ("_embedded.payments", {"_embedded": {"payments": None}, "notes": [], "count": 0}),
+    ],
+)
+def test_a_list_that_is_left_out_is_empty_where_that_is_declared(
+    there: ServedApi, items: str, body: Any
+) -> None:
+    there.answer = lambda _: body
+    assert _ids(there, _EMPTY, items=items, empty="absent") == []
+    if body != {"payments": []}:
+        with pytest.raises(UserError, match="with a list under"):
+            _ids(there, _EMPTY, items=items)
+
+
+def test_a_list_that_is_left_out_on_the_last_page_alone_ends_the_rows(there: ServedApi) -> None:
+    there.answer = lambda asked: (
+        {} if "cursor" in _query(asked) else {**_from(0), "cursor": "second"}
+    )
+    assert _ids(there, _EMPTY, empty="absent") == _IDS[:_PAGE]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param({"orders": [{"id": 1}]}, id="rows under another name"),
+        pytest.param({"result": {"data": [{"id": 1}]}}, id="rows elsewhere"),
+        pytest.param({"data": {}}, id="an object"),
+        pytest.param({"data": "none"}, id="a text"),
+        pytest.param({"errors": [{"code": "UNAUTHORIZED"}]}, id="a failure"),
+        pytest.param({"cursor": "more"}, id="another page"),
+        pytest.param({"total": 3}, id="a total"),
+        pytest.param([], id="a list"),
+        pytest.param("", id="an empty text"),
+    ],
+)
+def test_a_page_that_may_have_rows_elsewhere_is_none_without_rows(
+    there: ServedApi, body: Any
+) -> None:
+    there.answer = lambda _: body
+    with pytest.raises(UserError):
+        _ids(there, _EMPTY, empty="absent")
+
+
+@pytest.mark.parametrize("changes", [{"empty": "null"}, {"empty": "absent", "items": ""}])
+def test_a_rule_for_empty_pages_that_cannot_hold_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"^empty of a SourceApi"):
+        SourceApi("/tx?from={start}", _EMPTY, **changes)
