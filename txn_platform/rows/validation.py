@@ -100,11 +100,16 @@ def _parse(
     if parse is not None:
         some = sent if all_formed else pl.select(pl.when(formed).then(sent)).to_series()
         try:
-            parsed = parse(some)
+            parsed = parse(some).cast(dtype, strict=False).alias(name)
         except Exception as error:
             # Its text can have a value of a row.
             raise _raised(f"the parse of the column {name!r}", error) from None
-        return parsed.cast(dtype, strict=False).alias(name)
+        if len(parsed) != len(some):
+            raise UserError(
+                f"the parse of the column {name!r} gave {len(parsed):,} values for"
+                f" {len(some):,} texts: let it give null for a text that is no value"
+            )
+        return parsed
     if dtype == pl.Boolean():
         values = sent == "true"
     elif dtype == pl.Date():

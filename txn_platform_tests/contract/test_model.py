@@ -383,3 +383,18 @@ def test_an_id_may_have_the_name_of_any_column() -> None:
         assert find_repeats(lambda _, rows=landed: iter([rows]), contract).rows() == [
             (1, f"{name}.duplicate")
         ]
+
+
+@pytest.mark.parametrize(
+    ("parse", "message"),
+    [
+        (lambda texts: texts.str.to_integer(), "raised ComputeError for a value"),
+        (lambda texts: texts.head(1), "gave 1 values for 2 texts"),
+        (lambda texts: texts.to_list(), "raised AttributeError"),
+    ],
+)
+def test_a_parser_that_does_not_work_is_named_without_the_value(parse: Any, message: str) -> None:
+    contract = _contract(value=dy.Int64(metadata={"text": "^[a-z]+$", "parse": parse}))
+    with pytest.raises(UserError, match=f"the parse of the column 'value' {message}") as raised:
+        _validated(contract, {"value": "hunter"}, {"value": "other"})
+    assert "hunter" not in str(raised.value)
