@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 LENGTHS: Final = range(13, 20)
 """How many digits a card number has (ISO/IEC 7812-1 allows fewer; no network issues them)."""
 
+CARD_NUMBER_RULE: Final = "check__card_number"
+"""The rule that a text holds no card number."""
+
 
 @dataclass(frozen=True)
 class IssuerRange:

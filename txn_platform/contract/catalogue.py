@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 
 from txn_platform.contract.card_forms import TOKEN_COLUMN
-from txn_platform.contract.reasons import CARD_NUMBER_RULE, rules_of
+from txn_platform.contract.card_numbers import CARD_NUMBER_RULE
+from txn_platform.contract.reasons import rules_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

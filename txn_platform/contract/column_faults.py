@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any, Final
 import dataframely as dy
 import polars as pl
 
-from txn_platform.contract.card_numbers import shows_card_number
+from txn_platform.contract.card_numbers import CARD_NUMBER_RULE, shows_card_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _TEXT: Final = (pl.String, pl.Enum, pl.Categorical)
+# The names that dataframely gives to the rules of checks begin so.
+_CHECK: Final = "check__"
 # The name of a check is a part of reasons.
 _NAME_OF_CHECK: Final = re.compile(r"[A-Za-z0-9_]+")
 # Problems that the platform itself looks for in every column, and in those of two roles.
 _RESERVED: Final[dict[str | None, frozenset[str]]] = {
-    None: frozenset({"card_number"}),
+    None: frozenset({CARD_NUMBER_RULE.removeprefix(_CHECK)}),
     "id": frozenset({"duplicate", "conflict"}),
     "time": frozenset({"outside_window"}),
 }
@@ -50,7 +52,7 @@ _REMEDY_OF_CHECKS: Final = (
 
 def problem_of(rule: str) -> str:
     """The problem that a check finds, by the name that dataframely gives its rule."""
-    return rule.removeprefix("check__")
+    return rule.removeprefix(_CHECK)
 
 
 def checks_of(column: dy.Column, value: pl.Expr) -> dict[str, pl.Expr]:

@@ -13,7 +13,11 @@ import dataframely as dy
 import polars as pl
 
 from txn_platform.contract.card_forms import CARD_NUMBER
-from txn_platform.contract.card_numbers import is_card_number, shows_card_number
+from txn_platform.contract.card_numbers import (
+    CARD_NUMBER_RULE,
+    is_card_number,
+    shows_card_number,
+)
 from txn_platform.contract.model import HALF_A_CHARACTER
 
 if TYPE_CHECKING:
@@ -23,9 +27,6 @@ if TYPE_CHECKING:
 
 UNREADABLE_ROW: Final = "row.unreadable"
 DUPLICATE_FIELD_ROW: Final = "row.duplicate_field"
-
-CARD_NUMBER_RULE: Final = "check__card_number"
-"""The rule that a text holds no card number."""
 
 _HELD_NUMBER: Final = CARD_NUMBER_RULE.removeprefix("check__")
 

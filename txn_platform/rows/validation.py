@@ -29,9 +29,9 @@ from txn_platform.arrow.dictionaries import (
     renumbered,
     with_values,
 )
+from txn_platform.contract.card_numbers import CARD_NUMBER_RULE
 from txn_platform.contract.model import DUPLICATE_FIELD, EXTRA_FIELDS, UNREADABLE
 from txn_platform.contract.reasons import (
-    CARD_NUMBER_RULE,
     DUPLICATE_FIELD_ROW,
     UNREADABLE_ROW,
     conflict,
