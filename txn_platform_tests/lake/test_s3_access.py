@@ -424,7 +424,7 @@ def test_doctor_reads_through_every_library(
     _keys(bare)
     bare.setenv("AWS_ENDPOINT_URL", front.url)
     bare.setenv("AWS_CA_BUNDLE", str(front.ca))
-    bare.setattr("txn_platform.doctor._examine_source", lambda _: "there")
+    bare.setattr("txn_platform.doctor._examine_source", lambda *_: "there")
     said = [finding.message for finding in examine() if finding.good]
     assert "reading by pyarrow: pyarrow reads what is written" in said
     assert "reading by polars: polars reads what is written" in said
@@ -440,7 +440,7 @@ def test_doctor_says_no_where_one_library_cannot_read(
 ) -> None:
     _keys(bare)
     bare.setenv("AWS_ENDPOINT_URL", moto.url)
-    bare.setattr("txn_platform.doctor._examine_source", lambda _: "there")
+    bare.setattr("txn_platform.doctor._examine_source", lambda *_: "there")
     broken = {"pyarrow": "filesystem", "polars": "scan"}[library]
 
     def fail(*_: object) -> None:
