@@ -10,9 +10,9 @@ import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, override
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import duckdb
@@ -37,6 +37,7 @@ from txn_platform.source import client
 from txn_platform.source.auth import Secret
 from txn_platform.windows import Window
 from txn_platform_tests.conftest import REGION, eventually
+from txn_platform_tests.support.set_clock import SetClock
 from txn_platform_tests.test_command_servers import (
     ALL_ASSETS,
     answers,
@@ -256,15 +257,6 @@ def test_a_busy_source_is_asked_again(stripe: Stripe) -> None:
     assert json.loads(result.stdout)["published"] == 60
 
 
-class _Clock(datetime):
-    moment: ClassVar[datetime]
-
-    @classmethod
-    @override
-    def now(cls, tz: tzinfo | None = None) -> datetime:  # pyright: ignore[reportIncompatibleMethodOverride] - of one kind
-        return cls.moment
-
-
 @dataclass(frozen=True)
 class _Lake:
     """A lake and the Delta table of the feed beside it, in a directory or a bucket."""
@@ -352,7 +344,7 @@ def test_late_rows_are_landed_once_more_after_the_lag(
 ) -> None:
     """The sensor of the feed alone: one hour has late rows, and the next has none."""
     monkeypatch.setenv("TXN_LOOKBACK_HOURS", "2")
-    monkeypatch.setattr(client, "datetime", _Clock)
+    monkeypatch.setattr(client, "datetime", SetClock)
     following = Window(_WINDOW.end)
     late = {charge["id"] for charge in stripe.fake.charges(_START, _START + 600)}
     stripe.fake.late = set(late)
@@ -361,7 +353,7 @@ def test_late_rows_are_landed_once_more_after_the_lag(
     defs = dg.Definitions.merge(build_defs(), feed_defs(stripe.feed))
     with dg.DagsterInstance.ephemeral() as instance:
         sensor = _Sensor(defs, instance)
-        _Clock.moment = following.end + lag
+        SetClock.moment = following.end + lag
         assert sensor.tick() == [_KEY, following.partition_key]
         assert (lake.rows(_WINDOW), lake.rows(following)) == (50, 60)
         before, version = lake.objects(following), lake.version()
@@ -370,14 +362,14 @@ def test_late_rows_are_landed_once_more_after_the_lag(
         # A bucket has the times of its objects in seconds.
         written = max(moment for _, moment, _ in before.values())
         assert eventually(lambda: datetime.now(UTC) - written > timedelta(seconds=1))
-        _Clock.moment = following.end + 2 * lag
+        SetClock.moment = following.end + 2 * lag
         again = sensor.tick()
         assert again[:2] == [_KEY, following.partition_key]
         assert lake.rows(_WINDOW) == 60
         assert lake.objects(following) == before
         # A commit for each hour of this tick, but for the one that is as it was.
         assert lake.version() == version + len(again) - 1
-        _Clock.moment = following.end + 4 * lag
+        SetClock.moment = following.end + 4 * lag
         assert not {_KEY, following.partition_key} & set(sensor.tick())
         # Runs of this feed are none of the generator.
         assert not instance.get_materialized_partitions(dg.AssetKey("s3_parquet_transactions"))

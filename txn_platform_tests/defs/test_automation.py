@@ -6,9 +6,8 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, override
 
 import dagster as dg
 import psutil
@@ -41,6 +40,7 @@ from txn_platform_tests.support.announced_stack import announced_stack
 from txn_platform_tests.support.hourly_source import HourlySource, rows_of
 from txn_platform_tests.support.other_api import use_api
 from txn_platform_tests.support.served_source import served
+from txn_platform_tests.support.set_clock import SetClock
 
 _DAY = datetime(2026, 11, 3, tzinfo=UTC)
 
@@ -660,7 +660,7 @@ def test_a_window_of_a_source_without_a_watermark_waits_for_its_lag_and_is_run_o
     lag = timedelta(hours=2)
     use_api(monkeypatch, lag=lag)
     first = _hour(0).end + lag
-    monkeypatch.setattr(client, "datetime", _Clock)
+    monkeypatch.setattr(client, "datetime", SetClock)
     for after, asked in (
         (timedelta(minutes=-1), False),
         (timedelta(0), True),
@@ -668,21 +668,12 @@ def test_a_window_of_a_source_without_a_watermark_waits_for_its_lag_and_is_run_o
         (lag, True),
         (2 * lag, False),
     ):
-        _Clock.moment = first + after
+        SetClock.moment = first + after
         assert (_key(0) in auto.tick()) == asked, after
         if asked:
-            auto.source.watermark = full_hour(_Clock.moment - lag)
+            auto.source.watermark = full_hour(SetClock.moment - lag)
             auto.runs(0, dg.DagsterRunStatus.SUCCESS)
             auto.publish(0, stated=False)
-
-
-class _Clock(datetime):
-    moment: ClassVar[datetime]
-
-    @classmethod
-    @override
-    def now(cls, tz: tzinfo | None = None) -> datetime:  # pyright: ignore[reportIncompatibleMethodOverride] - of one kind
-        return cls.moment
 
 
 def test_a_window_before_the_middle_at_which_a_tick_goes_on_is_not_finished(
