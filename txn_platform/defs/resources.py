@@ -113,13 +113,13 @@ class FeedSource:
 
     feed: Feed
 
-    def source(self, contract: Contract) -> Source:
+    def source(self, contract: Contract) -> Source:  # noqa: ARG002 - as for the generator
         """The client.
 
         Args:
-            contract: of its rows: the feed's.
+            contract: of its rows: the feed's, which has it.
         """
-        return replace(self.feed, contract=contract).source(load_settings())
+        return self.feed.source(load_settings())
 
     def source_for_tick(self) -> Source:
         """The client for a tick of a sensor or a schedule, whose questions end within seconds."""
