@@ -99,7 +99,7 @@ class Feed:
         return f"{self.prefix}/{name}" if self.prefix else name
 
     def named(self, name: str) -> str:
-        """A name of Dagster that the generator's definitions have, for those of this feed."""
+        """A name in Dagster, as this feed has it: `hourly` is `hourly_stripe` for `stripe`."""
         return f"{name}_{self.prefix}" if self.prefix else name
 
     def settings(self, settings: Settings) -> Settings:
